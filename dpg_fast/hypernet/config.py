@@ -1,0 +1,181 @@
+"""What a hypernetwork looks like: the adapted linear layers (sites) and the sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+__all__ = ["MAX_CODES", "MAX_RANK", "HypernetConfig", "Site", "select_sites", "sort_sites"]
+
+MAX_RANK = 64
+MAX_CODES = 64
+SCORE_FEATURES = 6
+"""The constant 1 and the five traits: what the linear part of the trunk can tell apart."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer of the base model that gets LoRA weights.
+
+    Attributes:
+        name: dotted module path in the base model, e.g. "model.layers.0.self_attn.q_proj".
+        in_features, out_features: sizes of the layer, at least 1.
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[^./]+(\.[^./]+)*", self.name):
+            raise ValueError(
+                f'a site name is a module path like "model.layers.0.mlp.up_proj", not {self.name!r}'
+            )
+        for field in ("in_features", "out_features"):
+            _whole(getattr(self, field), f"{self.name}: {field}", 1, None)
+
+    @property
+    def kind(self) -> str:
+        """The last component of the name, e.g. "q_proj"."""
+        return self.name.rpartition(".")[2]
+
+
+def _whole(value: Any, what: str, low: int, high: int | None) -> None:
+    accepted = f"a whole number in {low}..{high}" if high is not None else f"a whole number, at least {low}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be {accepted}, not {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{what} must be {accepted}, not {value}")
+
+
+@dataclass(frozen=True)
+class HypernetConfig:
+    """Sizes of a hypernetwork. Immutable; checked when made.
+
+    Attributes:
+        rank: r of each generated LoRA pair, 1 to 64.
+        codes: K, entries in the bank, 1 to 64. With 6 or more, one starts as the constant and five as the
+            traits.
+        alpha: LoRA alpha, finite and above 0; the product is scaled by alpha / rank.
+        hidden: width of the trunk's hidden layers, 1 to 16384.
+        depth: hidden layers of the trunk, 0 (codes linear in the scores; at most 6 codes) to 16.
+        encoder: "scores" (five trait scores in) or "stored" (one bank entry for each stored adapter).
+        targets: "all", or the last name component(s) of the layers to adapt, e.g. ("q_proj", "mlp.up_proj").
+
+    Raises:
+        TypeError, ValueError: a field of the wrong type or out of range.
+    """
+
+    rank: int = 8
+    codes: int = 6
+    alpha: float = 16.0
+    hidden: int = 64
+    depth: int = 2
+    encoder: Literal["scores", "stored"] = "scores"
+    targets: tuple[str, ...] | Literal["all"] = "all"
+
+    def __post_init__(self) -> None:
+        _whole(self.rank, "rank", 1, MAX_RANK)
+        _whole(self.codes, "codes", 1, MAX_CODES)
+        _whole(self.hidden, "hidden", 1, 16384)
+        _whole(self.depth, "depth", 0, 16)
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)):
+            raise TypeError(f"alpha must be a number, not {self.alpha!r}")
+        object.__setattr__(self, "alpha", float(self.alpha))
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha must be finite and above 0, not {self.alpha}")
+        if self.encoder not in ("scores", "stored"):
+            raise ValueError(f'encoder must be "scores" or "stored", not {self.encoder!r}')
+        if self.encoder == "scores" and self.depth == 0 and self.codes > SCORE_FEATURES:
+            raise ValueError(
+                f"depth=0 makes the codes linear in the scores, so more than {SCORE_FEATURES} add nothing; "
+                f"use codes <= {SCORE_FEATURES} or depth >= 1 (codes={self.codes})"
+            )
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        if self.targets == "all":
+            return
+        if isinstance(self.targets, str):
+            raise ValueError(
+                f'targets must be "all" or a tuple of names, not {self.targets!r}; did you mean '
+                f"({self.targets!r},)?"
+            )
+        targets = tuple(self.targets)
+        if not targets:
+            raise ValueError('targets is empty; use "all" or at least one name')
+        for name in targets:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"a target is the last part of a module name, not {name!r}")
+        if len(set(targets)) != len(targets):
+            raise ValueError(f"targets repeats a name: {', '.join(targets)}")
+        object.__setattr__(self, "targets", targets)
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank: the factor on B(z) A(z)."""
+        return self.alpha / self.rank
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives back an equal configuration."""
+        values = dataclasses.asdict(self)
+        values["targets"] = self.targets if self.targets == "all" else list(self.targets)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HypernetConfig:
+        """From `to_dict`; fields left out keep their defaults.
+
+        Raises:
+            ValueError: an unknown field, or a value out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown field(s) {', '.join(unknown)}; accepted: {', '.join(known)}")
+        return cls(**values)
+
+
+def sort_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
+    """The sites in their one order: by name, numbers by value (layer 2 before layer 10).
+
+    Raises:
+        ValueError: two sites of one name.
+    """
+    found = sorted(
+        sites,
+        key=lambda site: [
+            (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in site.name.split(".")
+        ],
+    )
+    for first, second in pairwise(found):
+        if first.name == second.name:
+            raise ValueError(f"site {first.name!r} is given twice")
+    return tuple(found)
+
+
+def select_sites(available: Iterable[Site], targets: tuple[str, ...] | Literal["all"]) -> tuple[Site, ...]:
+    """The sites whose name ends with one of `targets` (whole components), in the order of `sort_sites`.
+
+    Raises:
+        ValueError: no site at all, or a target that matches none; the message lists what is available.
+    """
+    sites = sort_sites(available)
+    if not sites:
+        raise ValueError("the base model has no linear layer that can be adapted (no sites)")
+    if targets == "all":
+        return sites
+    kinds = list(dict.fromkeys(site.kind for site in sites))
+    for target in targets:
+        if not any(_matches(site.name, target) for site in sites):
+            raise ValueError(f"no layer is called {target!r}; available targets: {', '.join(kinds)}")
+    return tuple(site for site in sites if any(_matches(site.name, target) for target in targets))
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,329 @@
+"""Adapter networks: what a personality or a character is, as codes over a bank of LoRA weights."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..personality import TRAITS, Character, Personality
+from .bank import LoraBank
+from .config import MAX_CODES, MAX_RANK, HypernetConfig, Site, select_sites, sort_sites
+from .peft_io import PeftFormatError, read_peft, write_peft
+from .trunk import ScoresEncoder, Trunk, mean_code_power
+
+__all__ = ["AdapterNetwork", "HyperNetwork", "StoredAdapters", "from_config", "from_peft"]
+
+
+class AdapterNetwork(nn.Module, ABC):
+    """The common interface of `HyperNetwork` (scores in) and `StoredAdapters` (names in).
+
+    The adapted layer computes `W x + scale * B(z) (A(z) x)`, with A(z), B(z) mixed from the bank by the
+    codes.
+
+    Attributes:
+        config: the sizes; `config.scale` is alpha / rank.
+        bank: the LoRA entries, `bank.A(site)` [K, r, in_features] and `bank.B(site)` [K, r, out_features].
+    """
+
+    config: HypernetConfig
+    bank: LoraBank
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The adapted layers, by name with numbers by value: the same order however the network was made."""
+        return self.bank.sites
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bank lies."""
+        return self.bank.A(self.sites[0]).device
+
+    @abstractmethod
+    def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a [N, K], b [N, K]) of N items, float32, on the bank's device.
+
+        Raises:
+            TypeError: an item of a kind that this network does not take (None, the base model, has no code).
+        """
+
+    @abstractmethod
+    def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a, b) of scores [N, 5]; see `HyperNetwork.scores_to_codes`."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Plain JSON values from which `from_config` makes a network that takes this one's state dict."""
+
+    def materialise(self, item: Personality | Character) -> dict[str, tuple[Tensor, Tensor]]:
+        """Site name -> (A [r, in_features], B [out_features, r]) of one item, `config.scale` not applied."""
+        a, b = self.codes([item])
+        return self.bank.materialise(a[0], b[0])
+
+    @torch.no_grad()
+    def to_peft(
+        self,
+        item: Personality | Character,
+        directory: str | os.PathLike[str],
+        *,
+        base_model: str | os.PathLike[str],
+        dtype: torch.dtype = torch.float32,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the LoRA adapter of one item as a PEFT directory; see `peft_io.write_peft` for the rest."""
+        return write_peft(
+            directory,
+            self.materialise(item),
+            alpha=self.config.alpha,
+            base_model=base_model,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
+
+    def randomize_(self, generator: torch.Generator | None = None, std: float = 0.02) -> AdapterNetwork:
+        """Fill the bank's B with random numbers, for tests and benchmarks; see `LoraBank.randomize_`."""
+        self.bank.randomize_(generator, std)
+        return self
+
+    def _config_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "sites": [[site.name, site.in_features, site.out_features] for site in self.sites],
+        }
+
+
+class HyperNetwork(AdapterNetwork):
+    """Generates LoRA weights from five trait scores (DPG, arXiv 2404.07084, conditioned on the scores alone).
+
+    scores -> encoder [1, p / 5] -> trunk -> codes -> bank. The last, linear layer of the hypernetwork is the
+    bank.
+
+    Args:
+        config: sizes, `encoder="scores"`.
+        sites: the linear layers of the base model; `config.targets` selects among them.
+
+    Raises:
+        ValueError: no sites, an unknown target, or another encoder.
+    """
+
+    def __init__(self, config: HypernetConfig, sites: Iterable[Site]) -> None:
+        super().__init__()
+        if config.encoder != "scores":
+            raise ValueError(f'a HyperNetwork needs encoder="scores", not {config.encoder!r}')
+        self.config = config
+        selected = select_sites(sites, config.targets)
+        self.bank = LoraBank(selected, config.rank, config.codes, mean_code_power(config.codes))
+        self.encoder = ScoresEncoder()
+        self.trunk = Trunk(config.codes, config.hidden, config.depth)
+
+    def codes(self, items: Sequence[Personality] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a [N, K], b [N, K]), float32, of N personalities, or of scores [N, 5]. Differentiable.
+
+        Raises:
+            TypeError: an item that is not a Personality.
+        """
+        if isinstance(items, Tensor):
+            return self.scores_to_codes(items)
+        for item in items:
+            if not isinstance(item, Personality):
+                raise TypeError(_wrong_kind(item, "Personality", "this hypernetwork reads trait scores"))
+        rows = [item.scores for item in items]
+        # Built on the CPU and copied once: one transfer, however many rows.
+        return self.scores_to_codes(torch.tensor(rows, dtype=torch.float32).reshape(-1, len(TRAITS)))
+
+    def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a [N, K], b [N, K]), float32 contiguous, of scores [N, 5] in -5..5, OCEAN order.
+
+        Differentiable in the trunk's parameters and in `scores`. The range is not checked (that would wait
+        for the device). Runs outside autocast.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if scores.dim() != 2 or scores.shape[1] != len(TRAITS):
+            raise ValueError(f"scores must have shape [N, {len(TRAITS)}], not {list(scores.shape)}")
+        weight = self.trunk.skip.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            a, b = self.trunk(self.encoder(scores.to(weight.device, weight.dtype)))
+        return a.float().contiguous(), b.float().contiguous()
+
+    forward = scores_to_codes
+
+    def to_config(self) -> dict[str, Any]:
+        return self._config_dict()
+
+
+class StoredAdapters(AdapterNetwork):
+    """Stored LoRA adapters as bank entries, chosen (or blended) by name with a `Character`.
+
+    One name is its adapter exactly. A blend of weights w has codes a = sqrt|w| and b = sign(w) sqrt|w|. If
+    the adapters share rank rows (`from_peft(..., exact_blends=False)`), the factors are mixed, as by PEFT's
+    "linear" combination, and cross terms between the adapters appear; with `exact_blends=True` the change is
+    exactly sum_i w_i B_i A_i.
+
+    Args:
+        config: sizes, `encoder="stored"`, `codes` = number of names.
+        sites: the adapted layers, all used.
+        names: one for each bank entry, in order.
+
+    Raises:
+        ValueError: repeated or empty names, a number of names other than `codes`, or another encoder.
+    """
+
+    def __init__(self, config: HypernetConfig, sites: Iterable[Site], names: Sequence[str]) -> None:
+        super().__init__()
+        if config.encoder != "stored":
+            raise ValueError(f'StoredAdapters need encoder="stored", not {config.encoder!r}')
+        self.names = tuple(names)
+        self._index = {name: index for index, name in enumerate(self.names)}
+        if len(self._index) != len(self.names):
+            raise ValueError(f"names repeat: {', '.join(self.names)}")
+        for name in self.names:
+            Character(name)  # refuses names that could not be asked for
+        if len(self.names) != config.codes:
+            raise ValueError(f"{len(self.names)} names for {config.codes} bank entries")
+        self.config = config
+        self.bank = LoraBank(select_sites(sites, config.targets), config.rank, config.codes)
+
+    def codes(self, items: Sequence[Character] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a [N, K], b [N, K]), float32, of N characters.
+
+        Raises:
+            TypeError: an item that is not a Character.
+            ValueError: a name that is not stored; the message lists those that are.
+        """
+        if isinstance(items, Tensor):
+            return self.scores_to_codes(items)
+        a = torch.zeros(len(items), len(self.names), dtype=torch.float32)
+        b = torch.zeros_like(a)
+        for row, item in enumerate(items):
+            if not isinstance(item, Character):
+                raise TypeError(_wrong_kind(item, "Character", "this model holds stored adapters"))
+            for name, weight in item.weights:
+                column = self._index.get(name)
+                if column is None:
+                    raise ValueError(f"no stored adapter {name!r}; available: {', '.join(self.names)}")
+                root = math.sqrt(abs(weight))
+                a[row, column] = root
+                b[row, column] = math.copysign(root, weight)
+        return a.to(self.device), b.to(self.device)
+
+    def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Always a TypeError: stored adapters are chosen by name."""
+        raise TypeError("stored adapters are chosen by Character, not by trait scores")
+
+    def to_config(self) -> dict[str, Any]:
+        return {**self._config_dict(), "names": list(self.names)}
+
+
+def _wrong_kind(item: object, wanted: str, why: str) -> str:
+    hint = "; None is the base model and has no code" if item is None else ""
+    return f"{why}: each item must be a {wanted}, not {type(item).__name__} ({item!r}){hint}"
+
+
+def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> AdapterNetwork:
+    """The network that `to_config` described, with fresh weights: load its state dict next.
+
+    Args:
+        values: from `to_config`.
+        sites: the base model's layers; if given, every layer of the network must be there, in its size.
+
+    Raises:
+        ValueError: a missing or unknown field, or a layer that the base model lacks or has in another size.
+    """
+    unknown = sorted(set(values) - {"config", "sites", "names"})
+    missing = sorted({"config", "sites"} - set(values))
+    if unknown or missing:
+        raise ValueError(f"not a network's configuration: unknown {unknown}, missing {missing}")
+    config = HypernetConfig.from_dict(values["config"])
+    own = sort_sites(Site(*entry) for entry in values["sites"])
+    if sites is not None:
+        available = {site.name: site for site in sites}
+        for site in own:
+            found = available.get(site.name)
+            if found is None:
+                raise ValueError(
+                    f"the base model has no linear layer {site.name!r}, which the adapter changes"
+                )
+            if found != site:
+                raise ValueError(
+                    f"{site.name}: the base model has {found.in_features} -> {found.out_features}, "
+                    f"the adapter {site.in_features} -> {site.out_features}"
+                )
+    if config.encoder == "stored":
+        if "names" not in values:
+            raise ValueError("not a stored network's configuration: missing ['names']")
+        return StoredAdapters(config, own, values["names"])
+    return HyperNetwork(config, own)
+
+
+def from_peft(
+    adapters: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str],
+    *,
+    exact_blends: bool = False,
+    allow_mismatch: bool = False,
+) -> StoredAdapters:
+    """Make a bank of PEFT LoRA adapters, one entry for each, chosen by `Character(name)`.
+
+    Each adapter's scaling (alpha / r, or alpha / sqrt(r) with rslora) is multiplied into its B. Lower ranks
+    are padded with zeros; a layer that an adapter does not change gets zeros.
+
+    Args:
+        adapters: name -> local PEFT directory; or one directory, named after itself.
+        exact_blends: give each adapter rank rows of its own, so that blends are exact sums of the adapters'
+            changes, at the cost of a rank that is the sum of the ranks instead of the largest.
+        allow_mismatch: accept adapters that state different base models.
+
+    Raises:
+        FileNotFoundError, PeftFormatError: see `peft_io.read_peft`.
+        ValueError: no adapters, different base models, more than 64 adapters, or a rank above 64.
+    """
+    if isinstance(adapters, (str, os.PathLike)):
+        adapters = {Path(adapters).resolve().name: adapters}
+    if not adapters:
+        raise ValueError("no adapters given")
+    if len(adapters) > MAX_CODES:
+        raise ValueError(f"{len(adapters)} adapters; a bank holds at most {MAX_CODES}")
+    read = {name: read_peft(directory) for name, directory in adapters.items()}
+    bases = {name: adapter.base_model for name, adapter in read.items() if adapter.base_model is not None}
+    if len(set(bases.values())) > 1 and not allow_mismatch:
+        stated = ", ".join(f"{name}: {base}" for name, base in bases.items())
+        raise ValueError(
+            f"the adapters state different base models ({stated}); allow_mismatch=True accepts that"
+        )
+
+    sites: dict[str, Site] = {}
+    for name, adapter in read.items():
+        for site_name, (a, b) in adapter.pairs.items():
+            site = Site(site_name, a.shape[1], b.shape[0])
+            if sites.setdefault(site_name, site) != site:
+                other = sites[site_name]
+                raise PeftFormatError(
+                    f"{site_name}: adapter {name!r} has {site.in_features} -> {site.out_features}, another "
+                    f"{other.in_features} -> {other.out_features}"
+                )
+    ranks = [max(a.shape[0] for a, _ in adapter.pairs.values()) for adapter in read.values()]
+    rank = sum(ranks) if exact_blends else max(ranks)
+    if rank > MAX_RANK:
+        how = f"the ranks {ranks} sum to {rank} (exact_blends=True)" if exact_blends else f"rank {rank}"
+        raise ValueError(f"{how}; at most {MAX_RANK} is supported")
+
+    config = HypernetConfig(rank=rank, codes=len(read), alpha=float(rank), encoder="stored")
+    network = StoredAdapters(config, sites.values(), tuple(read))
+    with torch.no_grad():
+        for site in network.sites:
+            network.bank.A(site).zero_()
+        first = 0
+        for entry, (adapter, own_rank) in enumerate(zip(read.values(), ranks, strict=True)):
+            for site_name, (a, b) in adapter.pairs.items():
+                rows = slice(first, first + a.shape[0])
+                network.bank.A(site_name)[entry, rows] = a
+                network.bank.B(site_name)[entry, rows] = b.T
+            first += own_rank if exact_blends else 0
+    return network

@@ -1,0 +1,252 @@
+"""Standard PEFT LoRA directories: reading and writing, without importing peft."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_KEY = re.compile(r"(?P<site>.+)\.(?P<side>lora_[AB])\.weight")
+
+# Fields that change nothing about what a saved adapter computes, or that are read below.
+_READ = frozenset(
+    {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
+)
+_HARMLESS = frozenset(
+    {
+        *(
+            "peft_version",
+            "auto_mapping",
+            "base_model_name_or_path",
+            "revision",
+            "task_type",
+            "inference_mode",
+        ),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
+        *("fan_in_fan_out", "eva_config", "loftq_config", "corda_config", "lora_ga_config", "runtime_config"),
+        *("megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
+    }
+)
+_WHY = {
+    "use_dora": "DoRA adapters",
+    "modules_to_save": "fully trained modules",
+    "trainable_token_indices": "trained token embeddings",
+    "target_parameters": "LoRA on bare parameters (such as fused experts)",
+    "lora_bias": "trained LoRA biases",
+    "layer_replication": "replicated layers",
+    "use_qalora": "QALoRA adapters",
+    "alora_invocation_tokens": "activated LoRA",
+}
+# These start from changed base weights, so the adapter is not a change to the original model.
+_PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+class PeftFormatError(ValueError):
+    """A directory is not a PEFT LoRA adapter, or uses something that is not supported here."""
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """One LoRA adapter as read: y = W x + B (A x), the scaling already multiplied into B.
+
+    Attributes:
+        pairs: module name in the base model -> (A [r, in_features], B [out_features, r]), float32.
+        base_model: the base model's name or path as the adapter states it, or None.
+    """
+
+    pairs: dict[str, tuple[Tensor, Tensor]]
+    base_model: str | None
+
+
+def write_peft(
+    directory: str | os.PathLike[str],
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    alpha: float,
+    base_model: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+) -> Path:
+    """Write a PEFT LoRA adapter that `PeftModel.from_pretrained` loads. The directory appears whole or not at
+    all.
+
+    Args:
+        directory: the directory to make; parents are made too.
+        pairs: module name -> (A [r, in_features], B [out_features, r]); one rank r for all.
+        alpha: `lora_alpha`; PEFT scales by alpha / r.
+        base_model: written as `base_model_name_or_path`.
+        dtype: floating dtype of the stored weights.
+        overwrite: replace an existing directory.
+
+    Returns:
+        The directory's path.
+
+    Raises:
+        FileExistsError: the directory exists and `overwrite` is false.
+        ValueError: no pairs, or pairs of different ranks.
+    """
+    target = Path(directory)
+    ranks = {a.shape[0] for a, _ in pairs.values()} | {b.shape[1] for _, b in pairs.values()}
+    if len(ranks) != 1:
+        raise ValueError(f"an adapter needs pairs of one rank, not of {sorted(ranks) or 'none'}")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
+    tensors: dict[str, Tensor] = {}
+    for name, (a, b) in pairs.items():
+        for side, weight in (("lora_A", a), ("lora_B", b)):
+            tensors[f"{_PREFIX}{name}.{side}.weight"] = weight.detach().to("cpu", dtype).contiguous()
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": os.fspath(base_model),
+        "revision": None,
+        "inference_mode": True,
+        "r": ranks.pop(),
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else float(alpha),
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": list(pairs),  # whole module names, so that no other layer matches
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    fresh = target.with_name(f".{target.name}.{mark}.new")
+    old = target.with_name(f".{target.name}.{mark}.old")
+    fresh.mkdir()
+    try:
+        save_file(tensors, fresh / _WEIGHTS, metadata={"format": "pt"})
+        (fresh / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old)
+    return target
+
+
+def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
+    """Read a PEFT LoRA directory.
+
+    Handled: lora_alpha, rslora, rank_pattern, alpha_pattern, any floating dtype.
+
+    Raises:
+        FileNotFoundError: no such directory, or a file of it is missing.
+        PeftFormatError: not LoRA on linear layers, or a feature that cannot be expressed as B (A x): DoRA,
+        biases,
+            modules_to_save, trained tokens, an initialisation that changes the base weights (PiSSA, OLoRA,
+            ...), or a field not known here that is set.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no directory {folder}; a PEFT adapter is a local directory holding {_CONFIG}"
+        )
+    config = _read_config(folder)
+    if not (folder / _WEIGHTS).is_file():
+        hint = ""
+        if (folder / "adapter_model.bin").is_file():
+            hint = "; adapter_model.bin is a pickle and is not read: save the adapter again as safetensors"
+        raise FileNotFoundError(f"{folder} has no {_WEIGHTS}{hint}")
+    _refuse_unsupported(config, folder)
+    sides = _sort_tensors(load_file(folder / _WEIGHTS), folder)
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for site, found in sides.items():
+        if set(found) != {"lora_A", "lora_B"}:
+            raise PeftFormatError(f"{folder}: {site} has only {next(iter(found))}")
+        a, b = found["lora_A"].float(), found["lora_B"].float()
+        if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+            raise PeftFormatError(
+                f"{folder}: {site} has A {list(a.shape)} and B {list(b.shape)}; only linear layers, "
+                f"A [r, in] and B [out, r], are supported"
+            )
+        pairs[site] = (a, b * _scaling(config, site, a.shape[0], folder))
+    return PeftAdapter(pairs, config.get("base_model_name_or_path") or None)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {_CONFIG}: it is not a PEFT adapter")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PeftFormatError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise PeftFormatError(f"{path} is not a JSON object")
+    return config
+
+
+def _refuse_unsupported(config: dict[str, Any], folder: Path) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise PeftFormatError(f"{folder}: peft_type is {kind!r}; only LORA adapters are supported")
+    if config.get("bias", "none") != "none":
+        raise PeftFormatError(f"{folder}: bias={config['bias']!r}; trained biases are not supported")
+    init = config.get("init_lora_weights", True)
+    if init not in _PLAIN_INIT:
+        raise PeftFormatError(
+            f"{folder}: init_lora_weights={init!r} changes the base weights; convert the adapter to a "
+            f"plain LoRA with peft's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
+    for name, value in config.items():
+        if name not in _READ | _HARMLESS | {"bias"} and value:
+            what = _WHY.get(name)
+            reason = f"{what} are not supported" if what else "this field is not supported"
+            raise PeftFormatError(f"{folder}: {name}={value!r}: {reason}")
+
+
+def _sort_tensors(tensors: dict[str, Tensor], folder: Path) -> dict[str, dict[str, Tensor]]:
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key.removeprefix(_PREFIX))
+        if match is None:
+            raise PeftFormatError(f"{folder}: tensor {key!r} is not a LoRA weight of a linear layer")
+        sides.setdefault(match["site"], {})[match["side"]] = tensor
+    if not sides:
+        raise PeftFormatError(f"{folder}: {_WEIGHTS} holds no tensor")
+    return sides
+
+
+def _scaling(config: dict[str, Any], site: str, rank: int, folder: Path) -> float:
+    stated = _patterned(config, "rank_pattern", "r", site)
+    if stated != rank:
+        raise PeftFormatError(f"{folder}: {site} has rank {rank}, but {_CONFIG} states {stated}")
+    alpha = _patterned(config, "alpha_pattern", "lora_alpha", site)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise PeftFormatError(f"{folder}: lora_alpha of {site} is {alpha!r}, not a number")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _patterned(config: dict[str, Any], patterns: str, default: str, site: str) -> Any:
+    # PEFT's rule: the first pattern that matches the name, or its last components, as a regular expression.
+    for pattern, value in (config.get(patterns) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", site):
+            return value
+    return config.get(default, 8)
