@@ -1,0 +1,333 @@
+"""A judge without an API: which of two described people would rather have said this?
+
+For a trait, the log-likelihood ratio of an answer is
+
+    llr = mean over description pairs of [log p(answer | high-pole persona, question)
+                                          - log p(answer | low-pole persona, question)] / answer tokens     (nats per token)
+
+under a causal LM with a chat template. `Scale` maps it to a score in -5..5. The answer is data: it is tokenised
+without special tokens, and the model is never asked to do anything with it, so text in it cannot instruct the judge.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from typing import Any
+
+import torch
+
+from ..data.texts import load_descriptions
+from ..personality import MAX_SCORE, Pole, Trait
+from ..prompting import with_system
+
+DescriptionPairs = Mapping[Trait, Sequence[tuple[str, str]]]
+JUDGE_TEMPLATE = "{description}"
+FITTED_SCALE = "judge_smollm2.json"
+_SYSTEM, _USER = "\u2402persona\u2403", "\u2402question\u2403"  # stand-ins, replaced token for token
+
+
+@dataclass(frozen=True)
+class TraitScale:
+    """score = 5 tanh((llr - centre) / width) = 5 (2 P(high pole | llr) - 1), with P the fitted logistic curve."""
+
+    centre: float
+    width: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.centre) and math.isfinite(self.width) and self.width > 0):
+            raise ValueError(f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}")
+
+    def score(self, llr: float) -> float:
+        """The score in -5..5 of a log-likelihood ratio in nats per token."""
+        return MAX_SCORE * math.tanh((llr - self.centre) / self.width)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The fitted scale of each trait, and on what it was fitted."""
+
+    traits: Mapping[Trait, TraitScale]
+    model: str
+    template: str = JUDGE_TEMPLATE
+    fit: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Scale:
+        """Read what `to_dict` gives."""
+        try:
+            traits = {
+                Trait.parse(name): TraitScale(float(row["centre"]), float(row["width"]))
+                for name, row in value["traits"].items()
+            }
+            return cls(traits, str(value["model"]), str(value["template"]), dict(value.get("fit", {})))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a judge scale: {error!r}; needs traits (centre, width), model, template") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "model": self.model,
+            "template": self.template,
+            "traits": {trait.value: asdict(scale) for trait, scale in self.traits.items()},
+            "fit": dict(self.fit),
+        }
+
+    @classmethod
+    def fitted(cls) -> Scale:
+        """The scale shipped with the package, for SmolLM2-135M-Instruct."""
+        text = resources.files("dpg_fast").joinpath("assets", FITTED_SCALE).read_text(encoding="utf-8")
+        return cls.from_dict(json.loads(text))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge found in one answer.
+
+    Attributes:
+        scores: trait -> score in -5..5; empty if there was nothing to judge.
+        llr: trait -> mean log-likelihood ratio, nats per answer token.
+        spread: trait -> standard deviation of the ratio over the description pairs (nan with one pair).
+        tokens: answer tokens judged.
+        pairs: description pairs per trait.
+        reason: why there are no scores; None otherwise.
+    """
+
+    scores: dict[Trait, float]
+    llr: dict[Trait, float]
+    spread: dict[Trait, float]
+    tokens: int
+    pairs: int
+    reason: str | None = None
+
+
+class LikelihoodJudge:
+    """Scores answers by the likelihood ratio of opposite personas under `model`.
+
+    Args:
+        model: a causal LM of transformers with an output layer on its decoder's last hidden state.
+        tokenizer: its tokenizer, with a chat template.
+        descriptions: per trait, pairs (high-pole, low-pole) of persona texts; default: the shipped ones of split "judge".
+        scale: default: the shipped one, which is right for `smollm2.load_smollm2` only.
+        batch_size: answers scored at once.
+        max_tokens: longer answers are judged by their first `max_tokens` tokens.
+        template_kwargs: passed to the chat template (such as enable_thinking=False).
+
+    Raises:
+        ValueError: no chat template, or no description pair for a trait of the scale.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        descriptions: DescriptionPairs | None = None,
+        scale: Scale | None = None,
+        batch_size: int = 16,
+        max_tokens: int = 256,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
+        if batch_size < 1 or max_tokens < 1:
+            raise ValueError(f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.scale = Scale.fitted() if scale is None else scale
+        pairs = shipped_pairs() if descriptions is None else descriptions
+        self.descriptions = {trait: tuple(pairs.get(trait, ())) for trait in self.scale.traits}
+        for trait, texts in self.descriptions.items():
+            if not texts:
+                raise ValueError(f"no description pair for {trait.value}")
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self._template_kwargs = dict(template_kwargs or {})
+        self._special = _control_tokens(tokenizer)
+
+    def judge(
+        self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None
+    ) -> list[Judgement]:
+        """One `Judgement` per answer to `question`. Empty answers get no scores but a reason.
+
+        Raises:
+            ValueError: a trait the judge has no scale for.
+        """
+        wanted = tuple(self.scale.traits) if traits is None else tuple(traits)
+        for trait in wanted:
+            if trait not in self.scale.traits:
+                known = ", ".join(t.value for t in self.scale.traits)
+                raise ValueError(f"this judge has no scale for {trait}; it knows {known}")
+        tokens = [self.encode(answer.strip())[: self.max_tokens] for answer in answers]
+        present = [i for i, ids in enumerate(tokens) if ids]
+        ratios: dict[Trait, torch.Tensor] = {}
+        for trait in wanted if present else ():
+            rows = []
+            for high, low in self.descriptions[trait]:
+                logp = [self._log_likelihood(text, question, [tokens[i] for i in present]) for text in (high, low)]
+                rows.append(logp[0] - logp[1])
+            ratios[trait] = torch.stack(rows)
+        results: list[Judgement] = []
+        for i, ids in enumerate(tokens):
+            if not ids:
+                results.append(Judgement({}, {}, {}, 0, 0, "the answer is empty"))
+                continue
+            column = present.index(i)
+            by_pair = {trait: [value / len(ids) for value in r[:, column].tolist()] for trait, r in ratios.items()}
+            llr = {trait: statistics.fmean(values) for trait, values in by_pair.items()}
+            results.append(
+                Judgement(
+                    scores={trait: self.scale.traits[trait].score(value) for trait, value in llr.items()},
+                    llr=llr,
+                    spread={
+                        trait: statistics.stdev(values) if len(values) > 1 else math.nan
+                        for trait, values in by_pair.items()
+                    },
+                    tokens=len(ids),
+                    pairs=max(len(values) for values in by_pair.values()),
+                )
+            )
+        return results
+
+    def judge_all(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        traits: Sequence[Trait] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Judgement]:
+        """One `Judgement` per (question, answer), in order; answers to the same question share the work."""
+        by_question: dict[str, list[int]] = {}
+        for i, (question, _) in enumerate(pairs):
+            by_question.setdefault(question, []).append(i)
+        results: dict[int, Judgement] = {}
+        for question, rows in by_question.items():
+            judged = self.judge(question, [pairs[i][1] for i in rows], traits=traits)
+            results.update(zip(rows, judged, strict=True))
+            if progress is not None:
+                progress(len(results), len(pairs))
+        return [results[i] for i in range(len(pairs))]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as data: what looks like a special token becomes ordinary characters.
+
+        Raises:
+            ValueError: the tokenizer cannot do that, and the text holds a special token.
+        """
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if not self._special.isdisjoint(ids):
+            raise ValueError(f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}")
+        return ids
+
+    def prompt_ids(self, description: str, question: str) -> list[int]:
+        """Token ids up to where the assistant turn begins; description and question are encoded as data."""
+        messages = with_system(self.tokenizer, [{"role": "user", "content": _USER}], _SYSTEM)
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self._template_kwargs
+        )
+        before, _, rest = text.partition(_SYSTEM)
+        between, found, after = rest.partition(_USER)
+        if not found:
+            raise ValueError("the chat template does not render the system and user texts in this order")
+        ids: list[int] = []
+        for part, is_data in (
+            (before, False),
+            (self.scale.template.format(description=description), True),
+            (between, False),
+            (question.strip(), True),
+            (after, False),
+        ):
+            ids += self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids
+
+    @torch.inference_mode()
+    def _log_likelihood(self, description: str, question: str, answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """log p(answer | persona, question) of each non-empty answer, summed over its tokens: float64 [N], on the CPU."""
+        device = next(self.model.parameters()).device
+        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        prompt = torch.tensor([self.prompt_ids(description, question)], device=device)
+        prefix = decoder(input_ids=prompt, use_cache=True)
+        first = prefix.last_hidden_state[:, -1:]  # predicts the first answer token
+        order = sorted(range(len(answers)), key=lambda i: len(answers[i]))  # less padding
+        total = torch.zeros(len(answers), dtype=torch.float64)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            lengths = torch.tensor([len(answers[i]) for i in rows], device=device)
+            width = int(lengths.max())
+            # Padding comes after the answer, where causal attention never looks: any id serves and no mask is needed.
+            ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
+            for row, i in enumerate(rows):
+                ids[row, : len(answers[i])] = torch.tensor(answers[i], device=device)
+            hidden = first.expand(len(rows), 1, -1)
+            if width > 1:
+                cache = copy.deepcopy(prefix.past_key_values)
+                cache.batch_repeat_interleave(len(rows))
+                positions = torch.arange(prompt.shape[1], prompt.shape[1] + width - 1, device=device)
+                rest = decoder(
+                    input_ids=ids[:, :-1],
+                    past_key_values=cache,
+                    position_ids=positions.expand(len(rows), -1),
+                    use_cache=True,
+                )
+                hidden = torch.cat([hidden, rest.last_hidden_state], dim=1)
+            real = torch.arange(width, device=device) < lengths[:, None]
+            logits = self._cap(head(hidden[real])).float()
+            picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
+            owner = torch.arange(len(rows), device=device)[:, None].expand_as(real)[real]
+            sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, picked.double())
+            total[rows] = sums.cpu()
+        return total
+
+    def _cap(self, logits: torch.Tensor) -> torch.Tensor:
+        cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2 and 3 squash their logits
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def describe(self) -> str:
+        """What this judge is and how far it can be trusted, in plain words."""
+        counts = sorted({len(pairs) for pairs in self.descriptions.values()})
+        used = str(getattr(self.model, "name_or_path", "")) or type(self.model).__name__
+        lines = [
+            f"Likelihood judge on {used}. It is a weak judge: it compares how probable an answer is when the model plays "
+            f"a person high in a trait and when it plays the opposite ({'/'.join(map(str, counts))} pairs of "
+            "descriptions), and it knows nothing else about personality, truth or fluency.",
+            "Use it for differences between groups of answers; a single score is unreliable.",
+        ]
+        if used != self.scale.model:
+            lines.append(f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little.")
+        held_out = self.scale.fit.get("holdout", {})
+        if held_out:
+            values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items())
+            n = sum(row["n"] for row in held_out.values())
+            lines.append(
+                f"It separates persona-prompted answers of the two poles with AUC {values} ({n} answers to held-out "
+                "questions under held-out descriptions; 0.5 is chance). The answers came from the same small model."
+            )
+        else:
+            lines.append("It has not been validated.")
+        return "\n".join(lines)
+
+
+def _control_tokens(tokenizer: Any) -> set[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    found = set(tokenizer.all_special_ids) | {index for index, token in added.items() if token.special}
+    if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        found.discard(tokenizer.unk_token_id)  # an unknown word is no control token
+    return found
+
+
+def shipped_pairs() -> dict[Trait, tuple[tuple[str, str], ...]]:
+    """The (high, low) description pairs of split "judge" that come with the package, per trait."""
+    return {
+        trait: tuple(
+            (high.text, low.text)
+            for high, low in zip(
+                load_descriptions(Pole(trait, True), "judge"), load_descriptions(Pole(trait, False), "judge"), strict=True
+            )
+        )
+        for trait in Trait
+    }

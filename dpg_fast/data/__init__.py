@@ -1,0 +1,1 @@
+"""Texts and records that the rest of the package works on."""
