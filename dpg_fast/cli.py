@@ -1,0 +1,78 @@
+"""The ``dpg-fast`` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="dpg-fast",
+    help="Language models with a controllable Big Five personality.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def env() -> None:
+    """Show versions, the compiled module, and which backend each kernel would use here and why."""
+    from dpg_fast.environment import print_environment
+
+    print_environment()
+
+
+@app.command()
+def demo(
+    question: Annotated[str | None, typer.Option(help="Asked of everybody.")] = None,
+    personality: Annotated[
+        list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=1024, help="Length of each answer.")] = 60,
+    output: Annotated[Path, typer.Option(help="Picture of the scores.")] = Path("dpg_fast_demo.png"),
+    speed: Annotated[bool, typer.Option(help="Measure the time per step against the bare model and PEFT.")] = True,
+) -> None:
+    """Let SmolLM2-135M answer one question as several people in one batch; judge, time and plot the answers."""
+    from dpg_fast.demo import run_demo
+
+    try:
+        run_demo(question, personality, max_new_tokens, output, speed)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        typer.secho(f"dpg-fast demo: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+neurons = typer.Typer(help="Personality neurons: search and inspection.", no_args_is_help=True)
+app.add_typer(neurons, name="neurons")
+
+
+@neurons.command("search")
+def neurons_search(
+    output: Annotated[Path, typer.Argument(help="Adapter directory to write.")],
+    model: Annotated[
+        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
+    ] = "smollm2",
+    traits: Annotated[str, typer.Option(help="Letters of the traits to search.")] = "OCEAN",
+    repeats: Annotated[int, typer.Option(min=1, help="How often each question is asked, each time as another person.")] = 2,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer; NPTI used 500.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1)] = 24,
+    minimum: Annotated[int, typer.Option(min=1, help="Neurons kept whatever their difference.")] = 2000,
+    threshold: Annotated[float, typer.Option(help="Smallest difference in firing probability of further neurons.")] = 0.1,
+    strength: Annotated[float, typer.Option(min=0, help="Steering strength at level 5.")] = 1.0,
+    seed: int = 0,
+) -> None:
+    """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
+    from dpg_fast.search_command import run_search
+
+    try:
+        run_search(output, model, traits, repeats, max_new_tokens, batch_size, minimum, threshold, strength, seed)
+    except (ValueError, ImportError, OSError) as error:
+        typer.secho(f"dpg-fast neurons search: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,159 @@
+"""Adapters on disk: a directory of JSON and safetensors, without the base model. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dpg_fast.architecture import find_architecture
+from dpg_fast.files import write_atomically, write_text
+from dpg_fast.hypernet import AdapterNetwork, from_config
+from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.fingerprint import fingerprint, mismatch
+from dpg_fast.neurons import SteeringTable
+
+SCHEMA = "dpg_fast.adapter/1"
+CONFIG = "dpg_config.json"
+HYPERNET = "hypernet.safetensors"
+NEURONS = "neurons.safetensors"
+CALIBRATION = "calibration.json"
+CARD = "README.md"
+FILES = (CONFIG, HYPERNET, NEURONS, CALIBRATION, CARD)
+
+
+@dataclass(frozen=True)
+class AdapterParts:
+    """What an adapter directory holds."""
+
+    hypernet: AdapterNetwork | None
+    steering: SteeringTable | None
+    calibration: Calibration
+
+
+def locate(adapter: str | Path) -> Path:
+    """A local directory for ``adapter``: itself, or a download of that Hub repository.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    directory = Path(adapter)
+    if directory.is_dir():
+        if not (directory / CONFIG).is_file():
+            raise ValueError(f"{directory} is not an adapter: it has no {CONFIG}")
+        return directory
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(adapter), allow_patterns=list(FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"{adapter} is neither a directory nor a repository on the Hub ({error})") from error
+
+
+def save(
+    directory: Path,
+    base: nn.Module,
+    hypernet: AdapterNetwork | None,
+    steering: SteeringTable | None,
+    calibration: Calibration,
+    notes: str,
+) -> None:
+    """Write an adapter; the configuration comes last, so that a directory with one is complete."""
+    directory.mkdir(parents=True, exist_ok=True)
+    name = str(getattr(base.config, "_name_or_path", "") or "")
+    config: dict[str, Any] = {
+        "schema": SCHEMA,
+        "base_model": {"name": name, "fingerprint": fingerprint(base)},
+        "hypernet": None,
+        "neurons": None,
+    }
+    if hypernet is not None:
+        config["hypernet"] = hypernet.to_config()
+        state = {key: value.detach().cpu().contiguous() for key, value in hypernet.state_dict().items()}
+        write_atomically(directory / HYPERNET, lambda temporary: save_file(state, temporary))
+    if steering is not None:
+        config["neurons"] = {str(pole): len(steering.neurons[pole]) for pole in steering.poles}
+        steering.save(directory / NEURONS)
+        calibration.save(directory / CALIBRATION)
+    write_text(directory / CARD, _card(config, notes))
+    write_text(directory / CONFIG, json.dumps(config, indent=1) + "\n")
+
+
+def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterParts:
+    """Read an adapter for ``base``.
+
+    Raises:
+        ValueError: an unknown schema, a missing file, or an adapter for another base.
+    """
+    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    if config.get("schema") != SCHEMA:
+        raise ValueError(f"{directory / CONFIG}: schema {config.get('schema')!r} is not {SCHEMA!r}")
+    made_for = config["base_model"]
+    reason = mismatch(made_for["fingerprint"], base)
+    if reason is not None and not allow_mismatch:
+        raise ValueError(
+            f"the adapter {directory} was made for {made_for['name'] or 'another base model'}, which this model is not: "
+            f"{reason}. Neurons and weights belong to one checkpoint; allow_mismatch=True loads them all the same"
+        )
+    for part, file in (("hypernet", HYPERNET), ("neurons", NEURONS)):
+        if config[part] is not None and not (directory / file).is_file():
+            raise ValueError(f"{directory} is incomplete: {file} is missing")
+    hypernet: AdapterNetwork | None = None
+    if config["hypernet"] is not None:
+        hypernet = from_config(config["hypernet"], find_architecture(base).sites)
+        hypernet.load_state_dict(load_file(directory / HYPERNET))
+    steering, calibration = None, Calibration()
+    if config["neurons"] is not None:
+        steering = SteeringTable.load(directory / NEURONS)
+        if (directory / CALIBRATION).is_file():
+            calibration = Calibration.load(directory / CALIBRATION)
+    return AdapterParts(hypernet, steering, calibration)
+
+
+def push(repo_id: str, write: Callable[[Path], None], **kwargs: Any) -> str:
+    """Create a model repository if needed and upload what ``write(directory)`` puts into a directory; its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as temporary:
+        write(Path(temporary))
+        url = api.create_repo(repo_id, repo_type="model", exist_ok=True, **kwargs)
+        api.upload_folder(repo_id=url.repo_id, folder_path=temporary, commit_message="Upload personality adapter")
+    return str(url)
+
+
+def _card(config: dict[str, Any], notes: str) -> str:
+    base = config["base_model"]["name"]
+    head = ["---", "library_name: dpg_fast", "tags:", "- personality", "- big-five"]
+    if "/" in base and not base.startswith(("/", ".")):
+        head.insert(2, f"base_model: {base}")
+    lines = [*head, "---", "", f"# Personality adapter for {base or 'a causal LM'}", ""]
+    lines.append("Gives each row of a batch its own Big Five personality, five numbers from -5 to 5.")
+    lines += ["", "| part | contents |", "|---|---|"]
+    if config["hypernet"] is not None:
+        settings = config["hypernet"]["config"]
+        lines.append(
+            f"| hypernetwork | encoder {settings['encoder']}, {settings['codes']} bank entries of rank {settings['rank']} |"
+        )
+    if config["neurons"] is not None:
+        counts = ", ".join(f"{pole} {count}" for pole, count in config["neurons"].items())
+        lines.append(f"| personality neurons (NPTI, arXiv 2410.12327) | {counts} |")
+    lines += [
+        "",
+        "```python",
+        "from dpg_fast import Personality, PersonalityModel",
+        "",
+        f'model = PersonalityModel.from_pretrained("{base or "BASE"}", "THIS ADAPTER")',
+        'model.chat("How was your day?", personality=[Personality("E+4"), Personality("E-4 N+3"), None])',
+        "```",
+    ]
+    if notes:
+        lines += ["", notes.strip()]
+    return "\n".join(lines) + "\n"

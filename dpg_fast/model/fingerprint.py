@@ -1,0 +1,67 @@
+"""Recognise a base model by its shape and by a sample of its weights.
+
+An adapter fits one checkpoint: neurons found in Llama-3 do nothing in Llama-3.1. Names do not tell checkpoints apart, so the
+adapter stores a few hundred weights. They are compared with a tolerance that covers loading in another floating dtype, and
+layers that a quantised base does not hold as floats are left out of the comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+TENSORS = 24
+VALUES = 16
+#: relative error that bfloat16 rounding (2**-9) may cause, with room to spare
+TOLERANCE = 0.01
+
+_SHAPE_KEYS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """A JSON-ready description of ``model``: its configuration's sizes and ``TENSORS`` x ``VALUES`` sampled weights."""
+    text = model.config.get_text_config() if hasattr(model, "config") else None
+    shape = {key: getattr(text, key, None) for key in _SHAPE_KEYS}
+    weights = {name: p for name, p in model.named_parameters() if p.dim() >= 2 and p.is_floating_point()}
+    names = sorted(weights)
+    step = max(1, len(names) // TENSORS)
+    return {"shape": shape, "weights": {name: _sample(weights[name]) for name in names[::step][:TENSORS]}}
+
+
+def mismatch(stored: dict[str, Any], model: nn.Module) -> str | None:
+    """Why ``model`` is not the base that ``stored`` describes, or None when it is."""
+    text = model.config.get_text_config() if hasattr(model, "config") else None
+    for key, value in stored["shape"].items():
+        found = getattr(text, key, None)
+        if found != value:
+            return f"{key} is {found}, the adapter was made for {value}"
+    parameters = dict(model.named_parameters())
+    compared = 0
+    for name, values in stored["weights"].items():
+        parameter = parameters.get(name)
+        if parameter is None or not parameter.is_floating_point():
+            continue
+        expected, found_values = torch.tensor(values), torch.tensor(_sample(parameter))
+        if expected.shape != found_values.shape:
+            return f"{name} has another shape"
+        error = float((expected - found_values).norm() / expected.norm().clamp_min(1e-12))
+        if not error <= TOLERANCE:
+            return f"the weights differ: {name} by {error:.0%}"
+        compared += 1
+    return None if compared else "none of the sampled weights can be compared"
+
+
+def _sample(parameter: torch.Tensor) -> list[float]:
+    flat = parameter.detach().reshape(-1)
+    index = torch.linspace(0, flat.numel() - 1, VALUES, dtype=torch.float64).long().to(flat.device)
+    return [float(f"{value:.6g}") for value in flat[index].float().tolist()]

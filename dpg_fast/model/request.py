@@ -1,0 +1,102 @@
+"""What one call of the model carries: a slot for each row, and from which token on it is steered."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dpg_fast.model.slots import SlotValues
+
+
+class Call(NamedTuple):
+    """What the patched layers read during one forward of T tokens.
+
+    Attributes:
+        lora_slots: int32 [T], or None when no bank takes part.
+        steer_slots: int32 [T], or None when no token is steered.
+        values: the slots' contents.
+    """
+
+    lora_slots: Tensor | None
+    steer_slots: Tensor | None
+    values: SlotValues
+
+
+@dataclass
+class Request:
+    """A personality for each of n rows, to be bound to every forward that the call makes.
+
+    Args:
+        row_slots: int32 [n], -1 for the base model.
+        values: contents of the slots.
+        lora: whether a bank takes part.
+        steering: whether neurons are steered.
+        steer_from: position (padding included) of the first token that is steered: one number, or int64 [n].
+    """
+
+    row_slots: Tensor
+    values: SlotValues
+    lora: bool
+    steering: bool
+    steer_from: int | Tensor
+    _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def bind(self, rows: int, length: int, past: int | Tensor) -> Call:
+        """Slots of the ``rows * length`` tokens of one forward whose cache holds ``past`` tokens.
+
+        Generation may have repeated each row (beams, ``num_return_sequences``), side by side.
+
+        Raises:
+            ValueError: ``rows`` is not a multiple of n.
+        """
+        n = self.row_slots.numel()
+        if rows % n:
+            raise ValueError(f"the model was called with {rows} rows inside a call that gave {n} personalities")
+        slots = self._repeat(rows // n, length)
+        lora = slots if self.lora else None
+        if not self.steering:
+            return Call(lora, None, self.values)
+        start = self.steer_from
+        if isinstance(start, int) and isinstance(past, int):
+            if past >= start:
+                return Call(lora, slots, self.values)
+            if past + length <= start:
+                return Call(lora, None, self.values)
+        position = past + torch.arange(length, device=slots.device)
+        first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
+        steered = (position >= first).expand(rows, length).reshape(-1)
+        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values)
+
+    def _repeat(self, factor: int, length: int) -> Tensor:
+        if factor * length == 1:
+            return self.row_slots
+        key = (factor, length)
+        if key not in self._rows:
+            self._rows = {key: self.row_slots.repeat_interleave(factor * length)}
+        return self._rows[key]
+
+
+class CallState:
+    """Shared by all patched layers of one model.
+
+    ``request`` belongs to the calling thread or task. ``call`` is set for the duration of one forward, under the lock: it is
+    a plain attribute, not a thread-local one, because torch.compile guards on the former and overlooks changes of the latter.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
+        self.call: Call | None = None
+
+
+def tokens_in_cache(cache: Any) -> int | Tensor:
+    """Tokens that a Hugging Face cache already holds; a device tensor for static caches (no host sync)."""
+    if cache is None:
+        return 0
+    length = cache.get_seq_length()
+    return length if isinstance(length, Tensor) else int(length)

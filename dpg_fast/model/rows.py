@@ -1,0 +1,54 @@
+"""Read the ``personality=`` of a call: one for all rows, or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from dpg_fast.personality import Character, Personality
+
+Row: TypeAlias = Personality | Character | None
+PersonalityLike: TypeAlias = Row | str | Mapping[str, float] | Tensor | Sequence[Row | str | Mapping[str, float]]
+
+
+def read_rows(value: PersonalityLike, rows: int) -> list[Row]:
+    """One personality for each of ``rows`` rows.
+
+    A single value (a Personality, a string such as ``"E+4 N-2"``, a mapping, a Character, a tensor [5], None) counts for all
+    rows; a sequence or a tensor [rows, 5] gives one for each.
+
+    Raises:
+        ValueError: another number of personalities than rows.
+        TypeError: something that is not a personality.
+    """
+    if isinstance(value, Tensor):
+        value = _from_tensor(value)
+    if isinstance(value, (list, tuple)):
+        if len(value) != rows:
+            raise ValueError(
+                f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all"
+            )
+        return [_read(item) for item in value]
+    return [_read(value)] * rows
+
+
+def _read(item: Any) -> Row:
+    if item is None or isinstance(item, (Personality, Character)):
+        return item
+    if isinstance(item, (str, Mapping)):
+        return Personality(item)
+    raise TypeError(
+        f"personality= takes a Personality, a Character, a string, a mapping or None, or a list of them; got "
+        f"{type(item).__name__}"
+    )
+
+
+def _from_tensor(scores: Tensor) -> Personality | list[Personality]:
+    if not scores.is_floating_point() or scores.dim() not in (1, 2) or scores.shape[-1] != 5:
+        raise ValueError(f"scores are a float tensor [5] or [rows, 5], got {scores.dtype} {list(scores.shape)}")
+    values = scores.detach().tolist()
+    if scores.dim() == 1:
+        return Personality.from_scores(values)
+    return [Personality.from_scores(row) for row in values]

@@ -1,0 +1,89 @@
+"""Slots: small rows on the device that hold what makes one personality, and the tokens that point to them.
+
+A slot holds a code for the A side and one for the B side of the bank, and ten steering strengths. Tokens carry the number of
+their slot, -1 for the base model. A new personality is one row written; the weights stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SlotValues(NamedTuple):
+    """Contents of n slots: codes_a and codes_b float32 [n, K], strengths float32 [n, 10]."""
+
+    codes_a: Tensor
+    codes_b: Tensor
+    strengths: Tensor
+
+
+class SlotTable:
+    """Persistent slots with least-recently-used replacement.
+
+    Args:
+        codes: K.
+        device: of the buffers.
+        capacity: slots at the start. When more distinct personalities are in use at once the buffers double, which moves
+            them; captured CUDA graphs then have to be captured again.
+    """
+
+    def __init__(self, codes: int, device: torch.device, capacity: int = 64) -> None:
+        self.values = SlotValues(
+            torch.zeros(capacity, codes, device=device),
+            torch.zeros(capacity, codes, device=device),
+            torch.zeros(capacity, 10, device=device),
+        )
+        self._slot: OrderedDict[Hashable, int] = OrderedDict()
+        self._pins: Counter[int] = Counter()
+        self._free = list(range(capacity - 1, -1, -1))
+
+    @property
+    def capacity(self) -> int:
+        return self.values.strengths.shape[0]
+
+    def acquire(self, items: Sequence[Hashable], fill: Callable[[list[Hashable]], SlotValues]) -> list[int]:
+        """Slots of ``items`` (distinct), pinned until :meth:`release`; ``fill`` computes those not yet there, in one call."""
+        slots: dict[Hashable, int] = {}
+        for item in items:
+            if item in self._slot:
+                slots[item] = self._slot[item]
+                self._slot.move_to_end(item)
+                self._pins[slots[item]] += 1
+        new = [item for item in items if item not in slots]
+        if new:
+            try:
+                values = fill(new)
+            except BaseException:
+                self.release(list(slots.values()))
+                raise
+            for item in new:
+                slots[item] = self._slot[item] = self._take()
+                self._pins[slots[item]] += 1
+            index = torch.tensor([slots[item] for item in new], device=self.values.strengths.device)
+            for buffer, rows in zip(self.values, values, strict=True):
+                buffer.index_copy_(0, index, rows.to(buffer))
+        return [slots[item] for item in items]
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Undo the pins of one :meth:`acquire`; the contents stay until the slot is needed."""
+        for slot in slots:
+            self._pins[slot] -= 1
+            if not self._pins[slot]:
+                del self._pins[slot]
+
+    def _take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        for item, slot in self._slot.items():
+            if not self._pins[slot]:
+                del self._slot[item]
+                return slot
+        old = self.capacity
+        self.values = SlotValues(*(torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values))
+        self._free = list(range(2 * old - 1, old, -1))
+        return old

@@ -1,0 +1,211 @@
+"""Give a model's linear layers and gated MLPs a personality-aware forward, and take it back.
+
+Modules keep their place, their parameters and their names: only their class changes, to a subclass made on the fly, so
+``state_dict`` keys, tied weights, quantised layers and device placement are untouched, and undoing it is exact.
+Without a call in progress the subclass runs the original forward, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpg_fast.architecture import Architecture, GatedMlp, split_gate_up, verify_gated_mlp
+from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_shrink, steered_gated_act
+from dpg_fast.model.request import CallState
+from dpg_fast.neurons import SteeringTable
+
+
+class LinearAdapter:
+    """The bank's part of one linear layer. ``A`` [K, r, d_in] and ``B`` [K, r, d_out] are in the layer's compute dtype."""
+
+    __slots__ = ("A", "B", "scale", "state")
+
+    def __init__(self, state: CallState, scale: float) -> None:
+        self.state = state
+        self.scale = scale
+        self.A: Tensor | None = None
+        self.B: Tensor | None = None
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y`` with this layer's low-rank delta for ``x`` added in place; untouched when no bank takes part in the call."""
+        call = self.state.call
+        if call is None or call.lora_slots is None:
+            return y
+        assert self.A is not None and self.B is not None
+        A, B, values = self.A, self.B, call.values
+        if y.dtype != A.dtype or x.dtype != A.dtype:  # under autocast the product's dtype is not the weights'
+            x, A, B = x.to(y.dtype), A.to(y.dtype), B.to(y.dtype)
+        return lora_add(y, x, A, B, values.codes_a, values.codes_b, call.lora_slots, self.scale)
+
+
+class MlpAdapter:
+    """Bank and steering of one gated MLP.
+
+    Attributes:
+        has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
+        partial: the bank's part when only one of them has.
+        A: [G, K, r, d_in], both A sides of gate and up (G = 2), or that of their merged product (G = 1).
+        B_gate, B_up: [K, r, I].
+        clamp_mask, add: this layer's rows of the steering table, or None.
+    """
+
+    __slots__ = ("A", "B_gate", "B_up", "add", "clamp_mask", "has_bank", "mlp", "partial", "scale", "state")
+
+    def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool) -> None:
+        self.state = state
+        self.mlp = mlp
+        self.scale = scale
+        self.has_bank = has_bank
+        self.partial: dict[str, LinearAdapter] = {}
+        self.A: Tensor | None = None
+        self.B_gate: Tensor | None = None
+        self.B_up: Tensor | None = None
+        self.clamp_mask: Tensor | None = None
+        self.add: Tensor | None = None
+
+    def activate(self, x: Tensor) -> Tensor:
+        """``steer(act(gate)) * up`` for the MLP's input ``x`` [..., d_in], [..., I]."""
+        call = self.state.call
+        assert call is not None
+        gate, up = split_gate_up(self.mlp, x)
+        lora = None
+        if call.lora_slots is not None:
+            if self.A is not None:
+                lora = self._ride_along(x, gate)
+            for name, adapter in self.partial.items():
+                if name == self.mlp.layout.gate:
+                    gate = adapter.add_to(gate, x)
+                else:
+                    up = adapter.add_to(up, x)
+        steering = None
+        if call.steer_slots is not None and self.clamp_mask is not None:
+            assert self.add is not None
+            steering = Steering(self.clamp_mask, self.add, call.values.strengths, call.steer_slots)
+        return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=steering)
+
+    def _ride_along(self, x: Tensor, gate: Tensor) -> GatedLora:
+        call = self.state.call
+        assert call is not None and call.lora_slots is not None
+        A, B_gate, B_up = self.A, self.B_gate, self.B_up
+        assert A is not None and B_gate is not None and B_up is not None
+        if gate.dtype != A.dtype or x.dtype != A.dtype:
+            x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
+        u = lora_shrink(x, A, call.values.codes_a, call.lora_slots)
+        return GatedLora(u[0], B_gate, u[-1], B_up, call.values.codes_b, call.lora_slots, self.scale)
+
+
+class PersonalityLinear(nn.Module):
+    """Mixin put in front of a linear layer's class."""
+
+    dpg_adapter: LinearAdapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)  # type: ignore[misc]
+        return self.dpg_adapter.add_to(y, x)
+
+
+class PersonalityMlp(nn.Module):
+    """Mixin put in front of a gated MLP's class."""
+
+    dpg_adapter: MlpAdapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        adapter = self.dpg_adapter
+        if adapter.state.call is None:
+            return super().forward(x)  # type: ignore[misc,no-any-return]
+        return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
+
+
+class Surgery:
+    """The changes made to one model.
+
+    Args:
+        architecture: of the model.
+        state: read by the changed layers.
+        sites: names of the linear layers that have a bank entry.
+        scale: of the bank.
+        steered: whether the MLPs steer neurons.
+
+    Raises:
+        UnsupportedArchitectureError: an MLP does not compute what its structure suggests; nothing is changed then.
+    """
+
+    def __init__(
+        self, architecture: Architecture, state: CallState, sites: Set[str], scale: float, steered: bool
+    ) -> None:
+        self.architecture = architecture
+        self.linear_adapters: dict[str, LinearAdapter] = {}
+        self.mlp_adapters: dict[int, MlpAdapter] = {}
+        self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+        verified: set[type] = set()
+        inside: set[str] = set()
+        patches: list[tuple[nn.Module, type[nn.Module], Any]] = []
+        for mlp in architecture.mlps:
+            names = {n: f"{mlp.name}.{n}" for n in mlp.layout.linears if n != mlp.layout.down}
+            adapted = {n: full for n, full in names.items() if full in sites}
+            inside.update(names.values())
+            if not (adapted or steered):
+                continue
+            if type(mlp.module) not in verified:
+                verify_gated_mlp(mlp)
+                verified.add(type(mlp.module))
+            adapter = MlpAdapter(state, mlp, scale, has_bank=len(adapted) == len(names))
+            if adapted and not adapter.has_bank:
+                adapter.partial = {n: LinearAdapter(state, scale) for n in adapted}
+                self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
+            self.mlp_adapters[mlp.layer] = adapter
+            patches.append((mlp.module, PersonalityMlp, adapter))
+        for name in sorted(sites):
+            if name in inside:
+                continue
+            linear_adapter = LinearAdapter(state, scale)
+            self.linear_adapters[name] = linear_adapter
+            patches.append((architecture.linears[name], PersonalityLinear, linear_adapter))
+        for module, mixin, part in patches:
+            original = type(module)
+            module.__class__ = _subclass(mixin, original)
+            module.dpg_adapter = part  # type: ignore[assignment]
+            self._changed.append((module, original))
+
+    def undo(self) -> None:
+        """Give every module its own class back."""
+        for module, original in self._changed:
+            module.__class__ = original
+            del module.__dict__["dpg_adapter"]
+        self._changed.clear()
+
+    def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
+        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device."""
+        for name, linear in self.linear_adapters.items():
+            linear.A, linear.B = pair(name)
+        for adapter in self.mlp_adapters.values():
+            self._set_mlp_bank(adapter, pair)
+
+    def _set_mlp_bank(self, adapter: MlpAdapter, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
+        mlp, layout = adapter.mlp, adapter.mlp.layout
+        if not adapter.has_bank:
+            return
+        if layout.merged is not None:
+            A, B = pair(f"{mlp.name}.{layout.merged}")
+            adapter.A = A[None]
+            adapter.B_gate, adapter.B_up = B[..., : mlp.intermediate], B[..., mlp.intermediate :]
+        else:
+            A_gate, adapter.B_gate = pair(f"{mlp.name}.{layout.gate}")
+            A_up, adapter.B_up = pair(f"{mlp.name}.{layout.up}")
+            adapter.A = torch.stack([A_gate, A_up])
+
+    def set_steering(self, table: SteeringTable, device: Any) -> None:
+        """Put the steering table's rows on the device."""
+        mask, add = table.clamp_mask.to(device), table.add.to(device)
+        for layer, adapter in self.mlp_adapters.items():
+            adapter.clamp_mask, adapter.add = mask[layer], add[layer]
+
+
+@lru_cache(maxsize=None)
+def _subclass(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
+    return type(f"{mixin.__name__}{original.__name__}", (mixin, original), {"__module__": __name__})

@@ -1,0 +1,107 @@
+"""The steering table: what the activation kernel adds and clamps, for ten poles, in every layer.
+
+Steering towards pole P with opposite Q, as NPTI (arXiv 2410.12327) does it: ``v = act(gate)``; neurons of Q are capped,
+``v = min(v, 0)``; then neurons of P get ``v += strength * p95 * sigmoid(10 * (diff - 0.15))``. The cap runs only in layers
+where P has a neuron. NPTI's random 90% mask is left out, so its gamma corresponds to ``strength = 0.9 * gamma`` here in
+expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpg_fast.files import write_atomically
+from dpg_fast.neurons.selection import FIELDS, PoleNeurons
+from dpg_fast.personality import POLES, Pole
+
+SCHEMA = "dpg_fast.neurons/1"
+
+
+class SteeringTable:
+    """Neuron lists of some or all poles, and the dense table made of them.
+
+    Args:
+        neurons: the neurons of each pole; poles that are missing cannot be steered to.
+        num_layers: L.
+        intermediate: I, neurons per layer.
+
+    Attributes:
+        clamp_mask: int16 [L, I]; bit p (see ``Pole.index``) is set when steering to pole p caps this neuron at zero.
+        add: float32 [L, 10, I]; what full strength of pole p adds.
+
+    Raises:
+        ValueError: a neuron lies outside the model, or a p95 is not finite.
+    """
+
+    def __init__(self, neurons: Mapping[Pole, PoleNeurons], num_layers: int, intermediate: int) -> None:
+        self.neurons = dict(neurons)
+        self.num_layers = num_layers
+        self.intermediate = intermediate
+        self.clamp_mask = torch.zeros(num_layers, intermediate, dtype=torch.int16)
+        self.add = torch.zeros(num_layers, len(POLES), intermediate, dtype=torch.float32)
+        for pole, chosen in self.neurons.items():
+            self._check(pole, chosen)
+            weight = chosen.p95 * torch.sigmoid(10 * (chosen.diff - 0.15))
+            self.add[chosen.layer.long(), pole.index, chosen.neuron.long()] = weight
+        for pole, chosen in self.neurons.items():
+            opposite = self.neurons.get(pole.opposite)
+            if opposite is None:
+                continue
+            capped = opposite.keep(torch.isin(opposite.layer, chosen.layer))
+            self.clamp_mask[capped.layer.long(), capped.neuron.long()] |= 1 << pole.index
+
+    def _check(self, pole: Pole, chosen: PoleNeurons) -> None:
+        if len(chosen) == 0:
+            return
+        for name, limit in (("layer", self.num_layers), ("neuron", self.intermediate)):
+            values = getattr(chosen, name)
+            if int(values.min()) < 0 or int(values.max()) >= limit:
+                raise ValueError(
+                    f"{pole}: {name} {int(values.max())} lies outside this model ({self.num_layers} layers of "
+                    f"{self.intermediate} neurons)"
+                )
+        bad = int((~torch.isfinite(chosen.p95)).sum())
+        if bad:
+            raise ValueError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
+
+    @property
+    def poles(self) -> tuple[Pole, ...]:
+        """The poles that can be steered to."""
+        return tuple(pole for pole in POLES if len(self.neurons.get(pole, ())) > 0)
+
+    def counts_per_layer(self) -> dict[Pole, Tensor]:
+        """int64 [L] for each pole: its neurons in each layer."""
+        return {p: torch.bincount(n.layer.long(), minlength=self.num_layers) for p, n in self.neurons.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the neuron lists as safetensors, atomically; the dense table is rebuilt on loading."""
+        tensors: dict[str, Tensor] = {
+            f"{pole}.{name}": getattr(chosen, name).contiguous() for pole, chosen in self.neurons.items() for name in FIELDS
+        }
+        metadata = {"schema": SCHEMA, "num_layers": str(self.num_layers), "intermediate": str(self.intermediate)}
+        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> SteeringTable:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file is not a steering table of a known schema.
+        """
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("schema") != SCHEMA:
+                raise ValueError(f"{path}: schema {metadata.get('schema')!r} is not {SCHEMA!r}")
+            stored = set(file.keys())
+            neurons = {
+                pole: PoleNeurons(*(file.get_tensor(f"{pole}.{name}") for name in FIELDS))
+                for pole in POLES
+                if f"{pole}.layer" in stored
+            }
+        return cls(neurons, int(metadata["num_layers"]), int(metadata["intermediate"]))

@@ -1,0 +1,55 @@
+"""Turn a system text and a conversation into a prompt of the model's own chat format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Message = dict[str, str]
+
+
+def with_system(tokenizer: Any, messages: Sequence[Message], system: str | None) -> list[Message]:
+    """``messages`` with ``system`` in front, or inside the first user turn where the chat template has no system role."""
+    conversation = [dict(message) for message in messages]
+    if not system:
+        return conversation
+    try:
+        tokenizer.apply_chat_template([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], tokenize=False)
+    except Exception as error:  # templates raise jinja2's own errors, whose types transformers does not re-export
+        if "system" not in str(error).lower():
+            raise
+        first = next(message for message in conversation if message["role"] == "user")
+        first["content"] = f"{system}\n\n{first['content']}"
+        return conversation
+    return [{"role": "system", "content": system}, *conversation]
+
+
+def chat_prompt(tokenizer: Any, messages: Sequence[Message], *, system: str | None = None) -> str:
+    """The text that asks the model for the next assistant turn.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        messages: turns as ``{"role": "user" | "assistant" | "system", "content": str}``.
+        system: an instruction put before them.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()")
+    text = tokenizer.apply_chat_template(
+        with_system(tokenizer, messages, system), tokenize=False, add_generation_prompt=True
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str], device: Any = None) -> Any:
+    """Left-padded ``input_ids`` and ``attention_mask`` [N, L] of finished prompts (no special tokens are added)."""
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        batch = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+    finally:
+        tokenizer.padding_side = side
+    return batch if device is None else batch.to(device)
