@@ -16,8 +16,8 @@ from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from .character import Character, finite_number
-from .traits import ACCEPTED, MINUS_SIGNS, POLES, TRAIT_OF_NAME, TRAITS, Pole, Trait
+from dpg_fast.character import Character, finite_number
+from dpg_fast.traits import ACCEPTED, MINUS_SIGNS, POLES, TRAIT_OF_NAME, TRAITS, Pole, Trait
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler

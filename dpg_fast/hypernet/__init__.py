@@ -6,11 +6,11 @@ are a bank of LoRA entries mixed by codes (`AdapterNetwork`).
 
 from __future__ import annotations
 
-from .bank import LoraBank
-from .config import HypernetConfig, Site, select_sites, sort_sites
-from .network import AdapterNetwork, HyperNetwork, StoredAdapters, from_config, from_peft
-from .peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
-from .trunk import ScoresEncoder, Trunk
+from dpg_fast.hypernet.bank import LoraBank
+from dpg_fast.hypernet.config import HypernetConfig, Site, select_sites, sort_sites
+from dpg_fast.hypernet.network import AdapterNetwork, HyperNetwork, StoredAdapters, from_config, from_peft
+from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
+from dpg_fast.hypernet.trunk import ScoresEncoder, Trunk
 
 __all__ = [
     "AdapterNetwork",

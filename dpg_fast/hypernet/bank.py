@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .config import Site, sort_sites
+from dpg_fast.hypernet.config import Site, sort_sites
 
 __all__ = ["LoraBank"]
 
@@ -91,13 +91,13 @@ class LoraBank(nn.Module):
 
     def _of(self, parameters: nn.ParameterDict, site: Site | str) -> nn.Parameter:
         name = site if isinstance(site, str) else site.name
-        try:
-            found: nn.Parameter = parameters[_encode(name)]
-        except KeyError:
+        key = _encode(name)
+        if key not in parameters:
             kinds = ", ".join(dict.fromkeys(s.kind for s in self.sites))
             raise KeyError(
                 f"no site {name!r} in the bank; it has {len(self.sites)} sites of the kinds {kinds}"
-            ) from None
+            )
+        found: nn.Parameter = parameters[key]
         return found
 
     def materialise(self, code_a: Tensor, code_b: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

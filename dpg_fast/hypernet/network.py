@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..personality import TRAITS, Character, Personality
-from .bank import LoraBank
-from .config import MAX_CODES, MAX_RANK, HypernetConfig, Site, select_sites, sort_sites
-from .peft_io import PeftFormatError, read_peft, write_peft
-from .trunk import ScoresEncoder, Trunk, mean_code_power
+from dpg_fast.hypernet.bank import LoraBank
+from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, Site, select_sites, sort_sites
+from dpg_fast.hypernet.peft_io import PeftFormatError, read_peft, write_peft
+from dpg_fast.hypernet.trunk import ScoresEncoder, Trunk, mean_code_power
+from dpg_fast.personality import TRAITS, Character, Personality
 
 __all__ = ["AdapterNetwork", "HyperNetwork", "StoredAdapters", "from_config", "from_peft"]
 

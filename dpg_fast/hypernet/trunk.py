@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..personality import MAX_SCORE, TRAITS
-from .config import SCORE_FEATURES
+from dpg_fast.hypernet.config import SCORE_FEATURES
+from dpg_fast.personality import MAX_SCORE, TRAITS
 
 __all__ = ["ScoresEncoder", "Trunk", "mean_code_power"]
 
