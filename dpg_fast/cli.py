@@ -60,14 +60,20 @@ def neurons_search(
     batch_size: Annotated[int, typer.Option(min=1)] = 24,
     minimum: Annotated[int, typer.Option(min=1, help="Neurons kept whatever their difference.")] = 2000,
     threshold: Annotated[float, typer.Option(help="Smallest difference in firing probability of further neurons.")] = 0.1,
-    strength: Annotated[float, typer.Option(min=0, help="Steering strength at level 5.")] = 1.0,
+    strength: Annotated[
+        list[float] | None, typer.Option(min=0, help="Steering strength at level 5: once, or ten times (O+ O- C+ ... N-).")
+    ] = None,
     seed: int = 0,
 ) -> None:
     """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
-    from dpg_fast.search_command import run_search
+    from dpg_fast.neurons import SearchSettings
+    from dpg_fast.search_command import SearchOptions, run_search
 
     try:
-        run_search(output, model, traits, repeats, max_new_tokens, batch_size, minimum, threshold, strength, seed)
+        settings = SearchSettings(
+            batch_size=batch_size, max_new_tokens=max_new_tokens, minimum=minimum, threshold=threshold, seed=seed
+        )
+        run_search(output, model, SearchOptions(traits, repeats, strength or (1.0,), settings))
     except (ValueError, ImportError, OSError) as error:
         typer.secho(f"dpg-fast neurons search: {error}", fg="red", err=True)
         raise typer.Exit(2) from None

