@@ -1,0 +1,303 @@
+// The Python module dpg_fast._C. The hot functions take torch tensors and read pointer, shape, strides and dtype through
+// the DLPack C exchange table of torch.Tensor (tens of nanoseconds per tensor, no torch headers). They answer False for
+// anything they do not serve, having touched nothing; the Python side then explains or takes another way.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/driver.h"
+#include "dpg/tensor_view.h"
+#if defined(DPG_CUDA)
+#include "dpg/cuda_api.h"
+#endif
+
+namespace py = pybind11;
+using namespace dpg;
+
+namespace {
+
+PyTypeObject* g_tensor = nullptr;
+PyTypeObject* g_parameter = nullptr;
+const dlpack::ExchangeApi* g_api = nullptr;
+
+// A call at least this large (multiply-adds) releases the GIL.
+constexpr int64_t kReleaseWork = 4'000'000;
+
+struct View : dlpack::Tensor {
+  // False: not a plain torch CPU tensor.
+  bool read(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    if (type != g_tensor && type != g_parameter) return false;
+    if (g_api->tensor_from_object(object, this) != 0) {
+      PyErr_Clear();
+      return false;
+    }
+    data = static_cast<char*>(data) + byte_offset;
+    return device.type == dlpack::kCPU && dtype.lanes == 1;
+  }
+  int64_t stride(int i) const {
+    if (strides) return strides[i];
+    int64_t s = 1;
+    for (int k = ndim - 1; k > i; --k) s *= shape[k];
+    return s;
+  }
+  bool is(uint8_t code, int bits) const { return dtype.code == code && dtype.bits == bits; }
+  bool float_type(DType* out) const {
+    if (is(dlpack::kFloat, 32)) return *out = kF32, true;
+    if (is(dlpack::kBfloat, 16)) return *out = kBF16, true;
+    if (is(dlpack::kFloat, 16)) return *out = kF16, true;
+    return false;
+  }
+  bool same_type(const View& o) const { return dtype.code == o.dtype.code && dtype.bits == o.dtype.bits; }
+  bool contiguous() const {
+    int64_t expect = 1;
+    for (int i = ndim - 1; i >= 0; --i) {
+      if (shape[i] == 0) return true;
+      if (shape[i] != 1 && stride(i) != expect) return false;
+      expect *= shape[i];
+    }
+    return true;
+  }
+  // [..., width] as rows of unit inner stride, evenly spaced.
+  bool rows(int64_t* count, int64_t* width, cpu::Matrix* out) const {
+    if (ndim < 1) return false;
+    const int last = ndim - 1;
+    *width = shape[last];
+    if (*width > 1 && stride(last) != 1) return false;
+    int64_t n = 1, ld = *width;
+    for (int i = last - 1; i >= 0; --i) {
+      if (shape[i] != 1) {
+        if (n == 1)
+          ld = stride(i);
+        else if (shape[i] != 0 && n != 0 && stride(i) != ld * n)
+          return false;
+        n *= shape[i];
+      }
+    }
+    *count = n;
+    *out = {data, ld};
+    return true;
+  }
+  // [K, r, d]: K*r rows of unit inner stride, evenly spaced.
+  bool bank(int64_t* K, int64_t* r, int64_t* d, cpu::Matrix* out) const {
+    if (ndim != 3) return false;
+    int64_t n;
+    *K = shape[0];
+    *r = shape[1];
+    return rows(&n, d, out);
+  }
+  bool table(int64_t* count, int64_t width) const {  // float32 [*, width], contiguous
+    *count = ndim == 2 ? shape[0] : 0;
+    return ndim == 2 && shape[1] == width && is(dlpack::kFloat, 32) && contiguous();
+  }
+  bool slot_list(int64_t T) const {
+    return ndim == 1 && shape[0] == T && is(dlpack::kInt, 32) && (T <= 1 || stride(0) == 1);
+  }
+};
+
+PyObject* finish(cpu::Status status) {
+  if (status == cpu::Status::bad_slot) {
+    PyErr_SetString(PyExc_IndexError, "slots must lie in [-1, rows of the code or strength table)");
+    return nullptr;
+  }
+  Py_RETURN_TRUE;
+}
+
+template <class Fn>
+PyObject* call(int64_t work, const Fn& fn) {
+  cpu::Status status;
+  if (work >= kReleaseWork) {
+    py::gil_scoped_release release;
+    status = fn();
+  } else {
+    status = fn();
+  }
+  return finish(status);
+}
+
+bool scale_of(PyObject* object, float* out) {
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    return false;
+  }
+  *out = static_cast<float>(value);
+  return true;
+}
+
+// (y, x, A, B, codes_a, codes_b, slots, scale)
+PyObject* py_lora_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View y, x, A, B, ca, cb, slots;
+  if (n != 8 || !g_api || !y.read(a[0]) || !x.read(a[1]) || !A.read(a[2]) || !B.read(a[3]) || !ca.read(a[4]) ||
+      !cb.read(a[5]) || !slots.read(a[6]))
+    Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix ym, xm, bm;
+  int64_t ty, tx, d_in, d_out, K, r, db, sa, sb;
+  float scale;
+  if (!y.float_type(&type) || !y.same_type(x) || !y.same_type(A) || !y.same_type(B) || !y.rows(&ty, &d_out, &ym) ||
+      !x.rows(&tx, &d_in, &xm) || ty != tx || !B.bank(&K, &r, &db, &bm) || db != d_out || A.ndim != 3 ||
+      A.shape[0] != K || A.shape[1] != r || A.shape[2] != d_in || !A.contiguous() || !ca.table(&sa, K) ||
+      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale))
+    Py_RETURN_FALSE;
+  return call(ty * K * r * (d_in + d_out), [&] {
+    return cpu::lora_add(type, ym, xm, A.data, bm, {static_cast<float*>(ca.data), sa}, {static_cast<float*>(cb.data), sb},
+                         static_cast<int32_t*>(slots.data), scale, ty, K, r, d_in, d_out);
+  });
+}
+
+// (u, x, A, codes, slots): u float32 [T, r] or [G, T, r]
+PyObject* py_lora_shrink(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View u, x, A, codes, slots;
+  if (n != 5 || !g_api || !u.read(a[0]) || !x.read(a[1]) || !A.read(a[2]) || !codes.read(a[3]) || !slots.read(a[4]))
+    Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix xm;
+  int64_t T, d, S;
+  const int lead = A.ndim - 3;
+  if ((lead != 0 && lead != 1) || !x.float_type(&type) || !x.same_type(A) || !x.rows(&T, &d, &xm) || !A.contiguous())
+    Py_RETURN_FALSE;
+  const int64_t groups = lead ? A.shape[0] : 1, K = A.shape[lead], r = A.shape[lead + 1];
+  if (A.shape[lead + 2] != d || !codes.table(&S, K) || !slots.slot_list(T) || !u.is(dlpack::kFloat, 32) ||
+      !u.contiguous() || u.ndim != 2 + lead || u.shape[lead] != T || u.shape[lead + 1] != r ||
+      (lead && u.shape[0] != groups))
+    Py_RETURN_FALSE;
+  return call(T * groups * K * r * d, [&] {
+    return cpu::lora_shrink(type, xm, A.data, {static_cast<float*>(codes.data), S}, static_cast<int32_t*>(slots.data),
+                            static_cast<float*>(u.data), T, groups, K, r, d);
+  });
+}
+
+// (y, u, B, codes, slots, scale)
+PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View y, u, B, codes, slots;
+  if (n != 6 || !g_api || !y.read(a[0]) || !u.read(a[1]) || !B.read(a[2]) || !codes.read(a[3]) || !slots.read(a[4]))
+    Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix ym, bm;
+  int64_t T, d, K, r, db, S, tu;
+  float scale;
+  if (!y.float_type(&type) || !y.same_type(B) || !y.rows(&T, &d, &ym) || !B.bank(&K, &r, &db, &bm) || db != d ||
+      !u.table(&tu, r) || tu != T || !codes.table(&S, K) || !slots.slot_list(T) || !scale_of(a[5], &scale))
+    Py_RETURN_FALSE;
+  return call(T * K * r * d, [&] {
+    return cpu::lora_expand_add(type, ym, static_cast<float*>(u.data), bm, {static_cast<float*>(codes.data), S},
+                                static_cast<int32_t*>(slots.data), scale, T, K, r, d);
+  });
+}
+
+// (h, gate, up, act, u_gate, B_gate, u_up, B_up, codes, slots, scale, clamp_mask, add, strengths, steer_slots)
+// u_gate None: no expands. u_up None: u_gate holds both, [2, T, r]. clamp_mask None: no steering.
+PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View h, gate, up;
+  if (n != 15 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix hm, gm, um;
+  int64_t T, width, tu, wu, th, wh;
+  const long act = PyLong_AsLong(a[3]);
+  if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.same_type(up) || !gate.same_type(h) ||
+      !gate.rows(&T, &width, &gm) || !up.rows(&tu, &wu, &um) || !h.rows(&th, &wh, &hm) || tu != T || th != T ||
+      wu != width || wh != width)
+    Py_RETURN_FALSE;
+
+  cpu::GatedLora lora{};
+  const bool has_lora = a[4] != Py_None;
+  if (has_lora) {
+    View ug, bg, uu, bu, codes, slots;
+    const bool packed = a[6] == Py_None;
+    if (!ug.read(a[4]) || !bg.read(a[5]) || (!packed && !uu.read(a[6])) || !bu.read(a[7]) || !codes.read(a[8]) ||
+        !slots.read(a[9]))
+      Py_RETURN_FALSE;
+    int64_t K2, r2, dg, du, count;
+    if (!bg.bank(&lora.K, &lora.r, &dg, &lora.gate.B) || !bu.bank(&K2, &r2, &du, &lora.up.B) || K2 != lora.K ||
+        r2 != lora.r || dg != width || du != width || !bg.same_type(gate) || !bu.same_type(gate) ||
+        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(T) || !scale_of(a[10], &lora.scale))
+      Py_RETURN_FALSE;
+    lora.gate.u = static_cast<float*>(ug.data);
+    if (packed) {
+      if (ug.ndim != 3 || ug.shape[0] != 2 || ug.shape[1] != T || ug.shape[2] != lora.r ||
+          !ug.is(dlpack::kFloat, 32) || !ug.contiguous())
+        Py_RETURN_FALSE;
+      lora.up.u = lora.gate.u + T * lora.r;
+    } else {
+      if (!ug.table(&count, lora.r) || count != T || !uu.table(&count, lora.r) || count != T) Py_RETURN_FALSE;
+      lora.up.u = static_cast<float*>(uu.data);
+    }
+    lora.codes.data = static_cast<float*>(codes.data);
+    lora.slots = static_cast<int32_t*>(slots.data);
+  }
+
+  cpu::Steering steering{};
+  const bool has_steering = a[11] != Py_None;
+  if (has_steering) {
+    View mask, add, strengths, slots;
+    if (!mask.read(a[11]) || !add.read(a[12]) || !strengths.read(a[13]) || !slots.read(a[14])) Py_RETURN_FALSE;
+    int64_t poles;
+    if (mask.ndim != 1 || mask.shape[0] != width || !mask.is(dlpack::kInt, 16) || !mask.contiguous() ||
+        !add.table(&poles, width) || poles != kPoles || !strengths.table(&steering.strengths.rows, kPoles) ||
+        !slots.slot_list(T))
+      Py_RETURN_FALSE;
+    steering.clamp_mask = static_cast<int16_t*>(mask.data);
+    steering.add = static_cast<float*>(add.data);
+    steering.strengths.data = static_cast<float*>(strengths.data);
+    steering.slots = static_cast<int32_t*>(slots.data);
+  }
+  return call(T * width * (2 * lora.K * lora.r + 16), [&] {
+    return cpu::steered_gated_act(type, static_cast<Act>(act), gm, um, hm, has_lora ? &lora : nullptr,
+                                  has_steering ? &steering : nullptr, T, width);
+  });
+}
+
+PyMethodDef kHot[] = {
+    {"lora_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_add)), METH_FASTCALL, nullptr},
+    {"lora_shrink", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_shrink)), METH_FASTCALL, nullptr},
+    {"lora_expand_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_expand_add)), METH_FASTCALL,
+     nullptr},
+    {"steered_gated_act", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act)), METH_FASTCALL,
+     nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+// Learns the tensor types. False: this torch has no DLPack C exchange table of a version known here.
+bool bind_torch(py::object tensor, py::object parameter) {
+  g_api = nullptr;
+  if (!py::hasattr(tensor, "__dlpack_c_exchange_api__")) return false;
+  py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!api) {
+    PyErr_Clear();
+    return false;
+  }
+  while (api && api->header.version.major != 1)
+    api = reinterpret_cast<const dlpack::ExchangeApi*>(api->header.previous);
+  if (!api || !api->tensor_from_object) return false;
+  g_tensor = reinterpret_cast<PyTypeObject*>(tensor.release().ptr());
+  g_parameter = reinterpret_cast<PyTypeObject*>(parameter.release().ptr());
+  g_api = api;
+  return true;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of dpg_fast";
+  PyModule_AddFunctions(m.ptr(), kHot);
+  m.def("bind_torch", &bind_torch);
+  m.def("compiled_isas", &cpu::compiled_isas);
+  m.def("supported_isas", &cpu::supported_isas);
+  m.def("current_isa", &cpu::current_isa);
+  m.def("set_isa", &cpu::set_isa);
+  m.def("parallel_threshold", &cpu::parallel_threshold);
+  m.def("set_parallel_threshold", &cpu::set_parallel_threshold);
+  m.attr("compiler") = DPG_COMPILER;
+  m.attr("cuda_archs") = DPG_CUDA_ARCHS;
+  m.attr("version") = DPG_VERSION;
+#if defined(_OPENMP) || defined(DPG_OPENMP)
+  m.attr("openmp") = true;
+#else
+  m.attr("openmp") = false;
+#endif
+#if defined(DPG_CUDA)
+  bind_cuda(m);
+#endif
+}

@@ -1,0 +1,69 @@
+// Arguments of the CPU kernels, and the table of functions that each instruction-set translation unit fills.
+#pragma once
+#include "dpg/types.h"
+
+namespace dpg {
+namespace cpu {
+
+// u[g, t, j] = sum_k codes[slots[t], k] * (A[g, k, j] . x[t]) for the tokens t listed in rows.
+// With coef set the result goes, already spread over the bank, to coef[i, k*r + j] = scale * codes_b[slots[t], k] * u.
+struct Shrink {
+  const void* x;
+  int64_t ldx;
+  const void* A;
+  const float* codes;
+  const int32_t* slots;
+  const int32_t* rows;
+  int64_t n, groups, K, r, d;
+  float* u;
+  int64_t u_group;  // elements between groups of u
+  float* coef;
+  const float* codes_b;
+  float scale;
+};
+
+// y[rows[i]] += sum_kj coef[i, kj] * B[kj]
+struct Expand {
+  void* y;
+  int64_t ldy;
+  const int32_t* rows;
+  const void* B;
+  int64_t ldb, kr;
+  const float* coef;
+};
+
+// h[rows[i]] = gated activation; with coef_gate set the two expands ride along.
+struct Gated {
+  const void *gate, *up;
+  void* h;
+  int64_t ldg, ldu, ldh;
+  const int32_t* rows;
+  const void *B_gate, *B_up;
+  int64_t ldb_gate, ldb_up, kr;
+  const float *coef_gate, *coef_up;
+  const int16_t* clamp_mask;
+  const float* add;
+  int64_t ld_add;
+  const SteerRow* steer;  // indexed by token; null without steering
+};
+
+struct Kernels {
+  const char* isa;
+  int64_t col_unit;    // columns are split over threads in multiples of this
+  int64_t shrink_tile;  // tokens per unit of shrink work
+  // units are (group, j, token tile), token tile fastest
+  void (*shrink[kDTypes])(const Shrink&, int64_t unit0, int64_t unit1);
+  // columns [c0, c1), entries [i0, i1) of rows
+  void (*expand[kDTypes])(const Expand&, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
+  void (*gated[kDTypes])(const Gated&, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
+};
+
+const Kernels& kernels_generic();
+#if defined(DPG_X86)
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();
+#endif
+
+}  // namespace cpu
+}  // namespace dpg

@@ -1,0 +1,65 @@
+// What the bindings call: picks the instruction set, sorts out slots, splits the work over threads.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "cpu/args.h"
+
+namespace dpg {
+namespace cpu {
+
+enum class Status { ok, bad_slot };
+
+struct Matrix {
+  void* data;
+  int64_t ld;  // elements between rows
+};
+
+// Token -> row of the code table. Slots outside [-1, rows) are reported, never read.
+struct Codes {
+  const float* data;
+  int64_t rows;
+};
+
+Status lora_shrink(DType type, Matrix x, const void* A, Codes codes, const int32_t* slots, float* u, int64_t T,
+                   int64_t groups, int64_t K, int64_t r, int64_t d);
+
+Status lora_expand_add(DType type, Matrix y, const float* u, Matrix B, Codes codes, const int32_t* slots, float scale,
+                       int64_t T, int64_t K, int64_t r, int64_t d);
+
+Status lora_add(DType type, Matrix y, Matrix x, const void* A, Matrix B, Codes codes_a, Codes codes_b,
+                const int32_t* slots, float scale, int64_t T, int64_t K, int64_t r, int64_t d_in, int64_t d_out);
+
+struct LoraSide {
+  const float* u;  // [T, r]
+  Matrix B;
+};
+struct GatedLora {
+  LoraSide gate, up;
+  Codes codes;
+  const int32_t* slots;
+  float scale;
+  int64_t K, r;
+};
+struct Steering {
+  const int16_t* clamp_mask;
+  const float* add;  // [10, width]
+  Codes strengths;   // [S, 10]
+  const int32_t* slots;
+};
+// lora and steering may be null.
+Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
+                         const Steering* steering, int64_t T, int64_t width);
+
+// Instruction sets compiled in and supported by this machine, weakest first.
+std::vector<std::string> supported_isas();
+std::vector<std::string> compiled_isas();
+std::string current_isa();
+bool set_isa(const std::string& name);  // false: unknown or unsupported
+
+// Work (multiply-adds) below which a call stays on the calling thread.
+int64_t parallel_threshold();
+void set_parallel_threshold(int64_t work);
+
+}  // namespace cpu
+}  // namespace dpg

@@ -1,0 +1,318 @@
+// The CPU kernels, written once over VF (the SIMD type of the including translation unit).
+//
+// Every sum runs in one fixed order per token, whatever tile the token falls into: along d in the lanes of one
+// accumulator, then over k, then across lanes (shrink); over the bank rows in order (expand). So a token's result
+// depends neither on its neighbours nor on the number of threads.
+#pragma once
+#include "cpu/args.h"
+
+namespace dpg {
+namespace DPG_NS {
+namespace {
+
+using cpu::Expand;
+using cpu::Gated;
+using cpu::Shrink;
+
+DPG_FN int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// ---- shrink ----------------------------------------------------------------------------------------------------------
+
+// sum[t] += code[t][k] * (a_k . x_t), lanes kept apart, for TT tokens and KB consecutive bank entries
+template <class T, int TT, int KB>
+__attribute__((noinline)) void dot_block(const T* const* x, const T* a, int64_t stride, int64_t d, const float* const* code, VF* sum) {
+  VF acc[TT][KB];
+#pragma GCC unroll 8
+  for (int t = 0; t < TT; ++t)
+#pragma GCC unroll 8
+    for (int k = 0; k < KB; ++k) acc[t][k] = VF(0.0f);
+  int64_t i = 0;
+  for (; i + Dot<T>::step <= d; i += Dot<T>::step) {
+    typename Dot<T>::R xv[TT];
+#pragma GCC unroll 8
+    for (int t = 0; t < TT; ++t) xv[t] = Dot<T>::load(x[t] + i);
+#pragma GCC unroll 8
+    for (int k = 0; k < KB; ++k) {
+      const typename Dot<T>::R av = Dot<T>::load(a + k * stride + i);
+#pragma GCC unroll 8
+      for (int t = 0; t < TT; ++t) acc[t][k] = Dot<T>::mac(acc[t][k], xv[t], av);
+    }
+  }
+  if (i < d) {
+    const int rest = static_cast<int>(d - i);
+    typename Dot<T>::R xv[TT];
+#pragma GCC unroll 8
+    for (int t = 0; t < TT; ++t) xv[t] = Dot<T>::load_n(x[t] + i, rest);
+#pragma GCC unroll 8
+    for (int k = 0; k < KB; ++k) {
+      const typename Dot<T>::R av = Dot<T>::load_n(a + k * stride + i, rest);
+#pragma GCC unroll 8
+      for (int t = 0; t < TT; ++t) acc[t][k] = Dot<T>::mac(acc[t][k], xv[t], av);
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < KB; ++k)
+#pragma GCC unroll 8
+    for (int t = 0; t < TT; ++t) sum[t] = vfma(VF(code[t][k]), acc[t][k], sum[t]);
+}
+
+template <class T, int TT>
+void shrink_tile(const Shrink& p, int64_t g, int64_t j, int64_t i) {
+  const T* x[TT];
+  const float* code[TT];
+  VF sum[TT];
+  for (int t = 0; t < TT; ++t) {
+    const int64_t row = p.rows[i + t];
+    x[t] = static_cast<const T*>(p.x) + row * p.ldx;
+    code[t] = p.codes + p.slots[row] * p.K;
+    sum[t] = VF(0.0f);
+  }
+  const int64_t stride = p.r * p.d;
+  const T* a = static_cast<const T*>(p.A) + (g * p.K * p.r + j) * p.d;
+  int64_t k = 0;
+  while (k < p.K) {
+    const int64_t left = p.K - k;
+    const int64_t block = left >= kDotK ? kDotK : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    if (block == kDotK)
+      dot_block<T, TT, kDotK>(x, a, stride, p.d, code, sum);
+    else if (block == 4)
+      dot_block<T, TT, 4>(x, a, stride, p.d, code, sum);
+    else if (block == 2)
+      dot_block<T, TT, 2>(x, a, stride, p.d, code, sum);
+    else
+      dot_block<T, TT, 1>(x, a, stride, p.d, code, sum);
+    k += block;
+    a += block * stride;
+    for (int t = 0; t < TT; ++t) code[t] += block;
+  }
+  for (int t = 0; t < TT; ++t) {
+    const int64_t row = p.rows[i + t];
+    const float value = vsum(sum[t]);
+    if (p.coef) {
+      const float* b = p.codes_b + p.slots[row] * p.K;
+      float* c = p.coef + (i + t) * p.K * p.r + j;
+      for (int64_t e = 0; e < p.K; ++e) c[e * p.r] = (p.scale * b[e]) * value;
+    } else {
+      p.u[g * p.u_group + row * p.r + j] = value;
+    }
+  }
+}
+
+template <class T>
+void shrink(const Shrink& p, int64_t unit0, int64_t unit1) {
+  const int64_t tiles = (p.n + kDotT - 1) / kDotT;
+  for (int64_t unit = unit0; unit < unit1; ++unit) {
+    const int64_t row = unit / tiles;
+    const int64_t g = row / p.r, j = row % p.r;
+    int64_t i = (unit % tiles) * kDotT;
+    const int64_t end = least(i + kDotT, p.n);
+    if (kDotT == 4 && end - i == 4) {
+      shrink_tile<T, 4>(p, g, j, i);
+      continue;
+    }
+    if (end - i >= 2) {
+      shrink_tile<T, 2>(p, g, j, i);
+      i += 2;
+    }
+    if (i < end) shrink_tile<T, 1>(p, g, j, i);
+  }
+}
+
+// ---- expand ----------------------------------------------------------------------------------------------------------
+
+// Where a block reads and writes: row t of the block is base + row(i + t) * ld, all at column 0.
+template <class T>
+struct Rows {
+  T* base;
+  int64_t ld;
+  const int32_t* index;  // null: rows lie one after another
+  DPG_FN T* at(int64_t i) const { return base + (index ? static_cast<int64_t>(index[i]) : i) * ld; }
+};
+
+// out[i + t] = round(in[i + t] + sum_kj coef[i + t, kj] * B[kj]) over the NV vectors (or the first `rest` lanes) at
+// column c. `ahead` elements on lie the columns that come next; they are fetched early.
+template <class T, int TT, int NV, bool TAIL>
+__attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const T* b, int64_t ldb, const float* coef,
+                                            int64_t kr, int64_t ahead, int rest) {
+  VF acc[TT][NV];
+#pragma GCC unroll 8
+  for (int t = 0; t < TT; ++t)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) acc[t][v] = VF(0.0f);
+  for (int64_t e = 0; e < kr; ++e, b += ldb) {
+    VF bv[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) bv[v] = TAIL ? vload_n(b + v * VF::N, rest) : vload(b + v * VF::N);
+#pragma GCC unroll 8
+    for (int64_t line = 0; line < NV * VF::N; line += 64 / static_cast<int>(sizeof(T))) prefetch(b + ahead + line);
+#pragma GCC unroll 8
+    for (int t = 0; t < TT; ++t) {
+      const VF c(coef[t * kr + e]);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) acc[t][v] = vfma(c, bv[v], acc[t][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < TT; ++t) {
+    const T* from = in.at(t);
+    T* to = out.at(t);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      if (TAIL)
+        vstore_n(to, vload_n(from, rest) + acc[t][v], rest);
+      else
+        vstore(to + v * VF::N, vload(from + v * VF::N) + acc[t][v]);
+    }
+  }
+}
+
+constexpr int kMaxVectors = 8;
+
+// Walks columns [c0, c1) in blocks of NV vectors, then narrower ones, then a partial vector.
+template <int NV, class Body>
+void over_columns(int64_t c0, int64_t c1, const Body& body) {
+  int64_t c = c0;
+  for (; c + NV * VF::N <= c1; c += NV * VF::N) body.template block<NV, false>(c, 0);
+  if constexpr (NV > 1) {
+    if (c < c1) over_columns<NV / 2>(c, c1, body);
+  } else {
+    if (c < c1) body.template block<1, true>(c, static_cast<int>(c1 - c));
+  }
+}
+
+// Splits tokens [i0, i1) into tiles of TT and then of TT/2, ..., 1.
+template <template <int> class Tiles, class Args, int TT>
+void over_tokens(const Args& p, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
+  constexpr int NV = kTileRegs / TT < kMaxVectors ? kTileRegs / TT : kMaxVectors;
+  const int64_t whole = (i1 - i0) / TT * TT;
+  if (whole) over_columns<NV>(c0, c1, Tiles<TT>{p, i0, i0 + whole, c1});
+  if constexpr (TT > 1) {
+    if (i0 + whole < i1) over_tokens<Tiles, Args, TT / 2>(p, c0, c1, i0 + whole, i1);
+  }
+}
+
+template <class T>
+struct ExpandOf {
+  template <int TT>
+  struct Tiles {
+    const Expand& p;
+    int64_t i0, i1, c1;
+    template <int NV, bool TAIL>
+    void block(int64_t c, int rest) const {
+      const int64_t next = NV * VF::N;
+      T* y = static_cast<T*>(p.y) + c;
+      for (int64_t i = i0; i < i1; i += TT) {
+        const int64_t ahead = !TAIL && i == i0 && c + next < c1 ? next : 0;
+        expand_block<T, TT, NV, TAIL>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, static_cast<const T*>(p.B) + c,
+                                      p.ldb, p.coef + i * p.kr, p.kr, ahead, rest);
+      }
+    }
+  };
+};
+
+template <class T>
+void expand(const Expand& p, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
+  over_tokens<ExpandOf<T>::template Tiles, Expand, kTileT>(p, c0, c1, i0, i1);
+}
+
+// ---- gated activation ------------------------------------------------------------------------------------------------
+
+// n columns, the first of them column c of the layer, of one token
+template <class T, int ACT>
+__attribute__((noinline)) void act_row(const Gated& p, const T* gate, const T* up, T* h, const SteerRow* steer,
+                                       int64_t c, int64_t n) {
+  if (!steer || !steer->count) {
+    int64_t i = 0;
+    for (; i + VF::N <= n; i += VF::N) vstore(h + i, gated<T, ACT>(vload(gate + i), vload(up + i)));
+    if (i < n) {
+      const int rest = static_cast<int>(n - i);
+      vstore_n(h + i, gated<T, ACT>(vload_n(gate + i, rest), vload_n(up + i, rest)), rest);
+    }
+    return;
+  }
+  const int16_t* mask = p.clamp_mask + c;
+  const float* table = p.add + c;
+  int64_t i = 0;
+  for (; i + VF::N <= n; i += VF::N) {
+    VF add(0.0f);
+    for (int e = 0; e < steer->count; ++e)
+      add = vfma(VF(steer->strength[e]), vload(table + steer->pole[e] * p.ld_add + i), add);
+    vstore(h + i, gated_steered<T, ACT>(vload(gate + i), vload(up + i), vbound(mask + i, steer->bits, VF::N), add));
+  }
+  if (i < n) {
+    const int rest = static_cast<int>(n - i);
+    VF add(0.0f);
+    for (int e = 0; e < steer->count; ++e)
+      add = vfma(VF(steer->strength[e]), vload_n(table + steer->pole[e] * p.ld_add + i, rest), add);
+    vstore_n(h + i,
+             gated_steered<T, ACT>(vload_n(gate + i, rest), vload_n(up + i, rest), vbound(mask + i, steer->bits, rest), add),
+             rest);
+  }
+}
+
+template <class T>
+using ActRow = void (*)(const Gated&, const T*, const T*, T*, const SteerRow*, int64_t, int64_t);
+
+template <class T>
+struct GatedJob {
+  const Gated& p;
+  ActRow<T> act;
+};
+
+template <class T>
+struct GatedOf {
+  template <int TT>
+  struct Tiles {
+    const GatedJob<T>& job;
+    int64_t i0, i1, c1;
+    template <int NV, bool TAIL>
+    void block(int64_t c, int rest) const {
+      const Gated& p = job.p;
+      constexpr int64_t width = NV * VF::N;
+      alignas(64) T gate[TT * width], up[TT * width];
+      const int64_t n = TAIL ? rest : width;
+      for (int64_t i = i0; i < i1; i += TT) {
+        const int64_t ahead = !TAIL && i == i0 && c + width < c1 ? width : 0;
+        expand_block<T, TT, NV, TAIL>({static_cast<const T*>(p.gate) + c, p.ldg, p.rows + i}, {gate, width, nullptr},
+                                      static_cast<const T*>(p.B_gate) + c, p.ldb_gate, p.coef_gate + i * p.kr, p.kr,
+                                      ahead, rest);
+        expand_block<T, TT, NV, TAIL>({static_cast<const T*>(p.up) + c, p.ldu, p.rows + i}, {up, width, nullptr},
+                                      static_cast<const T*>(p.B_up) + c, p.ldb_up, p.coef_up + i * p.kr, p.kr, ahead,
+                                      rest);
+        for (int t = 0; t < TT; ++t) {
+          const int64_t row = p.rows[i + t];
+          job.act(p, gate + t * width, up + t * width, static_cast<T*>(p.h) + row * p.ldh + c,
+                  p.steer ? p.steer + row : nullptr, c, n);
+        }
+      }
+    }
+  };
+};
+
+template <class T>
+void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
+  const ActRow<T> table[kActs] = {act_row<T, kSilu>, act_row<T, kGeluTanh>, act_row<T, kGelu>};
+  const GatedJob<T> job{p, table[act]};
+  if (p.coef_gate) {
+    over_tokens<GatedOf<T>::template Tiles, GatedJob<T>, kTileT>(job, c0, c1, i0, i1);
+    return;
+  }
+  for (int64_t i = i0; i < i1; ++i) {
+    const int64_t row = p.rows[i];
+    job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c0, static_cast<const T*>(p.up) + row * p.ldu + c0,
+            static_cast<T*>(p.h) + row * p.ldh + c0, p.steer ? p.steer + row : nullptr, c0, c1 - c0);
+  }
+}
+
+const cpu::Kernels kTable = {
+    DPG_ISA_NAME,
+    2 * VF::N < 32 ? 32 : 2 * VF::N,
+    kDotT,
+    {shrink<float>, shrink<bf16>, shrink<f16>},
+    {expand<float>, expand<bf16>, expand<f16>},
+    {gated_act<float>, gated_act<bf16>, gated_act<f16>},
+};
+
+}  // namespace
+}  // namespace DPG_NS
+}  // namespace dpg

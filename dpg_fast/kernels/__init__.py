@@ -1,0 +1,38 @@
+"""Kernels: multi-personality LoRA banks and steered gated activations.
+
+Tokens point to slots (int32, -1: as the base model has it), slots hold the codes that combine a bank of K rank-r LoRA
+pairs, and steering strengths. Each op has a reference in plain PyTorch beside it, which is its definition.
+"""
+
+from __future__ import annotations
+
+from dpg_fast.kernels._cpu import isas, set_isa, use_isa
+from dpg_fast.kernels.dispatch import build_info, explain, force_backend, forced_backend, use_backend
+from dpg_fast.kernels.lora_add import lora_add, lora_add_reference
+from dpg_fast.kernels.lora_expand_add import lora_expand_add, lora_expand_add_reference
+from dpg_fast.kernels.lora_shrink import lora_shrink, lora_shrink_reference
+from dpg_fast.kernels.steered_gated_act import steered_gated_act, steered_gated_act_reference
+from dpg_fast.kernels.types import ACTIVATIONS, POLES, GatedLora, Steering
+
+__all__ = [
+    "ACTIVATIONS",
+    "POLES",
+    "GatedLora",
+    "Steering",
+    "build_info",
+    "explain",
+    "force_backend",
+    "forced_backend",
+    "isas",
+    "lora_add",
+    "lora_add_reference",
+    "lora_expand_add",
+    "lora_expand_add_reference",
+    "lora_shrink",
+    "lora_shrink_reference",
+    "set_isa",
+    "steered_gated_act",
+    "steered_gated_act_reference",
+    "use_backend",
+    "use_isa",
+]
