@@ -1,7 +1,7 @@
 """Kernels: multi-personality LoRA banks and steered gated activations.
 
-Tokens point to slots (int32, -1: as the base model has it), slots hold the codes that combine a bank of K rank-r LoRA
-pairs, and steering strengths. Each op has a reference in plain PyTorch beside it, which is its definition.
+Tokens point to slots (int32, -1: as the base model has it); slots hold steering strengths, and the codes that
+combine a bank of K rank-r LoRA pairs. Each op's definition stands beside it: a reference in plain PyTorch.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ def as_rows(name: str, t: torch.Tensor) -> torch.Tensor:
     if t.dim() < 1:
         raise ValueError(f"{name} must have at least one dimension, got a scalar")
     if t.shape[-1] > 1 and t.stride(-1) != 1:
-        raise ValueError(f"{name} must have unit stride in its last dimension, got strides {tuple(t.stride())}")
+        raise ValueError(
+            f"{name} must have unit stride in its last dimension, got strides {tuple(t.stride())}"
+        )
     if t.dim() == 2:
         return t
     try:
@@ -66,7 +68,9 @@ def check_device(reference: torch.Tensor, **tensors: torch.Tensor) -> None:
 def check_contiguous(name: str, t: torch.Tensor) -> None:
     """Raises ValueError unless t is contiguous."""
     if not t.is_contiguous():
-        raise ValueError(f"{name} must be contiguous, got shape {list(t.shape)} with strides {tuple(t.stride())}")
+        raise ValueError(
+            f"{name} must be contiguous, got shape {list(t.shape)} with strides {tuple(t.stride())}"
+        )
 
 
 def check_slots(name: str, slots: torch.Tensor, tokens: int) -> None:
@@ -98,7 +102,11 @@ def check_bank_b(name: str, B: torch.Tensor, d_out: int, dtype: torch.dtype) -> 
 
 
 def check_steering(
-    clamp_mask: torch.Tensor, add: torch.Tensor, strengths: torch.Tensor, slots: torch.Tensor, gate: torch.Tensor
+    clamp_mask: torch.Tensor,
+    add: torch.Tensor,
+    strengths: torch.Tensor,
+    slots: torch.Tensor,
+    gate: torch.Tensor,
 ) -> None:
     """Steering tables for activations gate [T, I]."""
     tokens, width = gate.shape
@@ -118,7 +126,10 @@ def check_steering(
 
 
 def check_slot_range(slots: torch.Tensor, rows: int) -> None:
-    """Raises IndexError for a slot outside [-1, rows). CPU tensors only: elsewhere it would wait for the device."""
+    """Raises IndexError for a slot outside [-1, rows).
+
+    CPU tensors only: elsewhere it would wait for the device.
+    """
     if slots.device.type == "cpu" and slots.numel() and not torch.compiler.is_compiling():
         low, high = int(slots.min()), int(slots.max())
         if low < -1 or high >= rows:

@@ -41,9 +41,18 @@ def shrink_backward(
 
 
 def expand_backward(
-    gy: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float, needs: tuple[bool, bool, bool]
+    gy: Tensor,
+    u: Tensor,
+    B: Tensor,
+    codes: Tensor,
+    slots: Tensor,
+    scale: float,
+    needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of (u, B, codes) for y += expand(u, B, codes, slots, scale); `needs` says which are wanted."""
+    """Gradients of (u, B, codes) for y += expand(u, B, codes, slots, scale).
+
+    `needs` says which are wanted.
+    """
     acc = side_dtype(B.dtype)
     K, r, d = B.shape
     g, u_acc = gy.to(acc), u.to(acc)

@@ -17,6 +17,6 @@ def nobody_watches() -> bool:
 
 
 def bump_version(t: torch.Tensor) -> None:
-    """Tells autograd that t was written to, so that a stale saved tensor is an error and not a wrong gradient."""
+    """Tells autograd that t was written to, so that a stale saved tensor raises, not misleads."""
     if not torch.compiler.is_compiling() and not t.is_inference():
         torch.autograd.graph.increment_version(t)

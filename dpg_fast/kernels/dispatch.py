@@ -1,8 +1,8 @@
 """Which backend answers a kernel call, and why.
 
-Each backend of an op brings a verifier that says whether it takes the arguments and, if not, why. The first in order that
-accepts runs: "cuda", "triton", "cpu", "reference". The environment variable DPG_FAST_BACKEND (read at import) or
-`force_backend` names one instead; one that cannot serve then raises, it never falls back.
+Each backend of an op brings a verifier that says whether it takes the arguments and, if not, why. The first
+that accepts runs, in the order "cuda", "triton", "cpu", "reference". The environment variable
+DPG_FAST_BACKEND (read at import) or `force_backend` names one instead; if it cannot serve, the call raises.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def select(op: str, *args: Any) -> Backend:
         if not ok or backend is None:
             raise RuntimeError(f"backend {_forced!r} was requested but cannot serve {op}: {reason}")
         return backend
-    refused = []
+    refused: list[tuple[str, str]] = []
     for name in ORDER:
         candidate = have.get(name)
         ok, reason = candidate.verify(*args) if candidate else (False, ABSENT)
@@ -119,10 +119,10 @@ def call(op: str, *args: Any) -> Any:
 
 
 def explain(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> list[Row]:
-    """Which backends could serve each op for small tensors of this device and dtype, in order of preference."""
+    """Which backends could serve each op for tensors of this device and dtype, in order of preference."""
     from dpg_fast.kernels._samples import sample_arguments
 
-    rows = []
+    rows: list[Row] = []
     for op in OPS:
         try:
             args = sample_arguments(op, torch.device(device), dtype)
@@ -138,7 +138,7 @@ def explain(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float
 
 
 def build_info() -> dict[str, Any]:
-    """What is compiled in: keys compiled (bool), reason, isas, isas_here, isa, openmp, cuda_archs, compiler, version."""
+    """What is compiled in: instruction sets (all, usable here, chosen), OpenMP, CUDA, compiler, version."""
     c = _cpu.C
     return {
         "compiled": c is not None,

@@ -16,8 +16,8 @@ POLES = 10
 class GatedLora(NamedTuple):
     """LoRA expands that ride along with the gated activation (see `lora_expand_add`).
 
-    Either `u_gate` and `u_up` are two tensors [T, r], or `u_gate` holds both as [2, T, r] (what `lora_shrink` returns for
-    a bank [2, K, r, d_in]) and `u_up` is None.
+    Either `u_gate` and `u_up` are two tensors [T, r], or `u_gate` holds both as [2, T, r] (what
+    `lora_shrink` returns for a bank [2, K, r, d_in]) and `u_up` is None.
     """
 
     u_gate: torch.Tensor  # float32 [T, r] or [2, T, r]
@@ -32,8 +32,8 @@ class GatedLora(NamedTuple):
 class Steering(NamedTuple):
     """NPTI steering of MLP neurons (arXiv 2410.12327).
 
-    Pole p is active for a token when its strength is positive. Neurons whose mask has the bit of an active pole are first
-    capped at zero; then every active pole adds `strength * add[p]`.
+    Pole p is active for a token when its strength is positive. Neurons whose mask has the bit of an active
+    pole are first capped at zero; then every active pole adds `strength * add[p]`.
     """
 
     clamp_mask: torch.Tensor  # int16 [I], bit p: pole p clamps this neuron

@@ -23,10 +23,13 @@ def lora_add(
     slots: Tensor,
     scale: float = 1.0,
 ) -> Tensor:
-    """`lora_expand_add(y, lora_shrink(x, A, codes_a, slots), B, codes_b, slots, scale)` in one call, bit for bit.
+    """`lora_expand_add(y, lora_shrink(x, A, codes_a, slots), B, codes_b, slots, scale)` in one call.
+
+    The two ways agree bit for bit.
 
     Args:
-        y: [..., d_out], float32, bfloat16, float16 or float64; unit stride in the last dimension; changed in place.
+        y: [..., d_out], float32, bfloat16, float16 or float64; unit stride in the last dimension; changed in
+            place.
         x: [..., d_in], dtype of y, unit stride in the last dimension; as many tokens T as y.
         A: [K, r, d_in], contiguous, dtype of y.
         B: [K, r, d_out], dtype of y, unit inner stride, rows (k, j) evenly spaced.

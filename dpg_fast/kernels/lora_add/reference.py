@@ -18,5 +18,8 @@ def lora_add_reference(
     slots: Tensor,
     scale: float = 1.0,
 ) -> Tensor:
-    """Shrink, then expand in place on y: x [T, d_in], A [K, r, d_in], B [K, r, d_out], codes [S, K], y [T, d_out]."""
+    """Shrink, then expand in place on y.
+
+    x [T, d_in], A [K, r, d_in], B [K, r, d_out], codes [S, K], slots [T], y [T, d_out].
+    """
     return lora_expand_add_reference(y, lora_shrink_reference(x, A, codes_a, slots), B, codes_b, slots, scale)

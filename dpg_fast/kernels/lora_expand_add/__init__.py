@@ -16,18 +16,20 @@ from dpg_fast.kernels.lora_expand_add.reference import lora_expand_add_reference
 def lora_expand_add(
     y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float = 1.0
 ) -> Tensor:
-    """y[t] += scale * sum_k codes[slots[t], k] * (B[k].T @ u[t]), in place; tokens with slot -1 are not touched.
+    """y[t] += scale * sum_k codes[slots[t], k] * (B[k].T @ u[t]), in place; slot -1 leaves y untouched.
 
     Args:
-        y: [..., d_out], float32, bfloat16, float16 or float64; unit stride in the last dimension. T = product of the rest.
+        y: [..., d_out], float32, bfloat16, float16 or float64; unit stride in the last dimension. T =
+            product of the rest.
         u: [T, r] float32 (float64 beside float64), contiguous.
-        B: [K, r, d_out], dtype of y, unit inner stride, rows (k, j) evenly spaced: contiguous, or a column slice.
+        B: [K, r, d_out], dtype of y, unit inner stride, rows (k, j) evenly spaced: contiguous, or a column
+            slice.
         codes: [S, K] float32 (float64 beside float64), contiguous.
         slots: int32 [T], -1 or a row of codes.
         scale: usually alpha / r.
 
-    The delta is accumulated in float32 and rounded once, when added. Without gradients the write is not recorded in y's
-    autograd version.
+    The delta is accumulated in float32 and rounded once, when added. Without gradients the write is not
+    recorded in y's autograd version.
 
     Returns:
         y.

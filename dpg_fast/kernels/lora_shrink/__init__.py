@@ -17,7 +17,8 @@ def lora_shrink(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
     """u[t] = sum_k codes[slots[t], k] * (A[k] @ x[t]); 0 for tokens with slot -1.
 
     Args:
-        x: [..., d_in], float32, bfloat16, float16 or float64; unit stride in the last dimension. T = product of the rest.
+        x: [..., d_in], float32, bfloat16, float16 or float64; unit stride in the last dimension. T = product
+            of the rest.
         A: [K, r, d_in], contiguous, dtype of x; or [G, K, r, d_in] for G linears of the same input.
         codes: [S, K] float32 (float64 beside float64), contiguous.
         slots: int32 [T], -1 or a row of codes.

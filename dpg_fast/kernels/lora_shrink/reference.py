@@ -9,7 +9,8 @@ from torch import Tensor
 def lora_shrink_reference(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
     """u[t] = sum_k codes[slots[t], k] * (A[k] @ x[t]), and 0 where slots[t] is -1.
 
-    x [T, d], A [K, r, d] or [G, K, r, d], codes [S, K], slots [T] -> [T, r] or [G, T, r]; float32, float64 for float64 x.
+    x [T, d], A [K, r, d] or [G, K, r, d], codes [S, K], slots [T] -> [T, r] or [G, T, r]; float32, float64
+    for float64 x.
     """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     per_entry = torch.einsum("td,...kjd->...tkj", x.to(acc), A.to(acc))

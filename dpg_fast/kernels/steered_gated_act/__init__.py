@@ -23,13 +23,14 @@ def steered_gated_act(
 ) -> Tensor:
     """h = steer(act(gate + delta_gate)) * (up + delta_up).
 
-    Every intermediate is rounded to the dtype of gate, as separate torch operations would round; arithmetic is float32.
-    Steering of a token with active poles (strength > 0): neurons masked by an active pole are capped at zero, then
-    `strength * add` of every active pole is added. Source: NPTI, arXiv 2410.12327.
+    Every intermediate is rounded to the dtype of gate, as separate torch operations would round; arithmetic
+    is float32. Steering of a token with active poles (strength > 0): neurons masked by an active pole are
+    capped at zero, then `strength * add` of every active pole is added. Source: NPTI, arXiv 2410.12327.
 
     Args:
-        gate, up: [..., I], one dtype (float32, bfloat16, float16 or float64), unit stride in the last dimension; they may
-            be the two halves of one merged [..., 2 I]. Not modified. T = product of the leading dimensions.
+        gate, up: [..., I], one dtype (float32, bfloat16, float16 or float64), unit stride in the last
+            dimension; they may be the two halves of one merged [..., 2 I]. Not modified. T = product of the
+            leading dimensions.
         act: "silu", "gelu_tanh" or "gelu".
         lora: the expands of gate and up, or None; tokens with slot -1 get none.
         steering: masks, values and strengths, or None; tokens with slot -1 are not steered.
@@ -51,7 +52,9 @@ def steered_gated_act(
         and act in _ACT_ID
     ):
         h = torch.empty(gate.shape, dtype=gate.dtype)
-        if _cpu.C.steered_gated_act(h, gate, up, _ACT_ID[act], *(lora or _NO_LORA), *(steering or _NO_STEERING)):
+        if _cpu.C.steered_gated_act(
+            h, gate, up, _ACT_ID[act], *(lora or _NO_LORA), *(steering or _NO_STEERING)
+        ):
             return h
     g, u = _checks.as_rows("gate", gate), _checks.as_rows("up", up)
     if lora is not None and lora.u_up is None:
@@ -87,7 +90,9 @@ def check(gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: 
         for name, u, B in (("gate", lora.u_gate, lora.B_gate), ("up", lora.u_up, lora.B_up)):
             _checks.check_bank_b(f"lora.B_{name}", B, width, gate.dtype)
             _checks.check_shape(f"lora.B_{name}", B, (*lora.B_gate.shape[:2], None), "[K, r, I]")
-            _checks.check_dtype(f"lora.u_{name}", u, _checks.side_dtype(gate.dtype), "what lora_shrink returns")
+            _checks.check_dtype(
+                f"lora.u_{name}", u, _checks.side_dtype(gate.dtype), "what lora_shrink returns"
+            )
             _checks.check_shape(f"lora.u_{name}", u, (tokens, B.shape[1]), "[T, r]")
             _checks.check_contiguous(f"lora.u_{name}", u)
             _checks.check_device(gate, **{f"lora.u_{name}": u, f"lora.B_{name}": B})
@@ -115,9 +120,9 @@ def _run_reference(gate: Tensor, up: Tensor, act: str, *rest: Any) -> Tensor:
 
 
 library.define(
-    "steered_gated_act(Tensor gate, Tensor up, str act, Tensor? u_gate, Tensor? B_gate, Tensor? u_up, Tensor? B_up, "
-    "Tensor? codes, Tensor? slots, float scale, Tensor? clamp_mask, Tensor? add, Tensor? strengths, "
-    "Tensor? steer_slots) -> Tensor"
+    "steered_gated_act(Tensor gate, Tensor up, str act, Tensor? u_gate, Tensor? B_gate, Tensor? u_up, "
+    "Tensor? B_up, Tensor? codes, Tensor? slots, float scale, Tensor? clamp_mask, Tensor? add, "
+    "Tensor? strengths, Tensor? steer_slots) -> Tensor"
 )
 
 
@@ -158,13 +163,28 @@ class SteeredGatedAct(torch.autograd.Function):
         )
         ctx.act, ctx.scale = act, scale
         return torch.ops.dpg_fast.steered_gated_act(
-            gate, up, act, u_gate, B_gate, u_up, B_up, codes, slots, scale, clamp_mask, add, strengths, steer_slots
+            gate,
+            up,
+            act,
+            u_gate,
+            B_gate,
+            u_up,
+            B_up,
+            codes,
+            slots,
+            scale,
+            clamp_mask,
+            add,
+            strengths,
+            steer_slots,
         )
 
     @staticmethod
     def backward(ctx: Any, gh: Tensor) -> tuple[Tensor | None, ...]:
         """Recomputes the intermediates."""
-        gate, up, u_gate, B_gate, u_up, B_up, codes, slots, mask, add, strengths, steer_slots = ctx.saved_tensors
+        gate, up, u_gate, B_gate, u_up, B_up, codes, slots, mask, add, strengths, steer_slots = (
+            ctx.saved_tensors
+        )
         lora = None if u_gate is None else (u_gate, B_gate, u_up, B_up, codes, slots)
         steering = None if mask is None else (mask, add, strengths, steer_slots)
         grads = gated_backward(gh, gate, up, ctx.act, lora, ctx.scale, steering)

@@ -19,7 +19,9 @@ def activation_slope(x: Tensor, act: str) -> Tensor:
         s = torch.sigmoid(x)
         return s * (1 + x * (1 - s))
     if act == "gelu":
-        return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) / math.sqrt(
+            2 * math.pi
+        )
     c, a = math.sqrt(2 / math.pi), 0.044715
     t = torch.tanh(c * (x + a * x * x * x))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * a * x * x)
@@ -36,7 +38,8 @@ def gated_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (gate, up, u_gate, B_gate, u_up, B_up, codes, add, strengths).
 
-    gh, gate, up [T, I]; lora (u_gate, B_gate, u_up, B_up, codes, slots); steering (clamp_mask, add, strengths, slots).
+    gh, gate, up [T, I]; lora (u_gate, B_gate, u_up, B_up, codes, slots); steering (clamp_mask, add,
+    strengths, slots).
     """
     dtype = gate.dtype
     acc = torch.float64 if dtype == torch.float64 else torch.float32
@@ -55,7 +58,9 @@ def gated_backward(
         of_token = strengths.to(acc)[steer_slots.clamp(min=0).long()]
         active = (of_token > 0) & (steer_slots >= 0)[:, None]
         weights = torch.where(active, of_token, torch.zeros_like(of_token))
-        bits = (clamp_mask[None, :].int() >> torch.arange(POLES, device=g.device, dtype=torch.int32)[:, None]) & 1
+        bits = (
+            clamp_mask[None, :].int() >> torch.arange(POLES, device=g.device, dtype=torch.int32)[:, None]
+        ) & 1
         clamped = (active.to(acc) @ bits.to(acc)) > 0
         passed = ~(clamped & (raw > 0))
         v = torch.where(passed, raw, torch.zeros_like(raw)) + weights @ add.to(acc)

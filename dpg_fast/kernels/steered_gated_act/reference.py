@@ -18,7 +18,10 @@ def activation(x: Tensor, act: str) -> Tensor:
 
 
 def steer_reference(v: Tensor, steering: Steering) -> Tensor:
-    """Clamp, then add. v [T, I] holds values of some dtype in float32 (or float64); the result is not rounded."""
+    """Clamp, then add. v [T, I] holds values of some dtype in float32 (or float64).
+
+    The result is not rounded.
+    """
     clamp_mask, add, strengths, slots = steering
     of_token = strengths.to(v.dtype)[slots.clamp(min=0).long()]  # [T, 10]
     active = (of_token > 0) & (slots >= 0)[:, None]
@@ -32,7 +35,10 @@ def steer_reference(v: Tensor, steering: Steering) -> Tensor:
 def steered_gated_act_reference(
     gate: Tensor, up: Tensor, act: str, *, lora: GatedLora | None = None, steering: Steering | None = None
 ) -> Tensor:
-    """gate, up [T, I] -> h [T, I]; every intermediate is rounded to the dtype of gate, as separate torch ops would."""
+    """gate, up [T, I] -> h [T, I].
+
+    Every intermediate is rounded to the dtype of gate, as separate torch ops would.
+    """
     dtype = gate.dtype
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     if lora is not None:

@@ -1,0 +1,194 @@
+"""Gradients, torch.library registration and torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpg_fast.kernels import (
+    ACTIVATIONS,
+    GatedLora,
+    Steering,
+    isas,
+    lora_add,
+    lora_add_reference,
+    lora_expand_add,
+    lora_shrink,
+    lora_shrink_reference,
+    steered_gated_act,
+    steered_gated_act_reference,
+    use_backend,
+)
+from tests.kernels import cases
+
+BACKENDS = ["reference", *(["cpu"] if isas() else [])]
+
+
+def lora_leaves(dtype: torch.dtype) -> cases.Lora:
+    c = cases.lora_case(7, 3, 2, 5, 4, dtype)
+    if dtype == torch.float64:
+        c = c.to(dtype)
+    for t in (c.y, c.x, c.A, c.B, c.codes_a, c.codes_b):
+        t.requires_grad_()
+    return c
+
+
+def gated_leaves(dtype: torch.dtype) -> tuple[Tensor, Tensor, GatedLora, Steering]:
+    gate, up, lora, steering = cases.gated_case(7, 3, 2, 5, torch.float32)
+    side = torch.float64 if dtype == torch.float64 else torch.float32
+    gate, up = gate.to(dtype).clone(), up.to(dtype).clone()
+    assert lora.u_up is not None
+    u_gate, u_up, codes = (t.to(side) for t in (lora.u_gate, lora.u_up, lora.codes))
+    lora = GatedLora(u_gate, lora.B_gate.to(dtype), u_up, lora.B_up.to(dtype), codes, lora.slots, 0.7)
+    steering = Steering(
+        steering.clamp_mask, steering.add.to(side), steering.strengths.to(side), steering.slots
+    )
+    for t in gated_wanted(gate, up, lora, steering):
+        t.requires_grad_()
+    return gate, up, lora, steering
+
+
+def gated_wanted(gate: Tensor, up: Tensor, lora: GatedLora, steering: Steering) -> list[Tensor]:
+    assert lora.u_up is not None
+    return [
+        gate, up, lora.u_gate, lora.B_gate, lora.u_up, lora.B_up, lora.codes, steering.add, steering.strengths,
+    ]  # fmt: skip
+
+
+def test_gradcheck_lora() -> None:
+    c = lora_leaves(torch.float64)
+
+    def add(y: Tensor, *rest: Tensor) -> Tensor:
+        return lora_add(y.clone(), *rest, c.slots, c.scale)
+
+    assert torch.autograd.gradcheck(add, (c.y, c.x, c.A, c.B, c.codes_a, c.codes_b))
+    grouped = torch.stack([c.A.detach(), 2 * c.A.detach()]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, A, a: lora_shrink(x, A, a, c.slots), (c.x, grouped, c.codes_a))
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_gradcheck_gated(act: str) -> None:
+    gate, up, lora, steering = gated_leaves(torch.float64)
+
+    def run(
+        g: Tensor, u: Tensor, ug: Tensor, bg: Tensor, uu: Tensor, bu: Tensor, c: Tensor, a: Tensor, s: Tensor
+    ):  # type: ignore[no-untyped-def] # noqa: E501
+        return steered_gated_act(
+            g, u, act,
+            lora=GatedLora(ug, bg, uu, bu, c, lora.slots, lora.scale),
+            steering=Steering(steering.clamp_mask, a, s, steering.slots),
+        )  # fmt: skip
+
+    # Inactive poles have strength exactly 0, where the function has a kink: keep them out of the check.
+    inputs = gated_wanted(gate, up, lora, steering)
+    strengths = inputs.pop().detach()
+    fixed = torch.where(strengths > 0, strengths, -1.0).requires_grad_()
+    assert torch.autograd.gradcheck(run, (*inputs, fixed))
+    assert torch.autograd.gradcheck(lambda g, u: steered_gated_act(g, u, act), (gate, up))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_gradients_of_backends_match_autograd_through_the_reference(backend: str, dtype: torch.dtype) -> None:
+    tolerance = 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    c = lora_leaves(dtype)
+    wanted = [c.y, c.x, c.A, c.B, c.codes_a, c.codes_b]
+    weight = cases.randn(cases.generator(5), 7, 4, dtype=dtype)
+    expected_y = lora_add_reference(c.y.clone(), c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
+    expected = torch.autograd.grad((expected_y * weight).sum(), wanted)
+    with use_backend(backend):
+        y = lora_add(c.y.clone(), c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
+        got = torch.autograd.grad((y * weight).sum(), wanted)
+    for e, g in zip(expected, got, strict=True):
+        torch.testing.assert_close(g, e, rtol=tolerance, atol=tolerance * max(1.0, e.abs().max().item()))
+        assert g.dtype == e.dtype
+
+    gate, up, lora, steering = gated_leaves(dtype)
+    wanted = gated_wanted(gate, up, lora, steering)
+    weight = cases.randn(cases.generator(6), 7, 5, dtype=dtype)
+    reference = steered_gated_act_reference(gate, up, "silu", lora=lora, steering=steering)
+    expected = torch.autograd.grad((reference * weight).sum(), wanted)
+    with use_backend(backend):
+        h = steered_gated_act(gate, up, "silu", lora=lora, steering=steering)
+        got = torch.autograd.grad((h * weight).sum(), wanted)
+    for e, g in zip(expected, got, strict=True):
+        torch.testing.assert_close(g, e, rtol=tolerance, atol=tolerance * max(1.0, e.abs().max().item()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_wanted_gradients_and_inplace_on_a_linear_output(backend: str) -> None:
+    c = cases.lora_case(7, 3, 2, 5, 4, torch.float32)
+    weight = torch.randn(4, 5, requires_grad=True)
+    B = c.B.clone().requires_grad_()
+    with use_backend(backend):
+        y = torch.nn.functional.linear(c.x, weight)
+        out = lora_add(y, c.x, c.A, B, c.codes_a, c.codes_b, c.slots, 1.0)
+        assert out is y
+        out.sum().backward()
+    assert weight.grad is not None and B.grad is not None
+    torch.testing.assert_close(weight.grad, c.x.sum(0).expand(4, 5))
+    u = lora_shrink_reference(c.x, c.A, c.codes_a, c.slots)
+    per_entry = torch.einsum("tk,tj->kj", cases.token_codes(c.codes_b, c.slots), u)
+    torch.testing.assert_close(B.grad, per_entry[:, :, None].expand(3, 2, 4))
+
+
+def test_a_saved_tensor_that_is_overwritten_is_an_error() -> None:
+    c = cases.lora_case(7, 3, 2, 5, 4, torch.float32)
+    y = c.y.clone().requires_grad_() * 1.0
+    square = y * y
+    lora_add(y, c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(backend: str, dtype: torch.dtype) -> None:
+    c = cases.lora_case(7, 3, 2, 5, 4, dtype)
+    u = lora_shrink(c.x, c.A, c.codes_a, c.slots)
+    ops = torch.ops.dpg_fast
+    gate, up, lora, steering = cases.gated_case(7, 3, 2, 5, dtype)
+    with use_backend(backend):
+        torch.library.opcheck(ops.lora_shrink, (c.x, c.A, c.codes_a, c.slots))
+        torch.library.opcheck(ops.lora_expand_add_, (c.y, u, c.B, c.codes_b, c.slots, 0.5))
+        torch.library.opcheck(ops.lora_add_, (c.y, c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, 0.5))
+        torch.library.opcheck(ops.steered_gated_act, (gate, up, "silu", *lora, *steering))
+        torch.library.opcheck(ops.steered_gated_act, (gate, up, "gelu", *(None,) * 6, 1.0, *(None,) * 4))
+
+
+def mlp(c: cases.Lora, act: str, lora: GatedLora, steering: Steering) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function that uses every op."""
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        y = x @ weight
+        lora_add(y, x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
+        u = lora_shrink(x, c.A, c.codes_a, c.slots)
+        y = lora_expand_add(y + 1, u, c.B, c.codes_b, c.slots, 0.5)
+        return steered_gated_act(y, y * 2, act, lora=lora._replace(u_gate=u, u_up=u), steering=steering)
+
+    return run
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_compiles_without_graph_breaks(compiler: str, training: bool) -> None:
+    torch._dynamo.reset()
+    c = cases.lora_case(8, 3, 2, 6, 5, torch.float32)
+    _, _, lora, steering = cases.gated_case(8, 3, 2, 5, torch.float32)
+    if training:
+        for t in (c.A, c.B, c.codes_a, c.codes_b):
+            t.requires_grad_()
+    run = mlp(c, "silu", lora, steering)
+    weight = torch.randn(6, 5)
+    expected = run(c.x, weight)
+    got = torch.compile(run, fullgraph=True, backend=compiler)(c.x, weight)
+    torch.testing.assert_close(got, expected)
+    if training:
+        leaves = [c.A, c.B, c.codes_a, c.codes_b]
+        for e, g in zip(
+            torch.autograd.grad(expected.sum(), leaves), torch.autograd.grad(got.sum(), leaves), strict=True
+        ):
+            torch.testing.assert_close(g, e)
