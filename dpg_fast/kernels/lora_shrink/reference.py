@@ -16,4 +16,4 @@ def lora_shrink_reference(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) ->
     per_entry = torch.einsum("td,...kjd->...tkj", x.to(acc), A.to(acc))
     of_token = codes.to(acc)[slots.clamp(min=0).long()]
     u = torch.einsum("tk,...tkj->...tj", of_token, per_entry)
-    return torch.where((slots >= 0)[:, None], u, torch.zeros_like(u))
+    return torch.where((slots >= 0)[:, None], u, torch.zeros_like(u)).contiguous()
