@@ -148,7 +148,7 @@ def build_info() -> dict[str, Any]:
         "isa": c.current_isa() if c is not None else None,
         "openmp": bool(c.openmp) if c is not None else False,
         "threads": torch.get_num_threads(),
-        "cuda_archs": [a for a in c.cuda_archs.split(";") if a] if c is not None else [],
+        "cuda_archs": [a for a in c.cuda_archs.split(",") if a] if c is not None else [],
         "compiler": c.compiler if c is not None else None,
         "version": c.version if c is not None else None,
         "forced_backend": _forced,

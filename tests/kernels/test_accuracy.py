@@ -1,4 +1,4 @@
-"""Errors against float64, relative to the unfused torch computation in the same dtype, on every instruction set."""
+"""Errors against float64, relative to the unfused torch computation, on every instruction set."""
 
 from __future__ import annotations
 
@@ -76,13 +76,8 @@ def test_shrink_groups(way: str, groups: int) -> None:
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_steered_gated_act(way: str, dtype: torch.dtype, act: str, lora_on: bool, steer_on: bool) -> None:
-    for tokens, K, rank, width in (
-        (0, 6, 8, 33),
-        (1, 1, 1, 1),
-        (8, 6, 8, 193),
-        (15, 3, 5, 63),
-        (33, 2, 4, 130),
-    ):
+    sizes = ((0, 6, 8, 33), (60, 1, 1, 1), (1, 3, 2, 130), (8, 6, 8, 193), (15, 3, 5, 63), (33, 2, 4, 130))
+    for tokens, K, rank, width in sizes:
         gate, up, lora, steering = cases.gated_case(tokens, K, rank, width, dtype, seed=tokens)
         use_lora, use_steering = (lora if lora_on else None), (steering if steer_on else None)
         before = gate.clone(), up.clone()
@@ -101,7 +96,7 @@ def test_steered_gated_act(way: str, dtype: torch.dtype, act: str, lora_on: bool
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_roundings_are_those_of_separate_operations(way: str, dtype: torch.dtype) -> None:
-    """Nearly every element equals the reference bit for bit, which rounds after the expand, act and steering."""
+    """Nearly every element equals the reference bit for bit; it rounds after the expand, act and steering."""
     gate, up, lora, steering = cases.gated_case(33, 6, 8, 193, dtype)
     h = steered_gated_act(gate, up, "silu", lora=lora, steering=steering)
     with use_backend("reference"):
@@ -138,12 +133,12 @@ def test_activation_over_the_whole_range(way: str, act: str) -> None:
     h = steered_gated_act(x[None], one, act)[0]
     exact = steered_gated_act_reference(x[None].double(), one.double(), act)[0]
     # Torch's own formula loses digits to cancellation in the negative tail; there the absolute error counts.
-    torch.testing.assert_close(h.double(), exact, rtol=4e-7, atol=4e-7)
+    torch.testing.assert_close(h.double(), exact, rtol=4e-7, atol=1e-6)
+    if way == "reference":  # torch's vectorised gelu is not defined at infinity
+        return
     special = torch.tensor([[float("inf"), float("nan"), -0.0, 0.0, 3e38]])
     got = steered_gated_act(special, torch.ones_like(special), act)
-    torch.testing.assert_close(
-        got, torch.tensor([[float("inf"), float("nan"), -0.0, 0.0, 3e38]]), equal_nan=True
-    )
+    torch.testing.assert_close(got, special, equal_nan=True)
 
 
 def test_shared_runs_of_special_values(way: str) -> None:

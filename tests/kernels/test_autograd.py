@@ -53,9 +53,8 @@ def gated_leaves(dtype: torch.dtype) -> tuple[Tensor, Tensor, GatedLora, Steerin
 
 def gated_wanted(gate: Tensor, up: Tensor, lora: GatedLora, steering: Steering) -> list[Tensor]:
     assert lora.u_up is not None
-    return [
-        gate, up, lora.u_gate, lora.B_gate, lora.u_up, lora.B_up, lora.codes, steering.add, steering.strengths,
-    ]  # fmt: skip
+    of_lora = [lora.u_gate, lora.B_gate, lora.u_up, lora.B_up, lora.codes]
+    return [gate, up, *of_lora, steering.add, steering.strengths]
 
 
 def test_gradcheck_lora() -> None:
@@ -73,9 +72,8 @@ def test_gradcheck_lora() -> None:
 def test_gradcheck_gated(act: str) -> None:
     gate, up, lora, steering = gated_leaves(torch.float64)
 
-    def run(
-        g: Tensor, u: Tensor, ug: Tensor, bg: Tensor, uu: Tensor, bu: Tensor, c: Tensor, a: Tensor, s: Tensor
-    ):  # type: ignore[no-untyped-def] # noqa: E501
+    def run(*tensors: Tensor) -> Tensor:
+        g, u, ug, bg, uu, bu, c, a, s = tensors
         return steered_gated_act(
             g, u, act,
             lora=GatedLora(ug, bg, uu, bu, c, lora.slots, lora.scale),
@@ -92,7 +90,7 @@ def test_gradcheck_gated(act: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
-def test_gradients_of_backends_match_autograd_through_the_reference(backend: str, dtype: torch.dtype) -> None:
+def test_gradients_match_autograd_through_the_reference(backend: str, dtype: torch.dtype) -> None:
     tolerance = 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
     c = lora_leaves(dtype)
     wanted = [c.y, c.x, c.A, c.B, c.codes_a, c.codes_b]
@@ -167,7 +165,8 @@ def mlp(c: cases.Lora, act: str, lora: GatedLora, steering: Steering) -> Callabl
         lora_add(y, x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
         u = lora_shrink(x, c.A, c.codes_a, c.slots)
         y = lora_expand_add(y + 1, u, c.B, c.codes_b, c.slots, 0.5)
-        return steered_gated_act(y, y * 2, act, lora=lora._replace(u_gate=u, u_up=u), steering=steering)
+        both = lora._replace(u_gate=torch.stack([u, 2 * u]), u_up=None)
+        return steered_gated_act(y, y * 2, act, lora=both, steering=steering)
 
     return run
 
@@ -178,6 +177,7 @@ def test_compiles_without_graph_breaks(compiler: str, training: bool) -> None:
     torch._dynamo.reset()
     c = cases.lora_case(8, 3, 2, 6, 5, torch.float32)
     _, _, lora, steering = cases.gated_case(8, 3, 2, 5, torch.float32)
+    steering = steering._replace(slots=lora.slots)
     if training:
         for t in (c.A, c.B, c.codes_a, c.codes_b):
             t.requires_grad_()

@@ -69,7 +69,7 @@ def test_forced_backend_that_cannot_serve_is_an_error() -> None:
         lora_shrink(c.x, c.A, c.codes_a, c.slots)
     with (
         use_backend("cuda"),
-        pytest.raises(RuntimeError, match="'cuda' was requested but cannot serve lora_add"),
+        pytest.raises(RuntimeError, match=r"'cuda' .* cannot serve lora_add"),
     ):
         lora_add(c.y, c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots)
     d = c.to(torch.float64)
@@ -98,13 +98,14 @@ import sys
 sys.modules["dpg_fast._C"] = None
 import torch
 from dpg_fast.kernels import build_info, explain, lora_shrink, use_backend
-u = lora_shrink(torch.ones(2, 4), torch.ones(3, 2, 4), torch.ones(1, 3), torch.tensor([0, -1], dtype=torch.int32))
+slots = torch.tensor([0, -1], dtype=torch.int32)
+u = lora_shrink(torch.ones(2, 4), torch.ones(3, 2, 4), torch.ones(1, 3), slots)
 assert u.tolist() == [[12.0, 12.0], [0.0, 0.0]]
 assert "compiled module not found" in build_info()["reason"]
 assert any(r.backend == "cpu" and "compiled module not found" in r.reason for r in explain())
 try:
     with use_backend("cpu"):
-        lora_shrink(torch.ones(2, 4), torch.ones(3, 2, 4), torch.ones(1, 3), torch.zeros(2, dtype=torch.int32))
+        lora_shrink(torch.ones(2, 4), torch.ones(3, 2, 4), torch.ones(1, 3), slots)
 except RuntimeError as e:
     assert "compiled module not found" in str(e)
     print("served")
@@ -224,5 +225,5 @@ def test_bad_u() -> None:
     c = cases.lora_case(6, 3, 2, 8, 10, torch.float32)
     with pytest.raises(ValueError, match=r"u must have shape \[T, r\] = \[6, 2\], got \[6, 3\]"):
         lora_expand_add(c.y, torch.zeros(6, 3), c.B, c.codes_b, c.slots)
-    with pytest.raises(TypeError, match="u must be torch.float32"):
+    with pytest.raises(TypeError, match=r"u must be torch.float32"):
         lora_expand_add(c.y, torch.zeros(6, 2).half(), c.B, c.codes_b, c.slots)

@@ -1,4 +1,4 @@
-"""What must hold bit for bit on the compiled kernels: untouched rows, batch composition, order, threads, repetition."""
+"""What holds bit for bit on the compiled kernels: base rows, batch composition, order, threads."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dpg_fast.kernels import _checks, _cpu, dispatch
 from dpg_fast.kernels._library import library, nobody_watches
+from dpg_fast.kernels.steered_gated_act import cuda as _cuda
 from dpg_fast.kernels.steered_gated_act.backward import gated_backward
 from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
 from dpg_fast.kernels.types import ACTIVATIONS, GatedLora, Steering
@@ -65,6 +66,8 @@ def steered_gated_act(
     check(g, u, act, lora, steering)
     args = (g, u, act, *(lora or _NO_LORA), *(steering or _NO_STEERING))
     if torch.is_grad_enabled() and _wants_grad(gate, up, lora, steering):
+        if args[-1] is args[8]:
+            args = (*args[:-1], None)  # torch.compile wants each tensor once; the Function puts it back
         h = SteeredGatedAct.apply(*args)
     else:
         h = torch.ops.dpg_fast.steered_gated_act(*args)
@@ -157,7 +160,9 @@ class SteeredGatedAct(torch.autograd.Function):
         strengths: Tensor | None,
         steer_slots: Tensor | None,
     ) -> Tensor:
-        """Runs the op and keeps its inputs, no intermediate."""
+        """Runs the op and keeps its inputs, no intermediate. With steering, steer_slots None means slots."""
+        if clamp_mask is not None and steer_slots is None:
+            steer_slots = slots
         ctx.save_for_backward(
             gate, up, u_gate, B_gate, u_up, B_up, codes, slots, clamp_mask, add, strengths, steer_slots
         )
@@ -191,6 +196,7 @@ class SteeredGatedAct(torch.autograd.Function):
         return (*grads[:2], None, *grads[2:7], None, None, None, *grads[7:], None)
 
 
+dispatch.register("steered_gated_act", "cuda", _cuda.run, _cuda.verify)
 dispatch.register("steered_gated_act", "cpu", _run_cpu, lambda gate, *rest: _cpu.verify(gate))
 dispatch.register("steered_gated_act", "reference", _run_reference, lambda *args: (True, ""))
 
