@@ -96,7 +96,8 @@ class MlpAdapter:
         if gate.dtype != A.dtype or x.dtype != A.dtype:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
         u = lora_shrink(x, A, call.values.codes_a, call.lora_slots)
-        return GatedLora(u[0], B_gate, u[-1], B_up, call.values.codes_b, call.lora_slots, self.scale)
+        first, second = (u, None) if len(u) == 2 else (u[0], u[0])
+        return GatedLora(first, B_gate, second, B_up, call.values.codes_b, call.lora_slots, self.scale)
 
 
 class PersonalityLinear(nn.Module):
