@@ -384,7 +384,14 @@ class PersonalityModel(nn.Module):
         if self.hypernet is None:
             empty = torch.zeros(len(items), 0, device=device)
             return SlotValues(empty, empty, strengths.to(device))
-        codes_a, codes_b = self.hypernet.codes(items)  # type: ignore[arg-type]
+        kind = Character if isinstance(self.hypernet, StoredAdapters) else Personality
+        taken = [item for item in items if isinstance(item, kind)]
+        codes_a, codes_b = self.hypernet.codes(taken)
+        if len(taken) < len(items):  # stored adapters beside personalities that only steer neurons: those have code 0
+            rows = torch.tensor([isinstance(item, kind) for item in items]).nonzero().flatten().to(device)
+            codes_a, codes_b = (
+                code.new_zeros(len(items), code.shape[1]).index_copy(0, rows, code) for code in (codes_a, codes_b)
+            )
         return SlotValues(codes_a, codes_b, strengths.to(device))
 
     def _prepare(self, training: bool = False) -> SlotTable:

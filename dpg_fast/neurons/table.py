@@ -8,6 +8,7 @@ expectation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,7 +85,8 @@ class SteeringTable:
         tensors: dict[str, Tensor] = {
             f"{pole}.{name}": getattr(chosen, name).contiguous() for pole, chosen in self.neurons.items() for name in FIELDS
         }
-        metadata = {"schema": SCHEMA, "num_layers": str(self.num_layers), "intermediate": str(self.intermediate)}
+        about = {"schema": SCHEMA, "num_layers": self.num_layers, "intermediate": self.intermediate}
+        metadata = {"dpg_fast": json.dumps(about)}  # one entry: safetensors does not keep the order of several
         write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
     @classmethod
@@ -95,13 +97,13 @@ class SteeringTable:
             ValueError: the file is not a steering table of a known schema.
         """
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("schema") != SCHEMA:
-                raise ValueError(f"{path}: schema {metadata.get('schema')!r} is not {SCHEMA!r}")
+            about = json.loads((file.metadata() or {}).get("dpg_fast", "{}"))
+            if about.get("schema") != SCHEMA:
+                raise ValueError(f"{path}: schema {about.get('schema')!r} is not {SCHEMA!r}")
             stored = set(file.keys())
             neurons = {
                 pole: PoleNeurons(*(file.get_tensor(f"{pole}.{name}") for name in FIELDS))
                 for pole in POLES
                 if f"{pole}.layer" in stored
             }
-        return cls(neurons, int(metadata["num_layers"]), int(metadata["intermediate"]))
+        return cls(neurons, int(about["num_layers"]), int(about["intermediate"]))

@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, Pole, SteeringTable
 from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
+from dpg_fast.hypernet import from_peft
 from dpg_fast.neurons import PoleNeurons
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -430,3 +431,56 @@ def test_from_pretrained_of_a_directory(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "adapter")
     loaded = PersonalityModel.from_pretrained(tmp_path / "base", tmp_path / "adapter", dtype=torch.float32)
     assert torch.equal(greedy(loaded, ids, personality="C+5"), expected)
+
+
+def test_push_uploads_what_save_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub is out of reach of tests: its client is replaced, everything before it is real."""
+    import huggingface_hub
+
+    uploaded: dict[str, Any] = {}
+
+    class Client:
+        def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
+            uploaded["created"] = (repo_id, kwargs)
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, **kwargs: Any) -> None:
+            uploaded["files"] = {p.name: p.read_bytes() for p in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+    model = personality_model(tiny_model("llama"))
+    url = model.push_to_hub("someone/people", private=True)
+    assert url.endswith("someone/people")
+    assert uploaded["created"][1]["private"] is True
+    model.save_pretrained(tmp_path)
+    assert uploaded["files"] == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+def test_stored_adapters_speak_as_characters(tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    network = HyperNetwork(HypernetConfig(rank=3), find_architecture(base).sites)
+    network.randomize_(torch.Generator().manual_seed(5), std=0.1)
+    ids = prompts(1, 6)
+    people = {"harry": Personality("E+3"), "ron": Personality("C-4 N+2")}
+    with torch.no_grad():
+        wrapped = PersonalityModel.from_model(base, hypernet=network)
+        expected = {name: wrapped(ids, personality=person).logits[0] for name, person in people.items()}
+    for name, person in people.items():
+        network.to_peft(person, tmp_path / name, base_model="base")
+    stored = PersonalityModel.from_model(
+        wrapped.unload(), hypernet=from_peft({name: tmp_path / name for name in people}), steering=random_table(3, 72)
+    )
+    with torch.no_grad():
+        rows = [Character("ron"), None, Character("harry"), Personality("E+5")]
+        found = stored(ids.repeat(4, 1), personality=rows, steer_from=99).logits
+        bare = stored(ids).logits[0]
+    assert torch.allclose(found[0], expected["ron"], atol=1e-5, rtol=1e-5)
+    assert torch.allclose(found[2], expected["harry"], atol=1e-5, rtol=1e-5)
+    assert torch.allclose(found[1], bare, atol=1e-5)
+    assert torch.allclose(found[3], bare, atol=1e-5)  # a Personality steers neurons only, and none before token 99
+    with pytest.raises(ValueError, match="ginny"):
+        stored.generate(ids, personality=Character("ginny"))
+    stored.save_pretrained(tmp_path / "adapter")
+    again = PersonalityModel.load(stored.unload(), tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.allclose(again(ids, personality=Character("ron")).logits[0], expected["ron"], atol=1e-5)

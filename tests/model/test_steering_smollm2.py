@@ -1,0 +1,64 @@
+"""The shipped neurons on the real model, with questions that they were not searched on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from dpg_fast import Personality, PersonalityModel, Trait
+from dpg_fast.assess.likelihood import LikelihoodJudge
+from dpg_fast.assess.poles import contrast_poles
+from dpg_fast.data.texts import load_questions
+from dpg_fast.demo import SYSTEM, adapter_directory
+from dpg_fast.prompting import chat_prompt, encode_prompts
+
+PEOPLE = [Personality("E+5"), None, Personality("N+4 A-3"), Personality("C-5"), None, Personality("O5C3E1A-1N-5")]
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: tuple[Any, Any]) -> Iterator[PersonalityModel]:
+    wrapped = PersonalityModel.load(copy.deepcopy(smollm2[0]), adapter_directory())
+    yield wrapped
+    wrapped.unload()
+
+
+def batch(tokenizer: Any, rows: int) -> Any:
+    asked = [question.question for question in load_questions(split="holdout")][:: 60 // rows][:rows]
+    prompts = [chat_prompt(tokenizer, [{"role": "user", "content": text}], system=SYSTEM) for text in asked]
+    return encode_prompts(tokenizer, prompts)
+
+
+def test_greedy_tokens_in_a_mixed_batch(model: PersonalityModel, smollm2: tuple[Any, Any]) -> None:
+    bare, tokenizer = smollm2
+    inputs = batch(tokenizer, len(PEOPLE))
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 24}
+    expected = bare.generate(**inputs, **options)
+    assert torch.equal(model.generate(**inputs, **options), expected)
+    assert torch.equal(model.generate(**inputs, **options, personality=None), expected)
+    mixed = model.generate(**inputs, **options, personality=PEOPLE)
+    length = inputs["input_ids"].shape[1]
+    for row, person in enumerate(PEOPLE):
+        alone = {name: value[row : row + 1] for name, value in inputs.items()}
+        single = model.generate(**alone, **options, personality=person)[0]
+        end = length + int((mixed[row, length:] != tokenizer.pad_token_id).sum())
+        assert torch.equal(single[:end], mixed[row, :end]), f"row {row} depends on its neighbours"
+        if person is None:
+            assert torch.equal(mixed[row], expected[row])
+        else:
+            assert not torch.equal(mixed[row], expected[row]), f"{person} changes nothing"
+
+
+def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smollm2: tuple[Any, Any]) -> None:
+    """On held-back questions; intervals are printed (pytest -s) and must exclude zero where they did when measured."""
+    bare, tokenizer = smollm2
+    judge = LikelihoodJudge(bare, tokenizer)
+    questions = {trait: [q.question for q in load_questions(trait, "holdout")] for trait in Trait}
+    result = contrast_poles(model, tokenizer, judge, questions, system=SYSTEM)
+    for trait, contrast in result.items():
+        print(f"{trait.value}: {contrast.high:+.2f} against {contrast.low:+.2f}, difference {contrast.difference}")
+        assert contrast.high > contrast.low
+        assert contrast.difference.low > 0
