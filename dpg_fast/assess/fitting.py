@@ -1,4 +1,4 @@
-"""Fit the scale of a `LikelihoodJudge` to persona-prompted answers, and measure it on answers it has not seen."""
+"""Fit the scale of a `LikelihoodJudge` to persona-prompted answers; measure it on answers it has not seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from ..data.texts import PersonalityBench, load_descriptions, load_questions
 from ..personality import POLES, Pole, Trait
 from .likelihood import Judgement, LikelihoodJudge, TraitScale
-from .persona_answers import PersonaAnswer
+from .persona_answers import PersonaAnswer, generate_answers
 from .statistics import auc, bootstrap_interval, cohens_d
 
 Item = tuple[Pole, str, str]
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 def fit_scale(high: ArrayLike, low: ArrayLike) -> TraitScale:
     """The logistic curve P(high pole | llr) = 1 / (1 + exp(-2 (llr - centre) / width)).
 
-    Newton's method on Platt's smoothed targets (Platt 1999), which keep the slope finite when the samples separate.
+    Newton's method on Platt's smoothed targets (Platt 1999): the slope stays finite when samples separate.
 
     Args:
         high, low: log-likelihood ratios of answers from the two poles, nats per token.
@@ -36,7 +36,9 @@ def fit_scale(high: ArrayLike, low: ArrayLike) -> TraitScale:
     values = np.concatenate([h, lo])
     middle, unit = values.mean(), values.std()
     if h.mean() <= lo.mean() or unit == 0.0:
-        raise ValueError("the ratios of high-pole answers are not above those of low-pole answers: nothing to scale")
+        raise ValueError(
+            "the ratios of high-pole answers are not above those of low-pole answers: nothing to scale"
+        )
     x = np.stack([(values - middle) / unit, np.ones_like(values)], axis=1)
     target = np.concatenate(
         [np.full(h.size, (h.size + 1) / (h.size + 2)), np.full(lo.size, 1 / (lo.size + 2))]
@@ -62,7 +64,7 @@ def fit_scale(high: ArrayLike, low: ArrayLike) -> TraitScale:
 
 
 def shipped_items(split: str, *, questions: int | None = None, descriptions: int = 3) -> list[Item]:
-    """(pole, question, description) of the shipped texts: split "fit" (with descriptions of "search") or "holdout".
+    """(pole, question, description) of the shipped texts: "fit" (with descriptions of "search") or "holdout".
 
     Args:
         split: never the descriptions that the judge itself uses.
@@ -82,7 +84,9 @@ def shipped_items(split: str, *, questions: int | None = None, descriptions: int
     return items
 
 
-def personalitybench_items(bench: PersonalityBench, *, questions: int = 20, descriptions: int = 2) -> list[Item]:
+def personalitybench_items(
+    bench: PersonalityBench, *, questions: int = 20, descriptions: int = 2
+) -> list[Item]:
     """(pole, question, description), taken at even distances from PersonalityBench's questions."""
     items: list[Item] = []
     for pole in POLES:
@@ -95,7 +99,9 @@ def personalitybench_items(bench: PersonalityBench, *, questions: int = 20, desc
 
 def _cross(pole: Pole, asked: Sequence[str], people: Sequence[str], descriptions: int) -> list[Item]:
     if not 1 <= descriptions <= len(people):
-        raise ValueError(f"there are {len(people)} descriptions of {pole} here; {descriptions} were asked for")
+        raise ValueError(
+            f"there are {len(people)} descriptions of {pole} here; {descriptions} were asked for"
+        )
     step = len(people) // descriptions
     return [
         (pole, question, people[(i + j * step) % len(people)])
@@ -121,7 +127,7 @@ def judge_own_trait(
 def split_by_pole(
     answers: Sequence[PersonaAnswer], judgements: Sequence[Judgement], trait: Trait, what: str = "llr"
 ) -> tuple[list[float], list[float]]:
-    """The ratios ("llr") or scores ("scores") of `trait`: those of its high-pole answers and of its low-pole answers."""
+    """The ratios ("llr") or "scores" of `trait`: of its high-pole answers, of its low-pole answers."""
     high: list[float] = []
     low: list[float] = []
     for answer, judgement in zip(answers, judgements, strict=True):
@@ -133,7 +139,7 @@ def split_by_pole(
 def separation(
     answers: Sequence[PersonaAnswer], judgements: Sequence[Judgement], *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Per trait: n, AUC with its 95 % bootstrap interval, Cohen's d of the ratios, mean scores of the poles, empty answers."""
+    """Per trait: n, empty answers, AUC (95 % bootstrap), Cohen's d of the ratios, mean score of each pole."""
     table: dict[str, dict[str, Any]] = {}
     for trait in Trait:
         high, low = split_by_pole(answers, judgements, trait)
@@ -160,10 +166,23 @@ def table_text(title: str, table: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"{title:<22}   n  empty   AUC  [95 % interval]    d   high   low"]
     for name, row in table.items():
         lines.append(
-            f"{name:<22} {row['n']:>3} {row['empty']:>6} {row['auc']:>5.3f}  [{row['auc_low']:.3f}, {row['auc_high']:.3f}]"
+            f"{name:<22} {row['n']:>3} {row['empty']:>6} {row['auc']:>5.3f}"
+            f"  [{row['auc_low']:.3f}, {row['auc_high']:.3f}]"
             f"  {row['cohens_d']:>5.2f}  {row['mean_score_high']:>+5.2f} {row['mean_score_low']:>+5.2f}"
         )
     if table:
         mean = sum(row["auc"] for row in table.values()) / len(table)
         lines.append(f"{'mean':<22} {'':>10} {mean:>5.3f}")
     return "\n".join(lines)
+
+
+def neutral_scores(judge: LikelihoodJudge, *, questions: int = 6) -> dict[str, float]:
+    """Per trait the mean score of the judge's model without any persona: where its zero lies."""
+    means: dict[str, float] = {}
+    for trait in judge.scale.traits:
+        asked = [row.question for row in load_questions(trait, "holdout")][:questions]
+        texts = generate_answers(judge.model, judge.tokenizer, [(None, question) for question in asked])
+        judged = judge.judge_all(list(zip(asked, texts, strict=True)), traits=[trait])
+        found = [row.scores[trait] for row in judged if trait in row.scores]
+        means[trait.value] = round(float(np.mean(found)), 3) if found else math.nan
+    return means

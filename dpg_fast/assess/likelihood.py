@@ -2,11 +2,12 @@
 
 For a trait, the log-likelihood ratio of an answer is
 
-    llr = mean over description pairs of [log p(answer | high-pole persona, question)
-                                          - log p(answer | low-pole persona, question)] / answer tokens     (nats per token)
+    llr = mean over description pairs of
+          [log p(answer | high-pole persona, question) - log p(answer | low-pole persona, question)] / tokens
 
-under a causal LM with a chat template. `Scale` maps it to a score in -5..5. The answer is data: it is tokenised
-without special tokens, and the model is never asked to do anything with it, so text in it cannot instruct the judge.
+in nats per answer token, under a causal LM with a chat template. `Scale` maps it to a score in -5..5. The
+answer is data: it is tokenised without special tokens, and the model is never asked to do anything with it,
+so no text in it can instruct the judge.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -34,14 +35,16 @@ _SYSTEM, _USER = "\u2402persona\u2403", "\u2402question\u2403"  # stand-ins, rep
 
 @dataclass(frozen=True)
 class TraitScale:
-    """score = 5 tanh((llr - centre) / width) = 5 (2 P(high pole | llr) - 1), with P the fitted logistic curve."""
+    """score = 5 tanh((llr - centre) / width) = 5 (2 P(high pole | llr) - 1), P the fitted logistic curve."""
 
     centre: float
     width: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.centre) and math.isfinite(self.width) and self.width > 0):
-            raise ValueError(f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}")
+            raise ValueError(
+                f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}"
+            )
 
     def score(self, llr: float) -> float:
         """The score in -5..5 of a log-likelihood ratio in nats per token."""
@@ -67,7 +70,9 @@ class Scale:
             }
             return cls(traits, str(value["model"]), str(value["template"]), dict(value.get("fit", {})))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a judge scale: {error!r}; needs traits (centre, width), model, template") from error
+            raise ValueError(
+                f"not a judge scale: {error!r}; needs traits (centre, width), model, template"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -112,7 +117,7 @@ class LikelihoodJudge:
     Args:
         model: a causal LM of transformers with an output layer on its decoder's last hidden state.
         tokenizer: its tokenizer, with a chat template.
-        descriptions: per trait, pairs (high-pole, low-pole) of persona texts; default: the shipped ones of split "judge".
+        descriptions: per trait, pairs (high, low) of persona texts; default: the shipped split "judge".
         scale: default: the shipped one, which is right for `smollm2.load_smollm2` only.
         batch_size: answers scored at once.
         max_tokens: longer answers are judged by their first `max_tokens` tokens.
@@ -136,11 +141,14 @@ class LikelihoodJudge:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
         if batch_size < 1 or max_tokens < 1:
-            raise ValueError(f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}")
+            raise ValueError(
+                f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.scale = Scale.fitted() if scale is None else scale
         pairs = shipped_pairs() if descriptions is None else descriptions
+        self._own_descriptions = descriptions is not None
         self.descriptions = {trait: tuple(pairs.get(trait, ())) for trait in self.scale.traits}
         for trait, texts in self.descriptions.items():
             if not texts:
@@ -169,7 +177,9 @@ class LikelihoodJudge:
         for trait in wanted if present else ():
             rows = []
             for high, low in self.descriptions[trait]:
-                logp = [self._log_likelihood(text, question, [tokens[i] for i in present]) for text in (high, low)]
+                logp = [
+                    self._log_likelihood(text, question, [tokens[i] for i in present]) for text in (high, low)
+                ]
                 rows.append(logp[0] - logp[1])
             ratios[trait] = torch.stack(rows)
         results: list[Judgement] = []
@@ -178,7 +188,9 @@ class LikelihoodJudge:
                 results.append(Judgement({}, {}, {}, 0, 0, "the answer is empty"))
                 continue
             column = present.index(i)
-            by_pair = {trait: [value / len(ids) for value in r[:, column].tolist()] for trait, r in ratios.items()}
+            by_pair = {
+                trait: [value / len(ids) for value in r[:, column].tolist()] for trait, r in ratios.items()
+            }
             llr = {trait: statistics.fmean(values) for trait, values in by_pair.items()}
             results.append(
                 Judgement(
@@ -213,15 +225,28 @@ class LikelihoodJudge:
                 progress(len(results), len(pairs))
         return [results[i] for i in range(len(pairs))]
 
+    def rescore(self, judgements: Sequence[Judgement]) -> list[Judgement]:
+        """The same ratios on this judge's scale: what `judge` returns, without running the model again."""
+        return [
+            replace(
+                row, scores={trait: self.scale.traits[trait].score(llr) for trait, llr in row.llr.items()}
+            )
+            for row in judgements
+        ]
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as data: what looks like a special token becomes ordinary characters.
 
         Raises:
             ValueError: the tokenizer cannot do that, and the text holds a special token.
         """
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         if not self._special.isdisjoint(ids):
-            raise ValueError(f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}")
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}"
+            )
         return ids
 
     def prompt_ids(self, description: str, question: str) -> list[int]:
@@ -242,12 +267,16 @@ class LikelihoodJudge:
             (question.strip(), True),
             (after, False),
         ):
-            ids += self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
+            ids += (
+                self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
+            )
         return ids
 
     @torch.inference_mode()
-    def _log_likelihood(self, description: str, question: str, answers: Sequence[Sequence[int]]) -> torch.Tensor:
-        """log p(answer | persona, question) of each non-empty answer, summed over its tokens: float64 [N], on the CPU."""
+    def _log_likelihood(
+        self, description: str, question: str, answers: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """log p(answer | persona, question) of each non-empty answer, over its tokens: float64 [N], CPU."""
         device = next(self.model.parameters()).device
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
         prompt = torch.tensor([self.prompt_ids(description, question)], device=device)
@@ -259,7 +288,7 @@ class LikelihoodJudge:
             rows = order[start : start + self.batch_size]
             lengths = torch.tensor([len(answers[i]) for i in rows], device=device)
             width = int(lengths.max())
-            # Padding comes after the answer, where causal attention never looks: any id serves and no mask is needed.
+            # Padding follows the answer, where causal attention never looks: any id serves, without a mask.
             ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
             for row, i in enumerate(rows):
                 ids[row, : len(answers[i])] = torch.tensor(answers[i], device=device)
@@ -279,7 +308,9 @@ class LikelihoodJudge:
             logits = self._cap(head(hidden[real])).float()
             picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
             owner = torch.arange(len(rows), device=device)[:, None].expand_as(real)[real]
-            sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, picked.double())
+            sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(
+                0, owner, picked.double()
+            )
             total[rows] = sums.cpu()
         return total
 
@@ -292,21 +323,33 @@ class LikelihoodJudge:
         counts = sorted({len(pairs) for pairs in self.descriptions.values()})
         used = str(getattr(self.model, "name_or_path", "")) or type(self.model).__name__
         lines = [
-            f"Likelihood judge on {used}. It is a weak judge: it compares how probable an answer is when the model plays "
-            f"a person high in a trait and when it plays the opposite ({'/'.join(map(str, counts))} pairs of "
-            "descriptions), and it knows nothing else about personality, truth or fluency.",
+            f"Likelihood judge on {used}. It is a weak judge: it compares how probable an answer is when the "
+            "model plays a person high in a trait and when it plays the opposite "
+            f"({'/'.join(map(str, counts))} pairs of descriptions), and it knows nothing else about "
+            "personality, truth or fluency.",
             "Use it for differences between groups of answers; a single score is unreliable.",
         ]
         if used != self.scale.model:
-            lines.append(f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little.")
+            lines.append(
+                f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little."
+            )
+        if self._own_descriptions:
+            lines.append("Its descriptions are not those that the scale was fitted with.")
         held_out = self.scale.fit.get("holdout", {})
         if held_out:
-            values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items())
+            values = ", ".join(
+                f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items()
+            )
             n = sum(row["n"] for row in held_out.values())
             lines.append(
-                f"It separates persona-prompted answers of the two poles with AUC {values} ({n} answers to held-out "
-                "questions under held-out descriptions; 0.5 is chance). The answers came from the same small model."
+                f"It separates persona-prompted answers of the two poles with AUC {values} ({n} answers to "
+                "held-out questions under held-out descriptions; 0.5 is chance). "
+                "The answers came from the same model."
             )
+            neutral = self.scale.fit.get("neutral_mean_score", {})
+            if neutral:
+                values = ", ".join(f"{Trait.parse(name).letter} {m:+.1f}" for name, m in neutral.items())
+                lines.append(f"Answers of that model without a persona score on average {values}.")
         else:
             lines.append("It has not been validated.")
         return "\n".join(lines)
@@ -326,7 +369,9 @@ def shipped_pairs() -> dict[Trait, tuple[tuple[str, str], ...]]:
         trait: tuple(
             (high.text, low.text)
             for high, low in zip(
-                load_descriptions(Pole(trait, True), "judge"), load_descriptions(Pole(trait, False), "judge"), strict=True
+                load_descriptions(Pole(trait, True), "judge"),
+                load_descriptions(Pole(trait, False), "judge"),
+                strict=True,
             )
         )
         for trait in Trait

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..files import write_text
 from ..personality import Pole
 from ..prompting import chat_prompt, encode_prompts
 
@@ -27,6 +30,36 @@ class PersonaAnswer:
     answer: str
 
 
+def generate_answers(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[tuple[str | None, str]],
+    *,
+    max_new_tokens: int = 70,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Greedy answers (repetition penalty 1.1) to items of (system text or None, question), in their order."""
+    prompts = [
+        chat_prompt(tokenizer, [{"role": "user", "content": question}], system=system)
+        for system, question in items
+    ]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # less padding
+    found: dict[int, str] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        inputs = encode_prompts(tokenizer, [prompts[i] for i in rows], model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.1
+            )
+        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        found.update(zip(rows, texts, strict=True))
+        if progress is not None:
+            progress(len(found), len(order))
+    return [found[i] for i in range(len(items))]
+
+
 def generate_persona_answers(
     model: Any,
     tokenizer: Any,
@@ -37,41 +70,30 @@ def generate_persona_answers(
     system_template: str = SYSTEM_TEMPLATE,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[PersonaAnswer]:
-    """Greedy answers (repetition penalty 1.1) to items of (pole, question, description), in the order given.
+    """Answers to items of (pole, question, description), in their order, as `generate_answers` makes them.
 
     Sentences that only repeat the description are cut out, as is an unfinished last sentence where another
     remains: a judge should see behaviour, not the instruction. `answer` is empty if nothing else was said.
     """
-    order = sorted(range(len(items)), key=lambda i: len(items[i][1]) + len(items[i][2]))  # less padding
-    found: dict[int, PersonaAnswer] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        prompts = [
-            chat_prompt(
-                tokenizer,
-                [{"role": "user", "content": items[i][1]}],
-                system=system_template.format(description=items[i][2]),
-            )
-            for i in rows
-        ]
-        inputs = encode_prompts(tokenizer, prompts, model.device)
-        with torch.inference_mode():
-            output = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.1
-            )
-        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(rows, texts, strict=True):
-            pole, question, description = items[i]
-            found[i] = PersonaAnswer(pole, question, description, strip_description(text, description))
-        if progress is not None:
-            progress(min(start + batch_size, len(order)), len(order))
-    return [found[i] for i in range(len(items))]
+    texts = generate_answers(
+        model,
+        tokenizer,
+        [(system_template.format(description=description), question) for _, question, description in items],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [
+        PersonaAnswer(pole, question, description, strip_description(text, description))
+        for (pole, question, description), text in zip(items, texts, strict=True)
+    ]
 
 
 def strip_description(answer: str, description: str, *, overlap: float = 0.5) -> str:
     """`answer` without the sentences that repeat `description`, and without an unfinished end.
 
-    A sentence is cut if at least the share `overlap` of its word trigrams occurs in the description, "you" read as "I".
+    A sentence is cut if a share of `overlap` or more of its word trigrams is in the description, where "you"
+    is read as "I".
     """
     source = _trigrams(description)
     sentences = [sentence for sentence in _SENTENCE.split(answer.strip()) if sentence]
@@ -79,6 +101,30 @@ def strip_description(answer: str, description: str, *, overlap: float = 0.5) ->
     if len(kept) > 1 and kept[-1] == sentences[-1] and kept[-1][-1] not in ".!?\"'”’":
         kept.pop()
     return " ".join(kept)
+
+
+def save_answers(path: Path, answers: Sequence[PersonaAnswer]) -> None:
+    """Write JSON Lines with the keys pole, question, description, answer."""
+    rows = (json.dumps(asdict(row) | {"pole": str(row.pole)}, ensure_ascii=False) + "\n" for row in answers)
+    write_text(Path(path), "".join(rows))
+
+
+def load_answers(path: Path) -> list[PersonaAnswer]:
+    """Read what `save_answers` wrote.
+
+    Raises:
+        ValueError: a line lacks a key or names no pole.
+    """
+    answers = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        row = json.loads(line)
+        try:
+            answers.append(
+                PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"])
+            )
+        except KeyError as error:
+            raise ValueError(f"{path}, line {number}: needs the key {error}") from error
+    return answers
 
 
 def _trigrams(text: str) -> set[tuple[str, ...]]:

@@ -87,7 +87,9 @@ def bootstrap_interval(
     if not samples:
         raise ValueError("bootstrap_interval needs at least one sample")
     if not 0.0 < confidence < 1.0 or resamples < 1:
-        raise ValueError(f"confidence must lie between 0 and 1 and resamples be positive, not {confidence}, {resamples}")
+        raise ValueError(
+            f"confidence must lie between 0 and 1 and resamples be positive, not {confidence}, {resamples}"
+        )
     arrays = [_sample(sample, f"sample {number}") for number, sample in enumerate(samples, 1)]
     sizes = [array.size for array in arrays]
     if paired and len(set(sizes)) != 1:

@@ -1,7 +1,7 @@
-"""Situational questions and persona descriptions: those that come with the package, and PersonalityBench files.
+"""Situational questions and persona descriptions: those of the package, and PersonalityBench files.
 
-The shipped texts are split by purpose: "search" (finding neurons, making training data), "fit" or "judge" (fitting a
-judge, and the personas it compares), "holdout" (validation only).
+The shipped texts are split by purpose: "search" (finding neurons, making training data), "fit" or "judge"
+(fitting a judge, and the personas it compares), "holdout" (validation only).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Description:
-    """A second-person description of somebody at `pole`. The n-th high and low ones of a trait form a pair."""
+    """A second-person description of somebody at `pole`. The n-th high and low ones of a trait are a pair."""
 
     id: str
     pole: Pole
@@ -47,7 +47,9 @@ class PersonalityBench:
     descriptions: dict[Pole, tuple[str, ...]]
 
 
-def load_questions(trait: Trait | str | None = None, split: QuestionSplit | None = None) -> tuple[Question, ...]:
+def load_questions(
+    trait: Trait | str | None = None, split: QuestionSplit | None = None
+) -> tuple[Question, ...]:
     """The shipped questions, of one trait and one split if these are given.
 
     Raises:
@@ -55,9 +57,7 @@ def load_questions(trait: Trait | str | None = None, split: QuestionSplit | None
     """
     _check_split(split, get_args(QuestionSplit))
     wanted = None if trait is None else Trait.parse(trait)
-    return tuple(
-        row for row in _questions() if wanted in (None, row.trait) and split in (None, row.split)
-    )
+    return tuple(row for row in _questions() if wanted in (None, row.trait) and split in (None, row.split))
 
 
 def load_descriptions(pole: Pole | str, split: DescriptionSplit | None = None) -> tuple[Description, ...]:
@@ -72,7 +72,7 @@ def load_descriptions(pole: Pole | str, split: DescriptionSplit | None = None) -
 
 
 def load_personalitybench(folder: Path | str) -> PersonalityBench:
-    """Read `{Trait}.jsonl` (one {"question": ...} a line) and `descriptions.jsonl` (keys `Trait`, `Trait_reversed`).
+    """Read `{Trait}.jsonl` (keys `question`) and `descriptions.jsonl` (keys `Trait`, `Trait_reversed`).
 
     Raises:
         FileNotFoundError: one of the six files is missing.
@@ -81,7 +81,8 @@ def load_personalitybench(folder: Path | str) -> PersonalityBench:
     folder = Path(folder)
     questions = {
         trait: tuple(
-            _text(row, "question", where) for where, row in _lines(folder / f"{trait.value.capitalize()}.jsonl")
+            _text(row, "question", where)
+            for where, row in _lines(folder / f"{trait.value.capitalize()}.jsonl")
         )
         for trait in Trait
     }
@@ -108,7 +109,9 @@ def _asset(name: str) -> str:
 @cache
 def _questions() -> tuple[Question, ...]:
     rows = (json.loads(line) for line in _asset("questions.jsonl").splitlines())
-    return tuple(Question(row["id"], Trait.parse(row["trait"]), row["split"], row["question"]) for row in rows)
+    return tuple(
+        Question(row["id"], Trait.parse(row["trait"]), row["split"], row["question"]) for row in rows
+    )
 
 
 @cache

@@ -18,7 +18,14 @@ PAIRS = {
 }
 SCALE = Scale({E: TraitScale(0.0, 1.0), N: TraitScale(0.1, 0.5)}, model="toy")
 QUESTION = "What do you do on Friday?"
-ANSWERS = ["I dance.", "x", "I sit at home and look at the rain, as on any evening.", "Ünï 日本", "I dance.", "no no no"]
+ANSWERS = [
+    "I dance.",
+    "x",
+    "I sit at home and look at the rain, as on any evening.",
+    "Ünï 日本",
+    "I dance.",
+    "no no no",
+]
 
 
 def judge_of(model: Any, tokenizer: Any, **options: Any) -> LikelihoodJudge:
@@ -26,7 +33,7 @@ def judge_of(model: Any, tokenizer: Any, **options: Any) -> LikelihoodJudge:
 
 
 class Counting(torch.nn.Module):
-    """p(y) = 3/4 and p(n) = 1/4 once the letter H stood in the context, the reverse before; nothing else is possible."""
+    """p(y) = 3/4 and p(n) = 1/4 once an H stood in the context, the reverse before; nothing else occurs."""
 
     def __init__(self, y: int, n: int, h: int, size: int) -> None:
         super().__init__()
@@ -45,7 +52,11 @@ class Counting(torch.nn.Module):
         return lambda hidden: hidden @ self.weight
 
     def forward(
-        self, input_ids: torch.Tensor, past_key_values: Any = None, use_cache: bool = True, position_ids: Any = None
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: Any = None,
+        use_cache: bool = True,
+        position_ids: Any = None,
     ) -> Any:
         seen = (input_ids == self.h).cumsum(dim=1) > 0
         if past_key_values is not None:
@@ -68,7 +79,7 @@ def test_probabilities_computed_by_hand(byte_tokenizer: Any) -> None:
     scale = Scale({E: TraitScale(0.1, 2.0)}, model="counting")
     judge = judge_of(model, byte_tokenizer, scale=scale, descriptions={E: [("H", "L"), ("H!", "H?")]})
     yyn, nothing, y1 = judge.judge("ok", ["yyn", "  ", "y"])
-    # First pair: log 3 for each y and -log 3 for each n; the second pair says nothing; then the mean over both.
+    # First pair: log 3 for each y and -log 3 for each n; the second pair says nothing; mean over both.
     assert yyn.llr[E] == pytest.approx(math.log(3) / 3 / 2, rel=1e-6)
     assert yyn.spread[E] == pytest.approx(math.log(3) / 3 / math.sqrt(2), rel=1e-6)
     assert y1.llr[E] == pytest.approx(math.log(3) / 2, rel=1e-6)
@@ -78,7 +89,9 @@ def test_probabilities_computed_by_hand(byte_tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_shared_prefixes_and_padding_change_nothing(batch_size: int, byte_tokenizer: Any, tiny_llama: Any) -> None:
+def test_shared_prefixes_and_padding_change_nothing(
+    batch_size: int, byte_tokenizer: Any, tiny_llama: Any
+) -> None:
     """Against one plain forward pass per answer and persona over the whole conversation, in float64."""
     model = tiny_llama.double()
     judge = judge_of(model, byte_tokenizer, batch_size=batch_size)
@@ -97,10 +110,14 @@ def test_shared_prefixes_and_padding_change_nothing(batch_size: int, byte_tokeni
                     data = byte_tokenizer(answer)["input_ids"]
                     with torch.no_grad():
                         table = model(torch.tensor([prompt + data])).logits[0].log_softmax(-1)
-                    logp.append(sum(float(table[len(prompt) + i - 1, t]) for i, t in enumerate(data)) / len(data))
+                    logp.append(
+                        sum(float(table[len(prompt) + i - 1, t]) for i, t in enumerate(data)) / len(data)
+                    )
                 ratios.append(logp[0] - logp[1])
             expected = sum(ratios) / len(ratios)
-            assert abs(expected) > 1e-3  # the personas matter to this model, so the comparison means something
+            assert (
+                abs(expected) > 1e-3
+            )  # the personas matter to this model, so the comparison means something
             # The judge takes softmax in float32 whatever the model's dtype.
             assert result.llr[trait] == pytest.approx(expected, abs=2e-6)
     assert results[0].llr == results[4].llr or results[0].llr == pytest.approx(results[4].llr, abs=1e-9)
@@ -125,7 +142,9 @@ def test_answers_of_several_questions_keep_their_order(byte_tokenizer: Any, tiny
         assert list(result.llr) == list(alone.llr)
         assert result.llr == pytest.approx(alone.llr, abs=1e-5)
     assert seen == [(2, 5), (5, 5)]
-    assert together[0].llr[E] != pytest.approx(together[4].llr[E], abs=1e-4)  # the question is part of the condition
+    assert together[0].llr[E] != pytest.approx(
+        together[4].llr[E], abs=1e-4
+    )  # the question is part of the condition
 
 
 def test_text_under_judgement_cannot_leave_its_turn(byte_tokenizer: Any, tiny_llama: Any) -> None:
@@ -153,7 +172,7 @@ def test_prompt_is_the_chat_template(byte_tokenizer: Any, tiny_llama: Any) -> No
 
 def test_templates_without_a_system_role(byte_tokenizer: Any, tiny_llama: Any) -> None:
     byte_tokenizer.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}"
     )
     ids = judge_of(tiny_llama, byte_tokenizer).prompt_ids("You are X.", "Why?")
@@ -199,6 +218,8 @@ def test_description_is_frank(byte_tokenizer: Any, tiny_llama: Any) -> None:
     assert "weak judge" in text
     assert "NOT on this model" in text
     assert "not been validated" in text
-    validated = replace(SCALE, fit={"holdout": {"extraversion": {"auc": 0.914, "n": 70}, "neuroticism": {"auc": 0.9, "n": 8}}})
+    validated = replace(
+        SCALE, fit={"holdout": {"extraversion": {"auc": 0.914, "n": 70}, "neuroticism": {"auc": 0.9, "n": 8}}}
+    )
     text = judge_of(tiny_llama, byte_tokenizer, scale=validated).describe()
     assert "E 0.91, N 0.90 (78 answers" in text

@@ -1,0 +1,47 @@
+"""The judge on answers and personas it was not fitted to.
+
+`holdout_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
+
+    python python/fit_likelihood_judge.py --out judge.json --sample-out tests/assess/holdout_answers.jsonl
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpg_fast.assess.fitting import judge_own_trait, separation, shipped_items, table_text
+from dpg_fast.assess.likelihood import LikelihoodJudge
+from dpg_fast.assess.persona_answers import load_answers
+from dpg_fast.personality import Trait
+
+STORED = Path(__file__).with_name("holdout_answers.jsonl")
+
+
+def test_sample_is_held_out() -> None:
+    possible = set(shipped_items("holdout", descriptions=2))
+    assert {(row.pole, row.question, row.description) for row in load_answers(STORED)} <= possible
+
+
+@pytest.mark.slow
+def test_poles_separate_on_held_out_answers(smollm2: tuple[Any, Any]) -> None:
+    model, tokenizer = smollm2
+    judge = LikelihoodJudge(model, tokenizer, max_tokens=60)
+    answers = load_answers(STORED)
+    table = separation(answers, judge_own_trait(judge, answers))
+    print(table_text("held-out sample", table))
+    assert set(table) == {trait.value for trait in Trait}
+    values = [row["auc"] for row in table.values()]
+    assert sum(values) / len(values) >= 0.85, table
+    assert min(values) >= 0.75, table
+    for row in table.values():
+        assert row["mean_score_high"] > row["mean_score_low"]
+
+
+def test_judge_says_how_weak_it_is(smollm2: tuple[Any, Any]) -> None:
+    text = LikelihoodJudge(*smollm2).describe()
+    assert "weak judge" in text
+    assert "NOT on this model" not in text
+    assert all(f"{trait.letter} 0." in text or f"{trait.letter} 1." in text for trait in Trait)
