@@ -59,18 +59,22 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
         name = arguments.model
     size: dict[str, Any] = {"questions": arguments.questions, "descriptions": arguments.people}
+    autocast = DTYPES.get(arguments.autocast)
     flat = Scale({trait: TraitScale(0.0, 1.0) for trait in Trait}, name, arguments.template)
 
     fit_answers = answer("fit", shipped_items("fit", **size), model, tokenizer, arguments)
     judged = judge_own_trait(
-        LikelihoodJudge(model, tokenizer, scale=flat), fit_answers, progress=shower("judge fit")
+        LikelihoodJudge(model, tokenizer, scale=flat, autocast=autocast),
+        fit_answers,
+        progress=shower("judge fit"),
     )
     scale = replace(flat, traits={t: fit_scale(*split_by_pole(fit_answers, judged, t)) for t in Trait})
-    judge = LikelihoodJudge(model, tokenizer, scale=scale)
+    judge = LikelihoodJudge(model, tokenizer, scale=scale, autocast=autocast)
     report: dict[str, Any] = {
         "method": "logistic curve on Platt's smoothed targets; score = 5 tanh((llr - centre) / width)",
         "answers": f"{name}, greedy, repetition penalty 1.1, at most {arguments.max_new_tokens} new tokens, "
         f"{arguments.dtype}; personas of splits search (fit) and holdout; the judge's own of split judge",
+        "judge_decoder_dtype": arguments.autocast or arguments.dtype,
         "pairs": len(judge.descriptions[Trait.OPENNESS]),
     }
 
@@ -166,6 +170,7 @@ def parse() -> argparse.Namespace:
     add("--max-new-tokens", type=int, default=70, help="length of an answer")
     add("--batch-size", type=int, default=32, help="answers generated at once")
     add("--dtype", choices=sorted(DTYPES), default="float32", help="of the model's parameters")
+    add("--autocast", choices=sorted(DTYPES), help="dtype in which the judge runs the decoder")
     add("--device", default="cpu", help="where the model runs")
     return parser.parse_args()
 

@@ -17,6 +17,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -122,6 +123,8 @@ class LikelihoodJudge:
         batch_size: answers scored at once.
         max_tokens: longer answers are judged by their first `max_tokens` tokens.
         template_kwargs: passed to the chat template (such as enable_thinking=False).
+        autocast: run the decoder in this dtype (bfloat16: about 2.5 times as fast where the CPU has the
+            instructions); probabilities stay in the model's own dtype.
 
     Raises:
         ValueError: no chat template, or no description pair for a trait of the scale.
@@ -137,6 +140,7 @@ class LikelihoodJudge:
         batch_size: int = 16,
         max_tokens: int = 256,
         template_kwargs: Mapping[str, Any] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
@@ -155,6 +159,7 @@ class LikelihoodJudge:
                 raise ValueError(f"no description pair for {trait.value}")
         self.batch_size = batch_size
         self.max_tokens = max_tokens
+        self.autocast = autocast
         self._template_kwargs = dict(template_kwargs or {})
         self._special = _control_tokens(tokenizer)
 
@@ -174,14 +179,16 @@ class LikelihoodJudge:
         tokens = [self.encode(answer.strip())[: self.max_tokens] for answer in answers]
         present = [i for i, ids in enumerate(tokens) if ids]
         ratios: dict[Trait, torch.Tensor] = {}
-        for trait in wanted if present else ():
-            rows = []
-            for high, low in self.descriptions[trait]:
-                logp = [
-                    self._log_likelihood(text, question, [tokens[i] for i in present]) for text in (high, low)
-                ]
-                rows.append(logp[0] - logp[1])
-            ratios[trait] = torch.stack(rows)
+        with self._precision():
+            for trait in wanted if present else ():
+                rows = []
+                for high, low in self.descriptions[trait]:
+                    logp = [
+                        self._log_likelihood(text, question, [tokens[i] for i in present])
+                        for text in (high, low)
+                    ]
+                    rows.append(logp[0] - logp[1])
+                ratios[trait] = torch.stack(rows)
         results: list[Judgement] = []
         for i, ids in enumerate(tokens):
             if not ids:
@@ -277,7 +284,8 @@ class LikelihoodJudge:
         self, description: str, question: str, answers: Sequence[Sequence[int]]
     ) -> torch.Tensor:
         """log p(answer | persona, question) of each non-empty answer, over its tokens: float64 [N], CPU."""
-        device = next(self.model.parameters()).device
+        parameter = next(self.model.parameters())
+        device, own = parameter.device, parameter.dtype
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
         prompt = torch.tensor([self.prompt_ids(description, question)], device=device)
         prefix = decoder(input_ids=prompt, use_cache=True)
@@ -305,7 +313,8 @@ class LikelihoodJudge:
                 )
                 hidden = torch.cat([hidden, rest.last_hidden_state], dim=1)
             real = torch.arange(width, device=device) < lengths[:, None]
-            logits = self._cap(head(hidden[real])).float()
+            with torch.autocast(device.type, enabled=False):  # logits in bfloat16 are too coarse to subtract
+                logits = self._cap(head(hidden[real].to(own))).float()
             picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
             owner = torch.arange(len(rows), device=device)[:, None].expand_as(real)[real]
             sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(
@@ -313,6 +322,11 @@ class LikelihoodJudge:
             )
             total[rows] = sums.cpu()
         return total
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(next(self.model.parameters()).device.type, dtype=self.autocast)
 
     def _cap(self, logits: torch.Tensor) -> torch.Tensor:
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2 and 3 squash their logits

@@ -131,6 +131,15 @@ def test_float32_and_bfloat16_stay_close_to_float64(byte_tokenizer: Any, tiny_ll
             assert all(abs(a.llr[t] - b.llr[t]) < bound for t in PAIRS)
 
 
+def test_autocast_leaves_the_model_alone(byte_tokenizer: Any, tiny_llama: Any) -> None:
+    exact = judge_of(tiny_llama, byte_tokenizer).judge(QUESTION, ANSWERS)
+    cast = judge_of(tiny_llama, byte_tokenizer, autocast=torch.bfloat16).judge(QUESTION, ANSWERS)
+    differences = [abs(a.llr[t] - b.llr[t]) for a, b in zip(exact, cast, strict=True) for t in PAIRS]
+    assert 0.0 < max(differences) < 0.3
+    assert next(tiny_llama.parameters()).dtype == torch.float32
+    assert judge_of(tiny_llama, byte_tokenizer).judge(QUESTION, ANSWERS) == exact
+
+
 def test_answers_of_several_questions_keep_their_order(byte_tokenizer: Any, tiny_llama: Any) -> None:
     judge = judge_of(tiny_llama, byte_tokenizer)
     items = [("A?", "one"), ("B?", "two"), ("A?", "three"), ("B?", ""), ("B?", "one")]
