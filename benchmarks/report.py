@@ -32,7 +32,12 @@ class Result:
 
 def markdown(title: str, machine: Mapping[str, str], results: Sequence[Result], notes: Sequence[str]) -> str:
     """A table for each group, under the machine it was measured on."""
-    lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in machine.items()), *(f"- {note}" for note in notes)]
+    lines = [
+        f"# {title}",
+        "",
+        *(f"- {key}: {value}" for key, value in machine.items()),
+        *(f"- {note}" for note in notes),
+    ]
     for group in dict.fromkeys(result.group for result in results):
         lines += ["", f"## {group}", "", "| way | ms | time / first | range over rounds |", "|---|---:|---:|---:|"]
         lines += [

@@ -142,9 +142,7 @@ def find_architecture(model: nn.Module) -> Architecture:
     decoder = get_decoder() if callable(get_decoder) else None
     layers = getattr(decoder, "layers", None)
     if not isinstance(decoder, nn.Module) or not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        raise UnsupportedArchitectureError(
-            f"{kind} has no decoder layers to adapt; {_accepted()}"
-        )
+        raise UnsupportedArchitectureError(f"{kind} has no decoder layers to adapt; {_accepted()}")
     prefixes = {id(module): name for name, module in model.named_modules()}
     mlps: list[GatedMlp] = []
     linears: dict[str, nn.Module] = {}

@@ -55,13 +55,18 @@ def neurons_search(
         str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
     ] = "smollm2",
     traits: Annotated[str, typer.Option(help="Letters of the traits to search.")] = "OCEAN",
-    repeats: Annotated[int, typer.Option(min=1, help="How often each question is asked, each time as another person.")] = 2,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often each question is asked, each time as another person.")
+    ] = 2,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer; NPTI used 500.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1)] = 24,
     minimum: Annotated[int, typer.Option(min=1, help="Neurons kept whatever their difference.")] = 2000,
-    threshold: Annotated[float, typer.Option(help="Smallest difference in firing probability of further neurons.")] = 0.1,
+    threshold: Annotated[
+        float, typer.Option(help="Smallest difference in firing probability of further neurons.")
+    ] = 0.1,
     strength: Annotated[
-        list[float] | None, typer.Option(min=0, help="Steering strength at level 5: once, or ten times (O+ O- C+ ... N-).")
+        list[float] | None,
+        typer.Option(min=0, help="Steering strength at level 5: once, or ten times (O+ O- C+ ... N-)."),
     ] = None,
     seed: int = 0,
 ) -> None:

@@ -22,7 +22,7 @@ from dpg_fast.personality import Personality, Trait, parse_personality
 from dpg_fast.smollm2 import find_gguf, load_smollm2
 from dpg_fast.speed import StepTiming, compare_steps, generation, peft_rival
 
-QUESTION = "Your friends have planned a big surprise party for tonight and you only just found out. What do you do, and how do you feel?"
+QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
 PEOPLE = ("base", "E+5", "E-5", "N+5", "N-5", "A-5", "C+5", "O+5 E+3")
 SYSTEM = "Answer as a real person would, in the first person and from your own feelings, in two or three sentences."
 RANK = 8
@@ -122,7 +122,9 @@ def answers_table(people: Sequence[Person]) -> Table:
     return table
 
 
-def measure(model: PersonalityModel, tokenizer: Any, question: str, rows: int = 8, rounds: int = 3) -> dict[str, StepTiming]:
+def measure(
+    model: PersonalityModel, tokenizer: Any, question: str, rows: int = 8, rounds: int = 3
+) -> dict[str, StepTiming]:
     """Decode steps of ``rows`` rows: the bare model, personality neurons, neurons with a random bank, and PEFT.
 
     PEFT has no neuron steering; it runs random LoRA adapters of the bank's rank on the same layers, one for each row.

@@ -14,7 +14,9 @@ def with_system(tokenizer: Any, messages: Sequence[Message], system: str | None)
     if not system:
         return conversation
     try:
-        tokenizer.apply_chat_template([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], tokenize=False)
+        tokenizer.apply_chat_template(
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], tokenize=False
+        )
     except Exception as error:  # templates raise jinja2's own errors, whose types transformers does not re-export
         if "system" not in str(error).lower():
             raise
@@ -36,7 +38,9 @@ def chat_prompt(tokenizer: Any, messages: Sequence[Message], *, system: str | No
         ValueError: the tokenizer has no chat template.
     """
     if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()")
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()"
+        )
     text = tokenizer.apply_chat_template(
         with_system(tokenizer, messages, system), tokenize=False, add_generation_prompt=True
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,7 @@ class SearchOptions:
     traits: str = "OCEAN"
     repeats: int = 2
     strengths: Sequence[float] = (1.0,)
-    settings: SearchSettings = SearchSettings()
+    settings: SearchSettings = field(default_factory=SearchSettings)
 
 
 def run_search(output: Path, model_name: str, options: SearchOptions, console: Console | None = None) -> None:
@@ -43,14 +43,14 @@ def run_search(output: Path, model_name: str, options: SearchOptions, console: C
         raise ValueError("no traits to search; name some of O, C, E, A, N")
     calibration = Calibration(_strengths(options.strengths))
     questions = {t: [q.question for q in load_questions(t, "search")] * options.repeats for t in traits}
-    descriptions = {
-        pole: [d.text for d in load_descriptions(pole, "search")] for pole in POLES if pole.trait in traits
-    }
+    descriptions = {pole: [d.text for d in load_descriptions(pole, "search")] for pole in POLES if pole.trait in traits}
     base, tokenizer = load_base(model_name)
     partial = output.with_name(output.name + ".partial")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        tasks = {pole: progress.add_task(f"answers as {pole}", total=len(questions[pole.trait])) for pole in descriptions}
+        tasks = {
+            pole: progress.add_task(f"answers as {pole}", total=len(questions[pole.trait])) for pole in descriptions
+        }
         table = search_neurons(
             base,
             tokenizer,

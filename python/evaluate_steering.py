@@ -1,7 +1,7 @@
 """Measure whether an adapter moves the likelihood judge, on questions that its neurons were not searched on.
 
-    python python/evaluate_steering.py
-    python python/evaluate_steering.py --adapter path/to/adapter --model path/or/hub-id --level 3 --json scores.json
+python python/evaluate_steering.py
+python python/evaluate_steering.py --adapter path/to/adapter --model path/or/hub-id --level 3 --json scores.json
 """
 
 from __future__ import annotations

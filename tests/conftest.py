@@ -17,7 +17,6 @@ TEMPLATE = (
 )
 
 
-
 @pytest.fixture(scope="session")
 def smollm2() -> tuple[Any, Any]:
     """SmolLM2-135M-Instruct in float32 and its tokenizer. Tests that change the model work on a copy."""

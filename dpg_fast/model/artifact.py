@@ -49,7 +49,7 @@ def locate(adapter: str | Path) -> Path:
             raise ValueError(f"{directory} is not an adapter: it has no {CONFIG}")
         return directory
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(adapter), allow_patterns=list(FILES)))

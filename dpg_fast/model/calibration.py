@@ -57,5 +57,7 @@ class Calibration:
         """
         stored: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         if stored.get("schema") != SCHEMA or stored.get("kind") != "linear":
-            raise ValueError(f"{path}: expected a linear calibration of schema {SCHEMA!r}, got {stored.get('schema')!r}")
+            raise ValueError(
+                f"{path}: expected a linear calibration of schema {SCHEMA!r}, got {stored.get('schema')!r}"
+            )
         return cls({Pole.parse(name): float(value) for name, value in stored["strength_at_5"].items()})

@@ -30,7 +30,7 @@ _SHAPE_KEYS = (
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """A JSON-ready description of ``model``: its configuration's sizes and ``TENSORS`` x ``VALUES`` sampled weights."""
-    text = model.config.get_text_config() if hasattr(model, "config") else None
+    text = _text_config(model)
     shape = {key: getattr(text, key, None) for key in _SHAPE_KEYS}
     weights = {name: p for name, p in model.named_parameters() if p.dim() >= 2 and p.is_floating_point()}
     names = sorted(weights)
@@ -40,7 +40,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
 def mismatch(stored: dict[str, Any], model: nn.Module) -> str | None:
     """Why ``model`` is not the base that ``stored`` describes, or None when it is."""
-    text = model.config.get_text_config() if hasattr(model, "config") else None
+    text = _text_config(model)
     for key, value in stored["shape"].items():
         found = getattr(text, key, None)
         if found != value:
@@ -59,6 +59,10 @@ def mismatch(stored: dict[str, Any], model: nn.Module) -> str | None:
             return f"the weights differ: {name} by {error:.0%}"
         compared += 1
     return None if compared else "none of the sampled weights can be compared"
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config() if hasattr(model, "config") else None
 
 
 def _sample(parameter: torch.Tensor) -> list[float]:

@@ -8,7 +8,6 @@ Without a call in progress the subclass runs the original forward, nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -207,6 +206,12 @@ class Surgery:
             adapter.clamp_mask, adapter.add = mask[layer], add[layer]
 
 
-@lru_cache(maxsize=None)
-def _subclass(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
-    return type(f"{mixin.__name__}{original.__name__}", (mixin, original), {"__module__": __name__})
+_subclasses: dict[tuple[type, type], type] = {}
+
+
+def _subclass(mixin: type, original: type) -> type:
+    key = (mixin, original)
+    if key not in _subclasses:
+        name = f"{mixin.__name__}{original.__name__}"
+        _subclasses[key] = type(name, (mixin, original), {"__module__": __name__})
+    return _subclasses[key]

@@ -46,7 +46,7 @@ class PersonalityModel(nn.Module):
         calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(base, PersonalityModel) or "forward" in base.__dict__ and hasattr(base.forward, "dpg_state"):
+        if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
             raise ValueError("this model already has a personality; unload() it first")
         architecture = find_architecture(base)
         if steering is not None and (steering.num_layers, steering.intermediate) != (
@@ -75,9 +75,11 @@ class PersonalityModel(nn.Module):
         self._trainable = [p for p in base.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
-        self._trunk_parameters = [
-            p for name, p in hypernet.named_parameters() if not name.startswith("bank.")
-        ] if hypernet is not None else []
+        self._trunk_parameters = (
+            [p for name, p in hypernet.named_parameters() if not name.startswith("bank.")]
+            if hypernet is not None
+            else []
+        )
         self._table: SlotTable | None = None
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
@@ -161,9 +163,7 @@ class PersonalityModel(nn.Module):
     def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
         """Upload the adapter to the Hugging Face Hub and return its address; ``kwargs`` go to ``HfApi.create_repo``."""
         self._require_loaded()
-        return artifact.push(
-            repo_id, lambda directory: self.save_pretrained(directory, notes=notes), **kwargs
-        )
+        return artifact.push(repo_id, lambda directory: self.save_pretrained(directory, notes=notes), **kwargs)
 
     def unload(self) -> nn.Module:
         """Undo every change to the base model and return it; this object cannot be used afterwards."""
@@ -416,10 +416,9 @@ class PersonalityModel(nn.Module):
 
     def _compute_pair(self, dtype: torch.dtype, training: bool, site: str) -> tuple[Tensor, Tensor]:
         assert self.hypernet is not None
-        pair = self.hypernet.bank.A(site), self.hypernet.bank.B(site)
-        if not training:
-            pair = pair[0].detach(), pair[1].detach()
-        return pair[0].to(dtype), pair[1].to(dtype)
+        pair: tuple[Tensor, Tensor] = self.hypernet.bank.A(site), self.hypernet.bank.B(site)
+        A, B = pair if training else (pair[0].detach(), pair[1].detach())
+        return A.to(dtype), B.to(dtype)
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         call = self._state.call

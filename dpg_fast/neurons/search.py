@@ -7,6 +7,7 @@ the prompt in the cache and its row has not ended; a prompt is never counted, ho
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -69,7 +70,12 @@ class DecodeTap:
     """
 
     def __init__(
-        self, model: nn.Module, architecture: Architecture, counter: ActivationCounter, prompt_length: int, eos: set[int]
+        self,
+        model: nn.Module,
+        architecture: Architecture,
+        counter: ActivationCounter,
+        prompt_length: int,
+        eos: set[int],
     ) -> None:
         self._model = model
         self._architecture = architecture
@@ -212,7 +218,7 @@ def search_neurons(
                 descriptions[pole],
                 settings,
                 seed=settings.seed * 10 + pole.index,
-                progress=None if progress is None else lambda n, pole=pole: progress(pole, n),
+                progress=None if progress is None else functools.partial(progress, pole),
             )
             statistics[high] = run.statistics
             if file is not None:
@@ -240,6 +246,8 @@ def _claim(checkpoint: Path, identity: str) -> None:
     marker = checkpoint / "search.sha256"
     if marker.exists():
         if marker.read_text().strip() != identity:
-            raise ValueError(f"{checkpoint} holds another search (other model, texts or settings); use an empty directory")
+            raise ValueError(
+                f"{checkpoint} holds another search (other model, texts or settings); use an empty directory"
+            )
     else:
         write_text(marker, identity)

@@ -69,7 +69,9 @@ def select_neurons(
         ValueError: the two statistics have different shapes.
     """
     if pole.positive.shape != opposite.positive.shape:
-        raise ValueError(f"statistics of shapes {tuple(pole.positive.shape)} and {tuple(opposite.positive.shape)} do not match")
+        raise ValueError(
+            f"statistics of shapes {tuple(pole.positive.shape)} and {tuple(opposite.positive.shape)} do not match"
+        )
     probability = pole.probability
     diff = (probability - opposite.probability).flatten()
     order = diff.argsort(descending=True, stable=True)

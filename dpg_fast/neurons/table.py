@@ -83,7 +83,9 @@ class SteeringTable:
     def save(self, path: Path) -> None:
         """Write the neuron lists as safetensors, atomically; the dense table is rebuilt on loading."""
         tensors: dict[str, Tensor] = {
-            f"{pole}.{name}": getattr(chosen, name).contiguous() for pole, chosen in self.neurons.items() for name in FIELDS
+            f"{pole}.{name}": getattr(chosen, name).contiguous()
+            for pole, chosen in self.neurons.items()
+            for name in FIELDS
         }
         about = {"schema": SCHEMA, "num_layers": self.num_layers, "intermediate": self.intermediate}
         metadata = {"dpg_fast": json.dumps(about)}  # one entry: safetensors does not keep the order of several

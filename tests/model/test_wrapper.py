@@ -40,7 +40,9 @@ def random_table(layers: int, intermediate: int, seed: int = 0, strength: float 
     return SteeringTable(neurons, layers, intermediate)
 
 
-def personality_model(base: nn.Module, *, lora: bool = True, steer: bool = True, seed: int = 0, rank: int = 3) -> PersonalityModel:
+def personality_model(
+    base: nn.Module, *, lora: bool = True, steer: bool = True, seed: int = 0, rank: int = 3
+) -> PersonalityModel:
     architecture = find_architecture(base)
     hypernet = None
     if lora:
@@ -154,7 +156,9 @@ def test_steering_starts_at_the_first_generated_token() -> None:
     assert torch.allclose(out.logits[0], bare[:, -1], atol=1e-5)  # the prompt is not steered
     assert torch.allclose(full[:, :7], bare[:, :7], atol=1e-5)
     assert torch.allclose(torch.stack(out.logits[1:], 1), full[:, 8:], atol=1e-4)
-    everything = greedy(model, ids, personality=person, steer_tokens="all", output_logits=True, return_dict_in_generate=True)
+    everything = greedy(
+        model, ids, personality=person, steer_tokens="all", output_logits=True, return_dict_in_generate=True
+    )
     assert not torch.allclose(everything.logits[0], bare[:, -1], atol=1e-3)
 
 
@@ -185,7 +189,12 @@ def test_changing_personalities_moves_no_weights() -> None:
 
     def layout() -> list[tuple[int, int]]:
         adapters = [*model._surgery.linear_adapters.values(), *model._surgery.mlp_adapters.values()]
-        tensors = [t for a in adapters for t in (getattr(a, n, None) for n in ("A", "B", "B_gate", "B_up", "add")) if t is not None]
+        tensors = [
+            t
+            for a in adapters
+            for t in (getattr(a, n, None) for n in ("A", "B", "B_gate", "B_up", "add"))
+            if t is not None
+        ]
         tensors += [*model.parameters(), *model._table.values]
         return [(id(t), t.data_ptr()) for t in tensors]
 
@@ -325,7 +334,9 @@ def test_casting_keeps_master_weights() -> None:
     assert torch.allclose(changed[1].float(), bare[1].float(), atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("targets", [("q_proj",), ("gate_proj", "o_proj"), ("up_proj", "down_proj"), ("gate_proj", "up_proj")])
+@pytest.mark.parametrize(
+    "targets", [("q_proj",), ("gate_proj", "o_proj"), ("up_proj", "down_proj"), ("gate_proj", "up_proj")]
+)
 def test_partial_targets_act(targets: tuple[str, ...]) -> None:
     base = tiny_model("llama")
     network = HyperNetwork(HypernetConfig(rank=2, targets=targets), find_architecture(base).sites)
@@ -379,7 +390,13 @@ def test_unsupported_models_are_refused() -> None:
     small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=11, n_positions=16))
     with pytest.raises(UnsupportedArchitectureError, match="accepted are causal LMs"):
         PersonalityModel.from_model(small)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     mixtral = MixtralForCausalLM(MixtralConfig(vocab_size=11, num_local_experts=2, **sizes))
     with pytest.raises(UnsupportedArchitectureError, match="layer 0"):
         PersonalityModel.from_model(mixtral)

@@ -14,7 +14,10 @@ from dpg_fast.neurons import search as search_module
 from dpg_fast.neurons.search import DecodeTap
 from dpg_fast.personality import POLES, Pole, Trait
 
-QUESTIONS = {Trait.EXTRAVERSION: ["A party?", "A walk alone?", "Who?"], Trait.NEUROTICISM: ["It is late. And now?", "Afraid?"]}
+QUESTIONS = {
+    Trait.EXTRAVERSION: ["A party?", "A walk alone?", "Who?"],
+    Trait.NEUROTICISM: ["It is late. And now?", "Afraid?"],
+}
 DESCRIPTIONS = {p: [f"You are {p}, one.", f"You are {p}, two."] for p in POLES if p.trait in QUESTIONS}
 SETTINGS = SearchSettings(batch_size=2, max_new_tokens=6, minimum=10, threshold=0.05)
 
@@ -25,7 +28,9 @@ def test_only_decoded_tokens_before_the_end_count(tiny_llama: Any, prompt_length
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(2, 250, (4, prompt_length), generator=generator)
     mask = torch.ones_like(ids)
-    plain = tiny_llama.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=9, pad_token_id=0, eos_token_id=[])
+    plain = tiny_llama.generate(
+        ids, attention_mask=mask, do_sample=False, max_new_tokens=9, pad_token_id=0, eos_token_id=[]
+    )
     eos = int(plain[0, prompt_length + 3])  # so that at least one row ends early
     counter = ActivationCounter(architecture.num_layers, architecture.intermediate)
     with DecodeTap(tiny_llama, architecture, counter, prompt_length, {eos}):
@@ -41,7 +46,7 @@ def test_only_decoded_tokens_before_the_end_count(tiny_llama: Any, prompt_length
         kept = min(kept, len(answer) - 1)
         seen: dict[int, torch.Tensor] = {}
         handles = [
-            mlp.act_module.register_forward_hook(lambda m, a, out, layer=mlp.layer: seen.__setitem__(layer, out[0]))
+            mlp.act_module.register_forward_hook(lambda m, a, out, layer=mlp.layer, seen=seen: seen.__setitem__(layer, out[0]))
             for mlp in architecture.mlps
         ]
         with torch.no_grad():
@@ -85,7 +90,9 @@ def test_search_finds_a_table_and_resumes(
     with pytest.raises(KeyboardInterrupt):
         search_neurons(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, checkpoint=tmp_path / "partial")
     calls[:] = [1, 1, 1]
-    resumed = search_neurons(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, checkpoint=tmp_path / "partial")
+    resumed = search_neurons(
+        tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, checkpoint=tmp_path / "partial"
+    )
     assert len(calls) == 3 + 2  # two of the four poles were already there
     assert torch.equal(resumed.add, table.add)
     assert torch.equal(resumed.clamp_mask, table.clamp_mask)

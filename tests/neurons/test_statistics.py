@@ -121,7 +121,11 @@ def test_table_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [((3, 0, 0.2, 0.2, 0.1), "layer 3"), ((0, 4, 0.2, 0.2, 0.1), "neuron 4"), ((0, 0, 0.2, 0.2, -math.inf), "not finite")],
+    [
+        ((3, 0, 0.2, 0.2, 0.1), "layer 3"),
+        ((0, 4, 0.2, 0.2, 0.1), "neuron 4"),
+        ((0, 0, 0.2, 0.2, -math.inf), "not finite"),
+    ],
 )
 def test_table_refuses_neurons_outside_the_model(row: tuple[int, int, float, float, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
