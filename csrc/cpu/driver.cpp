@@ -47,7 +47,7 @@ const Kernels* best_kernels() {
 }
 
 std::atomic<const Kernels*> g_kernels{nullptr};
-std::atomic<int64_t> g_threshold{1500000};
+std::atomic<int64_t> g_threshold{600000};
 
 const Kernels& kernels() {
   const Kernels* k = g_kernels.load(std::memory_order_relaxed);

@@ -131,8 +131,8 @@ struct Rows {
 
 // out[i + t] = round(in[i + t] + sum_kj coef[i + t, kj] * B[kj]) over the NV vectors (or the first `rest` lanes) at
 // column c. `ahead` elements on lie the columns that come next; they are fetched early.
-template <class T, int TT, int NV, bool TAIL>
-__attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const T* b, int64_t ldb, const float* coef,
+template <int TT, int NV, bool TAIL, class T, class TB>
+__attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const TB* b, int64_t ldb, const float* coef,
                                             int64_t kr, int64_t ahead, int rest) {
   VF acc[TT][NV];
 #pragma GCC unroll 8
@@ -144,7 +144,7 @@ __attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) bv[v] = TAIL ? vload_n(b + v * VF::N, rest) : vload(b + v * VF::N);
 #pragma GCC unroll 8
-    for (int64_t line = 0; line < NV * VF::N; line += 64 / static_cast<int>(sizeof(T))) prefetch(b + ahead + line);
+    for (int64_t line = 0; line < NV * VF::N; line += 64 / static_cast<int>(sizeof(TB))) prefetch(b + ahead + line);
 #pragma GCC unroll 8
     for (int t = 0; t < TT; ++t) {
       const VF c(coef[t * kr + e]);
@@ -163,6 +163,20 @@ __attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const
       else
         vstore(to + v * VF::N, vload(from + v * VF::N) + acc[t][v]);
     }
+  }
+}
+
+// With several token tiles, the bank's columns are first gathered in one place as float: rows a power of two apart would
+// fight for the same cache sets, and each tile would convert them again. Banks of more rows are read where they are.
+constexpr int64_t kPackRows = 256;
+
+template <int NV, class T>
+__attribute__((noinline)) void pack_block(const T* b, int64_t ldb, int64_t kr, int64_t ahead, float* packed) {
+  for (int64_t e = 0; e < kr; ++e, b += ldb, packed += NV * VF::N) {
+#pragma GCC unroll 8
+    for (int64_t line = 0; line < NV * VF::N; line += 64 / static_cast<int>(sizeof(T))) prefetch(b + ahead + line);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) vstore(packed + v * VF::N, vload(b + v * VF::N));
   }
 }
 
@@ -199,13 +213,21 @@ struct ExpandOf {
     int64_t i0, i1, c1;
     template <int NV, bool TAIL>
     void block(int64_t c, int rest) const {
-      const int64_t next = NV * VF::N;
+      constexpr int64_t width = NV * VF::N;
       T* y = static_cast<T*>(p.y) + c;
-      for (int64_t i = i0; i < i1; i += TT) {
-        const int64_t ahead = !TAIL && i == i0 && c + next < c1 ? next : 0;
-        expand_block<T, TT, NV, TAIL>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, static_cast<const T*>(p.B) + c,
-                                      p.ldb, p.coef + i * p.kr, p.kr, ahead, rest);
+      const T* b = static_cast<const T*>(p.B) + c;
+      const int64_t ahead = !TAIL && c + width < c1 ? width : 0;
+      if (!TAIL && TT == kTileT && i1 - i0 > TT && p.kr <= kPackRows) {
+        alignas(64) float packed[kPackRows * width];
+        pack_block<NV>(b, p.ldb, p.kr, ahead, packed);
+        for (int64_t i = i0; i < i1; i += TT)
+          expand_block<TT, NV, TAIL, T, float>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, packed, width,
+                                               p.coef + i * p.kr, p.kr, 0, rest);
+        return;
       }
+      for (int64_t i = i0; i < i1; i += TT)
+        expand_block<TT, NV, TAIL, T, T>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, b, p.ldb, p.coef + i * p.kr,
+                                         p.kr, ahead, rest);
     }
   };
 };
@@ -271,14 +293,27 @@ struct GatedOf {
       constexpr int64_t width = NV * VF::N;
       alignas(64) T gate[TT * width], up[TT * width];
       const int64_t n = TAIL ? rest : width;
+      const T* b_gate = static_cast<const T*>(p.B_gate) + c;
+      const T* b_up = static_cast<const T*>(p.B_up) + c;
+      const int64_t ahead = !TAIL && c + width < c1 ? width : 0;
+      const bool pack = !TAIL && TT == kTileT && i1 - i0 > TT && p.kr <= kPackRows;
+      alignas(64) float packed[2][TT == kTileT && !TAIL ? kPackRows * width : 1];
+      if (pack) {
+        pack_block<NV>(b_gate, p.ldb_gate, p.kr, ahead, packed[0]);
+        pack_block<NV>(b_up, p.ldb_up, p.kr, ahead, packed[1]);
+      }
       for (int64_t i = i0; i < i1; i += TT) {
-        const int64_t ahead = !TAIL && i == i0 && c + width < c1 ? width : 0;
-        expand_block<T, TT, NV, TAIL>({static_cast<const T*>(p.gate) + c, p.ldg, p.rows + i}, {gate, width, nullptr},
-                                      static_cast<const T*>(p.B_gate) + c, p.ldb_gate, p.coef_gate + i * p.kr, p.kr,
-                                      ahead, rest);
-        expand_block<T, TT, NV, TAIL>({static_cast<const T*>(p.up) + c, p.ldu, p.rows + i}, {up, width, nullptr},
-                                      static_cast<const T*>(p.B_up) + c, p.ldb_up, p.coef_up + i * p.kr, p.kr, ahead,
-                                      rest);
+        const Rows<const T> gate_in{static_cast<const T*>(p.gate) + c, p.ldg, p.rows + i};
+        const Rows<const T> up_in{static_cast<const T*>(p.up) + c, p.ldu, p.rows + i};
+        const Rows<T> gate_out{gate, width, nullptr}, up_out{up, width, nullptr};
+        const float *coef_gate = p.coef_gate + i * p.kr, *coef_up = p.coef_up + i * p.kr;
+        if (pack) {
+          expand_block<TT, NV, TAIL, T, float>(gate_in, gate_out, packed[0], width, coef_gate, p.kr, 0, rest);
+          expand_block<TT, NV, TAIL, T, float>(up_in, up_out, packed[1], width, coef_up, p.kr, 0, rest);
+        } else {
+          expand_block<TT, NV, TAIL, T, T>(gate_in, gate_out, b_gate, p.ldb_gate, coef_gate, p.kr, ahead, rest);
+          expand_block<TT, NV, TAIL, T, T>(up_in, up_out, b_up, p.ldb_up, coef_up, p.kr, ahead, rest);
+        }
         for (int t = 0; t < TT; ++t) {
           const int64_t row = p.rows[i + t];
           job.act(p, gate + t * width, up + t * width, static_cast<T*>(p.h) + row * p.ldh + c,
