@@ -129,11 +129,37 @@ struct Rows {
   DPG_FN T* at(int64_t i) const { return base + (index ? static_cast<int64_t>(index[i]) : i) * ld; }
 };
 
+// Fetches bank columns early, in bursts of 256 bytes per row: single lines a whole row apart come slowly from memory.
+// The blocks of one burst share the work; `from` is this block's first row and column in the burst that comes next.
+template <class TB, int WIDTH>
+struct Ahead {
+  static constexpr int kLine = 64 / sizeof(TB);
+  static constexpr int kPerStep = WIDTH > kLine ? WIDTH / kLine : 1;  // lines fetched per bank row of the block at hand
+  static constexpr int kBurst = kPerStep > 4 ? kPerStep : 4;
+  static constexpr int kBlocks = kBurst / kPerStep;
+  const TB* bank;  // the first row at the next burst's first column; null: nothing comes next
+  int64_t ldb, done;
+
+  Ahead(const TB* bank_row, int64_t ldb_, int64_t kr, int64_t c0, int64_t c1, int64_t c) : ldb(ldb_) {
+    const int64_t block = (c - c0) / WIDTH % kBlocks;
+    const int64_t next = c + (kBlocks - block) * WIDTH;
+    bank = next < c1 ? bank_row + next : nullptr;
+    done = block * kr * kPerStep;
+  }
+  DPG_FN void step(int64_t e) const {
+#pragma GCC unroll 8
+    for (int l = 0; l < kPerStep; ++l) {
+      const int64_t line = done + e * kPerStep + l;
+      prefetch(bank + line / kBurst * ldb + line % kBurst * kLine);
+    }
+  }
+};
+
 // out[i + t] = round(in[i + t] + sum_kj coef[i + t, kj] * B[kj]) over the NV vectors (or the first `rest` lanes) at
-// column c. `ahead` elements on lie the columns that come next; they are fetched early.
+// column c.
 template <int TT, int NV, bool TAIL, class T, class TB>
 __attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const TB* b, int64_t ldb, const float* coef,
-                                            int64_t kr, int64_t ahead, int rest) {
+                                            int64_t kr, Ahead<TB, NV * VF::N> ahead, int rest) {
   VF acc[TT][NV];
 #pragma GCC unroll 8
   for (int t = 0; t < TT; ++t)
@@ -143,8 +169,7 @@ __attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const
     VF bv[NV];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) bv[v] = TAIL ? vload_n(b + v * VF::N, rest) : vload(b + v * VF::N);
-#pragma GCC unroll 8
-    for (int64_t line = 0; line < NV * VF::N; line += 64 / static_cast<int>(sizeof(TB))) prefetch(b + ahead + line);
+    if (ahead.bank) ahead.step(e);
 #pragma GCC unroll 8
     for (int t = 0; t < TT; ++t) {
       const VF c(coef[t * kr + e]);
@@ -171,10 +196,9 @@ __attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const
 constexpr int64_t kPackRows = 256;
 
 template <int NV, class T>
-__attribute__((noinline)) void pack_block(const T* b, int64_t ldb, int64_t kr, int64_t ahead, float* packed) {
+__attribute__((noinline)) void pack_block(const T* b, int64_t ldb, int64_t kr, Ahead<T, NV * VF::N> ahead, float* packed) {
   for (int64_t e = 0; e < kr; ++e, b += ldb, packed += NV * VF::N) {
-#pragma GCC unroll 8
-    for (int64_t line = 0; line < NV * VF::N; line += 64 / static_cast<int>(sizeof(T))) prefetch(b + ahead + line);
+    if (ahead.bank) ahead.step(e);
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) vstore(packed + v * VF::N, vload(b + v * VF::N));
   }
@@ -199,7 +223,7 @@ template <template <int> class Tiles, class Args, int TT>
 void over_tokens(const Args& p, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
   constexpr int NV = kTileRegs / TT < kMaxVectors ? kTileRegs / TT : kMaxVectors;
   const int64_t whole = (i1 - i0) / TT * TT;
-  if (whole) over_columns<NV>(c0, c1, Tiles<TT>{p, i0, i0 + whole, c1});
+  if (whole) over_columns<NV>(c0, c1, Tiles<TT>{p, i0, i0 + whole, c0, c1});
   if constexpr (TT > 1) {
     if (i0 + whole < i1) over_tokens<Tiles, Args, TT / 2>(p, c0, c1, i0 + whole, i1);
   }
@@ -210,19 +234,20 @@ struct ExpandOf {
   template <int TT>
   struct Tiles {
     const Expand& p;
-    int64_t i0, i1, c1;
+    int64_t i0, i1, c0, c1;
     template <int NV, bool TAIL>
     void block(int64_t c, int rest) const {
       constexpr int64_t width = NV * VF::N;
       T* y = static_cast<T*>(p.y) + c;
       const T* b = static_cast<const T*>(p.B) + c;
-      const int64_t ahead = !TAIL && c + width < c1 ? width : 0;
+      const Ahead<T, width> ahead(static_cast<const T*>(p.B), p.ldb, p.kr, c0, c1, c);
+      const Ahead<float, width> none(nullptr, 0, 0, 0, 0, 0);
       if (!TAIL && TT == kTileT && i1 - i0 > TT && p.kr <= kPackRows) {
         alignas(64) float packed[kPackRows * width];
         pack_block<NV>(b, p.ldb, p.kr, ahead, packed);
         for (int64_t i = i0; i < i1; i += TT)
           expand_block<TT, NV, TAIL, T, float>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, packed, width,
-                                               p.coef + i * p.kr, p.kr, 0, rest);
+                                               p.coef + i * p.kr, p.kr, none, rest);
         return;
       }
       for (int64_t i = i0; i < i1; i += TT)
@@ -286,7 +311,7 @@ struct GatedOf {
   template <int TT>
   struct Tiles {
     const GatedJob<T>& job;
-    int64_t i0, i1, c1;
+    int64_t i0, i1, c0, c1;
     template <int NV, bool TAIL>
     void block(int64_t c, int rest) const {
       const Gated& p = job.p;
@@ -295,12 +320,14 @@ struct GatedOf {
       const int64_t n = TAIL ? rest : width;
       const T* b_gate = static_cast<const T*>(p.B_gate) + c;
       const T* b_up = static_cast<const T*>(p.B_up) + c;
-      const int64_t ahead = !TAIL && c + width < c1 ? width : 0;
+      const Ahead<T, width> ahead_gate(static_cast<const T*>(p.B_gate), p.ldb_gate, p.kr, c0, c1, c);
+      const Ahead<T, width> ahead_up(static_cast<const T*>(p.B_up), p.ldb_up, p.kr, c0, c1, c);
+      const Ahead<float, width> none(nullptr, 0, 0, 0, 0, 0);
       const bool pack = !TAIL && TT == kTileT && i1 - i0 > TT && p.kr <= kPackRows;
       alignas(64) float packed[2][TT == kTileT && !TAIL ? kPackRows * width : 1];
       if (pack) {
-        pack_block<NV>(b_gate, p.ldb_gate, p.kr, ahead, packed[0]);
-        pack_block<NV>(b_up, p.ldb_up, p.kr, ahead, packed[1]);
+        pack_block<NV>(b_gate, p.ldb_gate, p.kr, ahead_gate, packed[0]);
+        pack_block<NV>(b_up, p.ldb_up, p.kr, ahead_up, packed[1]);
       }
       for (int64_t i = i0; i < i1; i += TT) {
         const Rows<const T> gate_in{static_cast<const T*>(p.gate) + c, p.ldg, p.rows + i};
@@ -308,11 +335,11 @@ struct GatedOf {
         const Rows<T> gate_out{gate, width, nullptr}, up_out{up, width, nullptr};
         const float *coef_gate = p.coef_gate + i * p.kr, *coef_up = p.coef_up + i * p.kr;
         if (pack) {
-          expand_block<TT, NV, TAIL, T, float>(gate_in, gate_out, packed[0], width, coef_gate, p.kr, 0, rest);
-          expand_block<TT, NV, TAIL, T, float>(up_in, up_out, packed[1], width, coef_up, p.kr, 0, rest);
+          expand_block<TT, NV, TAIL, T, float>(gate_in, gate_out, packed[0], width, coef_gate, p.kr, none, rest);
+          expand_block<TT, NV, TAIL, T, float>(up_in, up_out, packed[1], width, coef_up, p.kr, none, rest);
         } else {
-          expand_block<TT, NV, TAIL, T, T>(gate_in, gate_out, b_gate, p.ldb_gate, coef_gate, p.kr, ahead, rest);
-          expand_block<TT, NV, TAIL, T, T>(up_in, up_out, b_up, p.ldb_up, coef_up, p.kr, ahead, rest);
+          expand_block<TT, NV, TAIL, T, T>(gate_in, gate_out, b_gate, p.ldb_gate, coef_gate, p.kr, ahead_gate, rest);
+          expand_block<TT, NV, TAIL, T, T>(up_in, up_out, b_up, p.ldb_up, coef_up, p.kr, ahead_up, rest);
         }
         for (int t = 0; t < TT; ++t) {
           const int64_t row = p.rows[i + t];
