@@ -47,7 +47,8 @@ const Kernels* best_kernels() {
 }
 
 std::atomic<const Kernels*> g_kernels{nullptr};
-std::atomic<int64_t> g_threshold{600000};
+// About 40 us of one core: below that, waiting for a busy machine's other cores costs more than they save.
+std::atomic<int64_t> g_threshold{2000000};
 
 const Kernels& kernels() {
   const Kernels* k = g_kernels.load(std::memory_order_relaxed);
@@ -161,6 +162,9 @@ void spread(const float* u, Codes codes, const int32_t* slots, const int32_t* ro
   }
 }
 
+// Spreading this many coefficients takes less time than waiting for the other threads to have done it.
+constexpr int64_t kSerialSpread = 16384;
+
 }  // namespace
 
 std::vector<std::string> compiled_isas() {
@@ -211,13 +215,17 @@ Status lora_expand_add(DType type, Matrix y, const float* u, Matrix B, Codes cod
   if (n == 0) return Status::ok;
   const int64_t chunk = std::min(n, chunk_tokens(kr));
   float* coef = scratch(t_coef, chunk * kr);
+  const bool early = chunk == n && n * kr <= kSerialSpread;
+  if (early) spread(u, codes, slots, rows, scale, K, r, 0, n, coef);
   with_team(n * kr * d, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
-      int64_t i0, i1;
-      team.share(m, &i0, &i1);
-      spread(u, codes, slots, rows + i, scale, K, r, i0, i1, coef);
-      team.barrier();
+      if (!early) {
+        int64_t i0, i1;
+        team.share(m, &i0, &i1);
+        spread(u, codes, slots, rows + i, scale, K, r, i0, i1, coef);
+        team.barrier();
+      }
       const Expand p{y.data, y.ld, rows + i, B.data, B.ld, kr, coef};
       split_2d(team, k.col_unit, d, m, [&](int64_t c0, int64_t c1, int64_t a, int64_t b) { k.expand[type](p, c0, c1, a, b); });
       if (i + chunk < n) team.barrier();
@@ -290,15 +298,25 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
     split_2d(team, k.col_unit, width, m,
              [&](int64_t c0, int64_t c1, int64_t a, int64_t b) { k.gated[type](job, act, c0, c1, a, b); });
   };
+  const auto spread_both = [&](int64_t i, int64_t i0, int64_t i1) {
+    const auto side = [&](const LoraSide& s, float* out) {
+      spread(s.u, lora->codes, lora->slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, out);
+    };
+    side(lora->gate, coef);
+    side(lora->up, coef + chunk * kr);
+  };
+  const bool early = chunk >= n && n * kr <= kSerialSpread;
+  if (early && n > 0) spread_both(0, 0, n);
   // An element of the activation itself costs about as much as 16 multiply-adds.
   with_team((2 * n * kr + 16 * T) * width, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
-      int64_t i0, i1;
-      team.share(m, &i0, &i1);
-      spread(lora->gate.u, lora->codes, lora->slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, coef);
-      spread(lora->up.u, lora->codes, lora->slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, coef + chunk * kr);
-      team.barrier();
+      if (!early) {
+        int64_t i0, i1;
+        team.share(m, &i0, &i1);
+        spread_both(i, i0, i1);
+        team.barrier();
+      }
       Gated job = p;
       job.rows = rows + i;
       job.coef_gate = coef;

@@ -25,9 +25,7 @@ def as_rows(name: str, t: torch.Tensor) -> torch.Tensor:
     if t.dim() < 1:
         raise ValueError(f"{name} must have at least one dimension, got a scalar")
     if t.shape[-1] > 1 and t.stride(-1) != 1:
-        raise ValueError(
-            f"{name} must have unit stride in its last dimension, got strides {tuple(t.stride())}"
-        )
+        raise ValueError(f"{name} must have unit stride in its last dimension, got strides {tuple(t.stride())}")
     if t.dim() == 2:
         return t
     try:
@@ -68,9 +66,7 @@ def check_device(reference: torch.Tensor, **tensors: torch.Tensor) -> None:
 def check_contiguous(name: str, t: torch.Tensor) -> None:
     """Raises ValueError unless t is contiguous."""
     if not t.is_contiguous():
-        raise ValueError(
-            f"{name} must be contiguous, got shape {list(t.shape)} with strides {tuple(t.stride())}"
-        )
+        raise ValueError(f"{name} must be contiguous, got shape {list(t.shape)} with strides {tuple(t.stride())}")
 
 
 def check_slots(name: str, slots: torch.Tensor, tokens: int) -> None:

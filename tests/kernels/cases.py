@@ -64,9 +64,7 @@ class Lora:
         return Lora(y, x, A, B, self.codes_a.to(side), self.codes_b.to(side), self.slots, self.scale)
 
 
-def lora_case(
-    tokens: int, K: int, rank: int, d_in: int, d_out: int, dtype: torch.dtype, seed: int = 0
-) -> Lora:
+def lora_case(tokens: int, K: int, rank: int, d_in: int, d_out: int, dtype: torch.dtype, seed: int = 0) -> Lora:
     g = generator(seed)
     return Lora(
         randn(g, tokens, d_out, dtype=dtype),
@@ -125,9 +123,7 @@ def gated_case(
     return gate, up, lora, steering
 
 
-def unfused_gated(
-    gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: Steering | None
-) -> Tensor:
+def unfused_gated(gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: Steering | None) -> Tensor:
     """The same as separate torch operations in the dtype of gate."""
     if lora is not None:
         assert lora.u_up is not None

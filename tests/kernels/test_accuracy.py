@@ -126,9 +126,7 @@ def test_clamp_comes_before_the_addition(way: str) -> None:
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_activation_over_the_whole_range(way: str, act: str) -> None:
     """Dense sweep: large, tiny, zero, both signs; and infinities and NaN behave as in torch."""
-    x = torch.cat(
-        [torch.linspace(-120, 120, 20011), torch.logspace(-30, 1.9, 999), -torch.logspace(-30, 1.9, 999)]
-    )
+    x = torch.cat([torch.linspace(-120, 120, 20011), torch.logspace(-30, 1.9, 999), -torch.logspace(-30, 1.9, 999)])
     one = torch.ones(1, x.numel())
     h = steered_gated_act(x[None], one, act)[0]
     exact = steered_gated_act_reference(x[None].double(), one.double(), act)[0]

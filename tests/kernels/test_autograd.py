@@ -43,9 +43,7 @@ def gated_leaves(dtype: torch.dtype) -> tuple[Tensor, Tensor, GatedLora, Steerin
     assert lora.u_up is not None
     u_gate, u_up, codes = (t.to(side) for t in (lora.u_gate, lora.u_up, lora.codes))
     lora = GatedLora(u_gate, lora.B_gate.to(dtype), u_up, lora.B_up.to(dtype), codes, lora.slots, 0.7)
-    steering = Steering(
-        steering.clamp_mask, steering.add.to(side), steering.strengths.to(side), steering.slots
-    )
+    steering = Steering(steering.clamp_mask, steering.add.to(side), steering.strengths.to(side), steering.slots)
     for t in gated_wanted(gate, up, lora, steering):
         t.requires_grad_()
     return gate, up, lora, steering

@@ -109,9 +109,7 @@ def test_base_tokens_are_untouched(dtype: torch.dtype) -> None:
     gate, up, lora, steering = cases.gated_case(9, 6, 8, 63, dtype)
     plain = steered_gated_act(gate, up, "gelu")
     nobody = torch.full((9,), -1, dtype=torch.int32)
-    h = steered_gated_act(
-        gate, up, "gelu", lora=lora._replace(slots=nobody), steering=steering._replace(slots=nobody)
-    )
+    h = steered_gated_act(gate, up, "gelu", lora=lora._replace(slots=nobody), steering=steering._replace(slots=nobody))
     assert torch.equal(h, plain)
     assert torch.equal(lora_shrink(c.x, c.A, c.codes_a, nobody), torch.zeros(9, 8))
 
@@ -139,9 +137,7 @@ def test_strided_and_batched_arguments(dtype: torch.dtype) -> None:
     bank[:, :, 70:135] = c.B
     y = torch.zeros(3, 4, 130, dtype=dtype)[..., 65:]
     y.copy_(c.y.view(3, 4, 65))
-    out = lora_add(
-        y, x[:, 3:66].unflatten(0, (3, 4)), c.A, bank[:, :, 70:135], c.codes_a, c.codes_b, c.slots, 0.7
-    )
+    out = lora_add(y, x[:, 3:66].unflatten(0, (3, 4)), c.A, bank[:, :, 70:135], c.codes_a, c.codes_b, c.slots, 0.7)
     assert out is y and torch.equal(out.reshape(12, 65), expected)
 
     gate, up, lora, steering = cases.gated_case(12, 6, 8, 63, dtype)

@@ -68,9 +68,7 @@ def _wants_grad(*tensors: Tensor) -> bool:
     return any(t.requires_grad for t in tensors)
 
 
-def check(
-    y: Tensor, x: Tensor, A: Tensor, B: Tensor, codes_a: Tensor, codes_b: Tensor, slots: Tensor
-) -> None:
+def check(y: Tensor, x: Tensor, A: Tensor, B: Tensor, codes_a: Tensor, codes_b: Tensor, slots: Tensor) -> None:
     """Raises TypeError, ValueError or IndexError for arguments that no backend takes."""
     if A.dim() != 3:
         raise ValueError(f"A must have shape [K, r, d_in], got {list(A.shape)}")

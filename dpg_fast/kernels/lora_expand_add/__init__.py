@@ -13,9 +13,7 @@ from dpg_fast.kernels._library import bump_version, library, nobody_watches
 from dpg_fast.kernels.lora_expand_add.reference import lora_expand_add_reference, lora_expanded_reference
 
 
-def lora_expand_add(
-    y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float = 1.0
-) -> Tensor:
+def lora_expand_add(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float = 1.0) -> Tensor:
     """y[t] += scale * sum_k codes[slots[t], k] * (B[k].T @ u[t]), in place; slot -1 leaves y untouched.
 
     Args:
@@ -86,9 +84,7 @@ def _run_reference(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor
     lora_expand_add_reference(y, u, B, codes, slots, scale)
 
 
-library.define(
-    "lora_expand_add_(Tensor(a!) y, Tensor u, Tensor B, Tensor codes, Tensor slots, float scale) -> ()"
-)
+library.define("lora_expand_add_(Tensor(a!) y, Tensor u, Tensor B, Tensor codes, Tensor slots, float scale) -> ()")
 
 
 @torch.library.impl(library, "lora_expand_add_", "CompositeExplicitAutograd")
@@ -105,9 +101,7 @@ class LoraExpandAdd(torch.autograd.Function):
     """Autograd around the in-place op, for gradients of y, u, B and codes."""
 
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> Tensor:
         """Runs the op in place and keeps what the gradient needs (not y)."""
         ctx.mark_dirty(y)
         ctx.save_for_backward(u, B, codes, slots)
@@ -128,9 +122,7 @@ class LoraExpanded(torch.autograd.Function):
     """The same, out of place: what torch.compile traces, whose graphs are functional anyway."""
 
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> Tensor:
         """Runs the op on a copy of y."""
         ctx.save_for_backward(u, B, codes, slots)
         ctx.scale = scale

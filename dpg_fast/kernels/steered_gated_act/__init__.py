@@ -53,9 +53,7 @@ def steered_gated_act(
         and act in _ACT_ID
     ):
         h = torch.empty(gate.shape, dtype=gate.dtype)
-        if _cpu.C.steered_gated_act(
-            h, gate, up, _ACT_ID[act], *(lora or _NO_LORA), *(steering or _NO_STEERING)
-        ):
+        if _cpu.C.steered_gated_act(h, gate, up, _ACT_ID[act], *(lora or _NO_LORA), *(steering or _NO_STEERING)):
             return h
     g, u = _checks.as_rows("gate", gate), _checks.as_rows("up", up)
     if lora is not None and lora.u_up is None:
@@ -93,9 +91,7 @@ def check(gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: 
         for name, u, B in (("gate", lora.u_gate, lora.B_gate), ("up", lora.u_up, lora.B_up)):
             _checks.check_bank_b(f"lora.B_{name}", B, width, gate.dtype)
             _checks.check_shape(f"lora.B_{name}", B, (*lora.B_gate.shape[:2], None), "[K, r, I]")
-            _checks.check_dtype(
-                f"lora.u_{name}", u, _checks.side_dtype(gate.dtype), "what lora_shrink returns"
-            )
+            _checks.check_dtype(f"lora.u_{name}", u, _checks.side_dtype(gate.dtype), "what lora_shrink returns")
             _checks.check_shape(f"lora.u_{name}", u, (tokens, B.shape[1]), "[T, r]")
             _checks.check_contiguous(f"lora.u_{name}", u)
             _checks.check_device(gate, **{f"lora.u_{name}": u, f"lora.B_{name}": B})
@@ -187,9 +183,7 @@ class SteeredGatedAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gh: Tensor) -> tuple[Tensor | None, ...]:
         """Recomputes the intermediates."""
-        gate, up, u_gate, B_gate, u_up, B_up, codes, slots, mask, add, strengths, steer_slots = (
-            ctx.saved_tensors
-        )
+        gate, up, u_gate, B_gate, u_up, B_up, codes, slots, mask, add, strengths, steer_slots = ctx.saved_tensors
         lora = None if u_gate is None else (u_gate, B_gate, u_up, B_up, codes, slots)
         steering = None if mask is None else (mask, add, strengths, steer_slots)
         grads = gated_backward(gh, gate, up, ctx.act, lora, ctx.scale, steering)

@@ -19,9 +19,7 @@ def activation_slope(x: Tensor, act: str) -> Tensor:
         s = torch.sigmoid(x)
         return s * (1 + x * (1 - s))
     if act == "gelu":
-        return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) / math.sqrt(
-            2 * math.pi
-        )
+        return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     c, a = math.sqrt(2 / math.pi), 0.044715
     t = torch.tanh(c * (x + a * x * x * x))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * a * x * x)
@@ -58,9 +56,7 @@ def gated_backward(
         of_token = strengths.to(acc)[steer_slots.clamp(min=0).long()]
         active = (of_token > 0) & (steer_slots >= 0)[:, None]
         weights = torch.where(active, of_token, torch.zeros_like(of_token))
-        bits = (
-            clamp_mask[None, :].int() >> torch.arange(POLES, device=g.device, dtype=torch.int32)[:, None]
-        ) & 1
+        bits = (clamp_mask[None, :].int() >> torch.arange(POLES, device=g.device, dtype=torch.int32)[:, None]) & 1
         clamped = (active.to(acc) @ bits.to(acc)) > 0
         passed = ~(clamped & (raw > 0))
         v = torch.where(passed, raw, torch.zeros_like(raw)) + weights @ add.to(acc)
