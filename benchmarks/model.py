@@ -16,7 +16,7 @@ from dpg_fast.neurons import SteeringTable
 from dpg_fast.smollm2 import load_smollm2
 from dpg_fast.speed import Generate, compare_steps, generation, peft_rival
 
-RANK, CODES, ROWS, TOKENS, PROMPT = 8, 6, 8, 24, 24
+RANK, CODES, ROWS, TOKENS, PROMPT = 8, 6, 8, 16, 24
 PEFT_RANKS = (8, 16)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NOTES = (

@@ -25,14 +25,26 @@ def print_environment(console: Console | None = None) -> None:
         versions.add_row(package, _version(package))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     versions.add_row("device", device)
-    for key, value in dispatch.build_info().items():
-        versions.add_row(key.replace("_", " "), ", ".join(value) if isinstance(value, (list, tuple)) else str(value))
+    build = dispatch.build_info()
+    versions.add_row("compiled module", build["version"] if build["compiled"] else build["reason"])
+    if build["compiled"]:
+        versions.add_row("compiler", build["compiler"])
+        versions.add_row("vector units", f"{build['isa']} used, of {', '.join(build['isas_here'])} usable here")
+        versions.add_row("CUDA kernels for", ", ".join(build["cuda_archs"]) or "none: built without nvcc")
+        versions.add_row("OpenMP", "yes" if build["openmp"] else "no: kernels run on one thread")
+    if build["forced_backend"]:
+        versions.add_row("DPG_FAST_BACKEND", build["forced_backend"])
     console.print(versions)
-    ops = Table(title="Kernels: which backend serves each op here, and why the others do not")
-    for column in ("op", "backend", "serves", "reason"):
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    ops = Table(title=f"Kernels: the backend used for each op on {where} tensors, and why the others are not")
+    for column in ("op", "backend", "used", "reason"):
         ops.add_column(column)
-    for row in dispatch.explain():
-        ops.add_row(row.op, row.backend, "yes" if row.ok else "no", row.reason)
+    taken: set[str] = set()
+    for row in dispatch.explain(where):
+        used = row.ok and row.op not in taken
+        taken |= {row.op} if used else set()
+        reason = row.reason if not row.ok else "" if used else "another backend comes first"
+        ops.add_row(row.op, row.backend, "yes" if used else "no", reason, end_section=row.backend == "reference")
     console.print(ops)
 
 

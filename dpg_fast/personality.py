@@ -329,9 +329,7 @@ class Personality:
             raise ValueError(f"t = {fraction:g} is out of range; a blend takes t in 0..1")
         pairs = zip(self._scores, other._scores, strict=True)
         # Rounding may leave the interval between the two ends by one unit in the last place.
-        return self._build(
-            [min(max((1.0 - fraction) * a + fraction * b, min(a, b)), max(a, b)) for a, b in pairs]
-        )
+        return self._build([min(max((1.0 - fraction) * a + fraction * b, min(a, b)), max(a, b)) for a, b in pairs])
 
     @classmethod
     def mean(cls, personalities: Iterable[Personality]) -> Personality:

@@ -94,9 +94,7 @@ class LoraBank(nn.Module):
         key = _encode(name)
         if key not in parameters:
             kinds = ", ".join(dict.fromkeys(s.kind for s in self.sites))
-            raise KeyError(
-                f"no site {name!r} in the bank; it has {len(self.sites)} sites of the kinds {kinds}"
-            )
+            raise KeyError(f"no site {name!r} in the bank; it has {len(self.sites)} sites of the kinds {kinds}")
         found: nn.Parameter = parameters[key]
         return found
 

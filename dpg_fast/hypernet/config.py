@@ -33,9 +33,7 @@ class Site:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[^./]+(\.[^./]+)*", self.name):
-            raise ValueError(
-                f'a site name is a module path like "model.layers.0.mlp.up_proj", not {self.name!r}'
-            )
+            raise ValueError(f'a site name is a module path like "model.layers.0.mlp.up_proj", not {self.name!r}')
         for field in ("in_features", "out_features"):
             _whole(getattr(self, field), f"{self.name}: {field}", 1, None)
 
@@ -103,8 +101,7 @@ class HypernetConfig:
             return
         if isinstance(self.targets, str):
             raise ValueError(
-                f'targets must be "all" or a tuple of names, not {self.targets!r}; did you mean '
-                f"({self.targets!r},)?"
+                f'targets must be "all" or a tuple of names, not {self.targets!r}; did you mean ({self.targets!r},)?'
             )
         targets = tuple(self.targets)
         if not targets:
@@ -149,9 +146,7 @@ def sort_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
     """
     found = sorted(
         sites,
-        key=lambda site: [
-            (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in site.name.split(".")
-        ],
+        key=lambda site: [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in site.name.split(".")],
     )
     for first, second in pairwise(found):
         if first.name == second.name:

@@ -248,9 +248,7 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
         for site in own:
             found = available.get(site.name)
             if found is None:
-                raise ValueError(
-                    f"the base model has no linear layer {site.name!r}, which the adapter changes"
-                )
+                raise ValueError(f"the base model has no linear layer {site.name!r}, which the adapter changes")
             if found != site:
                 raise ValueError(
                     f"{site.name}: the base model has {found.in_features} -> {found.out_features}, "
@@ -294,9 +292,7 @@ def from_peft(
     bases = {name: adapter.base_model for name, adapter in read.items() if adapter.base_model is not None}
     if len(set(bases.values())) > 1 and not allow_mismatch:
         stated = ", ".join(f"{name}: {base}" for name, base in bases.items())
-        raise ValueError(
-            f"the adapters state different base models ({stated}); allow_mismatch=True accepts that"
-        )
+        raise ValueError(f"the adapters state different base models ({stated}); allow_mismatch=True accepts that")
 
     sites: dict[str, Site] = {}
     for name, adapter in read.items():

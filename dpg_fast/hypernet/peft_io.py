@@ -25,9 +25,7 @@ _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<site>.+)\.(?P<side>lora_[AB])\.weight")
 
 # Fields that change nothing about what a saved adapter computes, or that are read below.
-_READ = frozenset(
-    {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
-)
+_READ = frozenset({"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"})
 _HARMLESS = frozenset(
     {
         *(
@@ -165,9 +163,7 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
     """
     folder = Path(directory)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no directory {folder}; a PEFT adapter is a local directory holding {_CONFIG}"
-        )
+        raise FileNotFoundError(f"no directory {folder}; a PEFT adapter is a local directory holding {_CONFIG}")
     config = _read_config(folder)
     if not (folder / _WEIGHTS).is_file():
         hint = ""

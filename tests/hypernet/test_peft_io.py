@@ -87,9 +87,7 @@ def test_written_adapter_computes_the_same_in_peft(
 ) -> None:
     model = make()
     sites = sites_of(model)
-    chosen: Any = (
-        "all" if targets else (("qkv_proj", "gate_up_proj") if make is phi3 else ("q_proj", "down_proj"))
-    )
+    chosen: Any = "all" if targets else (("qkv_proj", "gate_up_proj") if make is phi3 else ("q_proj", "down_proj"))
     config = HypernetConfig(rank=3, codes=7, alpha=4.5, targets=chosen)
     network = HyperNetwork(config, sites)
     network.randomize_(torch.Generator().manual_seed(1), std=0.3)
@@ -115,9 +113,7 @@ def test_whole_names_hit_no_other_layer(tmp_path: Path) -> None:
     model = llama()
     only = [site for site in sites_of(model) if site.name == "model.layers.1.self_attn.v_proj"]
     network = HyperNetwork(HypernetConfig(rank=2), only)
-    loaded = peft.PeftModel.from_pretrained(
-        model, network.to_peft(Personality(), tmp_path / "a", base_model="b")
-    )
+    loaded = peft.PeftModel.from_pretrained(model, network.to_peft(Personality(), tmp_path / "a", base_model="b"))
     adapted = [name for name, m in loaded.get_base_model().named_modules() if hasattr(m, "lora_A")]
     assert adapted == ["model.layers.1.self_attn.v_proj"]
 
@@ -211,9 +207,7 @@ def test_reading_an_adapter_of_peft(options: dict[str, Any], tmp_path: Path) -> 
 def test_several_adapters(exact: bool, tmp_path: Path) -> None:
     expected = {
         "ann": made_by_peft(tmp_path / "1", seed=1, r=3, lora_alpha=5),
-        "bob": made_by_peft(
-            tmp_path / "2", seed=2, r=6, use_rslora=True, target_modules=["q_proj", "up_proj"]
-        ),
+        "bob": made_by_peft(tmp_path / "2", seed=2, r=6, use_rslora=True, target_modules=["q_proj", "up_proj"]),
     }
     stored = from_peft({"ann": tmp_path / "1", "bob": tmp_path / "2"}, exact_blends=exact)
     assert stored.config.rank == (9 if exact else 6) and stored.config.codes == 2
@@ -228,10 +222,7 @@ def test_several_adapters(exact: bool, tmp_path: Path) -> None:
     parts = {name: stored.materialise(Character(name)) for name in expected}
     blend = stored.materialise(Character({"ann": 0.3, "bob": -0.5}))
     site = "model.layers.1.self_attn.q_proj"
-    total = (
-        0.3 * parts["ann"][site][1] @ parts["ann"][site][0]
-        - 0.5 * parts["bob"][site][1] @ parts["bob"][site][0]
-    )
+    total = 0.3 * parts["ann"][site][1] @ parts["ann"][site][0] - 0.5 * parts["bob"][site][1] @ parts["bob"][site][0]
     error = (blend[site][1] @ blend[site][0] - total).abs().max()
     assert (error < 1e-6) == exact
 
