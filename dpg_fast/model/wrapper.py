@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork, StoredAdapters
+from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, chatting
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.request import CallState, Request, tokens_in_cache
-from dpg_fast.model.rows import PersonalityLike, Row, read_rows
-from dpg_fast.model.slots import SlotTable, SlotValues
-from dpg_fast.model.surgery import Surgery
+from dpg_fast.model.rows import PersonalityLike, read_rows
+from dpg_fast.model.runtime import Runtime
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES, Character, Personality
 
 SteerTokens = Literal["decode", "all"]
 
@@ -35,7 +31,6 @@ class PersonalityModel(nn.Module):
         base: the wrapped Hugging Face model.
         hypernet: generates LoRA codes from a personality; the only trainable weights. None without one.
         steering: the table of personality neurons, or None.
-        calibration: level -> steering strength.
     """
 
     def __init__(
@@ -48,51 +43,27 @@ class PersonalityModel(nn.Module):
         super().__init__()
         if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
             raise ValueError("this model already has a personality; unload() it first")
-        architecture = find_architecture(base)
-        if steering is not None and (steering.num_layers, steering.intermediate) != (
-            architecture.num_layers,
-            architecture.intermediate,
-        ):
-            raise ValueError(
-                f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model has "
-                f"{architecture.num_layers} of {architecture.intermediate}"
-            )
-        devices = {parameter.device for parameter in base.parameters()}
-        if len(devices) != 1:
-            raise ValueError(f"the base model is spread over {sorted(map(str, devices))}; one device is accepted")
-        sites = hypernet.sites if hypernet is not None else ()
-        unknown = [site.name for site in sites if site not in architecture.sites]
-        if unknown:
-            raise ValueError(f"the bank has entries for layers that the model lacks: {', '.join(unknown[:5])}")
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
-        self.calibration = calibration or Calibration()
-        self._state = CallState()
-        scale = hypernet.config.scale if hypernet is not None else 1.0
-        names = {site.name for site in sites}
-        self._surgery = Surgery(architecture, self._state, names, scale, steering is not None)
+        self._runtime = Runtime(base, hypernet, steering, calibration or Calibration())
         self._trainable = [p for p in base.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
-        self._trunk_parameters = (
-            [p for name, p in hypernet.named_parameters() if not name.startswith("bank.")]
-            if hypernet is not None
-            else []
-        )
-        self._table: SlotTable | None = None
-        self._bank_key: tuple[Any, ...] | None = None
-        self._codes_key: tuple[Any, ...] | None = None
-        self._steering_device: torch.device | None = None
-        self._checkpointing = False
         self._tokenizer: Any = None
         self._loaded = True
-        if hypernet is not None:
-            hypernet.to(next(iter(devices)))
         self.training = base.training
-        _patch_forward(base, self._state)
 
     # ---------------------------------------------------------------- building
+
+    @property
+    def calibration(self) -> Calibration:
+        """Level -> steering strength; may be replaced at any time."""
+        return self._runtime.calibration
+
+    @calibration.setter
+    def calibration(self, value: Calibration) -> None:
+        self._runtime.calibration = value
 
     @classmethod
     def from_model(
@@ -168,8 +139,7 @@ class PersonalityModel(nn.Module):
     def unload(self) -> nn.Module:
         """Undo every change to the base model and return it; this object cannot be used afterwards."""
         self._require_loaded()
-        self._surgery.undo()
-        del self.base.__dict__["forward"]
+        self._runtime.undo()
         for parameter in self._trainable:
             parameter.requires_grad_(True)
         self._loaded = False
@@ -200,7 +170,8 @@ class PersonalityModel(nn.Module):
         """
         if input_ids is not None:
             kwargs["input_ids"] = input_ids
-        with self._request(personality, _count_rows(kwargs), steer_from):
+        rows, _ = _prompt_shape(kwargs)
+        with self._request(personality, rows, steer_from):
             return self.base(**kwargs)
 
     @torch.no_grad()
@@ -233,9 +204,8 @@ class PersonalityModel(nn.Module):
             raise ValueError(f'steer_tokens is {steer_tokens!r}; accepted: "decode", "all"')
         if inputs is not None:
             kwargs["inputs"] = inputs
-        rows = _count_rows(kwargs)
-        start = _prompt_length(kwargs) if steer_tokens == "decode" else 0
-        with self._request(personality, rows, start):
+        rows, length = _prompt_shape(kwargs)
+        with self._request(personality, rows, length if steer_tokens == "decode" else 0):
             return self.base.generate(**kwargs)  # type: ignore[operator]
 
     def chat(
@@ -275,9 +245,9 @@ class PersonalityModel(nn.Module):
         options = dict(kwargs.pop("gradient_checkpointing_kwargs", None) or {})
         if options.get("use_reentrant"):
             raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
-        options |= {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
+        options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
         self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)  # type: ignore[operator]
-        self._checkpointing = True
+        self._runtime.checkpointing = True
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -297,149 +267,11 @@ class PersonalityModel(nn.Module):
             self.hypernet._apply(keep_dtype, recurse)
         return self
 
-    # ---------------------------------------------------------------- inside
-
-    @contextmanager
-    def _request(self, personality: PersonalityLike, rows: int, steer_from: int | Tensor) -> Iterator[None]:
+    def _request(
+        self, personality: PersonalityLike, rows: int, steer_from: int | Tensor
+    ) -> AbstractContextManager[None]:
         self._require_loaded()
-        items = read_rows(personality, rows)
-        if all(item is None for item in items):
-            with self._activated(None):
-                yield
-            return
-        self._check_items(items)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self._hypernet_parameters()):
-            with self._activated(self._training_request(items, steer_from)):
-                yield
-            return
-        with self._state.lock:
-            table = self._prepare()
-            distinct = list(dict.fromkeys(item for item in items if item is not None))
-            slots = table.acquire(distinct, self._slot_values)
-            values = table.values
-        try:
-            number = dict(zip(distinct, slots, strict=True))
-            rows_slots = [-1 if item is None else number[item] for item in items]
-            with self._activated(self._make_request(rows_slots, values, items, steer_from)):
-                yield
-        finally:
-            with self._state.lock:
-                table.release(slots)
-
-    @contextmanager
-    def _activated(self, request: Request | None) -> Iterator[None]:
-        token = self._state.request.set(request)
-        try:
-            yield
-        finally:
-            self._state.request.reset(token)
-
-    def _make_request(
-        self, slots: Sequence[int], values: SlotValues, items: Sequence[Row], steer_from: int | Tensor
-    ) -> Request:
-        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
-        row_slots = torch.tensor(slots, dtype=torch.int32, device=values.strengths.device)
-        return Request(row_slots, values, self.hypernet is not None, steers, steer_from)
-
-    def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
-        assert self.hypernet is not None
-        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
-        if checkpointing and not self._checkpointing:
-            raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
-        self._prepare(training=True)
-        distinct = list(dict.fromkeys(item for item in items if item is not None))
-        number = {item: index for index, item in enumerate(distinct)}
-        values = self._slot_values(distinct)
-        return self._make_request([-1 if i is None else number[i] for i in items], values, items, steer_from)
-
-    def _hypernet_parameters(self) -> Iterator[nn.Parameter]:
-        return iter(()) if self.hypernet is None else self.hypernet.parameters()
-
-    def _check_items(self, items: Sequence[Row]) -> None:
-        personalities = {item for item in items if isinstance(item, Personality)}
-        characters = {item for item in items if isinstance(item, Character)}
-        if self.hypernet is None and self.steering is None:
-            raise ValueError(
-                "this model has neither a hypernetwork nor personality neurons, so a personality would have no effect; "
-                "load an adapter, or give from_model() a hypernet= or steering="
-            )
-        if characters and not isinstance(self.hypernet, StoredAdapters):
-            raise ValueError(f"{next(iter(characters))} names a stored adapter, and this model has none")
-        if personalities and not isinstance(self.hypernet, HyperNetwork):
-            if self.steering is None:
-                raise ValueError("this model holds stored adapters only: give Character(name), not a Personality")
-            usable = set(self.steering.poles)
-            for item in personalities:
-                wanted = [p for p in POLES if item.scores[p.trait.position] * (1 if p.high else -1) > 0]
-                absent = [str(pole) for pole in wanted if pole not in usable]
-                if absent:
-                    raise ValueError(f"the steering table has no neurons for {', '.join(absent)} of {item}")
-
-    def _slot_values(self, items: Sequence[Hashable]) -> SlotValues:
-        device = self._device()
-        strengths = torch.zeros(len(items), len(POLES))
-        for row, item in enumerate(items):
-            if isinstance(item, Personality) and self.steering is not None:
-                strengths[row] = torch.tensor(self.calibration.strengths(item))
-        if self.hypernet is None:
-            empty = torch.zeros(len(items), 0, device=device)
-            return SlotValues(empty, empty, strengths.to(device))
-        kind = Character if isinstance(self.hypernet, StoredAdapters) else Personality
-        taken = [item for item in items if isinstance(item, kind)]
-        codes_a, codes_b = self.hypernet.codes(taken)
-        if len(taken) < len(items):  # stored adapters beside personalities that only steer neurons: those have code 0
-            rows = torch.tensor([isinstance(item, kind) for item in items]).nonzero().flatten().to(device)
-            codes_a, codes_b = (
-                code.new_zeros(len(items), code.shape[1]).index_copy(0, rows, code) for code in (codes_a, codes_b)
-            )
-        return SlotValues(codes_a, codes_b, strengths.to(device))
-
-    def _prepare(self, training: bool = False) -> SlotTable:
-        """Bring compute copies and slots up to date with the master weights, the device and the dtype."""
-        device, dtype = self._device(), self._compute_dtype()
-        if self.steering is not None and self._steering_device != device:
-            self._surgery.set_steering(self.steering, device)
-            self._steering_device = device
-        trunk: tuple[Any, ...] = (device, self.calibration)
-        if self.hypernet is not None:
-            bank = self.hypernet.bank
-            key = (device, dtype, training, *((id(p), p._version) for p in bank.parameters()))
-            if key != self._bank_key or training:
-                self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training))
-                self._bank_key = key
-            trunk += tuple((id(p), p._version) for p in self._trunk_parameters)
-        if self._table is None or trunk != self._codes_key:
-            codes = self.hypernet.config.codes if self.hypernet is not None else 0
-            self._table = SlotTable(codes, device)
-            self._codes_key = trunk
-        return self._table
-
-    def _compute_pair(self, dtype: torch.dtype, training: bool, site: str) -> tuple[Tensor, Tensor]:
-        assert self.hypernet is not None
-        pair: tuple[Tensor, Tensor] = self.hypernet.bank.A(site), self.hypernet.bank.B(site)
-        A, B = pair if training else (pair[0].detach(), pair[1].detach())
-        return A.to(dtype), B.to(dtype)
-
-    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        call = self._state.call
-
-        @contextmanager
-        def recompute() -> Iterator[None]:
-            with self._state.lock:
-                before, self._state.call = self._state.call, call
-                try:
-                    yield
-                finally:
-                    self._state.call = before
-
-        return nullcontext(), recompute()
-
-    def _device(self) -> torch.device:
-        return next(self.base.parameters()).device
-
-    def _compute_dtype(self) -> torch.dtype:
-        dtype = self.base.dtype
-        return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.bfloat16
+        return self._runtime.request(read_rows(personality, rows), steer_from)
 
     def _default_tokenizer(self) -> Any:
         if self._tokenizer is None:
@@ -453,39 +285,9 @@ class PersonalityModel(nn.Module):
             raise RuntimeError("this model was unloaded; wrap the base model again")
 
 
-def _patch_forward(base: nn.Module, state: CallState) -> None:
-    """Let ``base`` bind the running request, if there is one, to each of its forwards."""
-    original = base.forward
-
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        request = state.request.get()
-        call = None
-        if request is not None:
-            first = kwargs.get("input_ids", args[0] if args else None)
-            if first is None:
-                first = kwargs["inputs_embeds"]
-            call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
-        with state.lock:
-            state.call = call
-            try:
-                return original(*args, **kwargs)
-            finally:
-                state.call = None
-
-    forward.dpg_state = state  # type: ignore[attr-defined]
-    base.forward = forward  # type: ignore[method-assign]
-
-
-def _count_rows(kwargs: dict[str, Any]) -> int:
+def _prompt_shape(kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Rows and tokens of the prompt; ``generate`` without one starts from a beginning-of-sequence token."""
     for name in ("input_ids", "inputs", "inputs_embeds"):
         if kwargs.get(name) is not None:
-            return int(kwargs[name].shape[0])
-    return 1  # generate() without a prompt starts from one beginning-of-sequence token
-
-
-def _prompt_length(kwargs: dict[str, Any]) -> int:
-    for name in ("input_ids", "inputs", "inputs_embeds"):
-        if kwargs.get(name) is not None:
-            return int(kwargs[name].shape[1])
-    return 1
+            return int(kwargs[name].shape[0]), int(kwargs[name].shape[1])
+    return 1, 1

@@ -188,14 +188,14 @@ def test_changing_personalities_moves_no_weights() -> None:
     greedy(model, ids, personality=PEOPLE)
 
     def layout() -> list[tuple[int, int]]:
-        adapters = [*model._surgery.linear_adapters.values(), *model._surgery.mlp_adapters.values()]
+        adapters = [*model._runtime._surgery.linear_adapters.values(), *model._runtime._surgery.mlp_adapters.values()]
         tensors = [
             t
             for a in adapters
             for t in (getattr(a, n, None) for n in ("A", "B", "B_gate", "B_up", "add"))
             if t is not None
         ]
-        tensors += [*model.parameters(), *model._table.values]
+        tensors += [*model.parameters(), *model._runtime._table.values]
         return [(id(t), t.data_ptr()) for t in tensors]
 
     before = layout()
@@ -213,7 +213,7 @@ def test_more_personalities_than_slots() -> None:
         logits = model(ids, personality=people).logits
         for row in (0, 64, 129):
             assert torch.allclose(logits[row], model(ids[:1], personality=people[row]).logits[0], atol=1e-5)
-    assert model._table.capacity >= 130
+    assert model._runtime._table.capacity >= 130
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])

@@ -1,0 +1,246 @@
+"""What stands between a call and the patched layers: checks, slots, compute copies of the bank, the running request."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpg_fast.architecture import find_architecture
+from dpg_fast.hypernet import AdapterNetwork, HyperNetwork, StoredAdapters
+from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.request import CallState, Request, tokens_in_cache
+from dpg_fast.model.rows import Row
+from dpg_fast.model.slots import SlotTable, SlotValues
+from dpg_fast.model.surgery import Surgery
+from dpg_fast.neurons import SteeringTable
+from dpg_fast.personality import POLES, Character, Personality
+
+
+class Runtime:
+    """Changes a base model so that it obeys requests, and makes requests of personalities.
+
+    Args and errors: as :meth:`PersonalityModel.from_model`.
+
+    Attributes:
+        calibration: level -> steering strength; read at every call.
+        checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        hypernet: AdapterNetwork | None,
+        steering: SteeringTable | None,
+        calibration: Calibration,
+    ) -> None:
+        architecture = find_architecture(base)
+        found = (architecture.num_layers, architecture.intermediate)
+        if steering is not None and (steering.num_layers, steering.intermediate) != found:
+            raise ValueError(
+                f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
+                f"has {found[0]} of {found[1]}"
+            )
+        devices = {parameter.device for parameter in base.parameters()}
+        if len(devices) != 1:
+            raise ValueError(f"the base model is spread over {sorted(map(str, devices))}; one device is accepted")
+        sites = hypernet.sites if hypernet is not None else ()
+        unknown = [site.name for site in sites if site not in architecture.sites]
+        if unknown:
+            raise ValueError(f"the bank has entries for layers that the model lacks: {', '.join(unknown[:5])}")
+        self.base = base
+        self.hypernet = hypernet
+        self.steering = steering
+        self.calibration = calibration
+        self.checkpointing = False
+        self._state = CallState()
+        self._trunk: list[nn.Parameter] = []
+        if hypernet is not None:
+            hypernet.to(next(iter(devices)))
+            self._trunk = [p for name, p in hypernet.named_parameters() if not name.startswith("bank.")]
+        scale = hypernet.config.scale if hypernet is not None else 1.0
+        self._surgery = Surgery(architecture, self._state, {site.name for site in sites}, scale, steering is not None)
+        self._table: SlotTable | None = None
+        self._bank_key: tuple[Any, ...] | None = None
+        self._codes_key: tuple[Any, ...] | None = None
+        self._steering_device: torch.device | None = None
+        _patch_forward(base, self._state)
+
+    def undo(self) -> None:
+        """Take every change to the base model back."""
+        self._surgery.undo()
+        del self.base.__dict__["forward"]
+
+    @contextmanager
+    def request(self, items: Sequence[Row], steer_from: int | Tensor) -> Iterator[None]:
+        """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``.
+
+        Raises:
+            ValueError: the model has nothing that could give one of them.
+        """
+        if all(item is None for item in items):
+            with self._activated(None):
+                yield
+            return
+        self._check_items(items)
+        if torch.is_grad_enabled() and self._trains():
+            with self._activated(self._training_request(items, steer_from)):
+                yield
+            return
+        with self._state.lock:
+            table = self._prepare()
+            distinct = list(dict.fromkeys(item for item in items if item is not None))
+            slots = table.acquire(distinct, self._slot_values)
+            values = table.values
+        try:
+            number = dict(zip(distinct, slots, strict=True))
+            row_slots = [-1 if item is None else number[item] for item in items]
+            with self._activated(self._make_request(row_slots, values, items, steer_from)):
+                yield
+        finally:
+            with self._state.lock:
+                table.release(slots)
+
+    @contextmanager
+    def _activated(self, request: Request | None) -> Iterator[None]:
+        token = self._state.request.set(request)
+        try:
+            yield
+        finally:
+            self._state.request.reset(token)
+
+    def _make_request(
+        self, slots: Sequence[int], values: SlotValues, items: Sequence[Row], steer_from: int | Tensor
+    ) -> Request:
+        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
+        row_slots = torch.tensor(slots, dtype=torch.int32, device=values.strengths.device)
+        return Request(row_slots, values, self.hypernet is not None, steers, steer_from)
+
+    def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
+        assert self.hypernet is not None
+        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
+        if checkpointing and not self.checkpointing:
+            raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
+        self._prepare(training=True)
+        distinct = list(dict.fromkeys(item for item in items if item is not None))
+        number = {item: index for index, item in enumerate(distinct)}
+        values = self._slot_values(distinct)
+        return self._make_request([-1 if i is None else number[i] for i in items], values, items, steer_from)
+
+    def _trains(self) -> bool:
+        return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
+
+    def _check_items(self, items: Sequence[Row]) -> None:
+        personalities = {item for item in items if isinstance(item, Personality)}
+        characters = {item for item in items if isinstance(item, Character)}
+        if self.hypernet is None and self.steering is None:
+            raise ValueError(
+                "this model has neither a hypernetwork nor personality neurons, so a personality would have no effect; "
+                "load an adapter, or give from_model() a hypernet= or steering="
+            )
+        if characters and not isinstance(self.hypernet, StoredAdapters):
+            raise ValueError(f"{next(iter(characters))} names a stored adapter, and this model has none")
+        if personalities and not isinstance(self.hypernet, HyperNetwork):
+            if self.steering is None:
+                raise ValueError("this model holds stored adapters only: give Character(name), not a Personality")
+            usable = set(self.steering.poles)
+            for item in personalities:
+                wanted = [p for p in POLES if item.scores[p.trait.position] * (1 if p.high else -1) > 0]
+                absent = [str(pole) for pole in wanted if pole not in usable]
+                if absent:
+                    raise ValueError(f"the steering table has no neurons for {', '.join(absent)} of {item}")
+
+    def _slot_values(self, items: Sequence[Hashable]) -> SlotValues:
+        device = self._device()
+        strengths = torch.zeros(len(items), len(POLES))
+        for row, item in enumerate(items):
+            if isinstance(item, Personality) and self.steering is not None:
+                strengths[row] = torch.tensor(self.calibration.strengths(item))
+        if self.hypernet is None:
+            empty = torch.zeros(len(items), 0, device=device)
+            return SlotValues(empty, empty, strengths.to(device))
+        kind = Character if isinstance(self.hypernet, StoredAdapters) else Personality
+        taken = [item for item in items if isinstance(item, kind)]
+        codes_a, codes_b = self.hypernet.codes(taken)
+        if len(taken) < len(items):  # stored adapters beside personalities that only steer neurons: those have code 0
+            rows = torch.tensor([isinstance(item, kind) for item in items]).nonzero().flatten().to(device)
+            codes_a, codes_b = (
+                code.new_zeros(len(items), code.shape[1]).index_copy(0, rows, code) for code in (codes_a, codes_b)
+            )
+        return SlotValues(codes_a, codes_b, strengths.to(device))
+
+    def _prepare(self, training: bool = False) -> SlotTable:
+        """Bring compute copies and slots up to date with the master weights, the device and the dtype."""
+        device, dtype = self._device(), self._compute_dtype()
+        if self.steering is not None and self._steering_device != device:
+            self._surgery.set_steering(self.steering, device)
+            self._steering_device = device
+        trunk: tuple[Any, ...] = (device, self.calibration)
+        if self.hypernet is not None:
+            bank = self.hypernet.bank
+            key = (device, dtype, training, *((id(p), p._version) for p in bank.parameters()))
+            if key != self._bank_key or training:
+                self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training))
+                self._bank_key = key
+            trunk += tuple((id(p), p._version) for p in self._trunk)
+        if self._table is None or trunk != self._codes_key:
+            codes = self.hypernet.config.codes if self.hypernet is not None else 0
+            self._table = SlotTable(codes, device)
+            self._codes_key = trunk
+        return self._table
+
+    def _compute_pair(self, dtype: torch.dtype, training: bool, site: str) -> tuple[Tensor, Tensor]:
+        assert self.hypernet is not None
+        pair: tuple[Tensor, Tensor] = self.hypernet.bank.A(site), self.hypernet.bank.B(site)
+        A, B = pair if training else (pair[0].detach(), pair[1].detach())
+        return A.to(dtype), B.to(dtype)
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For ``torch.utils.checkpoint``: recomputation sees the call that is running now."""
+        call = self._state.call
+
+        @contextmanager
+        def recompute() -> Iterator[None]:
+            with self._state.lock:
+                before, self._state.call = self._state.call, call
+                try:
+                    yield
+                finally:
+                    self._state.call = before
+
+        return nullcontext(), recompute()
+
+    def _device(self) -> torch.device:
+        return next(self.base.parameters()).device
+
+    def _compute_dtype(self) -> torch.dtype:
+        dtype = getattr(self.base, "dtype", None)
+        return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.bfloat16
+
+
+def _patch_forward(base: nn.Module, state: CallState) -> None:
+    """Let ``base`` bind the running request, if there is one, to each of its forwards."""
+    original = base.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        request = state.request.get()
+        call = None
+        if request is not None:
+            first = kwargs.get("input_ids", args[0] if args else None)
+            if first is None:
+                first = kwargs["inputs_embeds"]
+            call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
+        with state.lock:
+            state.call = call
+            try:
+                return original(*args, **kwargs)
+            finally:
+                state.call = None
+
+    forward.dpg_state = state  # type: ignore[attr-defined]
+    base.forward = forward  # type: ignore[method-assign]
