@@ -43,9 +43,7 @@ class TraitScale:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.centre) and math.isfinite(self.width) and self.width > 0):
-            raise ValueError(
-                f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}"
-            )
+            raise ValueError(f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}")
 
     def score(self, llr: float) -> float:
         """The score in -5..5 of a log-likelihood ratio in nats per token."""
@@ -71,9 +69,7 @@ class Scale:
             }
             return cls(traits, str(value["model"]), str(value["template"]), dict(value.get("fit", {})))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"not a judge scale: {error!r}; needs traits (centre, width), model, template"
-            ) from error
+            raise ValueError(f"not a judge scale: {error!r}; needs traits (centre, width), model, template") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -145,9 +141,7 @@ class LikelihoodJudge:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
         if batch_size < 1 or max_tokens < 1:
-            raise ValueError(
-                f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}"
-            )
+            raise ValueError(f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}")
         self.model = model
         self.tokenizer = tokenizer
         self.scale = Scale.fitted() if scale is None else scale
@@ -163,9 +157,7 @@ class LikelihoodJudge:
         self._template_kwargs = dict(template_kwargs or {})
         self._special = _control_tokens(tokenizer)
 
-    def judge(
-        self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None
-    ) -> list[Judgement]:
+    def judge(self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None) -> list[Judgement]:
         """One `Judgement` per answer to `question`. Empty answers get no scores but a reason.
 
         Raises:
@@ -183,10 +175,7 @@ class LikelihoodJudge:
             for trait in wanted if present else ():
                 rows = []
                 for high, low in self.descriptions[trait]:
-                    logp = [
-                        self._log_likelihood(text, question, [tokens[i] for i in present])
-                        for text in (high, low)
-                    ]
+                    logp = [self._log_likelihood(text, question, [tokens[i] for i in present]) for text in (high, low)]
                     rows.append(logp[0] - logp[1])
                 ratios[trait] = torch.stack(rows)
         results: list[Judgement] = []
@@ -195,9 +184,7 @@ class LikelihoodJudge:
                 results.append(Judgement({}, {}, {}, 0, 0, "the answer is empty"))
                 continue
             column = present.index(i)
-            by_pair = {
-                trait: [value / len(ids) for value in r[:, column].tolist()] for trait, r in ratios.items()
-            }
+            by_pair = {trait: [value / len(ids) for value in r[:, column].tolist()] for trait, r in ratios.items()}
             llr = {trait: statistics.fmean(values) for trait, values in by_pair.items()}
             results.append(
                 Judgement(
@@ -235,9 +222,7 @@ class LikelihoodJudge:
     def rescore(self, judgements: Sequence[Judgement]) -> list[Judgement]:
         """The same ratios on this judge's scale: what `judge` returns, without running the model again."""
         return [
-            replace(
-                row, scores={trait: self.scale.traits[trait].score(llr) for trait, llr in row.llr.items()}
-            )
+            replace(row, scores={trait: self.scale.traits[trait].score(llr) for trait, llr in row.llr.items()})
             for row in judgements
         ]
 
@@ -247,13 +232,9 @@ class LikelihoodJudge:
         Raises:
             ValueError: the tokenizer cannot do that, and the text holds a special token.
         """
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if not self._special.isdisjoint(ids):
-            raise ValueError(
-                f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}"
-            )
+            raise ValueError(f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}")
         return ids
 
     def prompt_ids(self, description: str, question: str) -> list[int]:
@@ -274,15 +255,11 @@ class LikelihoodJudge:
             (question.strip(), True),
             (after, False),
         ):
-            ids += (
-                self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
-            )
+            ids += self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return ids
 
     @torch.inference_mode()
-    def _log_likelihood(
-        self, description: str, question: str, answers: Sequence[Sequence[int]]
-    ) -> torch.Tensor:
+    def _log_likelihood(self, description: str, question: str, answers: Sequence[Sequence[int]]) -> torch.Tensor:
         """log p(answer | persona, question) of each non-empty answer, over its tokens: float64 [N], CPU."""
         parameter = next(self.model.parameters())
         device, own = parameter.device, parameter.dtype
@@ -317,9 +294,7 @@ class LikelihoodJudge:
                 logits = self._cap(head(hidden[real].to(own))).float()
             picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
             owner = torch.arange(len(rows), device=device)[:, None].expand_as(real)[real]
-            sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(
-                0, owner, picked.double()
-            )
+            sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, picked.double())
             total[rows] = sums.cpu()
         return total
 
@@ -341,19 +316,16 @@ class LikelihoodJudge:
             "model plays a person high in a trait and when it plays the opposite "
             f"({'/'.join(map(str, counts))} pairs of descriptions), and it knows nothing else about "
             "personality, truth or fluency.",
-            "Use it for differences between groups of answers; a single score is unreliable.",
+            "Use it for differences between groups of answers; a single score is unreliable, and its zero moves with "
+            "the writer's style.",
         ]
         if used != self.scale.model:
-            lines.append(
-                f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little."
-            )
+            lines.append(f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little.")
         if self._own_descriptions:
             lines.append("Its descriptions are not those that the scale was fitted with.")
         held_out = self.scale.fit.get("holdout", {})
         if held_out:
-            values = ", ".join(
-                f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items()
-            )
+            values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items())
             n = sum(row["n"] for row in held_out.values())
             lines.append(
                 f"It separates persona-prompted answers of the two poles with AUC {values} ({n} answers to "

@@ -15,14 +15,16 @@ from ..files import write_text
 from ..personality import Pole
 from ..prompting import chat_prompt, encode_prompts
 
-SYSTEM_TEMPLATE = "{description} Answer as this person, in the first person, in two or three sentences."
+# The persona stands before and after the question: small models lose sight of a system text alone.
+SYSTEM_TEMPLATE = "{description}"
+USER_TEMPLATE = "{question}\n\n{description} Answer as this person, in the first person, in two or three sentences."
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _FIRST_PERSON = {"you": "i", "your": "my", "yours": "mine", "yourself": "myself", "are": "am", "were": "was"}
 
 
 @dataclass(frozen=True)
 class PersonaAnswer:
-    """What a model answered to `question` when its system text described somebody at `pole`."""
+    """What a model answered to `question` when it was described as somebody at `pole`."""
 
     pole: Pole
     question: str
@@ -41,8 +43,7 @@ def generate_answers(
 ) -> list[str]:
     """Greedy answers (repetition penalty 1.1) to items of (system text or None, question), in their order."""
     prompts = [
-        chat_prompt(tokenizer, [{"role": "user", "content": question}], system=system)
-        for system, question in items
+        chat_prompt(tokenizer, [{"role": "user", "content": question}], system=system) for system, question in items
     ]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # less padding
     found: dict[int, str] = {}
@@ -50,9 +51,7 @@ def generate_answers(
         rows = order[start : start + batch_size]
         inputs = encode_prompts(tokenizer, [prompts[i] for i in rows], model.device)
         with torch.inference_mode():
-            output = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.1
-            )
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.1)
         texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         found.update(zip(rows, texts, strict=True))
         if progress is not None:
@@ -68,6 +67,7 @@ def generate_persona_answers(
     max_new_tokens: int = 70,
     batch_size: int = 32,
     system_template: str = SYSTEM_TEMPLATE,
+    user_template: str = USER_TEMPLATE,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[PersonaAnswer]:
     """Answers to items of (pole, question, description), in their order, as `generate_answers` makes them.
@@ -78,7 +78,13 @@ def generate_persona_answers(
     texts = generate_answers(
         model,
         tokenizer,
-        [(system_template.format(description=description), question) for _, question, description in items],
+        [
+            (
+                system_template.format(description=description),
+                user_template.format(question=question, description=description),
+            )
+            for _, question, description in items
+        ],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         progress=progress,
@@ -119,9 +125,7 @@ def load_answers(path: Path) -> list[PersonaAnswer]:
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
         try:
-            answers.append(
-                PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"])
-            )
+            answers.append(PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"]))
         except KeyError as error:
             raise ValueError(f"{path}, line {number}: needs the key {error}") from error
     return answers

@@ -57,9 +57,7 @@ def test_coverage_is_close_to_what_was_asked_for() -> None:
     rng = np.random.default_rng(9)
     hits = 0
     for seed in range(200):
-        interval = bootstrap_interval(
-            np.mean, rng.normal(1.0, 1.0, 40), confidence=0.8, resamples=200, seed=seed
-        )
+        interval = bootstrap_interval(np.mean, rng.normal(1.0, 1.0, 40), confidence=0.8, resamples=200, seed=seed)
         hits += interval.low <= 1.0 <= interval.high
     assert 140 <= hits <= 178
 

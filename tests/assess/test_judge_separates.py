@@ -3,6 +3,8 @@
 `holdout_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
 
     python python/fit_likelihood_judge.py --out judge.json --sample-out tests/assess/holdout_answers.jsonl
+
+`written_answers.jsonl` was written by hand, three answers for each pole, before any of them was judged.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dpg_fast.assess.fitting import judge_own_trait, separation, shipped_items, table_text
 from dpg_fast.assess.likelihood import LikelihoodJudge
@@ -18,6 +21,7 @@ from dpg_fast.assess.persona_answers import load_answers
 from dpg_fast.personality import Trait
 
 STORED = Path(__file__).with_name("holdout_answers.jsonl")
+WRITTEN = Path(__file__).with_name("written_answers.jsonl")
 
 
 def test_sample_is_held_out() -> None:
@@ -28,7 +32,7 @@ def test_sample_is_held_out() -> None:
 @pytest.mark.slow
 def test_poles_separate_on_held_out_answers(smollm2: tuple[Any, Any]) -> None:
     model, tokenizer = smollm2
-    judge = LikelihoodJudge(model, tokenizer, max_tokens=60)
+    judge = LikelihoodJudge(model, tokenizer, max_tokens=40, autocast=torch.bfloat16)
     answers = load_answers(STORED)
     table = separation(answers, judge_own_trait(judge, answers))
     print(table_text("held-out sample", table))
@@ -38,6 +42,20 @@ def test_poles_separate_on_held_out_answers(smollm2: tuple[Any, Any]) -> None:
     assert min(values) >= 0.75, table
     for row in table.values():
         assert row["mean_score_high"] > row["mean_score_low"]
+
+
+@pytest.mark.slow
+def test_poles_separate_on_answers_written_by_hand(smollm2: tuple[Any, Any]) -> None:
+    judge = LikelihoodJudge(*smollm2, autocast=torch.bfloat16)
+    answers = load_answers(WRITTEN)
+    fitted_on = {question for _, question, _ in shipped_items("fit")}
+    assert not fitted_on & {row.question for row in answers}
+    table = separation(answers, judge_own_trait(judge, answers))
+    print(table_text("written by hand", table))
+    values = [row["auc"] for row in table.values()]
+    assert len(values) == len(Trait)
+    assert sum(values) / len(values) >= 0.85, table
+    assert min(values) >= 0.75, table
 
 
 def test_judge_says_how_weak_it_is(smollm2: tuple[Any, Any]) -> None:

@@ -89,9 +89,7 @@ def test_probabilities_computed_by_hand(byte_tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_shared_prefixes_and_padding_change_nothing(
-    batch_size: int, byte_tokenizer: Any, tiny_llama: Any
-) -> None:
+def test_shared_prefixes_and_padding_change_nothing(batch_size: int, byte_tokenizer: Any, tiny_llama: Any) -> None:
     """Against one plain forward pass per answer and persona over the whole conversation, in float64."""
     model = tiny_llama.double()
     judge = judge_of(model, byte_tokenizer, batch_size=batch_size)
@@ -110,14 +108,10 @@ def test_shared_prefixes_and_padding_change_nothing(
                     data = byte_tokenizer(answer)["input_ids"]
                     with torch.no_grad():
                         table = model(torch.tensor([prompt + data])).logits[0].log_softmax(-1)
-                    logp.append(
-                        sum(float(table[len(prompt) + i - 1, t]) for i, t in enumerate(data)) / len(data)
-                    )
+                    logp.append(sum(float(table[len(prompt) + i - 1, t]) for i, t in enumerate(data)) / len(data))
                 ratios.append(logp[0] - logp[1])
             expected = sum(ratios) / len(ratios)
-            assert (
-                abs(expected) > 1e-3
-            )  # the personas matter to this model, so the comparison means something
+            assert abs(expected) > 1e-3  # the personas matter to this model, so the comparison means something
             # The judge takes softmax in float32 whatever the model's dtype.
             assert result.llr[trait] == pytest.approx(expected, abs=2e-6)
     assert results[0].llr == results[4].llr or results[0].llr == pytest.approx(results[4].llr, abs=1e-9)
@@ -151,9 +145,7 @@ def test_answers_of_several_questions_keep_their_order(byte_tokenizer: Any, tiny
         assert list(result.llr) == list(alone.llr)
         assert result.llr == pytest.approx(alone.llr, abs=1e-5)
     assert seen == [(2, 5), (5, 5)]
-    assert together[0].llr[E] != pytest.approx(
-        together[4].llr[E], abs=1e-4
-    )  # the question is part of the condition
+    assert together[0].llr[E] != pytest.approx(together[4].llr[E], abs=1e-4)  # the question is part of the condition
 
 
 def test_text_under_judgement_cannot_leave_its_turn(byte_tokenizer: Any, tiny_llama: Any) -> None:

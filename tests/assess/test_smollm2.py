@@ -42,14 +42,10 @@ def test_model_answers_and_stops(smollm2: tuple[Any, Any]) -> None:
     assert tokenizer.padding_side == "left"
     assert not model.training
     prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": q}], add_generation_prompt=True, tokenize=False
-        )
+        tokenizer.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, tokenize=False)
         for q in ("What is the capital of France?", "Say hi.")
     ]
-    output = model.generate(
-        **tokenizer(prompts, return_tensors="pt", padding=True), max_new_tokens=40, do_sample=False
-    )
+    output = model.generate(**tokenizer(prompts, return_tensors="pt", padding=True), max_new_tokens=40, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0])
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert output[0, -1] == end  # it stopped by itself
@@ -81,9 +77,7 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert cache_root().name == "dpg_fast"
 
 
-def test_conversion_happens_once_and_leaves_no_rubbish(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_conversion_happens_once_and_leaves_no_rubbish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[Path] = []
 
     def convert(gguf: Path, folder: Path) -> None:
@@ -114,9 +108,7 @@ def test_conversion_happens_once_and_leaves_no_rubbish(
     assert sorted(root.iterdir()) == sorted([first, second])
 
 
-def test_without_package_and_hub_the_error_names_both(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_package_and_hub_the_error_names_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     def unreachable(source: str, **_: Any) -> Any:
