@@ -119,9 +119,7 @@ def answer(
     if stored is not None and stored.exists():
         found = load_answers(stored)
         if [(row.pole, row.question, row.description) for row in found] != items:
-            raise SystemExit(
-                f"{stored} holds answers to other questions or personas; remove it or name another folder"
-            )
+            raise SystemExit(f"{stored} holds answers to other questions or personas; remove it or name another folder")
         return found
     answers = generate_persona_answers(
         model,
@@ -153,9 +151,7 @@ def shower(what: str) -> Any:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="where the scale and its validation are written (JSON)")
     add("--model", help=f"path or Hub id of a chat model; default {HUB_ID}")

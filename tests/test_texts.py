@@ -99,9 +99,7 @@ def test_unknown_names_are_refused() -> None:
 def test_personalitybench_files(tmp_path: Path) -> None:
     for number, trait in enumerate(Trait):
         lines = [json.dumps({"question": f" {trait} {i}? "}) for i in range(number + 1)]
-        (tmp_path / f"{trait.value.capitalize()}.jsonl").write_text(
-            "\n".join(lines) + "\n\n", encoding="utf-8"
-        )
+        (tmp_path / f"{trait.value.capitalize()}.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     row = {t.value.capitalize() + end: f"{t.letter}{end}" for t in Trait for end in ("", "_reversed")}
     (tmp_path / "descriptions.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row), encoding="utf-8")
     bench = load_personalitybench(tmp_path)

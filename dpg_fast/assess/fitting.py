@@ -36,13 +36,9 @@ def fit_scale(high: ArrayLike, low: ArrayLike) -> TraitScale:
     values = np.concatenate([h, lo])
     middle, unit = values.mean(), values.std()
     if h.mean() <= lo.mean() or unit == 0.0:
-        raise ValueError(
-            "the ratios of high-pole answers are not above those of low-pole answers: nothing to scale"
-        )
+        raise ValueError("the ratios of high-pole answers are not above those of low-pole answers: nothing to scale")
     x = np.stack([(values - middle) / unit, np.ones_like(values)], axis=1)
-    target = np.concatenate(
-        [np.full(h.size, (h.size + 1) / (h.size + 2)), np.full(lo.size, 1 / (lo.size + 2))]
-    )
+    target = np.concatenate([np.full(h.size, (h.size + 1) / (h.size + 2)), np.full(lo.size, 1 / (lo.size + 2))])
 
     def loss(w: np.ndarray[Any, np.dtype[np.float64]]) -> float:
         z = x @ w
@@ -84,9 +80,7 @@ def shipped_items(split: str, *, questions: int | None = None, descriptions: int
     return items
 
 
-def personalitybench_items(
-    bench: PersonalityBench, *, questions: int = 20, descriptions: int = 2
-) -> list[Item]:
+def personalitybench_items(bench: PersonalityBench, *, questions: int = 20, descriptions: int = 2) -> list[Item]:
     """(pole, question, description), taken at even distances from PersonalityBench's questions."""
     items: list[Item] = []
     for pole in POLES:
@@ -99,9 +93,7 @@ def personalitybench_items(
 
 def _cross(pole: Pole, asked: Sequence[str], people: Sequence[str], descriptions: int) -> list[Item]:
     if not 1 <= descriptions <= len(people):
-        raise ValueError(
-            f"there are {len(people)} descriptions of {pole} here; {descriptions} were asked for"
-        )
+        raise ValueError(f"there are {len(people)} descriptions of {pole} here; {descriptions} were asked for")
     step = len(people) // descriptions
     return [
         (pole, question, people[(i + j * step) % len(people)])

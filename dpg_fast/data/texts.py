@@ -47,9 +47,7 @@ class PersonalityBench:
     descriptions: dict[Pole, tuple[str, ...]]
 
 
-def load_questions(
-    trait: Trait | str | None = None, split: QuestionSplit | None = None
-) -> tuple[Question, ...]:
+def load_questions(trait: Trait | str | None = None, split: QuestionSplit | None = None) -> tuple[Question, ...]:
     """The shipped questions, of one trait and one split if these are given.
 
     Raises:
@@ -81,16 +79,14 @@ def load_personalitybench(folder: Path | str) -> PersonalityBench:
     folder = Path(folder)
     questions = {
         trait: tuple(
-            _text(row, "question", where)
-            for where, row in _lines(folder / f"{trait.value.capitalize()}.jsonl")
+            _text(row, "question", where) for where, row in _lines(folder / f"{trait.value.capitalize()}.jsonl")
         )
         for trait in Trait
     }
     rows = _lines(folder / "descriptions.jsonl")
     descriptions = {
         pole: tuple(
-            _text(row, pole.trait.value.capitalize() + ("" if pole.high else "_reversed"), where)
-            for where, row in rows
+            _text(row, pole.trait.value.capitalize() + ("" if pole.high else "_reversed"), where) for where, row in rows
         )
         for pole in POLES
     }
@@ -109,9 +105,7 @@ def _asset(name: str) -> str:
 @cache
 def _questions() -> tuple[Question, ...]:
     rows = (json.loads(line) for line in _asset("questions.jsonl").splitlines())
-    return tuple(
-        Question(row["id"], Trait.parse(row["trait"]), row["split"], row["question"]) for row in rows
-    )
+    return tuple(Question(row["id"], Trait.parse(row["trait"]), row["split"], row["question"]) for row in rows)
 
 
 @cache
