@@ -46,7 +46,9 @@ def test_only_decoded_tokens_before_the_end_count(tiny_llama: Any, prompt_length
         kept = min(kept, len(answer) - 1)
         seen: dict[int, torch.Tensor] = {}
         handles = [
-            mlp.act_module.register_forward_hook(lambda m, a, out, layer=mlp.layer, seen=seen: seen.__setitem__(layer, out[0]))
+            mlp.act_module.register_forward_hook(
+                lambda m, a, out, layer=mlp.layer, seen=seen: seen.__setitem__(layer, out[0])
+            )
             for mlp in architecture.mlps
         ]
         with torch.no_grad():
