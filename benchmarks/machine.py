@@ -25,7 +25,8 @@ def machine(device: str) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
-    found["module"] = ", ".join(f"{key} {value}" for key, value in dispatch.build_info().items())
+    build = dispatch.build_info()
+    found["compiled module"] = f"{build['isa']}, {build['compiler']}" if build["compiled"] else build["reason"]
     return found
 
 

@@ -14,7 +14,7 @@ from dpg_fast.architecture import find_architecture
 from dpg_fast.demo import adapter_directory
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.smollm2 import load_smollm2
-from dpg_fast.speed import Generate, compare_steps, generation, peft_rival
+from dpg_fast.speed import Generate, compare_steps, generation, peft_rival, twin
 
 RANK, CODES, ROWS, TOKENS, PROMPT = 8, 6, 8, 16, 24
 PEFT_RANKS = (8, 16)
@@ -23,7 +23,7 @@ NOTES = (
     f"one greedy decode step inside generate(): {TOKENS} tokens after a prompt of {PROMPT}, dynamic cache",
     f"dpg_fast: bank of {CODES} random rank-{RANK} entries on all seven linears of a layer, all ten poles' neurons",
     "PEFT: random LoRA on the same linears, adapters in the model's dtype; the mixed batch has one adapter for each row",
-    "ratios are to the bare model in the same round; ways run in alternating order",
+    "ratios are to the bare model in the same round; ways run in alternating order and share one copy of the base weights",
 )
 
 
@@ -47,23 +47,24 @@ def run(device: str, rounds: int) -> Iterator[Result]:
 
 
 def ways(bare: Any, rows: int) -> dict[str, Generate]:
-    """Each way on its own copy of the weights; the bare model first."""
+    """All ways share one copy of the weights; the bare model first."""
     ids = torch.randint(100, 40_000, (rows, PROMPT), generator=torch.Generator().manual_seed(0)).to(bare.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     people = personalities(rows)
-    both = wrap(copy.deepcopy(bare), lora=True, steer=True)
+    count = f"{rows} personalities" if rows > 1 else "1 personality"
+    both = wrap(twin(bare), lora=True, steer=True)
     result = {
         "bare model": generation(bare, inputs, TOKENS),
         "dpg_fast, no personality": generation(both, inputs, TOKENS),
-        f"dpg_fast, {rows} personalities: bank + neurons": generation(both, inputs, TOKENS, personality=people),
-        f"dpg_fast, {rows} personalities: neurons": generation(
-            wrap(copy.deepcopy(bare), lora=False, steer=True), inputs, TOKENS, personality=people
+        f"dpg_fast, {count}: bank + neurons": generation(both, inputs, TOKENS, personality=people),
+        f"dpg_fast, {count}: neurons": generation(
+            wrap(twin(bare), lora=False, steer=True), inputs, TOKENS, personality=people
         ),
     }
     targets = sorted({site.kind for site in find_architecture(bare).sites})
     for rank in PEFT_RANKS:
         names = [f"row{i}" for i in range(rows)]
-        rival = peft_rival(copy.deepcopy(bare), names, rank, targets)
+        rival = peft_rival(twin(bare), names, rank, targets)
         result[f"PEFT rank {rank}, one adapter"] = generation(rival, inputs, TOKENS)
         if rows > 1:
             result[f"PEFT rank {rank}, {rows} adapters in one batch"] = generation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from rich.table import Table
 
 from dpg_fast.assess.likelihood import Judgement, LikelihoodJudge
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
+from dpg_fast.kernels import isas
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.rows import Row
 from dpg_fast.personality import Personality, Trait, parse_personality
 from dpg_fast.smollm2 import find_gguf, load_smollm2
-from dpg_fast.speed import StepTiming, compare_steps, generation, peft_rival
+from dpg_fast.speed import StepTiming, compare_steps, generation, peft_rival, twin
 
 QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
 PEOPLE = ("base", "E+5", "E-5", "N+5", "N-5", "A-5", "C+5", "O+5 E+3")
@@ -79,7 +79,7 @@ def run_demo(
     console.print(f"[bold]{question}[/bold]\n")
     people = answer(model, tokenizer, question, rows, max_new_tokens)
     console.print(answers_table(people))
-    judge = LikelihoodJudge(model.base, tokenizer)
+    judge = demo_judge(model, tokenizer)
     console.print(judge.describe(), style="dim")
     plot(people, question, output)
     console.print(f"\nScores drawn in {output}")
@@ -103,8 +103,13 @@ def answer(
         do_sample=False,
         repetition_penalty=1.1,
     )
-    judgements = LikelihoodJudge(model.base, tokenizer).judge(question, answers)
+    judgements = demo_judge(model, tokenizer).judge(question, answers)
     return [Person(label, row, said, j) for (label, row), said, j in zip(rows, answers, judgements, strict=True)]
+
+
+def demo_judge(model: PersonalityModel, tokenizer: Any) -> LikelihoodJudge:
+    """The likelihood judge on the bare model, in bfloat16 where the processor multiplies that natively: twice as fast."""
+    return LikelihoodJudge(model.base, tokenizer, autocast=torch.bfloat16 if "avx512bf16" in isas() else None)
 
 
 def answers_table(people: Sequence[Person]) -> Table:
@@ -131,13 +136,12 @@ def measure(
     """
     batch = tokenizer([f"{question} {i}" for i in range(rows)], return_tensors="pt", padding=True)
     people = [Personality(E=5 - i, N=i - 4) for i in range(rows)]
-    bare = copy.deepcopy(model.unload())
+    bare = twin(model.unload())
     targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     table, calibration = model.steering, model.calibration
-    both_base, rival_base = copy.deepcopy(bare), copy.deepcopy(bare)
     neurons = PersonalityModel.from_model(model.base, steering=table, calibration=calibration)
     both = PersonalityModel.from_model(
-        both_base, hypernet=HypernetConfig(rank=RANK, targets=targets), steering=table, calibration=calibration
+        twin(bare), hypernet=HypernetConfig(rank=RANK, targets=targets), steering=table, calibration=calibration
     )
     assert isinstance(both.hypernet, HyperNetwork)
     both.hypernet.randomize_(torch.Generator().manual_seed(0))
@@ -148,11 +152,11 @@ def measure(
     }
     try:
         names = [f"row{i}" for i in range(rows)]
-        rival = peft_rival(rival_base, names, RANK, targets)
+        rival = peft_rival(twin(bare), names, RANK, targets)
         ways[f"PEFT, {rows} rank-{RANK} LoRA adapters in one batch"] = generation(rival, batch, 16, adapter_names=names)
     except ImportError:
         pass
-    return {name: timing for name, timing in compare_steps(ways, rounds).items()}
+    return compare_steps(ways, rounds)
 
 
 def speed_table(timings: dict[str, StepTiming], rows: int = 8) -> Table:
