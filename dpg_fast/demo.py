@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def plot(people: Sequence[Person], question: str, output: Path) -> None:
 
     traits = list(Trait)
     scores = [[p.judgement.scores.get(t, float("nan")) for t in traits] for p in people]
-    figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.5 * len(people)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.5, 1.7 + 0.5 * len(people)), layout="constrained")
     image = axes.imshow(scores, cmap="RdBu_r", vmin=-5, vmax=5, aspect="auto")
     for y, person in enumerate(people):
         for x, trait in enumerate(traits):
@@ -191,7 +192,7 @@ def plot(people: Sequence[Person], question: str, output: Path) -> None:
             axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.set_xticks(range(len(traits)), [trait.value for trait in traits])
     axes.set_yticks(range(len(people)), [person.label for person in people])
-    axes.set_title(question if len(question) < 90 else question[:87] + "...", fontsize=9)
+    axes.set_title("\n".join(textwrap.wrap(question, 95, max_lines=3, placeholder=" ...")), fontsize=9)
     figure.colorbar(image, label="judged score (weak judge)", shrink=0.9)
     write_atomically(output, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
     plt.close(figure)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,9 @@ def peft_rival(model: Any, adapters: Sequence[str], rank: int, targets: Sequence
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), init_lora_weights=False)
     torch.manual_seed(seed)
-    wrapped = get_peft_model(model, config, adapter_name=adapters[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers is renaming
+        wrapped = get_peft_model(model, config, adapter_name=adapters[0])
     for name in adapters[1:]:
         wrapped.add_adapter(name, config)
     return wrapped.eval()

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from dpg_fast.assess.likelihood import LikelihoodJudge
@@ -19,6 +20,7 @@ from dpg_fast.base_models import BUNDLED, load_base
 from dpg_fast.data.texts import load_questions
 from dpg_fast.demo import SYSTEM, adapter_directory
 from dpg_fast.files import write_text
+from dpg_fast.kernels import isas
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality import Trait
 
@@ -35,7 +37,7 @@ def main() -> None:
     console = Console()
     base, tokenizer = load_base(options.model)
     model = PersonalityModel.load(base, options.adapter)
-    judge = LikelihoodJudge(base, tokenizer)
+    judge = LikelihoodJudge(base, tokenizer, autocast=torch.bfloat16 if "avx512bf16" in isas() else None)
     result = contrast_poles(
         model,
         tokenizer,
