@@ -251,12 +251,39 @@ PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
+// (gate, act, slots, edges, positive, histogram)
+PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View gate, slots, edges, positive, histogram;
+  if (n != 6 || !g_api || !gate.read(a[0]) || !slots.read(a[2]) || !edges.read(a[3]) || !positive.read(a[4]) ||
+      !histogram.read(a[5]))
+    Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix gm;
+  int64_t T, width;
+  const long act = PyLong_AsLong(a[1]);
+  if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  const bool wide = histogram.is(dlpack::kInt, 64);
+  if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.rows(&T, &width, &gm) || !slots.slot_list(T) ||
+      edges.ndim != 1 || edges.shape[0] < 1 || !edges.is(dlpack::kFloat, 32) || !edges.contiguous() ||
+      positive.ndim != 2 || positive.shape[1] != width || !positive.is(dlpack::kInt, 64) || !positive.contiguous() ||
+      histogram.ndim != 3 || histogram.shape[0] != positive.shape[0] || histogram.shape[1] != width ||
+      histogram.shape[2] != edges.shape[0] + 1 || !(wide || histogram.is(dlpack::kInt, 32)) || !histogram.contiguous())
+    Py_RETURN_FALSE;
+  return call(T * width * 16, [&] {
+    return cpu::activation_stats(type, static_cast<Act>(act), gm, static_cast<int32_t*>(slots.data),
+                                 static_cast<float*>(edges.data), edges.shape[0] + 1,
+                                 static_cast<int64_t*>(positive.data), histogram.data, wide, positive.shape[0], T, width);
+  });
+}
+
 PyMethodDef kHot[] = {
     {"lora_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_add)), METH_FASTCALL, nullptr},
     {"lora_shrink", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_shrink)), METH_FASTCALL, nullptr},
     {"lora_expand_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_expand_add)), METH_FASTCALL,
      nullptr},
     {"steered_gated_act", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act)), METH_FASTCALL,
+     nullptr},
+    {"activation_stats", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_activation_stats)), METH_FASTCALL,
      nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

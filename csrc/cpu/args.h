@@ -47,6 +47,26 @@ struct Gated {
   const SteerRow* steer;  // indexed by token; null without steering
 };
 
+// Tokens rows[begin, end) add to one row of the tables.
+struct StatsRun {
+  int64_t slot, begin, end;
+};
+
+// Counts of v > 0 and histograms of v = act(gate); bin b holds edges[b - 1] < v <= edges[b].
+struct Stats {
+  const void* gate;
+  int64_t ldg, width;
+  const int32_t* rows;  // tokens, those of one slot together
+  const StatsRun* runs;
+  int64_t n_runs;
+  const float* edges;
+  int64_t bins;
+  float per_edge;      // bins per unit of v
+  int64_t* positive;   // [S, width]
+  void* histogram;     // [S, width, bins], int32 or int64
+  bool wide;           // int64
+};
+
 struct Kernels {
   const char* isa;
   int64_t col_unit;    // columns are split over threads in multiples of this
@@ -56,6 +76,7 @@ struct Kernels {
   // columns [c0, c1), entries [i0, i1) of rows
   void (*expand[kDTypes])(const Expand&, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
   void (*gated[kDTypes])(const Gated&, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
+  void (*stats[kDTypes])(const Stats&, Act act, int64_t c0, int64_t c1);
 };
 
 const Kernels& kernels_generic();

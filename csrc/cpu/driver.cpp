@@ -333,5 +333,27 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   return Status::ok;
 }
 
+Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, const float* edges, int64_t bins,
+                        int64_t* positive, void* histogram, bool wide, int64_t table_rows, int64_t T, int64_t width) {
+  if (!slots_ok(slots, T, table_rows)) return Status::bad_slot;
+  const Kernels& k = kernels();
+  int32_t* rows = scratch(t_rows, T);
+  const int64_t n = list_active(slots, T, rows, false);
+  if (n == 0) return Status::ok;
+  std::stable_sort(rows, rows + n, [&](int32_t a, int32_t b) { return slots[a] < slots[b]; });
+  std::vector<StatsRun> runs;
+  for (int64_t i = 0; i < n; ++i) {
+    if (i == 0 || slots[rows[i]] != runs.back().slot) runs.push_back({slots[rows[i]], i, i});
+    runs.back().end = i + 1;
+  }
+  const float per_edge = bins > 2 ? static_cast<float>(bins - 2) / (edges[bins - 2] - edges[0]) : 0.0f;
+  const Stats p{gate.data, gate.ld, width, rows, runs.data(), static_cast<int64_t>(runs.size()),
+                edges, bins, per_edge, positive, histogram, wide};
+  with_team(n * width * 16, [&](const Team& team) {
+    split_2d(team, k.col_unit, width, 1, [&](int64_t c0, int64_t c1, int64_t, int64_t) { k.stats[type](p, act, c0, c1); });
+  });
+  return Status::ok;
+}
+
 }  // namespace cpu
 }  // namespace dpg

@@ -51,6 +51,10 @@ struct Steering {
 Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
                          const Steering* steering, int64_t T, int64_t width);
 
+// positive and histogram rows `slots` get the counts of act(gate) added; edges [bins - 1], at least one.
+Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, const float* edges, int64_t bins,
+                        int64_t* positive, void* histogram, bool wide, int64_t rows, int64_t T, int64_t width);
+
 // Instruction sets compiled in and supported by this machine, weakest first.
 std::vector<std::string> supported_isas();
 std::vector<std::string> compiled_isas();

@@ -7,6 +7,7 @@ combine a bank of K rank-r LoRA pairs. Each op's definition stands beside it: a 
 from __future__ import annotations
 
 from dpg_fast.kernels._cpu import isas, set_isa, use_isa
+from dpg_fast.kernels.activation_stats import activation_stats, activation_stats_reference
 from dpg_fast.kernels.dispatch import build_info, explain, force_backend, forced_backend, use_backend
 from dpg_fast.kernels.lora_add import lora_add, lora_add_reference
 from dpg_fast.kernels.lora_expand_add import lora_expand_add, lora_expand_add_reference
@@ -19,6 +20,8 @@ __all__ = [
     "POLES",
     "GatedLora",
     "Steering",
+    "activation_stats",
+    "activation_stats_reference",
     "build_info",
     "explain",
     "force_backend",
