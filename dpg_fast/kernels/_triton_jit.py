@@ -169,7 +169,7 @@ def sigmoid(x: tl.tensor) -> tl.tensor:
 @triton.jit
 def tanh_argument(x: tl.tensor) -> tl.tensor:
     """2 z, where gelu_tanh(x) = x/2 (1 + tanh z) = x sigmoid(2 z)."""
-    return 1.5957691216057308 * (x + 0.044715 * x * x * x)
+    return x * tl.fma(0.07135481627260025 * x, x, 1.5957691216057308)
 
 
 @triton.jit

@@ -43,7 +43,7 @@ def _fitting(configs: list[triton.Config], named: dict[str, Any], **rest: Any) -
 def poles_of(strengths: tl.tensor, slot: tl.tensor, valid: tl.tensor) -> tl.tensor:
     """Bit p: pole p is active for the token."""
     poles = tl.zeros_like(slot)
-    for p in tl.static_range(10):
+    for p in range(0, 10):
         s = tl.load(strengths + slot * 10 + p, mask=valid, other=0.0)
         poles |= tl.where(s > 0.0, 1 << p, 0)
     return poles
@@ -70,7 +70,7 @@ def steered(
 ) -> tl.tensor:
     """v capped at zero where clamped, plus strength * add of the active poles, in order."""
     total = tl.zeros_like(v)
-    for p in tl.static_range(10):
+    for p in range(0, 10):
         s = tl.load(strengths + slot * 10 + p, mask=valid, other=0.0)
         if tl.max(s, axis=0) > 0.0:  # no token here has this pole: its values need not be read
             row = tl.load(add + p * width + columns, mask=columns < width, other=0.0)
