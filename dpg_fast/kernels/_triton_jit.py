@@ -205,6 +205,36 @@ def slots_of(slots: tl.tensor, tokens: tl.tensor, T: tl.tensor, rows: tl.tensor)
 
 
 @triton.jit
+def expanded_from(
+    acc: tl.tensor,
+    u: tl.tensor,
+    B: tl.tensor,
+    codes: tl.tensor,
+    slot: tl.tensor,
+    valid: tl.tensor,
+    columns: tl.tensor,
+    end: tl.tensor,
+    scale: tl.tensor,
+    stride_k: tl.tensor,
+    stride_j: tl.tensor,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    RANK: tl.constexpr,
+) -> tl.tensor:
+    """acc + scale * sum_k codes[slot, k] * (u @ B[k]), 0 for tokens that are not valid: [BT, BN] float32.
+
+    u [BT, RANK], RANK >= 16 pads R with zeros; columns of B before `end`.
+    """
+    j = tl.arange(0, RANK)
+    inside = (j < R)[:, None] & (columns < end)[None, :]
+    for k in range(0, K):
+        code = scale * tl.load(codes + slot * K + k, mask=valid, other=0.0)
+        entry = tl.load(B + k * stride_k + j[:, None] * stride_j + columns[None, :], mask=inside, other=0.0)
+        acc = product_wide(u * code[:, None], entry, acc)
+    return acc
+
+
+@triton.jit
 def expanded(
     acc: tl.tensor,
     u: tl.tensor,
@@ -224,19 +254,11 @@ def expanded(
     PLANES: tl.constexpr,
     RANK: tl.constexpr,
 ) -> tl.tensor:
-    """acc + scale * sum_k codes[slot, k] * (u @ B[k]), 0 for tokens that are not valid: [BT, BN] float32.
-
-    u is the sum of PLANES tensors [T, R] that lie `plane` elements apart; RANK >= 16 pads R.
-    """
+    """`expanded_from` with u the sum of PLANES tensors [T, R] that lie `plane` elements apart."""
     j = tl.arange(0, RANK)
     inside = valid[:, None] & (j < R)[None, :]
     where = tokens.to(tl.int64)[:, None] * R + j[None, :]
     values = tl.load(u + where, mask=inside, other=0.0)
     for p in range(1, PLANES):
         values += tl.load(u + p * plane + where, mask=inside, other=0.0)
-    in_B = (j < R)[:, None] & (columns < d)[None, :]
-    for k in range(0, K):
-        code = scale * tl.load(codes + slot * K + k, mask=valid, other=0.0)
-        entry = tl.load(B + k * stride_k + j[:, None] * stride_j + columns[None, :], mask=in_B, other=0.0)
-        acc = product_wide(values * code[:, None], entry, acc)
-    return acc
+    return expanded_from(acc, values, B, codes, slot, valid, columns, d, scale, stride_k, stride_j, K, R, RANK)

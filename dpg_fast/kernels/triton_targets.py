@@ -24,7 +24,7 @@ from dpg_fast.kernels.types import ACTIVATIONS, POLES
 MODELS: dict[str, tuple[int, int, int, int]] = {"smollm2-135m": (576, 1536, 6, 8), "llama-8b": (4096, 14336, 6, 16)}
 TOKENS: dict[str, int] = {"decode": 8, "prefill": 2048}
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
-SLOTS = 64
+SLOTS, BINS = 64, 301
 
 _TYPES = {
     torch.float32: "fp32",
@@ -91,9 +91,12 @@ def _target(name: str, kernel: Any, arguments: dict[str, Any]) -> Target:
 
 def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(op, function of the backend, arguments on "meta")."""
+    from dpg_fast.kernels.activation_stats import triton as stats
     from dpg_fast.kernels.lora_add import triton as lora_add
+    from dpg_fast.kernels.lora_combine import triton as lora_combine
     from dpg_fast.kernels.lora_expand_add import triton as lora_expand_add
     from dpg_fast.kernels.lora_shrink import triton as lora_shrink
+    from dpg_fast.kernels.lora_stacked_add import triton as lora_stacked_add
     from dpg_fast.kernels.steered_gated_act import triton as gated
 
     d, width, K, r = MODELS[model]
@@ -107,8 +110,12 @@ def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, A
     yield "lora_shrink", lora_shrink.run, (x, A, codes, slots)
     yield "lora_shrink_grad", lora_shrink.run_grad, (x, A, codes, slots, u, True)
     yield "lora_expand_add", lora_expand_add.run, (x, u, A, codes, slots, 0.5)
+    yield "slot_sums", lora_shrink.slot_sums, (empty(tokens, K, dt=f32), slots, SLOTS)
     yield "lora_delta", lora_expand_add.delta, (u[None], A[None], codes, slots, 1.0)
     yield "lora_add", lora_add.run, (x, x, A, A, codes, codes, slots, 0.5)
+    S, wide = empty(tokens, 3 * K * r), empty(K, r, 3 * d)
+    yield "lora_combine", lora_combine.run, (S, codes, slots, 3)
+    yield "lora_stacked_add", lora_stacked_add.run, (empty(tokens, 3 * d), S, wide, codes, codes, slots, [d, d, d], 0.5)
 
     gate, B = empty(tokens, width), empty(K, r, width)
     lora = (u, B, u, B, codes, slots, 0.5)
@@ -121,7 +128,9 @@ def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, A
             ("lora_steered", (*lora, *steering)),
         ):
             yield f"steered_gated_act/{act}/{name}", gated.run, (gate, gate, act, *rest)
-            yield f"steered_gated_act_grad/{act}/{name}", gated.run_grad, (gate, gate, gate, act, *rest)
+            yield f"steered_gated_act_grad/{act}/{name}", gated.run_grad, (gate, gate, gate, act, *rest, False)
+        tables = empty(1, width, dt=torch.int64), empty(1, width, BINS, dt=torch.int32)
+        yield f"activation_stats/{act}", stats.run, (gate, act, slots, empty(BINS - 1, dt=f32), *tables)
 
 
 def targets(
@@ -156,7 +165,11 @@ def targets(
                         if candidates is None:
                             chosen: list[dict[str, Any]] = [{}]
                         else:
-                            kept = kernel.early_config_prune(candidates, {}, **given) if kernel.early_config_prune else candidates
+                            kept = (
+                                kernel.early_config_prune(candidates, {}, **given)
+                                if kernel.early_config_prune
+                                else candidates
+                            )
                             chosen = [c.all_kwargs() for c in kept[: None if all_candidates else 1]]
                         for config in chosen:
                             label = ",".join(f"{k}={v}" for k, v in config.items())

@@ -145,8 +145,12 @@ def shrink_kernel(
         if COMBINE:
             code = tl.load(codes + slot[None, :] * K + k[:, None], mask=in_codes, other=0.0)
             split = split * code[:, None, :]
+            part = tl.zeros([RANK, BT], dtype=tl.float32)
             for i in tl.static_range(KB):  # picks one entry at a time: their order is fixed, whatever the layout
-                total += tl.sum(tl.where((entry == i)[:, None, None], split, 0.0), axis=0)
+                part += tl.sum(tl.where((entry == i)[:, None, None], split, 0.0), axis=0)
+                if i % 8 == 7 or i == KB - 1:  # long chains of additions lose digits
+                    total += part
+                    part = tl.zeros([RANK, BT], dtype=tl.float32)
     if COMBINE:
         where = ((plane.to(tl.int64) * tl.num_programs(2) + g) * T + tokens)[None, :] * R + j[:, None]
         total = tl.where(valid[None, :], total, 0.0)
@@ -154,7 +158,9 @@ def shrink_kernel(
 
 
 @triton.jit(do_not_specialize=["size"])
-def sum_planes_kernel(planes: tl.tensor, out: tl.tensor, size: tl.tensor, PLANES: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def sum_planes_kernel(
+    planes: tl.tensor, out: tl.tensor, size: tl.tensor, PLANES: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
     """out = sum of PLANES arrays of `size` float32, in order."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
@@ -245,3 +251,47 @@ def run_grad(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor, w: Tensor, comb
     assert entries is not None
     u = torch.empty((0, A.shape[1]), dtype=torch.float32, device=x.device) if planes is None else sum_planes(planes)[0]
     return u, sum_planes(entries)
+
+
+@triton.jit(do_not_specialize=["T"])
+def slot_sums_kernel(
+    per_token: tl.tensor,
+    slots: tl.tensor,
+    out: tl.tensor,
+    T: tl.tensor,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    BT: tl.constexpr,
+) -> None:
+    """Row s of out: sum of the rows of per_token [T, K] whose slot is s."""
+    s = tl.program_id(0)
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
+    total = tl.zeros([BK], dtype=tl.float32)
+    for start in range(0, T, BT):
+        tokens = start + tl.arange(0, BT)
+        mine = tl.load(slots + tokens, mask=tokens < T, other=-1) == s
+        where = tokens.to(tl.int64)[:, None] * K + k[None, :]
+        total += tl.sum(tl.load(per_token + where, mask=mine[:, None] & (k < K)[None, :], other=0.0), axis=0)
+    tl.store(out + s.to(tl.int64) * K + k, total, mask=k < K)
+
+
+def slot_sums(per_token: Tensor, slots: Tensor, rows: int) -> Tensor:
+    """[S, K] float32 from [T, K]: no atomics, so the same bits every time."""
+    tokens, K = per_token.shape
+    out = torch.empty((rows, K), dtype=torch.float32, device=per_token.device)
+    if rows and K:
+        bk = min(power_of_2(K), 16)
+        grid = (rows, triton.cdiv(K, bk))
+        launch_plain(
+            slot_sums_kernel,
+            grid,
+            out,
+            per_token=per_token.contiguous(),
+            slots=slots,
+            out=out,
+            T=tokens,
+            K=K,
+            BK=bk,
+            BT=128,
+        )
+    return out

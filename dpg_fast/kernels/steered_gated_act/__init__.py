@@ -186,7 +186,9 @@ class SteeredGatedAct(torch.autograd.Function):
         gate, up, u_gate, B_gate, u_up, B_up, codes, slots, mask, add, strengths, steer_slots = ctx.saved_tensors
         lora = None if u_gate is None else (u_gate, B_gate, u_up, B_up, codes, slots)
         steering = None if mask is None else (mask, add, strengths, steer_slots)
-        grads = gated_backward(gh, gate, up, ctx.act, lora, ctx.scale, steering)
+        n = ctx.needs_input_grad
+        needs = (n[0], n[1], *n[3:8], n[11], n[12])
+        grads = gated_backward(gh, gate, up, ctx.act, lora, ctx.scale, steering, needs)
         return (*grads[:2], None, *grads[2:7], None, None, None, *grads[7:], None)
 
 

@@ -244,14 +244,15 @@ def run(gate: Tensor, up: Tensor, act: str, *rest: Any) -> Tensor:
     return h
 
 
-def run_grad(
-    gh: Tensor, gate: Tensor, up: Tensor, act: str, *rest: Any, want_v: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def run_grad(gh: Tensor, gate: Tensor, up: Tensor, act: str, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of gate and up (each with its expand), and of steer(act) if wanted, else an empty tensor.
 
-    gh, gate, up [T, I]; rest as for the op. The intermediates are computed again; results in gate's dtype.
+    gh, gate, up [T, I]; rest as for the op, then whether the last one is wanted. The intermediates are computed
+    again; results in gate's dtype.
     """
-    shape, kind = gate.shape, {"dtype": gate.dtype, "device": gate.device}
+    want_v = bool(rest[-1])
+    shape = gate.shape
+    kind: dict[str, Any] = {"dtype": gate.dtype, "device": gate.device}
     g_gate, g_up = torch.empty(shape, **kind), torch.empty(shape, **kind)
     g_v = torch.empty(shape if want_v else (0, shape[1]), **kind)
     gh = gh if gh.stride(-1) == 1 or gh.shape[-1] <= 1 else gh.contiguous()
