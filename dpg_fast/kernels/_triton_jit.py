@@ -126,18 +126,28 @@ def rounded(x: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
+def product_interpreted(a: tl.tensor, b: tl.tensor, acc: tl.tensor) -> tl.tensor:
+    """The interpreter's product, which knows no bfloat16, and whose float32 sums depend on the row's place."""
+    return acc + tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64).to(tl.float32)
+
+
+@triton.jit
 def product(a: tl.tensor, b: tl.tensor, acc: tl.tensor) -> tl.tensor:
     """acc + a @ b: float32 sums of exact products."""
-    if INTERPRETED or a.dtype == tl.float32:
-        return tl.dot(widened(a), widened(b), acc, input_precision="ieee")
+    if INTERPRETED:
+        return product_interpreted(widened(a), widened(b), acc)
+    if a.dtype == tl.float32:
+        return tl.dot(a, b, acc, input_precision="ieee")
     return tl.dot(a, b, acc)
 
 
 @triton.jit
 def product_wide(a: tl.tensor, b: tl.tensor, acc: tl.tensor) -> tl.tensor:
     """acc + a @ b for float32 a beside b of any dtype: a enters as two halves, so next to nothing is lost."""
-    if INTERPRETED or b.dtype == tl.float32:
-        return tl.dot(a, widened(b), acc, input_precision="ieee")
+    if INTERPRETED:
+        return product_interpreted(a, widened(b), acc)
+    if b.dtype == tl.float32:
+        return tl.dot(a, b, acc, input_precision="ieee")
     if b.dtype == tl.bfloat16:
         high = a.to(tl.bfloat16)
         low = (a - high.to(tl.float32)).to(tl.bfloat16)
@@ -161,9 +171,11 @@ def exponential(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def sigmoid(x: tl.tensor) -> tl.tensor:
-    """1 / (1 + e^-x)."""
-    return tl.div_rn(1.0, 1.0 + exponential(-x))
+def logistic(y: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """s = 1 / (1 + e^-y) and s (1 - s), without cancellation or overflow."""
+    q = exponential(-tl.abs(y))
+    r = tl.div_rn(1.0, 1.0 + q)
+    return tl.where(y >= 0.0, r, q * r), q * r * r
 
 
 @triton.jit
@@ -187,11 +199,11 @@ def activation(x: tl.tensor, ACT: tl.constexpr) -> tl.tensor:
 def activation_slope(x: tl.tensor, ACT: tl.constexpr) -> tl.tensor:
     """Derivative of the activation at float32 x."""
     if ACT == "silu":
-        s = sigmoid(x)
-        return s * (1.0 + x * (1.0 - s))
+        s, bend = logistic(x)
+        return s + x * bend
     elif ACT == "gelu_tanh":
-        s = sigmoid(tanh_argument(x))
-        return s + x * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
+        s, bend = logistic(tanh_argument(x))
+        return s + x * bend * tl.fma(0.21406444881780074 * x, x, 1.5957691216057308)
     else:
         density = 0.3989422804014327 * exponential(-0.5 * x * x)
         return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * density
