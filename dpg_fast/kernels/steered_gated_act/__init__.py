@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.kernels import _checks, _cpu, dispatch
+from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._library import library, nobody_watches
 from dpg_fast.kernels.steered_gated_act import cuda as _cuda
 from dpg_fast.kernels.steered_gated_act.backward import gated_backward
@@ -195,11 +195,19 @@ class SteeredGatedAct(torch.autograd.Function):
         gate, up, u_gate, B_gate, u_up, B_up, codes, slots, mask, add, strengths, steer_slots = ctx.saved_tensors
         lora = None if u_gate is None else (u_gate, B_gate, u_up, B_up, codes, slots)
         steering = None if mask is None else (mask, add, strengths, steer_slots)
-        grads = gated_backward(gh, gate, up, ctx.act, lora, ctx.scale, steering)
+        n = ctx.needs_input_grad
+        needs = (n[0], n[1], *n[3:8], n[11], n[12])
+        grads = gated_backward(gh, gate, up, ctx.act, lora, ctx.scale, steering, needs)
         return (*grads[:2], None, *grads[2:7], None, None, None, *grads[7:], None)
 
 
 dispatch.register("steered_gated_act", "cuda", _cuda.run, _cuda.verify)
+dispatch.register(
+    "steered_gated_act",
+    "triton",
+    _triton.lazy("steered_gated_act"),
+    lambda gate, up, act, u_gate, B_gate, *rest: _triton.verify(gate, rank=1 if B_gate is None else B_gate.shape[-2]),
+)
 dispatch.register("steered_gated_act", "cpu", _run_cpu, lambda gate, *rest: _cpu.verify(gate))
 dispatch.register("steered_gated_act", "reference", _run_reference, lambda *args: (True, ""))
 
