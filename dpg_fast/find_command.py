@@ -1,4 +1,4 @@
-"""``dpg-fast neurons search``: the bundled questions and people, a base model, an adapter with its neurons."""
+"""``dpg-fast neurons find``: the bundled questions and people, a base model, an adapter with its neurons."""
 
 from __future__ import annotations
 
@@ -7,30 +7,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
+from dpg_fast.architecture import find_architecture
 from dpg_fast.base_models import load_base
 from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.model import Calibration, PersonalityModel
-from dpg_fast.neurons import SearchSettings, SteeringTable, search_neurons
+from dpg_fast.neurons import SearchSettings, search_neurons
+from dpg_fast.neurons.checkpoint import remove_checkpoint
+from dpg_fast.neurons.search import Progress, search_memory
+from dpg_fast.neurons_report import print_table
 from dpg_fast.personality import POLES, Pole, Trait
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """What to search, and how; see the command's help."""
+class FindOptions:
+    """What to search, and how; see the command's help.
+
+    Args:
+        traits: letters.
+        repeats: how often each question is asked.
+        strengths: one, or one for each pole.
+        settings: of the search.
+        statistics: directory that keeps the statistics; None drops them when the adapter is written.
+    """
 
     traits: str = "OCEAN"
     repeats: int = 2
     strengths: Sequence[float] = (1.0,)
     settings: SearchSettings = field(default_factory=SearchSettings)
+    statistics: Path | None = None
 
 
-def run_search(output: Path, model_name: str, options: SearchOptions, console: Console | None = None) -> None:
+def run_find(output: Path, model_name: str, options: FindOptions, console: Console | None = None) -> None:
     """Search, save the adapter to ``output`` and print what was found.
 
-    Finished poles are kept in ``<output>.partial`` until the adapter is written, so a killed run continues.
+    The tables are kept in ``<output>.partial`` until the adapter is written, so a killed run continues.
 
     Raises:
         ValueError: unknown traits, or ``output`` is a file.
@@ -41,56 +54,41 @@ def run_search(output: Path, model_name: str, options: SearchOptions, console: C
     traits = list(dict.fromkeys(Trait.parse(letter) for letter in options.traits))
     if not traits:
         raise ValueError("no traits to search; name some of O, C, E, A, N")
-    calibration = Calibration(_strengths(options.strengths))
+    calibration = Calibration(equal_or_ten(options.strengths))
     questions = {t: [q.question for q in load_questions(t, "search")] * options.repeats for t in traits}
     descriptions = {pole: [d.text for d in load_descriptions(pole, "search")] for pole in POLES if pole.trait in traits}
     base, tokenizer = load_base(model_name)
-    partial = output.with_name(output.name + ".partial")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks = {
-            pole: progress.add_task(f"answers as {pole}", total=len(questions[pole.trait])) for pole in descriptions
-        }
+    architecture = find_architecture(base)
+    answers = {pole: len(questions[pole.trait]) for pole in descriptions}
+    memory = search_memory(architecture.num_layers, architecture.intermediate, answers, options.settings)
+    console.print(f"{sum(answers.values())} answers; statistics take {memory / 2**20:,.0f} MiB besides the model")
+    partial = options.statistics or output.with_name(output.name + ".partial")
+    speed = TextColumn("{task.fields[speed]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    with ProgressBar(*columns, console=console) as bar:
+        task = bar.add_task("answers", total=sum(answers.values()), speed="")
+
+        def show(progress: Progress) -> None:
+            rate = f"{progress.tokens / progress.seconds:,.0f} tokens/s" if progress.tokens else ""
+            bar.update(task, completed=progress.done, speed=rate)
+
         table = search_neurons(
-            base,
-            tokenizer,
-            questions,
-            descriptions,
-            options.settings,
-            checkpoint=partial,
-            progress=lambda pole, n: progress.update(tasks[pole], advance=n),
+            base, tokenizer, questions, descriptions, options.settings, checkpoint=partial, progress=show
         )
-        for task in tasks.values():
-            progress.update(task, completed=progress.tasks[task].total)
+        bar.update(task, completed=sum(answers.values()))
     PersonalityModel.from_model(base, steering=table, calibration=calibration).save_pretrained(output)
-    for file in partial.iterdir():
-        file.unlink()
-    partial.rmdir()
-    console.print(neuron_counts(table))
+    if options.statistics is None:
+        remove_checkpoint(partial)
+    print_table(table, console)
     console.print(f"Saved to {output}")
 
 
-def neuron_counts(table: SteeringTable) -> Table:
-    """How many neurons each pole has, where they are, and how far their firing differs."""
-    result = Table(title="Personality neurons")
-    for column in ("pole", "neurons", "share", "median layer", "largest difference", "smallest"):
-        result.add_column(column, justify="right")
-    everywhere = table.num_layers * table.intermediate
-    for pole in table.poles:
-        found = table.neurons[pole]
-        middle = int(found.layer.sort().values[len(found) // 2])
-        result.add_row(
-            str(pole),
-            str(len(found)),
-            f"{len(found) / everywhere:.1%}",
-            str(middle),
-            f"{float(found.diff.max()):.3f}",
-            f"{float(found.diff.min()):.3f}",
-        )
-    return result
+def equal_or_ten(values: Sequence[float]) -> dict[Pole, float]:
+    """Strengths of all poles, given one for all or ten.
 
-
-def _strengths(values: Sequence[float]) -> dict[Pole, float]:
+    Raises:
+        ValueError: another number of them.
+    """
     if len(values) == 1:
         return dict.fromkeys(POLES, values[0])
     if len(values) != len(POLES):
