@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dpg_fast.questions_command import questions
+
 app = typer.Typer(
     name="dpg-fast",
     help="Language models with a controllable Big Five personality.",
@@ -82,6 +84,9 @@ def neurons_search(
     except (ValueError, ImportError, OSError) as error:
         typer.secho(f"dpg-fast neurons search: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
+
+
+app.add_typer(questions, name="questions")
 
 
 def main() -> None:
