@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,6 @@ import typer
 questions = typer.Typer(
     help="Situational questions and persona descriptions: make, fetch, check.", no_args_is_help=True
 )
-MANIFEST = "manifest.json"
 
 
 @contextmanager
@@ -57,7 +54,9 @@ def build(
         bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
-    prices: Annotated[Path | None, typer.Option(help="JSON price table, per million tokens; see the README.")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1.0, "output": 2.0}}}.')
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Where replies are kept. Default: in the folder.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Pay again for refused, cut or unreadable replies.")] = False,
     seed: int = 0,
@@ -168,6 +167,7 @@ def _build(output: Path, client: Any, settings: Any, avoided: Sequence[str], dry
     from rich.table import Table
 
     from dpg_fast.data import question_builder as builder
+    from dpg_fast.data.question_files import write_build
     from dpg_fast.llm.display import money, plan_table, print_run, run_with_progress
     from dpg_fast.personality import Pole
 
@@ -206,84 +206,3 @@ def _build(output: Path, client: Any, settings: Any, avoided: Sequence[str], dry
             f"[yellow]Fewer than wanted:[/yellow] {listed}. Raise --rounds or see dropped.jsonl, failed.jsonl."
         )
     return not short
-
-
-def write_build(output: Path, client: Any, settings: Any, parts: Sequence[Any]) -> dict[str, Any]:
-    """Write question files, descriptions, dropped and failed items, and last the manifest, which is returned."""
-    from dpg_fast import __version__
-    from dpg_fast.data.question_builder import PROMPT_VERSION
-    from dpg_fast.data.records import DroppedRecord, QuestionRecord, write_records
-    from dpg_fast.files import write_text
-    from dpg_fast.llm import Usage
-    from dpg_fast.personality import POLES, Trait
-
-    by_target = {part.target: part for part in parts}
-    for trait in Trait:
-        part = by_target.get(trait.value)
-        if part is not None and part.wanted:
-            file = output / f"{trait.value.capitalize()}.jsonl"
-            write_records(file, (QuestionRecord(question=text) for text in part.kept))
-    poles = [(pole, by_target[str(pole)]) for pole in POLES if str(pole) in by_target]
-    rows = min((len(part.kept) for _, part in poles), default=0)
-    for pole, part in poles:  # a line holds one description of every pole
-        part.dropped += [
-            DroppedRecord(kind="description", target=str(pole), text=text, reason="surplus", detail="no counterpart")
-            for text in part.kept[rows:]
-        ]
-        part.kept = part.kept[:rows]
-    if settings.descriptions:
-        lines = [
-            {f"{p.trait.value.capitalize()}{'' if p.high else '_reversed'}": part.kept[i] for p, part in poles}
-            for i in range(rows)
-        ]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text(output / "descriptions.jsonl", text)
-    write_records(output / "dropped.jsonl", (record for part in parts for record in part.dropped))
-    failed = [
-        {"item": result.item, "kind": result.failure.kind, "detail": result.failure.detail}
-        for part in parts
-        for result in part.failed
-    ]
-    write_text(output / "failed.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed))
-    usage = sum((part.usage for part in parts), Usage())
-    paid = sum((part.paid for part in parts), Usage())
-    manifest = {
-        "what": "Situational questions and descriptions made by a language model with dpg_fast's own prompts and topics; "
-        "not PersonalityBench.",
-        "dpg_fast": __version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "model": client.settings.model,
-        "served_by": sorted({name for part in parts for name in part.served_by}),
-        "prompt_version": PROMPT_VERSION,
-        "parameters": dict(client.settings.parameters),
-        "settings": {
-            "questions": settings.questions,
-            "descriptions": settings.descriptions,
-            "per_call": settings.per_call,
-            "rounds": settings.rounds,
-            "similarity": settings.similarity,
-            "embedding_model": settings.embedding_model,
-            "embedding_similarity": settings.embedding_similarity,
-            "seed": settings.seed,
-            "topics": list(settings.topics),
-        },
-        "parts": [
-            {
-                "target": part.target,
-                "wanted": part.wanted,
-                "generated": part.generated,
-                "kept": len(part.kept),
-                "dropped": dict(part.reasons),
-                "failed_calls": len(part.failed),
-            }
-            for part in parts
-        ],
-        "usage": usage.model_dump(),
-        "cost": {
-            "total": client.prices.cost(client.settings.model, usage),
-            "this_run": client.prices.cost(client.settings.model, paid),
-            "currency": client.prices.currency,
-        },
-    }
-    write_text(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    return manifest

@@ -129,7 +129,7 @@ def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Reque
         return Failure("unreadable", f"{problem}; the reply was {text[:200]!r}")
     plea = f"That reply cannot be read: {problem}.\n{format_instruction(call.answer)}"
     messages = (*request.messages, {"role": "assistant", "content": text}, {"role": "user", "content": plea})
-    return Request(content_key(["repair", request.key, text, problem]), messages, repair=True)
+    return Request(content_key(["repair", request.key, text]), messages, repair=True)
 
 
 def with_instruction(request: Request, call: Call[Any], mode: Mode) -> list[dict[str, str]]:

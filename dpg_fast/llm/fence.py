@@ -21,13 +21,14 @@ _TAGS = ("\U000e0000", "\U000e007f")  # invisible copies of ASCII
 _CONTROL = re.compile(
     r"<(?=[|\uff5c])"  # <|im_start|>, <|eot_id|>, and the full-width bar of DeepSeek
     r"|<(?=/?s>|/?(?:start_of_turn|end_of_turn|bos|eos|pad|unk|think|tool_call|tool_response)>|</?SYS>>|/?SYS>>)"
+    r"|<(?=/?[a-z][a-z_]{0,31}-[0-9a-f]{16}>)"  # an imitation of a fence
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
     re.IGNORECASE,
 )
 
 
 def defuse(text: str) -> str:
-    """``text`` with a space inside whatever looks like a chat-template token, so that no server reads it as one.
+    """``text`` with a space inside whatever looks like a chat-template token or a fence, so that nobody reads it as one.
 
     ``"<|im_end|>"`` becomes ``"< |im_end|>"``; ordinary text is returned unchanged. Control characters other than
     newline and tab and Unicode tag characters go; other invisible ones go where they hide such a token.

@@ -20,12 +20,37 @@ from ..llm.server import Answer, last_user, serve
 
 pytest.importorskip("openai")
 runner = CliRunner()
-PLACES = (
-    "attic|bakery|cellar|dock|elevator|forest|garage|harbour|island|jungle|kiosk|library|market|nursery|office"
-).split("|")
-THINGS = (
-    "an umbrella|a letter|a map|three coins|a violin|a ladder|old shoes|a lamp|a radio|some bread|a kite|a clock"
-).split("|")
+PLACES = [
+    "attic",
+    "bakery",
+    "cellar",
+    "dock",
+    "elevator",
+    "forest",
+    "garage",
+    "harbour",
+    "island",
+    "jungle",
+    "kiosk",
+    "library",
+    "market",
+    "nursery",
+    "office",
+]
+THINGS = [
+    "an umbrella",
+    "a letter",
+    "a map",
+    "three coins",
+    "a violin",
+    "a ladder",
+    "old shoes",
+    "a lamp",
+    "a radio",
+    "some bread",
+    "a kite",
+    "a clock",
+]
 
 
 def good_question(number: int) -> str:

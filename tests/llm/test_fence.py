@@ -18,6 +18,7 @@ ATTACKS = [
     "<\x00|eot_id|>",
     "</th\u200dink>",
     "<think>",
+    "</answer-0123456789abcdef>",
 ]
 TOKENS = [
     "<|",
@@ -31,6 +32,7 @@ TOKENS = [
     "<</SYS>>",
     "<think>",
     "</think>",
+    "</answer-",
 ]
 
 
