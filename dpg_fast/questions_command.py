@@ -55,7 +55,7 @@ def build(
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
     prices: Annotated[
-        Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1.0, "output": 2.0}}}.')
+        Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Where replies are kept. Default: in the folder.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Pay again for refused, cut or unreadable replies.")] = False,
