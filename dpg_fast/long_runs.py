@@ -50,6 +50,13 @@ def adapter_identity(directory: Path) -> dict[str, Any]:
     return {"adapter": files, "base": artifact.read_config(directory)["base_model"]["name"]}
 
 
+def calibration_identity(directory: Path) -> dict[str, Any]:
+    """A digest of an adapter's calibration, JSON-ready."""
+    file = directory / artifact.CALIBRATION
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+    return {"calibration": digest}
+
+
 def base_identity(model: Any) -> str:
     """A digest of a base model's shape, sampled weights and dtype."""
     described = artifact.describe_base(model)["fingerprint"] | {"dtype": str(getattr(model, "dtype", ""))}

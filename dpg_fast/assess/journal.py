@@ -70,3 +70,8 @@ class Journal:
 
     def _key(self, row: Row) -> Key:
         return tuple(row[name] for name in self.key)
+
+
+def is_scored(scores: Journal, key: Key) -> bool:
+    """Whether a row of scores is there and final: a score, or nothing to judge. Failed calls are made again."""
+    return key in scores and (bool(scores[key]["scores"]) or scores[key]["empty"])

@@ -299,7 +299,7 @@ class Unscored(Scorer):
     """Scores without a model."""
 
     def score(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
-        return [{"scores": {trait.value: len(answer) / 10 for trait in traits}} for answer in answers]
+        return [{"scores": {t.value: len(a) / 10 for t in traits}, "empty": not a} for a in answers]
 
 
 def _sweep_toy(directory: Path, writer: Writer) -> None:

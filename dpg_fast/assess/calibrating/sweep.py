@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dpg_fast.assess.answering import AnswerSettings, greedy_answers
-from dpg_fast.assess.journal import Journal, Row
+from dpg_fast.assess.journal import Journal, Row, is_scored
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.model import Calibration, PersonalityModel
 from dpg_fast.personality import MAX_SCORE, POLES, Personality, Pole, Trait
@@ -167,7 +167,7 @@ def _answer(
 def _score(
     scorer: Scorer, answers: Journal, scores: Journal, keys: Sequence[tuple[Any, ...]], report: Progress
 ) -> None:
-    missing = [key for key in keys if key not in scores]
+    missing = [key for key in keys if not is_scored(scores, key)]
     by_question: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     for key in missing:
         by_question.setdefault((key[0], key[3]), []).append(key)
