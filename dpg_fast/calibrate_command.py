@@ -21,7 +21,7 @@ from dpg_fast.judge_options import JudgeOptions, fast_dtype
 from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, progress_bars
 from dpg_fast.model import Calibration, PersonalityModel, artifact
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import Pole
+from dpg_fast.personality import MAX_SCORE, Pole
 
 SPLIT: Literal["fit"] = "fit"  # neurons are searched on "search", evaluations ask "holdout"
 
@@ -99,10 +99,15 @@ def run_calibrate(
         "questions": {"split": SPLIT, "each trait": options.questions},
         "answers": options.answers.about(),
     }
-    fits = {pole: fit_pole(dose_points(sweep, pole), pole, options.guard, about) for pole in poles}
+    before = parts.calibration
+    fits = {
+        pole: fit_pole(
+            dose_points(sweep, pole), pole, options.guard, about, without_effect=before.strength(pole, MAX_SCORE)
+        )
+        for pole in poles
+    }
     output = options.output or adapter / artifact.CALIBRATION
-    curves = {**parts.calibration.curves, **{pole: fit.curve for pole, fit in fits.items()}}
-    Calibration(parts.calibration.strength_at_5, curves).save(output)
+    Calibration(before.strength_at_5, {**before.curves, **{p: fit.curve for p, fit in fits.items()}}).save(output)
     console.print(calibration_table(fits))
     for line in warnings(fits):
         console.print(line, highlight=False)
@@ -147,8 +152,8 @@ def warnings(fits: Mapping[Pole, PoleFit]) -> list[str]:
         end = _measured_end(fit)
         if fit.limited_by == NO_EFFECT:
             lines.append(
-                f"{pole}: no effect was found up to strength {fit.usable:.2f}; its levels are a straight line to there, "
-                "and the judge sees nothing of them."
+                f"{pole}: no effect was found up to strength {fit.usable:.2f} (bare score {fit.points[0].score:+.2f}); its "
+                f"levels are a straight line to {fit.curve.max_strength:.2f}, as before, and the judge sees nothing of them."
             )
             continue
         if end.low <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,18 @@ from dpg_fast.assess.calibrating.sweep import Progress as Report
 from dpg_fast.model import artifact
 from dpg_fast.personality import Trait
 
+LINES_EVERY = 30.0
+
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Report]:
-    """A bar for each kind of work: call what is given with its name, how much is done, and of how much."""
+    """A bar for each kind of work: call what is given with its name, how much is done, and of how much.
+
+    Where the output is no terminal, a line every :data:`LINES_EVERY` seconds instead.
+    """
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,6 +46,25 @@ def progress_bars(console: Console) -> Iterator[Report]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+class _Lines:
+    """Prints what a bar would show, now and then, and when something is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started: dict[str, tuple[float, int]] = {}
+        self.printed = -LINES_EVERY
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start, before = self.started.setdefault(what, (now, done))
+        if done < total and now - self.printed < LINES_EVERY:
+            return
+        self.printed = now
+        left = (total - done) * (now - start) / (done - before) if done > before else None
+        rest = "" if left is None or done == total else f", about {left / 60:.0f} min left"
+        self.console.print(f"{what}: {done}/{total}, {now - start:.0f} s{rest}", highlight=False)
 
 
 def adapter_identity(directory: Path) -> dict[str, Any]:

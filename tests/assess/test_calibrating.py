@@ -93,7 +93,9 @@ def test_any_sweep_gives_a_curve_whose_shifts_are_the_levels(measured: list[floa
 def test_a_pole_without_effect_is_named_and_not_dropped() -> None:
     fit = fit_pole(points([0.0, 1.0, 2.0], [0.0, -1.0, -0.5], sign=-1), LOW)
     assert fit.limited_by == NO_EFFECT and fit.largest_shift == 0.0
-    assert fit.curve.strength(2.5) == 1.0
+    assert fit.curve.strength(2.5) == 0.5
+    guarded = points([0.0, 1.0, 2.0], [0.0, -1.0, -0.5], perplexities=[2.0, 6.25, 99.0], sign=-1)
+    assert fit_pole(guarded, LOW, without_effect=1.6).curve.max_strength == pytest.approx(0.804, abs=1e-3)
     assert fit.beyond_reach == (-1, -2, -3, -4, -5)
 
 

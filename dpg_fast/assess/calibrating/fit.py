@@ -226,7 +226,12 @@ def dose_points(sweep: Sweep, pole: Pole, *, seed: int = 0) -> tuple[DosePoint, 
 
 
 def fit_pole(
-    points: Sequence[DosePoint], pole: Pole, guard: Guard | None = None, about: Mapping[str, Any] | None = None
+    points: Sequence[DosePoint],
+    pole: Pole,
+    guard: Guard | None = None,
+    about: Mapping[str, Any] | None = None,
+    *,
+    without_effect: float = 1.0,
 ) -> PoleFit:
     """Fit one pole's curve to its part of a sweep.
 
@@ -235,6 +240,8 @@ def fit_pole(
         pole: that they steer to.
         guard: bounds the usable strengths.
         about: kept in the curve's ``fitted`` (judge, settings).
+        without_effect: strength at level 5 if no effect was found, as far as the guard allows it: more would cost fluency for
+            nothing that was measured.
 
     Raises:
         ValueError: no steered answer could be judged.
@@ -248,7 +255,7 @@ def fit_pole(
         limited_by = NOT_JUDGED
     knots, largest = monotone_knots([p.strength for p in judged], [p.shift for p in judged], usable)
     if largest == 0.0:
-        limited_by = NO_EFFECT
+        limited_by, knots = NO_EFFECT, ((0.0, 0.0), (MAX_SCORE, min(usable, without_effect)))
     elif knots[-1][1] < usable - 1e-9:
         limited_by = SATURATED
     sign = 1 if pole.high else -1

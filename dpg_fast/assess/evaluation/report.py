@@ -129,9 +129,9 @@ def _methods(methods: Sequence[MethodFigures], results: Results) -> list[str]:
         "## Methods",
         _table([*head, "fluency, 1-5"], rows),
         f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
-        "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over the "
-        "test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: share "
-        "of repeated word 4-grams. Fluency: the judge's rating, where it gives one.",
+        "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
+        "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
+        "share of repeated word 4-grams. Fluency: the judge's rating, where it gives one.",
     ]
 
 
