@@ -18,13 +18,18 @@ from dpg_fast.assess.capability import OFFLINE, measure_capability
 from dpg_fast.assess.capability.report import write_costs
 from dpg_fast.base_models import BUNDLED, load_base
 from dpg_fast.demo import adapter_directory
-from dpg_fast.long_runs import adapter_identity, base_identity, calibration_identity, progress_bars
+from dpg_fast.long_runs import adapter_identity, base_identity, calibration_identity, plain_errors, progress_bars
 from dpg_fast.model import PersonalityModel, artifact
 from dpg_fast.personality import Personality, Pole, Trait
 
 
 def main() -> None:
     options = parse()
+    with plain_errors("evaluate_capability.py"):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
     console = Console()
     people = [Personality(text) for text in options.personality or ends(options.levels)]
     adapter = artifact.locate(options.adapter)

@@ -24,12 +24,17 @@ from dpg_fast.assess.scoring import Scorer
 from dpg_fast.base_models import BUNDLED, load_base
 from dpg_fast.demo import adapter_directory
 from dpg_fast.judge_options import KINDS, JudgeOptions, fast_dtype
-from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, progress_bars
+from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, plain_errors, progress_bars
 from dpg_fast.model import artifact
 
 
 def main() -> None:
     options = parse()
+    with plain_errors("evaluate_traits.py"):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
     console = Console()
     traits = parse_traits(options.traits)
     plan = TraitPlan(

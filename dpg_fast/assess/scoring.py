@@ -37,22 +37,36 @@ class Scorer:
         return {"judge": self.judge.describe(), "perplexity_system": self.system, "autocast": str(self.autocast)}
 
     def score(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
+        """:meth:`judge_traits` and :meth:`fluency` together."""
+        judged, fluent = self.judge_traits(question, answers, traits), self.fluency(question, answers)
+        return [{**scores, **measures} for scores, measures in zip(judged, fluent, strict=True)]
+
+    def judge_traits(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
         """For each answer, JSON-ready: ``scores`` (trait name -> -5..5, without those that could not be judged), ``reason``,
-        ``fluency`` (1 to 5 if the judge gives it), ``log_likelihood`` and ``tokens`` under the bare model, ``repetition`` (share
-        of repeated word 4-grams) and ``empty``."""
+        ``rated_fluency`` (1 to 5 if the judge gives it) and ``empty``."""
         verdicts = self.judge.judge_all([(question, answer) for answer in answers], traits=traits)
+        return [
+            {
+                "scores": {trait.value: verdict.scores[trait] for trait in traits if trait in verdict.scores},
+                "reason": verdict.reason,
+                "rated_fluency": getattr(verdict, "fluency", None),
+                "empty": not answer.strip(),
+            }
+            for answer, verdict in zip(answers, verdicts, strict=True)
+        ]
+
+    def fluency(self, question: str, answers: Sequence[str]) -> list[dict[str, Any]]:
+        """For each answer, JSON-ready: ``log_likelihood`` and ``tokens`` under the bare model, ``repetition`` (share of repeated
+        word 4-grams) and ``empty``."""
         likelihoods = answer_likelihoods(
             self.model, self.tokenizer, question, answers, system=self.system, autocast=self.autocast
         )
         return [
             {
-                "scores": {trait.value: verdict.scores[trait] for trait in traits if trait in verdict.scores},
-                "reason": verdict.reason,
-                "fluency": getattr(verdict, "fluency", None),
                 "log_likelihood": likelihood.log_likelihood,
                 "tokens": likelihood.tokens,
                 "repetition": repeated_ngrams(answer),
                 "empty": not answer.strip(),
             }
-            for answer, verdict, likelihood in zip(answers, verdicts, likelihoods, strict=True)
+            for answer, likelihood in zip(answers, likelihoods, strict=True)
         ]

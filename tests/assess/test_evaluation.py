@@ -32,9 +32,11 @@ from dpg_fast.assess.evaluation.questions import held_out_questions
 from dpg_fast.assess.evaluation.report import verdict, write_report
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.data.texts import load_descriptions, load_questions
+from dpg_fast.judge_options import JudgeOptions
 from dpg_fast.model import Calibration
 from dpg_fast.model.artifact import AdapterParts
 from dpg_fast.personality import POLES, Pole, Trait
+from tests.llm.server import Answer, serve
 from tests.model.test_wrapper import random_table
 
 E, N = Trait.EXTRAVERSION, Trait.NEUROTICISM
@@ -124,8 +126,15 @@ def test_figures_of_known_answers(tiny_llama: Any, byte_tokenizer: Any, bare: Ba
     assert "**works**" in verdict(E, good, plan.ends) and "excludes 0 by 10.00" in verdict(E, good, plan.ends)
     assert "wrong way" in verdict(N, wrong, plan.ends)
     assert "not shown" in verdict(E, still.traits[E], plan.ends)
-    # own trait in the middle, both traits at the ends and for the bare model
-    assert {len(call) for call in judge.calls} == {1, 2}
+    # each question once for each trait, with all methods' answers together; the other trait at the ends alone
+    assert sorted(judge.calls) == [("E",)] * 5 + [("N",)] * 5
+    middle = tmp_path / "scores" / "obedient.jsonl"
+    assert {row["measure"] for row in map(json.loads, middle.open().readlines()[1:]) if row["level"] == 2.0} == {
+        "fluency",
+        "extraversion",
+        "neuroticism",
+    }
+    assert sum('"measure": "extraversion"' in line for line in middle.open()) == 3 * 4 + 2 * 2
 
 
 def test_interval_that_includes_zero_is_said_so(
@@ -303,3 +312,30 @@ def test_questions_are_held_out() -> None:
     with pytest.raises(ValueError, match="both sides of 0"):
         TraitPlan(QUESTIONS, [0, 5])
     assert math.isclose(TraitPlan(QUESTIONS, [5, -5, 5]).ends[0], -5)
+
+
+# ---------------------------------------------------------------- judges
+
+
+def test_an_api_judges_and_rates_fluency(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+
+    def script(request: dict[str, Any], before: int) -> Answer:
+        about = request["messages"][0]["content"]
+        return Answer(json.dumps({"explanation": "so", "rating": 4 if "fluent an answer" in about else 5}))
+
+    with serve(script) as server:
+        judge = JudgeOptions("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
+        rows = Scorer(judge, tiny_llama, byte_tokenizer, system="").score("A party?", ["I dance.", ""], [E])
+    assert rows[0]["scores"] == {"extraversion": 5.0} and rows[0]["rated_fluency"] == 4 and rows[0]["tokens"] == 8
+    assert rows[1]["scores"] == {} and rows[1]["empty"] and rows[1]["reason"] == "the answer is empty"
+
+
+def test_judge_options_that_do_not_belong_together() -> None:
+    for options, message in (
+        ({"kind": "oracle"}, "likelihood, openai"),
+        ({"kind": "openai"}, "--judge-model"),
+        ({"model": "gpt"}, "--judge openai"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            JudgeOptions(**options)

@@ -207,7 +207,7 @@ def dose_points(sweep: Sweep, pole: Pole, *, seed: int = 0) -> tuple[DosePoint, 
         scores = np.array([rows[q]["scores"][trait] for q in both])
         shifts = sign * (scores - np.array([bare[q]["scores"][trait] for q in both]))
         interval = bootstrap_interval(np.mean, shifts, resamples=1000, seed=seed) if both else _UNKNOWN
-        ratings = [row["fluency"] for row in rows.values() if row["fluency"] is not None]
+        ratings = [row["rated_fluency"] for row in rows.values() if row["rated_fluency"] is not None]
         points.append(
             DosePoint(
                 strength,

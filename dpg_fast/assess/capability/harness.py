@@ -75,6 +75,11 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         assert isinstance(text, str)
         return text
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether it is the greedy one) of the continuation of each (context, continuation)."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return found
+
     def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         result: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         pairs = [(context, continuation) for _, context, continuation in requests]
@@ -118,7 +123,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         picked = own.gather(1, wanted[:, None])[:, 0] - own.logsumexp(1)
         return float(picked.double().sum()), bool((own.argmax(1) == wanted).all())
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of whole texts, in windows of the model's length."""
         windows: list[tuple[None, list[int], list[int]]] = []
         owners: list[int] = []
@@ -140,7 +145,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         ):
             yield make_disjoint_window(window)
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
         """Greedy texts up to a stop string; tasks that sample are refused."""
         result: list[str] = [""] * len(requests)
         groups: dict[tuple[tuple[str, ...], int], list[int]] = {}

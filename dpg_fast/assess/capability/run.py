@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ def _run(
 
     from dpg_fast.assess.capability.harness import PersonalityLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports its defaults at every run
     own = task in OFFLINE
     if own not in managers:
         managers[own] = TaskManager(include_defaults=not own)

@@ -216,5 +216,5 @@ def _perplexity(rows: Sequence[Row]) -> float:
 
 
 def _fluency(rows: Sequence[Row]) -> float | None:
-    ratings = [row["fluency"] for row in rows if row["fluency"] is not None]
+    ratings = [row["rated_fluency"] for row in rows if row["rated_fluency"] is not None]
     return float(np.mean(ratings)) if ratings else None

@@ -12,7 +12,7 @@ from dpg_fast.assess.journal import Journal, Row, is_scored
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.personality import MAX_SCORE, MIN_SCORE, Personality, Trait
 
-ANSWERS, SCORES = "answers", "scores"
+ANSWERS, SCORES, FLUENCY = "answers", "scores", "fluency"
 KEY = ("trait", "level", "question")
 Progress = Callable[[str, int, int], None]
 
@@ -105,25 +105,33 @@ def run_evaluation(
     if not methods or type(methods[0]) is not BareModel or len(set(names)) != len(names):
         raise ValueError(f"methods have different names and the bare model comes first, got {names}")
     report = progress or (lambda what, done, total: None)
-    rows: dict[str, dict[tuple[Any, ...], Row]] = {}
+    kept = []
     for method in methods:
         stem = method.name.replace(" ", "_").replace("+", "and")
         about = {**settings, "method": method.name, **method.about()}
         answers = Journal(directory / ANSWERS / f"{stem}.jsonl", about, KEY)
-        scores = Journal(directory / SCORES / f"{stem}.jsonl", {**about, **scorer.about()}, (*KEY, "judged"))
-        keys = list(_keys(method, plan))
-        _answer(method, answers, keys, batch_size, report)
-        _score(method.name, scorer, answers, scores, keys, plan, report)
-        own = {key: {**answers[key], **_merged(scores, key)} for key in keys}
-        if method.neutral_is_bare and method.name != BareModel.name:
-            bare = rows[BareModel.name]
-            own |= {key: bare[key] for key in bare if 0.0 in plan.levels}
-        rows[method.name] = own
-    bare = rows[BareModel.name]
-    rows[BareModel.name] = {
-        (trait, level, question): row for (trait, _, question), row in bare.items() for level in plan.levels
-    }
+        scores = Journal(directory / SCORES / f"{stem}.jsonl", {**about, **scorer.about()}, (*KEY, "measure"))
+        kept.append(_Kept(method, answers, scores, list(_keys(method, plan))))
+    for one in kept:
+        _answer(one, batch_size, report)
+    _score(kept, scorer, plan, report)
+    bare = {key: {**kept[0].answers[key], **_merged(kept[0].scores, key)} for key in kept[0].keys}
+    rows = {BareModel.name: {(t, level, q): row for (t, _, q), row in bare.items() for level in plan.levels}}
+    for one in kept[1:]:
+        own = {key: {**one.answers[key], **_merged(one.scores, key)} for key in one.keys}
+        neutral = bare if one.method.neutral_is_bare and 0.0 in plan.levels else {}
+        rows[one.method.name] = {**neutral, **own}
     return Results(plan, rows, {method.name: method.describe() for method in methods})
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A method's part of the evaluation: what it has to answer, and what is kept on disk."""
+
+    method: Method
+    answers: Journal
+    scores: Journal
+    keys: list[tuple[str, float, str]]
 
 
 def _keys(method: Method, plan: TraitPlan) -> Iterable[tuple[str, float, str]]:
@@ -135,9 +143,8 @@ def _keys(method: Method, plan: TraitPlan) -> Iterable[tuple[str, float, str]]:
                 yield trait.value, float(level), question
 
 
-def _answer(
-    method: Method, answers: Journal, keys: Sequence[tuple[str, float, str]], batch_size: int, report: Progress
-) -> None:
+def _answer(one: _Kept, batch_size: int, report: Progress) -> None:
+    method, answers, keys = one.method, one.answers, one.keys
     missing = sorted((key for key in keys if key not in answers), key=lambda key: (-len(key[2]), key[2]))
     what = f"{method.name}: answers"
     report(what, len(keys) - len(missing), len(keys))
@@ -161,50 +168,46 @@ def _neutral(method: Method) -> Personality | None:
     return None if method.neutral_is_bare else Personality()
 
 
-def _score(
-    name: str,
-    scorer: Scorer,
-    answers: Journal,
-    scores: Journal,
-    keys: Sequence[tuple[str, float, str]],
-    plan: TraitPlan,
-    report: Progress,
-) -> None:
-    """Rows are kept by which traits were judged, so that a wider plan judges only what is new."""
-    groups: dict[tuple[str, tuple[str, ...]], list[tuple[str, float, str]]] = {}
+def _score(kept: Sequence[_Kept], scorer: Scorer, plan: TraitPlan, report: Progress) -> None:
+    """Score what is missing. All answers to a question are scored on a trait at once: judges share work between them."""
+    groups: dict[tuple[str, str], list[tuple[_Kept, tuple[str, float, str]]]] = {}
     total, open_ = 0, 0
-    for key in keys:
-        trait, level, question = key
-        wide = plan.cross and (name == BareModel.name or level in plan.ends)
-        wanted = [t.value for t in plan.traits] if wide else [trait]
-        missing = tuple(judged for judged in wanted if not is_scored(scores, (*key, judged)))
-        total, open_ = total + len(wanted), open_ + len(missing)
-        if missing:
-            groups.setdefault((question, missing), []).append(key)
-    what = f"{name}: scores"
-    report(what, total - open_, total)
-    for (question, missing), group in groups.items():
-        texts = [answers[key]["answer"] for key in group]
-        found = scorer.score(question, texts, [Trait.parse(judged) for judged in missing])
-        scores.append(
-            {**dict(zip(KEY, key, strict=True)), **row, "judged": judged, "scores": _only(row["scores"], judged)}
-            for key, row in zip(group, found, strict=True)
-            for judged in missing
-        )
-        open_ -= len(group) * len(missing)
-        report(what, total - open_, total)
+    for one in kept:
+        for key in one.keys:
+            trait, level, question = key
+            wide = plan.cross and (one.method.name == BareModel.name or level in plan.ends)
+            measures = [FLUENCY, *([t.value for t in plan.traits] if wide else [trait])]
+            missing = [measure for measure in measures if not _is_there(one.scores, (*key, measure))]
+            total, open_ = total + len(measures), open_ + len(missing)
+            for measure in missing:
+                groups.setdefault((question, measure), []).append((one, key))
+    report(SCORES, total - open_, total)
+    for (question, measure), group in groups.items():
+        texts = [one.answers[key]["answer"] for one, key in group]
+        if measure == FLUENCY:
+            found = scorer.fluency(question, texts)
+        else:
+            found = scorer.judge_traits(question, texts, [Trait.parse(measure)])
+        for one in kept:
+            mine = [(key, row) for (owner, key), row in zip(group, found, strict=True) if owner is one]
+            if mine:
+                one.scores.append({**dict(zip(KEY, key, strict=True)), "measure": measure, **row} for key, row in mine)
+        open_ -= len(group)
+        report(SCORES, total - open_, total)
 
 
-def _only(scores: Mapping[str, float], judged: str) -> dict[str, float]:
-    return {judged: scores[judged]} if judged in scores else {}
+def _is_there(scores: Journal, key: tuple[Any, ...]) -> bool:
+    return key in scores if key[-1] == FLUENCY else is_scored(scores, key)
 
 
 def _merged(scores: Journal, key: tuple[str, float, str]) -> Row:
-    """The scores of one answer on every trait that it was judged on."""
-    found = [scores[(*key, trait.value)] for trait in Trait if (*key, trait.value) in scores]
-    reasons = [row["reason"] for row in found if row["reason"]]
-    merged = {name: value for name, value in found[0].items() if name != "judged"}
-    return merged | {
-        "scores": {name: value for row in found for name, value in row["scores"].items()},
+    """Fluency of one answer, and its scores on every trait that it was judged on."""
+    judged = [scores[(*key, trait.value)] for trait in Trait if (*key, trait.value) in scores]
+    reasons = [row["reason"] for row in judged if row["reason"]]
+    ratings = [row["rated_fluency"] for row in judged if row["rated_fluency"] is not None]
+    fluent = {name: value for name, value in scores[(*key, FLUENCY)].items() if name != "measure"}
+    return fluent | {
+        "scores": {name: value for row in judged for name, value in row["scores"].items()},
         "reason": "; ".join(dict.fromkeys(reasons)) or None,
+        "rated_fluency": ratings[0] if ratings else None,
     }
