@@ -105,13 +105,16 @@ def test_tasks_run_offline_resume_and_report(model: PersonalityModel, byte_token
     ]
     assert costs[0].change is None and costs[1].change is not None and costs[0].items == 3
     # the sentences' perplexity, from the harness's own requests
-    rows = [json.loads(line) for line in (tmp_path / "capability.jsonl").read_text().splitlines()[1:]]
-    bare = next(row for row in rows if (row["task"], row["personality"]) == ("sentences", "bare"))
+    bare = next(row for row in _rows(tmp_path) if (row["task"], row["personality"]) == ("sentences", "bare"))
     texts = [json.loads(line)["text"] for line in _asset("sentences")][:3]
     direct = lm(model, byte_tokenizer, None).loglikelihood_rolling(requests(*((text,) for text in texts)))
     assert [value for value, _ in bare["values"]] == pytest.approx(direct, rel=1e-4)
     words = sum(len(text.split()) for text in texts)
     assert costs[2].value == pytest.approx(math.exp(-sum(direct) / words), rel=1e-3)
+    both = measure_capability(model, byte_tokenizer, [PERSON], ["facts", "words"], tmp_path, **run)[-1]
+    assert (both.task, both.personality, both.items) == ("questions together", "E+5", 6)
+    kept = {(row["task"], row["personality"]): row["values"] for row in _rows(tmp_path)}
+    assert both.value == sum(kept["facts", "E+5"] + kept["words", "E+5"]) / 6
     report = write_costs(costs, tmp_path, {"steer_tokens": "all"}).read_text()
     assert "| E+5 |" in report and "n = 3" in report
 
@@ -186,6 +189,10 @@ def test_errors_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     with pytest.raises(ImportError, match=r"dpg-fast\[eval\]"):
         load_harness()
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "capability.jsonl").read_text().splitlines()[1:]]
 
 
 def _asset(name: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dpg_fast.assess.capability.tasks import OFFLINE, named_task, offline_task
+from dpg_fast.assess.capability.tasks import CHOICES, OFFLINE, named_task, offline_task
 from dpg_fast.assess.journal import Journal
 from dpg_fast.assess.statistics import Interval, bootstrap_interval
 from dpg_fast.model import PersonalityModel
@@ -19,6 +19,7 @@ from dpg_fast.model.steering import SteerTokens
 from dpg_fast.personality import Personality
 
 BARE = "bare"
+TOGETHER = "questions together"
 KEY = ("task", "personality")
 RESULTS = "capability.jsonl"
 #: metrics that are read from a task, the first that it has
@@ -67,6 +68,8 @@ def measure_capability(
 ) -> list[Cost]:
     """Run each task for the bare model and for each personality; finished ones are kept in ``directory``.
 
+    Offline questions of several kinds are also given together, as the task :data:`TOGETHER`.
+
     Args:
         model: with personalities to give.
         tokenizer: the base model's.
@@ -98,7 +101,9 @@ def measure_capability(
         journal.append([{"task": task, "personality": label, **values}])
     if progress is not None:
         progress("tasks", len(runs), len(runs))
-    return [_cost(journal[(task, label)], journal[(task, BARE)]) for task, label, _ in runs]
+    costs = [_cost(journal[(task, label)], journal[(task, BARE)]) for task, label, _ in runs]
+    labels = list(dict.fromkeys(label for _, label, _ in runs))
+    return costs + _together(journal, tasks, labels)
 
 
 def load_harness() -> Any:
@@ -184,6 +189,23 @@ def _cost(row: Mapping[str, Any], bare: Mapping[str, Any]) -> Cost:
 
 def _nats(log_likelihood: Any, words: Any) -> float:
     return float(-log_likelihood.sum() / words.sum())
+
+
+def _together(journal: Journal, tasks: Sequence[str], labels: Sequence[str]) -> list[Cost]:
+    """The offline questions of all kinds as one task: single kinds are too few to show a small cost."""
+    kinds = [task for task in tasks if task in CHOICES]
+    if len(kinds) < 2:
+        return []
+    rows = [
+        {
+            "task": TOGETHER,
+            "personality": label,
+            "metric": "acc",
+            "values": [value for kind in kinds for value in journal[(kind, label)]["values"]],
+        }
+        for label in labels
+    ]
+    return [_cost(row, rows[0]) for row in rows]
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
