@@ -16,6 +16,7 @@ from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.request import CallState, Request, tokens_in_cache
 from dpg_fast.model.rows import Row
 from dpg_fast.model.slots import SlotTable, SlotValues
+from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import POLES, Character, Personality
@@ -28,6 +29,7 @@ class Runtime:
 
     Attributes:
         calibration: level -> steering strength; read at every call.
+        options: of the steering; read at every call.
         checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
     """
 
@@ -56,6 +58,7 @@ class Runtime:
         self.hypernet = hypernet
         self.steering = steering
         self.calibration = calibration
+        self.options = SteeringOptions()
         self.checkpointing = False
         self._state = CallState()
         self._trunk: list[nn.Parameter] = []
@@ -120,7 +123,7 @@ class Runtime:
     ) -> Request:
         steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
         row_slots = torch.tensor(slots, dtype=torch.int32, device=values.strengths.device)
-        return Request(row_slots, values, self.hypernet is not None, steers, steer_from)
+        return Request(row_slots, values, self.hypernet is not None, steers, steer_from, self.options)
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
