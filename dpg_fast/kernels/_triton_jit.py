@@ -91,12 +91,11 @@ def launch(kernel: Any, grid: Any, on: Tensor, key: tuple[Any, ...], **arguments
         return
     with torch.cuda.device(on.device):
         known = (id(kernel), on.device.index, on.dtype, *key)
-        if known not in _ready:
-            if torch.cuda.is_current_stream_capturing():
-                kernel.fn[grid](**arguments, **_OPTIONS, **kernel.configs[0].all_kwargs())
-                return
-            _ready.add(known)
+        if known not in _ready and torch.cuda.is_current_stream_capturing():
+            kernel.fn[grid](**arguments, **_OPTIONS, **kernel.configs[0].all_kwargs())
+            return
         kernel[grid](**arguments, **_OPTIONS)
+        _ready.add(known)
 
 
 def launch_plain(kernel: Any, grid: Any, on: Tensor, **arguments: Any) -> None:
