@@ -10,6 +10,7 @@ namespace dpg {
 namespace DPG_NS {
 namespace {
 
+using cpu::Combine;
 using cpu::Expand;
 using cpu::Gated;
 using cpu::Shrink;
@@ -117,6 +118,32 @@ void shrink(const Shrink& p, int64_t unit0, int64_t unit1) {
       i += 2;
     }
     if (i < end) shrink_tile<T, 1>(p, g, j, i);
+  }
+}
+
+// One vector of the rank at a time; four partial sums over k, so that a bank of many entries loses few digits.
+template <class T>
+void combine(const Combine& p, int64_t i0, int64_t i1) {
+  for (int64_t i = i0; i < i1; ++i) {
+    const int64_t row = p.rows[i];
+    const float* code = p.codes + p.slots[row] * p.K;
+    for (int64_t g = 0; g < p.groups; ++g) {
+      const T* s = static_cast<const T*>(p.S) + row * p.lds + g * p.K * p.r;
+      for (int64_t j = 0; j < p.r; j += VF::N) {
+        const int n = static_cast<int>(least(VF::N, p.r - j));
+        VF part[4] = {VF(0.0f), VF(0.0f), VF(0.0f), VF(0.0f)};
+        for (int64_t k = 0; k < p.K; ++k)
+          part[k % 4] = vfma(VF(code[k]), n == VF::N ? vload(s + k * p.r + j) : vload_n(s + k * p.r + j, n), part[k % 4]);
+        const VF sum = (part[0] + part[1]) + (part[2] + part[3]);
+        if (p.u) {
+          vstore_n(p.u + g * p.u_group + row * p.r + j, sum, n);
+          continue;
+        }
+        const float* b = p.codes_b + p.slots[row] * p.K;
+        float* c = p.coef + g * p.coef_group + i * p.K * p.r + j;
+        for (int64_t e = 0; e < p.K; ++e) vstore_n(c + e * p.r, VF(p.scale * b[e]) * sum, n);
+      }
+    }
   }
 }
 
@@ -425,6 +452,7 @@ const cpu::Kernels kTable = {
     2 * VF::N < 32 ? 32 : 2 * VF::N,
     kDotT,
     {shrink<float>, shrink<bf16>, shrink<f16>},
+    {combine<float>, combine<bf16>, combine<f16>},
     {expand<float>, expand<bf16>, expand<f16>},
     {gated_act<float>, gated_act<bf16>, gated_act<f16>},
     {stats<float>, stats<bf16>, stats<f16>},
