@@ -18,11 +18,11 @@ from dpg_fast import kernels
 BASE = "base product alone"
 
 
-def own_ways(work: Work, build: Any, cost: Any = None) -> list[Way[Any]]:
+def own_ways(work: Work, build: Any, suffix: str = "") -> list[Way[Any]]:
     """dpg_fast as it chooses by itself on the CPU, and every GPU backend."""
     if work.device == "cpu":
-        return [Way("dpg_fast", build, ours=True, cost=cost)]
-    return [Way(f"dpg_fast, {b}", build, ours=True, backend=b, cost=cost) for b in ("cuda", "triton")]
+        return [Way(f"dpg_fast{suffix}", build, ours=True)]
+    return [Way(f"dpg_fast{suffix}, {backend}", build, ours=True, backend=backend) for backend in ("cuda", "triton")]
 
 
 def base(work: Work) -> Way[LoraCase]:
@@ -89,6 +89,20 @@ def _linear(c: LoraCase) -> Call:
     return lambda: kernels.lora_add(F.linear(c.x, c.W), c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
 
 
+def _stacked(c: LoraCase) -> Call:
+    """[W; A_0 ... A_K-1] is one weight, so that one product gives y and x A^T; one more call does the rest."""
+    d_out, d_in = c.W.shape
+    stacked = torch.cat([c.W, c.A.view(-1, d_in)])
+
+    def run() -> Tensor:
+        both = F.linear(c.x, stacked)
+        return kernels.lora_stacked_add(
+            both[:, :d_out], both[:, d_out:], c.B, c.codes_a, c.codes_b, c.slots, (d_out,), c.scale
+        )
+
+    return run
+
+
 def _linear_reference(c: LoraCase) -> Call:
     return lambda: kernels.lora_add_reference(F.linear(c.x, c.W), c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
 
@@ -122,6 +136,7 @@ def _linear_ways(work: Work) -> Sequence[Way[LoraCase]]:
     return [
         base(work),
         *own_ways(work, _linear),
+        *own_ways(work, _stacked, " stacked"),
         Way("merged weights", _merged) if single else Way("merged weights", reason=only_one),
         rivals.peft_single(work),
         rivals.peft_mixed(work),
