@@ -43,11 +43,11 @@ class Job(NamedTuple):
 
 def _model(options: argparse.Namespace) -> Job:
     rounds = options.rounds or 9
-    if options.device == "cuda":
+    if options.device == "cuda" or options.quick:
         from benchmarks import model_gpu
 
         settings = model_gpu.Settings.tiny() if options.quick else model_gpu.Settings()
-        return Job(model_gpu.run("cuda", rounds, settings), model_gpu.notes(settings), {})
+        return Job(model_gpu.run(options.device, rounds, settings), model_gpu.notes(settings), {})
     from benchmarks import model
 
     return Job(model.run(options.device, rounds), model.NOTES, {})
@@ -65,7 +65,7 @@ def _kernels(options: argparse.Namespace) -> Job:
         people=options.people,
         dtypes=chosen["dtype"],
         budget=options.budget,
-        rounds=options.rounds or (3 if options.quick else 15),
+        rounds=options.rounds or (3 if options.quick else 11),
         min_time=1e-4 if options.quick else 2e-3,
         quick=options.quick,
     )
@@ -104,7 +104,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--suite", choices=sorted(SUITES), default="model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--rounds", type=int, default=None, help="counted rounds (default: 9 for model, 15 for kernels)"
+        "--rounds", type=int, default=None, help="counted rounds (default: 9 for model, 11 for kernels)"
     )
     parser.add_argument("--out", type=Path, default=None, help="directory for the JSON and Markdown tables")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few rounds: shows that the suite works")
@@ -120,7 +120,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     group.add_argument("--dtype", nargs="+", choices=list(DTYPES))
     group.add_argument(
-        "--budget", type=float, default=5.0, help="seconds for each group of ways; what would take longer is left out"
+        "--budget", type=float, default=4.0, help="seconds for each group of ways; what would take longer is left out"
     )
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:

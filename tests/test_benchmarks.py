@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import run
+from benchmarks import model_gpu, run
 from benchmarks.kernels import gated_case, npti, suite
 from benchmarks.kernels.shapes import MODELS, Work, grid
 from benchmarks.kernels.stats_op import moved
@@ -127,6 +127,31 @@ def test_moved_counts() -> None:
     assert moved(exact, exact, exact) == 0
     assert moved(shifted, shifted, exact) == 1
     assert moved(shifted, exact, exact) == 5
+
+
+def test_model_suite_in_its_gpu_form(tmp_path: Path) -> None:
+    assert run.main(["--suite", "model", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "model_cpu.json").read_text())
+    groups: dict[str, dict[str, float]] = {}
+    for line in found["results"]:
+        groups.setdefault(line["group"].split(", ")[1], {})[line["name"]] = line["ratio"]
+    assert set(groups) == {"decode step", "prefill of 16 tokens", "training step"}
+    assert groups["decode step"]["bare model"] == 1.0
+    assert "dpg_fast, 4 personalities: bank + neurons" in groups["decode step"]
+    assert "PEFT rank 4, 4 adapters in one batch (eager)" in groups["decode step"]
+    assert "dpg_fast, 4 personalities" in groups["training step"]
+    assert found["absent"] == []
+
+
+def test_model_check_refuses_a_wrong_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernels.lora_add
+
+    def wrong(y: torch.Tensor, x: torch.Tensor, A: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return right(y, x, 1.05 * A, *rest)
+
+    monkeypatch.setattr("dpg_fast.model.surgery.lora_add", wrong)
+    with pytest.raises(RuntimeError, match="differs from merged weights"):
+        model_gpu.check("cpu", model_gpu.Settings.tiny())
 
 
 def test_markdown_of_the_model_suite_keeps_its_form() -> None:
