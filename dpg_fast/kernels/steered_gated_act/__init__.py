@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.kernels import _checks, _cpu, dispatch
+from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._library import library, nobody_watches
 from dpg_fast.kernels.steered_gated_act import cuda as _cuda
 from dpg_fast.kernels.steered_gated_act.backward import gated_backward
@@ -191,6 +191,12 @@ class SteeredGatedAct(torch.autograd.Function):
 
 
 dispatch.register("steered_gated_act", "cuda", _cuda.run, _cuda.verify)
+dispatch.register(
+    "steered_gated_act",
+    "triton",
+    _triton.lazy("steered_gated_act"),
+    lambda gate, up, act, u_gate, B_gate, *rest: _triton.verify(gate, rank=1 if B_gate is None else B_gate.shape[-2]),
+)
 dispatch.register("steered_gated_act", "cpu", _run_cpu, lambda gate, *rest: _cpu.verify(gate))
 dispatch.register("steered_gated_act", "reference", _run_reference, lambda *args: (True, ""))
 
