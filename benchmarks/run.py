@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,22 +82,40 @@ def main(arguments: list[str] | None = None) -> int:
     found = machine(options.device)
     job = SUITES[options.suite](options)
     lines: list[Line] = []
-    for line in job.lines:
-        lines.append(line)
-        if isinstance(line, Absent):
-            print(f"{line.group:32} {line.name:48} {'WRONG: ' if line.wrong else '- '}{line.reason}", flush=True)
-        else:
-            print(f"{line.group:32} {line.name:48} {line.milliseconds:9.3f} ms  {line.ratio:6.2f} x", flush=True)
-    text = markdown(f"Suite {options.suite}", found | job.head, lines, job.notes)
-    print()
-    print(text)
-    if options.out is not None:
-        write(options.out, f"{options.suite}_{options.device}", text, found | job.head, lines)
-        print(f"Saved to {options.out}")
+    try:
+        for line in _until(job.lines, options.time_limit):
+            lines.append(line)
+            _show(line)
+    finally:  # a run that breaks keeps what it has
+        text = markdown(f"Suite {options.suite}", found | job.head, lines, job.notes)
+        print()
+        print(text)
+        if options.out is not None:
+            write(options.out, f"{options.suite}_{options.device}", text, found | job.head, lines)
+            print(f"Saved to {options.out}")
     wrong = [line for line in lines if isinstance(line, Absent) and line.wrong]
     for line in wrong:
         print(f"WRONG: {line.group}: {line.name}: {line.reason}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _until(lines: Iterator[Line], limit: float | None) -> Iterator[Line]:
+    """The lines, cut off after the group during which the time runs out."""
+    end = None if limit is None else time.monotonic() + limit
+    group = None
+    for line in lines:
+        if end is not None and line.group != group and time.monotonic() > end:
+            yield Absent("everything else", "all ways", f"left out: the time limit of {limit:g} s is reached")
+            return
+        group = line.group
+        yield line
+
+
+def _show(line: Line) -> None:
+    if isinstance(line, Absent):
+        print(f"{line.group:32} {line.name:48} {'WRONG: ' if line.wrong else '- '}{line.reason}", flush=True)
+    else:
+        print(f"{line.group:32} {line.name:48} {line.milliseconds:9.3f} ms  {line.ratio:6.2f} x", flush=True)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -108,6 +127,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=None, help="directory for the JSON and Markdown tables")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few rounds: shows that the suite works")
+    parser.add_argument("--time-limit", type=float, default=None, help="seconds after which no new group is begun")
     group = parser.add_argument_group("suite kernels")
     group.add_argument("--models", nargs="+", choices=list(MODELS))
     group.add_argument("--ops", nargs="+", choices=list(OPS))
