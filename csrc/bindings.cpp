@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/cpuid.h"
 #include "cpu/driver.h"
 #include "dpg/tensor_view.h"
 #if defined(DPG_CUDA)
@@ -394,6 +395,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &cpu::set_isa);
   m.def("parallel_threshold", &cpu::parallel_threshold);
   m.def("set_parallel_threshold", &cpu::set_parallel_threshold);
+  m.attr("cpu_vendor") = cpu::vendor();
   m.attr("compiler") = DPG_COMPILER;
   m.attr("cuda_archs") = DPG_CUDA_ARCHS;
   m.attr("version") = DPG_VERSION;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -68,7 +68,9 @@ class Runtime:
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
         self._steering_device: torch.device | None = None
-        _patch_forward(base, self._state)
+        self._original_forward = base.forward
+        self._inner_forward: Callable[..., Any] = base.forward
+        self._patch_forward()
 
     def undo(self) -> None:
         """Take every change to the base model back."""
@@ -183,8 +185,8 @@ class Runtime:
         if self.hypernet is not None:
             bank = self.hypernet.bank
             key = (device, dtype, training, *((id(p), p._version) for p in bank.parameters()))
-            if key != self._bank_key or training:
-                self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training))
+            if key != self._bank_key or training or not self._surgery.intact():
+                self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training), stacked=not training)
                 self._bank_key = key
             trunk += tuple((id(p), p._version) for p in self._trunk)
         if self._table is None or trunk != self._codes_key:
@@ -221,26 +223,31 @@ class Runtime:
         dtype = getattr(self.base, "dtype", None)
         return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.bfloat16
 
+    def compile(self, **options: Any) -> None:
+        """Run the base model's forward through ``torch.compile(**options)``, all of it inside the compiled region."""
+        self._inner_forward = torch.compile(self._original_forward, **options)
 
-def _patch_forward(base: nn.Module, state: CallState) -> None:
-    """Let ``base`` bind the running request, if there is one, to each of its forwards."""
-    original = base.forward
+    def _patch_forward(self) -> None:
+        """Let the base model bind the running request, if there is one, to each of its forwards."""
+        state = self._state
 
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        request = state.request.get()
-        call = None
-        if request is not None:
-            first = kwargs.get("input_ids", args[0] if args else None)
-            if first is None:
-                first = kwargs["inputs_embeds"]
-            call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
-        with state.lock:
-            state.call = call
-            try:
-                return original(*args, **kwargs)
-            finally:
-                state.call = None
+        # Which personality is wanted is found out here, in Python; what comes after it may be compiled as one graph.
+        @functools.partial(torch.compiler.disable, recursive=False)
+        @functools.wraps(self._original_forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            request = state.request.get()
+            call = None
+            if request is not None:
+                first = kwargs.get("input_ids", args[0] if args else None)
+                if first is None:
+                    first = kwargs["inputs_embeds"]
+                call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
+            with state.lock:
+                state.call = call
+                try:
+                    return self._inner_forward(*args, **kwargs)
+                finally:
+                    state.call = None
 
-    forward.dpg_state = state  # type: ignore[attr-defined]
-    base.forward = forward  # type: ignore[method-assign]
+        forward.dpg_state = state  # type: ignore[attr-defined]
+        self.base.forward = forward  # type: ignore[method-assign]

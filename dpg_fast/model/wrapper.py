@@ -240,6 +240,15 @@ class PersonalityModel(nn.Module):
         answers = [text.strip() for text in texts]
         return answers if many or len(answers) != 1 else answers[0]
 
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile the base model's forward in place: ``torch.compile(**options)``, ``fullgraph=True`` included.
+
+        A new personality is new values in the same buffers: nothing is compiled again. Calls with and without
+        personalities, and with and without steered tokens, have a graph each.
+        """
+        self._require_loaded()
+        self._runtime.compile(**options)
+
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Checkpoint the base model's layers; recomputation in the backward pass sees the same personalities."""
         options = dict(kwargs.pop("gradient_checkpointing_kwargs", None) or {})
