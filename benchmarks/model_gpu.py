@@ -81,7 +81,8 @@ def notes(settings: Settings) -> tuple[str, ...]:
         f"PEFT: rank {s.rank} on the same linears; adapters in the model's dtype for inference, float32 as is usual for training",
         "training: forward, backward and an AdamW step of what is trained; PEFT trains one adapter, dpg_fast the whole bank and "
         f"its trunk with {s.train_rows} personalities in {s.train_rows} rows of {s.train_tokens} tokens",
-        "ratios are to the first way in the same round; ways run in alternating order and share one copy of the base weights",
+        "ratios are to the first way in the same round; ways run in alternating order; those with a bank have a copy of the "
+        "weights for inference (it keeps them in stacks with the bank's A side), all others share one",
     )
 
 
@@ -228,6 +229,11 @@ class Way:
 Build = Callable[[], Way]
 
 
+def base_for(bare: Any, lora: bool) -> Any:
+    """The bare model's weights in modules of their own; copied for a bank, which moves weights into stacks with its A side."""
+    return copy.deepcopy(bare) if lora else twin(bare)
+
+
 def peft_linears(bare: Any) -> list[str]:
     """Names of the linear layers that the bank adapts too."""
     return sorted({site.kind for site in find_architecture(bare).sites})
@@ -239,7 +245,7 @@ def decode_ways(bare: Any, rows: int, settings: Settings) -> dict[str, Build]:
     who = f"{rows} personalities" if rows > 1 else "1 personality"
 
     def ours(lora: bool, steer: bool, given: list[Personality] | None) -> Build:
-        return lambda: decode(wrap(twin(bare), settings, lora=lora, steer=steer), rows, settings, given)
+        return lambda: decode(wrap(base_for(bare, lora), settings, lora=lora, steer=steer), rows, settings, given)
 
     def peft(names: list[str], **kwargs: Any) -> Build:
         def build() -> Way:
@@ -304,17 +310,15 @@ def prefill_ways(bare: Any, settings: Settings) -> dict[str, Build]:
         return Way(step, lambda: speaking(model, given, steer_from or 0))
 
     def ours(lora: bool, steer: bool, steer_from: int) -> Build:
-        return lambda: forward(wrap(twin(bare), settings, lora=lora, steer=steer), steer_from)
+        return lambda: forward(wrap(base_for(bare, lora), settings, lora=lora, steer=steer), steer_from)
 
     def merged() -> Way:
-        model = wrap(twin(bare), settings, lora=True, steer=False)
-        assert model.hypernet is not None
-        pairs = model.hypernet.materialise(people[0])
+        hypernet = random_hypernet(settings, find_architecture(bare).sites).to(device)
         own = copy.deepcopy(bare)
         with torch.no_grad():
-            for name, (A, B) in pairs.items():
+            for name, (A, B) in hypernet.materialise(people[0]).items():
                 weight = own.get_submodule(name).weight
-                weight.copy_(weight.float() + model.hypernet.config.scale * (B @ A))
+                weight.copy_(weight.float() + hypernet.config.scale * (B @ A))
         return forward(own)
 
     return {
@@ -371,19 +375,19 @@ def training_ways(bare: Any, settings: Settings) -> dict[str, Build]:
 
 def compare(group: str, builds: Mapping[str, Build], device: str, rounds: int) -> Iterator[Line]:
     """Build all ways, then time them in alternating order; what cannot be built is listed with the reason."""
+    built: dict[str, Way] = {}
     ways: dict[str, Way] = {}
     runs: dict[str, Callable[[], object]] = {}
     with ExitStack() as stack:
         for name, build in builds.items():
             try:
-                way = build()
+                built[name] = build()
             except (ImportError, torch.OutOfMemoryError) as error:
                 yield Absent(group, name, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-                continue
+        for name, way in built.items():  # only now: wrapping one model may still move weights that another one uses
             stack.enter_context(way.context())
-            runs[name], mode = prepared(way, device)
-            ways[name + mode] = way
-            runs[name + mode] = runs.pop(name)
+            run, mode = prepared(way, device)
+            ways[name + mode], runs[name + mode] = way, run
         times: dict[str, list[float]] = {name: [] for name in ways}
         names = list(ways)
         for turn in range(rounds + 1):
@@ -395,8 +399,8 @@ def compare(group: str, builds: Mapping[str, Build], device: str, rounds: int) -
         ratios = [own / first for own, first in zip(times[name], times[names[0]], strict=True)]
         middle = statistics.median(ratios)
         yield Result(group, name, statistics.median(times[name]) * 1e3, middle, min(ratios), max(ratios))
-    ways.clear()
-    runs.clear()
+    for held in (built, ways, runs):
+        held.clear()
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()

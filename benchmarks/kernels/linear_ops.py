@@ -95,7 +95,7 @@ def _stacked(c: LoraCase) -> Call:
     stacked = torch.cat([c.W, c.A.view(-1, d_in)])
 
     def run() -> Tensor:
-        both = F.linear(c.x, stacked)
+        both = kernels.linear_product(c.x, stacked)
         return kernels.lora_stacked_add(
             both[:, :d_out], both[:, d_out:], c.B, c.codes_a, c.codes_b, c.slots, (d_out,), c.scale
         )
