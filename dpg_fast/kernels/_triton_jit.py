@@ -49,7 +49,8 @@ def power_of_2(n: int) -> int:
 
 
 def token_bucket(tokens: int) -> int:
-    """Coarse size of a batch, on which tuning is keyed."""
+    """Coarse size of a batch, on which tuning is keyed. Kernels get it as a number they do not read, so a new one
+    means measuring again, not compiling again."""
     return next((b for b in (16, 64, 512) if tokens <= b), 4096)
 
 

@@ -82,7 +82,7 @@ def steered(
 
 
 @tuned(GATED_CONFIGS, key=["TOKENS", "width", "K", "R", "LORA", "STEER"], prune=_fitting)
-@triton.jit(do_not_specialize=["T", "S", "steer_S"])
+@triton.jit(do_not_specialize=["T", "S", "steer_S", "TOKENS"])
 def gated_kernel(
     gh: tl.tensor,
     gate: tl.tensor,
@@ -120,7 +120,7 @@ def gated_kernel(
     K: tl.constexpr,
     R: tl.constexpr,
     RANK: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TOKENS: tl.tensor,
     BT: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:
