@@ -172,6 +172,57 @@ PyObject* py_lora_shrink(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
+// (u, S, codes, slots): u float32 [T, r] or [G, T, r], S [..., G * K * r]
+PyObject* py_lora_combine(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View u, S, codes, slots;
+  if (n != 4 || !g_api || !u.read(a[0]) || !S.read(a[1]) || !codes.read(a[2]) || !slots.read(a[3])) Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix sm;
+  int64_t T, width, rows;
+  const int lead = u.ndim - 2;
+  if ((lead != 0 && lead != 1) || codes.ndim != 2 || !S.float_type(&type) || !S.rows(&T, &width, &sm) ||
+      !u.is(dlpack::kFloat, 32) || !u.contiguous() || u.shape[lead] != T || !codes.table(&rows, codes.shape[1]) ||
+      !slots.slot_list(T))
+    Py_RETURN_FALSE;
+  const int64_t groups = lead ? u.shape[0] : 1, K = codes.shape[1], r = u.shape[lead + 1];
+  if (width != groups * K * r) Py_RETURN_FALSE;
+  return call(T * width, [&] {
+    return cpu::lora_combine(type, sm, {static_cast<float*>(codes.data), rows}, static_cast<int32_t*>(slots.data),
+                             static_cast<float*>(u.data), T, groups, K, r);
+  });
+}
+
+// (y, S, B, codes_a, codes_b, slots, widths, scale): widths, a tuple of ints, add up to B's columns
+PyObject* py_lora_stacked_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View y, S, B, ca, cb, slots;
+  if (n != 8 || !g_api || !y.read(a[0]) || !S.read(a[1]) || !B.read(a[2]) || !ca.read(a[3]) || !cb.read(a[4]) ||
+      !slots.read(a[5]) || !PyTuple_CheckExact(a[6]))
+    Py_RETURN_FALSE;
+  constexpr Py_ssize_t kMaxGroups = 8;
+  const Py_ssize_t groups = PyTuple_GET_SIZE(a[6]);
+  if (groups < 1 || groups > kMaxGroups) Py_RETURN_FALSE;
+  int64_t ends[kMaxGroups], total = 0;
+  for (Py_ssize_t g = 0; g < groups; ++g) {
+    const long width = PyLong_AsLong(PyTuple_GET_ITEM(a[6], g));
+    if (width == -1 && PyErr_Occurred()) PyErr_Clear();
+    if (width < 0) Py_RETURN_FALSE;
+    ends[g] = total += width;
+  }
+  DType type;
+  cpu::Matrix ym, sm, bm;
+  int64_t ty, ts, d, ws, K, r, db, sa, sb;
+  float scale;
+  if (!y.float_type(&type) || !y.same_type(S) || !y.same_type(B) || !y.rows(&ty, &d, &ym) || !S.rows(&ts, &ws, &sm) ||
+      ts != ty || d != total || !B.bank(&K, &r, &db, &bm) || db != d || ws != groups * K * r || !ca.table(&sa, K) ||
+      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale))
+    Py_RETURN_FALSE;
+  return call(ty * K * r * d, [&] {
+    return cpu::lora_stacked_add(type, ym, sm, bm, {static_cast<float*>(ca.data), sa},
+                                 {static_cast<float*>(cb.data), sb}, static_cast<int32_t*>(slots.data), ends, groups,
+                                 scale, ty, K, r);
+  });
+}
+
 // (y, u, B, codes, slots, scale)
 PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View y, u, B, codes, slots;
@@ -253,12 +304,42 @@ PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
+// (gate, act, slots, edges, positive, histogram)
+PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View gate, slots, edges, positive, histogram;
+  if (n != 6 || !g_api || !gate.read(a[0]) || !slots.read(a[2]) || !edges.read(a[3]) || !positive.read(a[4]) ||
+      !histogram.read(a[5]))
+    Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix gm;
+  int64_t T, width;
+  const long act = PyLong_AsLong(a[1]);
+  if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  const bool wide = histogram.is(dlpack::kInt, 64);
+  if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.rows(&T, &width, &gm) || !slots.slot_list(T) ||
+      edges.ndim != 1 || edges.shape[0] < 1 || !edges.is(dlpack::kFloat, 32) || !edges.contiguous() ||
+      positive.ndim != 2 || positive.shape[1] != width || !positive.is(dlpack::kInt, 64) || !positive.contiguous() ||
+      histogram.ndim != 3 || histogram.shape[0] != positive.shape[0] || histogram.shape[1] != width ||
+      histogram.shape[2] != edges.shape[0] + 1 || !(wide || histogram.is(dlpack::kInt, 32)) || !histogram.contiguous())
+    Py_RETURN_FALSE;
+  return call(T * width * 16, [&] {
+    return cpu::activation_stats(type, static_cast<Act>(act), gm, static_cast<int32_t*>(slots.data),
+                                 static_cast<float*>(edges.data), edges.shape[0] + 1,
+                                 static_cast<int64_t*>(positive.data), histogram.data, wide, positive.shape[0], T, width);
+  });
+}
+
 PyMethodDef kHot[] = {
     {"lora_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_add)), METH_FASTCALL, nullptr},
     {"lora_shrink", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_shrink)), METH_FASTCALL, nullptr},
+    {"lora_combine", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_combine)), METH_FASTCALL, nullptr},
+    {"lora_stacked_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_stacked_add)), METH_FASTCALL,
+     nullptr},
     {"lora_expand_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_expand_add)), METH_FASTCALL,
      nullptr},
     {"steered_gated_act", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act)), METH_FASTCALL,
+     nullptr},
+    {"activation_stats", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_activation_stats)), METH_FASTCALL,
      nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

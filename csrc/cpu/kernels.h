@@ -10,9 +10,12 @@ namespace dpg {
 namespace DPG_NS {
 namespace {
 
+using cpu::Combine;
 using cpu::Expand;
 using cpu::Gated;
 using cpu::Shrink;
+using cpu::Stats;
+using cpu::StatsRun;
 
 DPG_FN int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -115,6 +118,32 @@ void shrink(const Shrink& p, int64_t unit0, int64_t unit1) {
       i += 2;
     }
     if (i < end) shrink_tile<T, 1>(p, g, j, i);
+  }
+}
+
+// One vector of the rank at a time; four partial sums over k, so that a bank of many entries loses few digits.
+template <class T>
+void combine(const Combine& p, int64_t i0, int64_t i1) {
+  for (int64_t i = i0; i < i1; ++i) {
+    const int64_t row = p.rows[i];
+    const float* code = p.codes + p.slots[row] * p.K;
+    for (int64_t g = 0; g < p.groups; ++g) {
+      const T* s = static_cast<const T*>(p.S) + row * p.lds + g * p.K * p.r;
+      for (int64_t j = 0; j < p.r; j += VF::N) {
+        const int n = static_cast<int>(least(VF::N, p.r - j));
+        VF part[4] = {VF(0.0f), VF(0.0f), VF(0.0f), VF(0.0f)};
+        for (int64_t k = 0; k < p.K; ++k)
+          part[k % 4] = vfma(VF(code[k]), n == VF::N ? vload(s + k * p.r + j) : vload_n(s + k * p.r + j, n), part[k % 4]);
+        const VF sum = (part[0] + part[1]) + (part[2] + part[3]);
+        if (p.u) {
+          vstore_n(p.u + g * p.u_group + row * p.r + j, sum, n);
+          continue;
+        }
+        const float* b = p.codes_b + p.slots[row] * p.K;
+        float* c = p.coef + g * p.coef_group + i * p.K * p.r + j;
+        for (int64_t e = 0; e < p.K; ++e) vstore_n(c + e * p.r, VF(p.scale * b[e]) * sum, n);
+      }
+    }
   }
 }
 
@@ -366,13 +395,67 @@ void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int6
   }
 }
 
+// ---- activation statistics -------------------------------------------------------------------------------------------
+
+// One vector of neurons at a time: their histograms stay in cache while all tokens of a run pass, and the lowest bin,
+// where most values of a gate fall, is counted in registers.
+template <class T, int ACT, class Count>
+void stats_columns(const Stats& p, Count* histogram, int64_t c0, int64_t c1) {
+  const float lowest = p.edges[0];
+  const int64_t last = p.bins - 1;
+  for (int64_t c = c0; c < c1; c += VF::N) {
+    const int n = static_cast<int>(least(VF::N, c1 - c));
+    for (const StatsRun* run = p.runs; run != p.runs + p.n_runs; ++run) {
+      Count* lines = histogram + (run->slot * p.width + c) * p.bins;
+      int64_t positive[VF::N] = {}, low[VF::N] = {};
+      for (int64_t i = run->begin; i < run->end; ++i) {
+        const T* gate = static_cast<const T*>(p.gate) + p.rows[i] * p.ldg + c;
+        float values[VF::N];
+        vstore(values, vround<T>(activation<ACT>(n == VF::N ? vload(gate) : vload_n(gate, n))));
+        for (int l = 0; l < n; ++l) {
+          const float v = values[l];
+          positive[l] += v > 0.0f;
+          low[l] += v <= lowest;
+          if (!(v > lowest)) continue;  // NaN goes nowhere
+          const float guess = (v - lowest) * p.per_edge;
+          int64_t b = guess < static_cast<float>(last) ? static_cast<int64_t>(guess) + 1 : last;
+          while (b > 1 && v <= p.edges[b - 1]) --b;
+          while (b < last && v > p.edges[b]) ++b;
+          lines[l * p.bins + b] += 1;
+        }
+      }
+      for (int l = 0; l < n; ++l) {
+        p.positive[run->slot * p.width + c + l] += positive[l];
+        if (low[l]) lines[l * p.bins] += static_cast<Count>(low[l]);
+      }
+    }
+  }
+}
+
+template <class T, int ACT>
+void stats_of(const Stats& p, int64_t c0, int64_t c1) {
+  if (p.wide)
+    stats_columns<T, ACT>(p, static_cast<int64_t*>(p.histogram), c0, c1);
+  else
+    stats_columns<T, ACT>(p, static_cast<int32_t*>(p.histogram), c0, c1);
+}
+
+template <class T>
+void stats(const Stats& p, Act act, int64_t c0, int64_t c1) {
+  if (act == kSilu) return stats_of<T, kSilu>(p, c0, c1);
+  if (act == kGeluTanh) return stats_of<T, kGeluTanh>(p, c0, c1);
+  stats_of<T, kGelu>(p, c0, c1);
+}
+
 const cpu::Kernels kTable = {
     DPG_ISA_NAME,
     2 * VF::N < 32 ? 32 : 2 * VF::N,
     kDotT,
     {shrink<float>, shrink<bf16>, shrink<f16>},
+    {combine<float>, combine<bf16>, combine<f16>},
     {expand<float>, expand<bf16>, expand<f16>},
     {gated_act<float>, gated_act<bf16>, gated_act<f16>},
+    {stats<float>, stats<bf16>, stats<f16>},
 };
 
 }  // namespace

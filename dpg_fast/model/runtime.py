@@ -183,8 +183,8 @@ class Runtime:
         if self.hypernet is not None:
             bank = self.hypernet.bank
             key = (device, dtype, training, *((id(p), p._version) for p in bank.parameters()))
-            if key != self._bank_key or training:
-                self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training))
+            if key != self._bank_key or training or not self._surgery.intact():
+                self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training), stacked=not training)
                 self._bank_key = key
             trunk += tuple((id(p), p._version) for p in self._trunk)
         if self._table is None or trunk != self._codes_key:
