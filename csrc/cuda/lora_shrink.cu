@@ -2,7 +2,8 @@
 //
 // Order of the sums, the same in every kernel here, so that a token's bits depend on nothing but its own row: d is cut
 // into at most eight pieces whose length depends on d alone; a piece is summed from its start; pieces are added in
-// order; then entries k in order. A block's eight warps take one piece each, so there is no workspace and no second
+// order; then entries k in eight interleaved
+// chains, joined as a tree. A block's eight warps take one piece each, so there is no workspace and no second
 // launch. A block computes all K entries of J ranks j of one group (a "slab") for a tile of tokens.
 #include "cuda/device.cuh"
 
@@ -13,6 +14,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kMaxK = 64;
+constexpr int kChains = 8;
 
 struct Shrink {
   const void* x;
@@ -45,12 +47,24 @@ __device__ __forceinline__ void combine(const Shrink& p, const float* partial, i
     float value = 0.0f;
     if (slots[t] >= 0) {
       const float* code = p.codes + static_cast<int64_t>(slots[t]) * p.K;
-      for (int k = 0; k < p.K; ++k) {
-        const float* s = partial + t * stride + j * p.K + k;
-        float sum = 0.0f;
-        for (int w = 0; w < pieces; ++w) sum += s[w * tile * stride];
-        value = fmaf(code[k], sum, value);
+      const float* s = partial + t * stride + j * p.K;
+      float chain[kChains];  // entry k goes to chain k % kChains: shorter sums round less
+#pragma unroll
+      for (int i = 0; i < kChains; ++i) chain[i] = 0.0f;
+      for (int k0 = 0; k0 < p.K; k0 += kChains) {
+#pragma unroll
+        for (int i = 0; i < kChains; ++i) {
+          if (k0 + i >= p.K) continue;
+          float sum = 0.0f;
+          for (int w = 0; w < pieces; ++w) sum += s[w * tile * stride + k0 + i];
+          chain[i] = fmaf(code[k0 + i], sum, chain[i]);
+        }
       }
+#pragma unroll
+      for (int step = 1; step < kChains; step *= 2)
+#pragma unroll
+        for (int i = 0; i < kChains; i += 2 * step) chain[i] += chain[i + step];
+      value = chain[0];
     }
     p.u[(static_cast<int64_t>(group) * p.tokens + token) * p.r + j0 + j] = value;
   }
@@ -160,6 +174,18 @@ __global__ void __launch_bounds__(kThreads, 1) lora_shrink_prefill(const Shrink 
 
 constexpr int kFloatRows = 8;  // slab rows at a time
 
+// Adds N values over the lanes of a warp, as a tree; lane l is left with the sums number l*N/32 to (l+1)*N/32 in front.
+template <int N, int MASK>
+__device__ __forceinline__ void add_lanes(float* v, int lane) {
+  const bool upper = lane & MASK;
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    const float keep = upper ? v[N / 2 + i] : v[i], give = upper ? v[i] : v[N / 2 + i];
+    v[i] = keep + __shfl_xor_sync(kFullWarp, give, MASK);
+  }
+  if constexpr (MASK > 1) add_lanes<N / 2, MASK / 2>(v, lane);
+}
+
 // TT tokens. Within a piece, lane l sums columns 4l .. 4l+3 of every 128, then the lanes are added as a tree.
 template <int TT, bool ALIGNED>
 __device__ __forceinline__ void shrink_float(const Shrink& p) {
@@ -175,11 +201,9 @@ __device__ __forceinline__ void shrink_float(const Shrink& p) {
     if (!read_slots(p, slots, TT, token0, group, j0)) continue;
     const int64_t end = smaller((warp + 1) * p.piece, p.d);
     for (int n0 = 0; n0 < rows; n0 += kFloatRows) {
-      float acc[TT][kFloatRows];
+      float acc[TT * kFloatRows];
 #pragma unroll
-      for (int t = 0; t < TT; ++t)
-#pragma unroll
-        for (int n = 0; n < kFloatRows; ++n) acc[t][n] = 0.0f;
+      for (int i = 0; i < TT * kFloatRows; ++i) acc[i] = 0.0f;
       for (int64_t c = warp * p.piece + 4 * lane; c < end; c += 128) {
         Pack<float> xs[TT];
 #pragma unroll
@@ -193,18 +217,16 @@ __device__ __forceinline__ void shrink_float(const Shrink& p) {
 #pragma unroll
           for (int t = 0; t < TT; ++t)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) acc[t][n] = fmaf(xs[t].v[e], as.v[e], acc[t][n]);
+            for (int e = 0; e < 4; ++e) acc[t * kFloatRows + n] = fmaf(xs[t].v[e], as.v[e], acc[t * kFloatRows + n]);
         }
       }
+      add_lanes<TT * kFloatRows, 16>(acc, lane);
+      constexpr int kHeld = TT * kFloatRows / 32;
 #pragma unroll
-      for (int t = 0; t < TT; ++t)
-#pragma unroll
-        for (int n = 0; n < kFloatRows; ++n) {
-          float sum = acc[t][n];
-#pragma unroll
-          for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(kFullWarp, sum, mask);
-          if (lane == 0 && n0 + n < rows) partial[(warp * TT + t) * stride + n0 + n] = sum;
-        }
+      for (int i = 0; i < kHeld; ++i) {
+        const int t = (lane * kHeld + i) / kFloatRows, n = n0 + (lane * kHeld + i) % kFloatRows;
+        if (n < rows) partial[(warp * TT + t) * stride + n] = acc[i];
+      }
     }
     __syncthreads();
     combine(p, partial, TT, stride, slots, token0, group, j0);

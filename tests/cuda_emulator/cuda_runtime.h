@@ -48,9 +48,10 @@ void check_aligned(const void* p, size_t bytes);
 // Runs body once per thread of the grid; 0, or an error that cudaGetErrorString explains.
 int run(dim3 grid, unsigned threads, size_t shared, const std::function<void()>& body);
 
-// Waits for the whole warp. Lane i gives the address of its contribution; all[i] is lane i's.
-void warp_exchange(const void* mine, const void** all);
-void warp_wait();  // a second meeting, after which contributions may go away
+// Waits for the whole warp and passes `bytes` (at most 32) from every lane to all: lane i's are at result + 32 i, until
+// the meeting after the next.
+const unsigned char* warp_exchange(const void* mine, size_t bytes);
+void warp_wait();
 int block_barrier(int value);  // the or of the values
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float (*widen)(uint16_t)) {
@@ -59,21 +60,19 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
   } mine;
   std::memcpy(mine.a, a, sizeof mine.a);
   std::memcpy(mine.b, b, sizeof mine.b);
-  const void* all[32];
-  warp_exchange(&mine, all);
+  const unsigned char* all = warp_exchange(&mine, sizeof mine);
   const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
   for (int i = 0; i < 4; ++i) {
     const int row = g + (i / 2) * 8, column = 2 * t + i % 2;
     float sum = d[i];
     for (int k = 0; k < 16; ++k) {
-      const auto& from_a = *static_cast<const Registers*>(all[(row % 8) * 4 + (k % 8) / 2]);
-      const auto& from_b = *static_cast<const Registers*>(all[column * 4 + (k % 8) / 2]);
+      const auto& from_a = *reinterpret_cast<const Registers*>(all + 32 * ((row % 8) * 4 + (k % 8) / 2));
+      const auto& from_b = *reinterpret_cast<const Registers*>(all + 32 * (column * 4 + (k % 8) / 2));
       const uint32_t wa = from_a.a[row / 8 + 2 * (k / 8)], wb = from_b.b[k / 8];
       sum += widen(static_cast<uint16_t>(wa >> (16 * (k % 2)))) * widen(static_cast<uint16_t>(wb >> (16 * (k % 2))));
     }
     d[i] = sum;
   }
-  warp_wait();
 }
 
 }  // namespace emulator
@@ -83,10 +82,9 @@ inline int __syncthreads_or(int value) { return emulator::block_barrier(value !=
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
-  const void* all[32];
-  emulator::warp_exchange(&value, all);
-  const T got = *static_cast<const T*>(all[(threadIdx.x % 32) ^ mask]);
-  emulator::warp_wait();
+  const unsigned char* all = emulator::warp_exchange(&value, sizeof value);
+  T got;
+  std::memcpy(&got, all + 32 * ((threadIdx.x % 32) ^ mask), sizeof got);
   return got;
 }
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::warp_wait(); }

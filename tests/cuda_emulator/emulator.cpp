@@ -22,10 +22,61 @@ struct Meeting {
 };
 struct Warp {
   Meeting meeting;
-  const void* given[32];
+  alignas(16) unsigned char given[2][32 * 32];  // a lane may be one meeting ahead of another
 };
+
+// A stopped thread of execution. On x86-64 a switch saves what the calling convention asks for and no more; elsewhere the
+// C library does it, with a system call each time.
+#if defined(__x86_64__)
+struct Context {
+  void* stack = nullptr;
+};
+extern "C" void dpg_emulator_switch(void** from, void* to);
+asm(R"(
+.text
+.globl dpg_emulator_switch
+.hidden dpg_emulator_switch
+dpg_emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+void change(Context& from, Context& to) { dpg_emulator_switch(&from.stack, to.stack); }
+void prepare(Context& c, unsigned char* stack, size_t size, void (*start)()) {
+  auto top = reinterpret_cast<uintptr_t>(stack + size) & ~static_cast<uintptr_t>(15);
+  void** frame = reinterpret_cast<void**>(top) - 8;  // six registers, the address to go to, and one where it would return
+  std::memset(frame, 0, 8 * sizeof(void*));
+  frame[6] = reinterpret_cast<void*>(start);
+  c.stack = frame;
+}
+#else
+struct Context {
+  ucontext_t c;
+};
+void change(Context& from, Context& to) { swapcontext(&from.c, &to.c); }
+void prepare(Context& c, unsigned char* stack, size_t size, void (*start)()) {
+  getcontext(&c.c);
+  c.c.uc_stack.ss_sp = stack;
+  c.c.uc_stack.ss_size = size;
+  c.c.uc_link = nullptr;
+  makecontext(&c.c, start, 0);
+}
+#endif
+
 struct Fiber {
-  ucontext_t context;
+  Context context;
   bool done = false;
 };
 
@@ -35,9 +86,9 @@ std::vector<Warp> warps;
 std::vector<unsigned char> shared;
 unsigned char* shared_base = nullptr;
 Meeting block;
-ucontext_t scheduler;
+Context scheduler;
 unsigned current = 0, waiting_in_a_row = 0;
-bool descending = false, stuck = false;
+bool descending = false;
 std::string error;
 const std::function<void()>* body_of_all = nullptr;
 
@@ -45,7 +96,7 @@ void fail(const std::string& text) {
   if (error.empty()) error = text;
 }
 
-void yield() { swapcontext(&fibers[current].context, &scheduler); }
+void yield() { change(fibers[current].context, scheduler); }
 
 // Arrives, and yields until all expected have arrived.
 int meet(Meeting& m, int value) {
@@ -95,11 +146,7 @@ void run_block(unsigned threads) {
   for (unsigned i = 0; i < threads; ++i) {
     Fiber& f = fibers[i];
     f.done = false;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = stacks.data() + i * kStack;
-    f.context.uc_stack.ss_size = kStack;
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, entry, 0);
+    prepare(f.context, stacks.data() + i * kStack, kStack, entry);
   }
   unsigned left = threads;
   waiting_in_a_row = 0;
@@ -110,7 +157,7 @@ void run_block(unsigned threads) {
       if (fibers[current].done) continue;
       ++left;
       threadIdx = dim3(current);
-      swapcontext(&scheduler, &fibers[current].context);
+      change(scheduler, fibers[current].context);
     }
     if (waiting_in_a_row > 4 * threads) {
       fail("the threads of a block wait for different things");
@@ -127,11 +174,12 @@ void check_aligned(const void* p, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(p) % bytes) fail("a vector access is not aligned");
 }
 
-void warp_exchange(const void* mine, const void** all) {
+const unsigned char* warp_exchange(const void* mine, size_t bytes) {
   Warp& w = warps[current / 32];
-  w.given[current % 32] = mine;
+  unsigned char* given = w.given[w.meeting.round % 2];
+  std::memcpy(given + 32 * (current % 32), mine, bytes);
   meet(w.meeting, 0);
-  std::memcpy(all, w.given, sizeof w.given);
+  return given;
 }
 void warp_wait() { meet(warps[current / 32].meeting, 0); }
 int block_barrier(int value) { return meet(block, value); }

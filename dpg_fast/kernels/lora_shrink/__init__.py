@@ -10,6 +10,7 @@ from torch import Tensor
 from dpg_fast.kernels import _checks, _cpu, dispatch
 from dpg_fast.kernels._grad import shrink_backward
 from dpg_fast.kernels._library import library, nobody_watches
+from dpg_fast.kernels.lora_shrink import cuda as _cuda
 from dpg_fast.kernels.lora_shrink.reference import lora_shrink_reference
 
 
@@ -103,5 +104,6 @@ class LoraShrink(torch.autograd.Function):
         return (*shrink_backward(gu, x, A, codes, slots, (needs[0], needs[1], needs[2])), None)
 
 
+dispatch.register("lora_shrink", "cuda", _cuda.run, _cuda.verify)
 dispatch.register("lora_shrink", "cpu", _run_cpu, lambda x, A, codes, slots: _cpu.verify(x, A))
 dispatch.register("lora_shrink", "reference", lora_shrink_reference, lambda *args: (True, ""))
