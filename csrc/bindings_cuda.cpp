@@ -36,6 +36,8 @@ namespace dpg {
 
 void bind_cuda(py::module_& m) {
   add(m, "cuda_lora_shrink", dpg_cuda_lora_shrink);
+  add(m, "cuda_lora_combine", dpg_cuda_lora_combine);
+  add(m, "cuda_lora_stacked_add", dpg_cuda_lora_stacked_add);
   add(m, "cuda_lora_expand_add", dpg_cuda_lora_expand_add);
   add(m, "cuda_lora_add", dpg_cuda_lora_add);
   add(m, "cuda_steered_gated_act", dpg_cuda_steered_gated_act);

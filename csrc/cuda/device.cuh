@@ -219,6 +219,28 @@ __device__ __forceinline__ int slot_of(const int32_t* slots, int64_t token, int6
   return slot >= 0 && slot < rows ? slot : -1;
 }
 
+// ---- codes -----------------------------------------------------------------------------------------------------------
+
+constexpr int kChains = 8;
+
+// sum_k code[k] * entry(k), in one order everywhere: entry k goes to chain k % 8, and the chains are joined as a tree.
+template <class Entry>
+__device__ __forceinline__ float combine_entries(const float* code, int K, const Entry& entry) {
+  float chain[kChains];
+#pragma unroll
+  for (int i = 0; i < kChains; ++i) chain[i] = 0.0f;
+  for (int k0 = 0; k0 < K; k0 += kChains) {
+#pragma unroll
+    for (int i = 0; i < kChains; ++i)
+      if (k0 + i < K) chain[i] = fmaf(code[k0 + i], entry(k0 + i), chain[i]);
+  }
+#pragma unroll
+  for (int step = 1; step < kChains; step *= 2)
+#pragma unroll
+    for (int i = 0; i < kChains; i += 2 * step) chain[i] += chain[i + step];
+  return chain[0];
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace dpg

@@ -1,9 +1,10 @@
 // The expand of lora_expand_add and steered_gated_act: delta[t, c] = sum_e coef[t, e] * B[e, c] over the K*r bank rows e,
 // coef[t, k*r + j] = (scale * codes[slots[t], k]) * u[t, j], for a tile of 16 tokens by 128 columns.
 //
-// Order of the sum, the same everywhere: rows e from the first to the last; halves take sixteen at a time through the
-// tensor cores, each coefficient as the sum of two halves (the second is what rounding left over), so that the delta is
-// as good as with float32 coefficients. With fp16 a token's coefficients are scaled by a power of two to lie near 1.
+// Order of the sum, the same everywhere: rows e from the first to the last (float32: in blocks of 64, then the blocks);
+// halves take sixteen at a time through the tensor cores, each coefficient as the sum of two halves (the second is what
+// rounding left over), so that the delta is as good as with float32 coefficients. With fp16 a token's coefficients are
+// scaled by a power of two to lie near 1.
 #pragma once
 #include "cuda/device.cuh"
 
@@ -14,10 +15,11 @@ namespace {
 constexpr int kTileTokens = 16;
 constexpr int kTileColumns = 128;
 constexpr int kTileThreads = 128;
+constexpr int kFloatBlock = 64;  // float32: bank rows summed by themselves, for shorter sums round less
 constexpr int kChunk = 256;  // bank rows whose coefficients are in shared memory at a time
 
 struct Bank {
-  const float* u;  // [T, r]
+  const float* u;  // [T, r]; null when a tile makes its own
   const void* B;
   int64_t ldb;
 };
@@ -68,13 +70,14 @@ __device__ __forceinline__ void prefetch_banks(const Expand& p, int64_t column0,
 
 // fp16: for each token of the tile the power of two that brings its largest coefficient near 1, and its inverse.
 template <int BANKS>
-__device__ __forceinline__ void find_powers(const Expand& p, const int* slots, int64_t token0, float* powers) {
+__device__ __forceinline__ void find_powers(const Expand& p, const int* slots, const float* const (&u_of)[BANKS],
+                                            float* powers) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int i = warp; i < BANKS * kTileTokens; i += kTileThreads / 32) {
     const int bank = i / kTileTokens, t = i % kTileTokens;
     float code = 0.0f, u = 0.0f;
     if (slots[t] >= 0) {
-      const float* of_token = (bank ? p.bank[1].u : p.bank[0].u) + (token0 + t) * p.r;
+      const float* of_token = (bank ? u_of[BANKS - 1] : u_of[0]) + t * p.r;
       for (int k = lane; k < p.K; k += 32)
         code = fmaxf(code, fabsf(p.scale * p.codes[static_cast<int64_t>(slots[t]) * p.K + k]));
       for (int j = lane; j < p.r; j += 32) u = fmaxf(u, fabsf(of_token[j]));
@@ -94,22 +97,23 @@ __device__ __forceinline__ void find_powers(const Expand& p, const int* slots, i
   }
 }
 
-__device__ __forceinline__ float coefficient(const Expand& p, int bank, int slot, int64_t token, int e) {
+// u: of the token.
+__device__ __forceinline__ float coefficient(const Expand& p, int slot, const float* u, int e) {
   if (slot < 0 || e >= p.K * p.r) return 0.0f;
   const int k = e / p.r, j = e - k * p.r;
-  return (p.scale * p.codes[static_cast<int64_t>(slot) * p.K + k]) * p.bank[bank].u[token * p.r + j];
+  return (p.scale * p.codes[static_cast<int64_t>(slot) * p.K + k]) * u[j];
 }
 
 // Bank rows [e0, e1) into coef: halves as the registers of each lane for each step of sixteen (first the rounded
 // coefficients, then the rest), float32 as [e][token].
 template <class T>
-__device__ __forceinline__ void fill_coefficients(const Expand& p, int bank, const int* slots, int64_t token0, int e0,
+__device__ __forceinline__ void fill_coefficients(const Expand& p, int bank, const int* slots, const float* u, int e0,
                                                   int e1, const float* powers, unsigned char* coef) {
   if constexpr (sizeof(T) == 4) {
     float* out = reinterpret_cast<float*>(coef);
     for (int i = threadIdx.x; i < (e1 - e0) * kTileTokens; i += kTileThreads) {
       const int t = i % kTileTokens;
-      out[i] = coefficient(p, bank, slots[t], token0 + t, e0 + i / kTileTokens);
+      out[i] = coefficient(p, slots[t], u + t * p.r, e0 + i / kTileTokens);
     }
   } else {
     const int steps = static_cast<int>(ceil_div(e1 - e0, 16));
@@ -122,7 +126,7 @@ __device__ __forceinline__ void fill_coefficients(const Expand& p, int bank, con
         uint16_t h[2], l[2];
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          float c = coefficient(p, bank, slots[row], token0 + row, e + n);
+          float c = coefficient(p, slots[row], u + row * p.r, e + n);
           if constexpr (std::is_same<T, f16>::value) c *= powers[2 * (bank * kTileTokens + row)];
           const T first = rounded<T>(c);
           const float rest = c - as_float(first);
@@ -238,15 +242,27 @@ struct Delta<float> {
     const int64_t column = column0 + Place<float>::column();
     const float* b = static_cast<const float*>(bank.B) + e0 * bank.ldb + column;
     const float* c = reinterpret_cast<const float*>(coef) + Place<float>::row(0);
-#pragma unroll 4
-    for (int e = e0; e < e1; ++e, b += bank.ldb, c += kTileTokens) {
-      const Pack<float> columns = load_pack<ALIGNED>(b, width - column);
-      const float4 four = load<float4>(c);
-      const float rows[4] = {four.x, four.y, four.z, four.w};
+    for (int block = e0; block < e1; block += kFloatBlock) {
+      float sum[4][4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int n = 0; n < 4; ++n) acc[i][n] = fmaf(rows[i], columns.v[n], acc[i][n]);
+        for (int n = 0; n < 4; ++n) sum[i][n] = 0.0f;
+      const int end = static_cast<int>(smaller(block + kFloatBlock, e1));
+#pragma unroll 4
+      for (int e = block; e < end; ++e, b += bank.ldb, c += kTileTokens) {
+        const Pack<float> columns = load_pack<ALIGNED>(b, width - column);
+        const float4 four = load<float4>(c);
+        const float rows[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int n = 0; n < 4; ++n) sum[i][n] = fmaf(rows[i], columns.v[n], sum[i][n]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) acc[i][n] += sum[i][n];
     }
   }
   template <bool ALIGNED>
@@ -275,14 +291,15 @@ __device__ __forceinline__ uint4* staged_columns(const Expand& p, int bank) {
   return reinterpret_cast<uint4*>(base) + threadIdx.x / 32 * 64 + threadIdx.x % 32;
 }
 
-// Sums all banks for the tile's tokens, whose slots are in shared memory. The whole block takes part.
+// Sums all banks for the tile's tokens, whose slots are in shared memory; u: [16, r] of each bank. The whole block takes
+// part.
 template <class T, int BANKS, bool ALIGNED, bool STAGED>
-__device__ __forceinline__ void expand_tile(const Expand& p, TileShared& tile, int64_t token0, int64_t column0,
-                                            int64_t width, Delta<T> (&delta)[BANKS]) {
+__device__ __forceinline__ void expand_tile(const Expand& p, TileShared& tile, const float* const (&u)[BANKS],
+                                            int64_t column0, int64_t width, Delta<T> (&delta)[BANKS]) {
   const int kr = p.K * p.r;
   unsigned char* coef = shared_memory() + kTileSharedBytes;
   if constexpr (std::is_same<T, f16>::value) {
-    find_powers<BANKS>(p, tile.slots, token0, tile.powers);
+    find_powers<BANKS>(p, tile.slots, u, tile.powers);
     __syncthreads();
   }
 #pragma unroll
@@ -292,7 +309,7 @@ __device__ __forceinline__ void expand_tile(const Expand& p, TileShared& tile, i
     if (e0) __syncthreads();
 #pragma unroll
     for (int b = 0; b < BANKS; ++b)
-      fill_coefficients<T>(p, b, tile.slots, token0, e0, e1, tile.powers, coef + b * coefficient_bytes<T>(kr));
+      fill_coefficients<T>(p, b, tile.slots, u[b], e0, e1, tile.powers, coef + b * coefficient_bytes<T>(kr));
     __syncthreads();
 #pragma unroll
     for (int b = 0; b < BANKS; ++b)

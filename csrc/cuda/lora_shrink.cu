@@ -2,8 +2,8 @@
 //
 // Order of the sums, the same in every kernel here, so that a token's bits depend on nothing but its own row: d is cut
 // into at most eight pieces whose length depends on d alone; a piece is summed from its start; pieces are added in
-// order; then entries k in eight interleaved
-// chains, joined as a tree. A block's eight warps take one piece each, so there is no workspace and no second
+// order; then entries k
+// (combine_entries). A block's eight warps take one piece each, so there is no workspace and no second
 // launch. A block computes all K entries of J ranks j of one group (a "slab") for a tile of tokens.
 #include "cuda/device.cuh"
 
@@ -14,7 +14,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kMaxK = 64;
-constexpr int kChains = 8;
 
 struct Shrink {
   const void* x;
@@ -48,23 +47,11 @@ __device__ __forceinline__ void combine(const Shrink& p, const float* partial, i
     if (slots[t] >= 0) {
       const float* code = p.codes + static_cast<int64_t>(slots[t]) * p.K;
       const float* s = partial + t * stride + j * p.K;
-      float chain[kChains];  // entry k goes to chain k % kChains: shorter sums round less
-#pragma unroll
-      for (int i = 0; i < kChains; ++i) chain[i] = 0.0f;
-      for (int k0 = 0; k0 < p.K; k0 += kChains) {
-#pragma unroll
-        for (int i = 0; i < kChains; ++i) {
-          if (k0 + i >= p.K) continue;
-          float sum = 0.0f;
-          for (int w = 0; w < pieces; ++w) sum += s[w * tile * stride + k0 + i];
-          chain[i] = fmaf(code[k0 + i], sum, chain[i]);
-        }
-      }
-#pragma unroll
-      for (int step = 1; step < kChains; step *= 2)
-#pragma unroll
-        for (int i = 0; i < kChains; i += 2 * step) chain[i] += chain[i + step];
-      value = chain[0];
+      value = combine_entries(code, p.K, [&](int k) {
+        float sum = 0.0f;
+        for (int w = 0; w < pieces; ++w) sum += s[w * tile * stride + k];
+        return sum;
+      });
     }
     p.u[(static_cast<int64_t>(group) * p.tokens + token) * p.r + j0 + j] = value;
   }
@@ -120,7 +107,7 @@ __device__ __forceinline__ void shrink_half(const Shrink& p) {
         for (int e = 0; e < 4; ++e) acc[m][n][e] = 0.0f;
 
     const int64_t end = smaller((warp + 1) * p.piece, p.d);
-#pragma unroll(MT * NT <= 2 ? 4 : MT * NT <= 8 ? 2 : 1)
+#pragma unroll(MT * NT == 1 ? 8 : MT * NT == 2 ? 4 : MT * NT <= 8 ? 2 : 1)
     for (int64_t c0 = warp * p.piece; c0 < end; c0 += 32) {
       const int64_t c = c0 + 8 * t;
       Pack<T> as[NT];

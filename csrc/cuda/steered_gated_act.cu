@@ -163,7 +163,8 @@ __device__ __forceinline__ void gated_expand(const GatedExpand& q) {
     Delta<T> delta[2];
     if (__syncthreads_or(slot >= 0)) {
       if (!STAGED) prefetch_banks<T, 2>(q.expand, column0, p.width);
-      expand_tile<T, 2, ALIGNED, STAGED>(q.expand, tile, token0, column0, p.width, delta);
+      const float* const u[2] = {q.expand.bank[0].u + token0 * q.expand.r, q.expand.bank[1].u + token0 * q.expand.r};
+      expand_tile<T, 2, ALIGNED, STAGED>(q.expand, tile, u, column0, p.width, delta);
     } else {
       delta[0].clear();
       delta[1].clear();

@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL:
         run(compiler, *FLAGS, *include, "-x", "c++", "-c", str(source), "-o", target)
         return target
 
-    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATOR / "emulator.cpp"]
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATOR / "emulator.cpp", EMULATOR / "faults.cpp"]
     try:
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compiled, sources))

@@ -13,6 +13,11 @@ int dpg_cuda_lora_shrink(int64_t type, const void* x, int64_t ldx, const void* A
                          const void* slots, void* u, int64_t tokens, int64_t groups, int64_t K, int64_t r, int64_t d,
                          void* stream);
 
+// u[g, t, j] = sum_k codes[slots[t], k] * S[t, (g*K + k)*r + j]; 0 for slot -1. S [T, groups*K*r], u float32.
+int dpg_cuda_lora_combine(int64_t type, const void* S, int64_t lds, const void* codes, int64_t code_rows,
+                          const void* slots, void* u, int64_t tokens, int64_t groups, int64_t K, int64_t r,
+                          void* stream);
+
 // y[t] += scale * sum_kj codes[slots[t], k] * u[t, j] * B[k*r + j]; y [T, width], B rows ldb apart.
 int dpg_cuda_lora_expand_add(int64_t type, void* y, int64_t ldy, const void* u, const void* B, int64_t ldb,
                              const void* codes, int64_t code_rows, const void* slots, double scale, int64_t tokens,
@@ -23,6 +28,13 @@ int dpg_cuda_lora_add(int64_t type, void* y, int64_t ldy, const void* x, int64_t
                       int64_t ldb, const void* codes_a, const void* codes_b, int64_t code_rows, const void* slots,
                       void* u, double scale, int64_t tokens, int64_t K, int64_t r, int64_t d_in, int64_t d_out,
                       void* stream);
+
+// combine, then expand-add, for up to eight groups of columns in one launch; widths beyond the groups are 0.
+int dpg_cuda_lora_stacked_add(int64_t type, void* y, int64_t ldy, const void* S, int64_t lds, const void* B, int64_t ldb,
+                              const void* codes_a, const void* codes_b, int64_t code_rows, const void* slots,
+                              double scale, int64_t tokens, int64_t K, int64_t r, int64_t groups, int64_t width0,
+                              int64_t width1, int64_t width2, int64_t width3, int64_t width4, int64_t width5,
+                              int64_t width6, int64_t width7, void* stream);
 
 // h = steer(act(gate [+ expand])) * (up [+ expand]). u_gate null: no expands. strengths null: no steering.
 int dpg_cuda_steered_gated_act(int64_t type, int64_t act, const void* gate, int64_t ldg, const void* up, int64_t ldu,
