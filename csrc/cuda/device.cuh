@@ -68,6 +68,25 @@ __device__ __forceinline__ V load(const void* p) {
 #endif
   return *static_cast<const V*>(p);
 }
+// A load that the compiler leaves where it is, ahead of a condition that may make it needless.
+__device__ __forceinline__ uint4 load_now(const void* p) {
+#if defined(__CUDA_ARCH__)
+  uint4 v;
+  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+#else
+  return load_constant<uint4>(p);
+#endif
+}
+__device__ __forceinline__ uint2 load_pair_now(const void* p) {
+#if defined(__CUDA_ARCH__)
+  uint2 v;
+  asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  return v;
+#else
+  return load_constant<uint2>(p);
+#endif
+}
 template <class V>
 __device__ __forceinline__ void store(void* p, const V& v) {
 #if !defined(__CUDACC__)

@@ -163,45 +163,71 @@ struct Delta {
                                       int64_t column0, int64_t width) {
     const int steps = static_cast<int>(ceil_div(e1 - e0, 16));
     const uint4* c = reinterpret_cast<const uint4*>(coef) + threadIdx.x % 32;
-#pragma unroll(STAGED ? 2 : 3)
-    for (int step = 0; step < steps; ++step) {
-      uint32_t b[8];
-      if (STAGED) {
-        const uint4 b0 = load<uint4>(staged + (e0 / 16 + step) * 256), b1 = load<uint4>(staged + (e0 / 16 + step) * 256 + 32);
+    if (STAGED) {
+#pragma unroll 2
+      for (int step = 0; step < steps; ++step) {
+        const uint4* at = staged + (e0 / 16 + step) * 256;
+        const uint4 b0 = load<uint4>(at), b1 = load<uint4>(at + 32);
+        uint32_t b[8];
         memcpy(b, &b0, 16);
         memcpy(b + 4, &b1, 16);
-      } else {
-        fragments<ALIGNED>(bank, e0 + step * 16, e1, column0, width, b);
+        products(c + step * 64, b);
       }
-      const uint4 high = load<uint4>(c + step * 64), low = load<uint4>(c + step * 64 + 32);
-      const uint32_t a_high[4] = {high.x, high.y, high.z, high.w}, a_low[4] = {low.x, low.y, low.z, low.w};
+      return;
+    }
+    constexpr int kBatch = ALIGNED ? 6 : 1;  // steps whose columns are all on their way before the first product
+    for (int first = 0; first < steps; first += kBatch) {
+      uint2 raw[kBatch][4];
 #pragma unroll
-      for (int n = 0; n < 4; ++n) mma<T>(acc[n], a_high, b[n], b[4 + n]);
+      for (int i = 0; i < kBatch; ++i) rows_of<ALIGNED>(bank, e0 + (first + i) * 16, e1, column0, width, raw[i]);
 #pragma unroll
-      for (int n = 0; n < 4; ++n) mma<T>(acc[n], a_low, b[n], b[4 + n]);
+      for (int i = 0; i < kBatch; ++i) {
+        if (first + i >= steps) break;
+        uint32_t b[8];
+        fragments(raw[i], e0 + (first + i) * 16, e1, b);
+        products(c + (first + i) * 64, b);
+      }
     }
   }
 
-  // Columns for a step, as the registers of mma: four products, of every fourth column.
+  __device__ __forceinline__ void products(const uint4* coef, const uint32_t (&b)[8]) {
+    const uint4 high = load<uint4>(coef), low = load<uint4>(coef + 32);
+    const uint32_t a_high[4] = {high.x, high.y, high.z, high.w}, a_low[4] = {low.x, low.y, low.z, low.w};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) mma<T>(acc[n], a_high, b[n], b[4 + n]);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) mma<T>(acc[n], a_low, b[n], b[4 + n]);
+  }
+
+  // Four columns of each of the four bank rows that a lane has in the step from row e on. Beyond the bank's last row it
+  // reads that one and beyond the last column the tile's first: no load has to wait for a condition.
   template <bool ALIGNED>
-  __device__ static __forceinline__ void fragments(const Bank& bank, int e0, int e1, int64_t column0, int64_t width,
-                                                   uint32_t (&b)[8]) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int64_t column = column0 + threadIdx.x / 32 * 32 + 4 * g;
-    uint2 w[4];
+  __device__ static __forceinline__ void rows_of(const Bank& bank, int e, int e1, int64_t column0, int64_t width,
+                                                 uint2 (&raw)[4]) {
+    const int lane = threadIdx.x % 32;
+    const int64_t column = column0 + threadIdx.x / 32 * 32 + 4 * (lane / 4);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int e = e0 + 2 * t + i % 2 + 8 * (i / 2);
-      const T* row = static_cast<const T*>(bank.B) + e * bank.ldb + column;
-      w[i] = make_uint2(0, 0);
+      const int row = static_cast<int>(smaller(e + 2 * (lane % 4) + i % 2 + 8 * (i / 2), e1 - 1));
+      const T* from = static_cast<const T*>(bank.B) + row * bank.ldb;
       if (ALIGNED) {
-        if (e < e1 && column < width) w[i] = load_constant<uint2>(row);
+        raw[i] = load_pair_now(from + (column < width ? column : column0));
       } else {
         uint16_t v[4];
 #pragma unroll
-        for (int n = 0; n < 4; ++n) v[n] = e < e1 && column + n < width ? row[n].bits : static_cast<uint16_t>(0);
-        w[i] = make_uint2(pair(v[0], v[1]), pair(v[2], v[3]));
+        for (int n = 0; n < 4; ++n) v[n] = from[column + n < width ? column + n : column0].bits;
+        raw[i] = make_uint2(pair(v[0], v[1]), pair(v[2], v[3]));
       }
+    }
+  }
+
+  // The same as the registers of mma: four products, of every fourth column; 0 beyond the last row.
+  __device__ static __forceinline__ void fragments(const uint2 (&raw)[4], int e, int e1, uint32_t (&b)[8]) {
+    uint2 w[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool there = e + 2 * static_cast<int>(threadIdx.x % 4) + i % 2 + 8 * (i / 2) < e1;
+      w[i] = make_uint2(there ? raw[i].x : 0, there ? raw[i].y : 0);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -216,9 +242,12 @@ struct Delta {
   // Puts this thread's columns of all steps into its part of shared memory.
   template <bool ALIGNED>
   __device__ static __forceinline__ void stage(const Bank& bank, int kr, int64_t column0, int64_t width, uint4* staged) {
-    for (int step = 0; step * 16 < kr; ++step) {
+#pragma unroll 4
+    for (int step = 0; step < static_cast<int>(ceil_div(kr, 16)); ++step) {
+      uint2 raw[4];
+      rows_of<ALIGNED>(bank, step * 16, kr, column0, width, raw);
       uint32_t b[8];
-      fragments<ALIGNED>(bank, step * 16, kr, column0, width, b);
+      fragments(raw, step * 16, kr, b);
       store(staged + step * 256, make_uint4(b[0], b[1], b[2], b[3]));
       store(staged + step * 256 + 32, make_uint4(b[4], b[5], b[6], b[7]));
     }

@@ -27,12 +27,33 @@ struct Shrink {
   int groups, K, r, slab, slabs;  // slab: ranks per block; slabs: blocks per group
 };
 
-// Row n of the block's slab: rank j0 + n / K, entry n % K. Null: no such row.
+// Row n of the block's slab: rank j0 + n / K, entry n % K. Where there is none, another row: its sums are not used, and so
+// the loads need no condition, behind which the next ones would wait.
 template <class T>
 __device__ __forceinline__ const T* slab_row(const Shrink& p, int group, int j0, int n) {
-  const int j = j0 + n / p.K, k = n % p.K;
-  if (n >= p.slab * p.K || j >= p.r) return nullptr;
+  int j = p.K ? j0 + n / p.K : j0, k = p.K ? n % p.K : 0;
+  if (n >= p.slab * p.K || j >= p.r) j = j0, k = 0;
   return static_cast<const T*>(p.A) + ((static_cast<int64_t>(group) * p.K + k) * p.r + j) * p.d;
+}
+
+// Columns c and up of a row that ends at `end`, 0 beyond. WHOLE: all of them exist.
+template <bool ALIGNED, bool WHOLE, class T>
+__device__ __forceinline__ Pack<T> load_columns(const T* row, int64_t c, int64_t end) {
+  Pack<T> out;
+  if (ALIGNED) {
+    const bool there = WHOLE || c < end;
+    const uint4 raw = WHOLE ? load<uint4>(row + c) : load_now(row + (there ? c : 0));
+    const uint4 kept = make_uint4(there ? raw.x : 0, there ? raw.y : 0, there ? raw.z : 0, there ? raw.w : 0);
+    memcpy(&out, &kept, sizeof out);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::n; ++i) {
+      const bool there = WHOLE || c + i < end;
+      const T raw = row[there ? c + i : 0];
+      out.v[i] = there ? raw : T{};
+    }
+  }
+  return out;
 }
 
 // From partial sums [kWarps][tile][stride] in shared memory: pieces in order, entries in order, store.
@@ -75,8 +96,52 @@ __device__ __forceinline__ bool read_slots(const Shrink& p, int* slots, int tile
 
 // ---- halves: tensor cores --------------------------------------------------------------------------------------------
 
-// MT tiles of 16 tokens by NT tiles of 8 slab rows. A lane's 16-byte load of 8 neighbouring elements serves two products:
-// which of the 32 columns at hand meet in which product is free, as long as x and A agree.
+// Products of MT tiles of 16 tokens with NT tiles of 8 slab rows, and which row of which tensor a lane reads.
+template <class T, int MT, int NT, bool ALIGNED>
+struct HalfTile {
+  // Steps of 32 columns whose loads are all on their way before the first product.
+  static constexpr int kBatch = !ALIGNED ? 1 : MT * NT == 1 ? 8 : MT * NT <= 4 ? 4 : MT * NT <= 8 ? 2 : 1;
+
+  const T* x[2 * MT];
+  const T* a[NT];
+  float acc[MT][NT][4];
+
+  // A lane's 16-byte load of 8 neighbouring elements serves two products: which of the 32 columns at hand meet in which
+  // product is free, as long as x and A agree.
+  template <bool WHOLE>
+  __device__ __forceinline__ void batch(int64_t c0, int64_t end) {
+    const int64_t c = c0 + threadIdx.x % 4 * 8;
+    Pack<T> xs[kBatch][2 * MT], as[kBatch][NT];
+#pragma unroll
+    for (int s = 0; s < kBatch; ++s) {
+#pragma unroll
+      for (int n = 0; n < NT; ++n) as[s][n] = load_columns<ALIGNED, WHOLE>(a[n], c + 32 * s, end);
+#pragma unroll
+      for (int i = 0; i < 2 * MT; ++i) xs[s][i] = load_columns<ALIGNED, WHOLE>(x[i], c + 32 * s, end);
+    }
+#pragma unroll
+    for (int s = 0; s < kBatch; ++s) {
+      if (!WHOLE && c0 + 32 * s >= end) break;
+#pragma unroll
+      for (int m = 0; m < MT; ++m) {
+        uint32_t low[4], high[4];
+        memcpy(low, &xs[s][2 * m], 16);
+        memcpy(high, &xs[s][2 * m + 1], 16);
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          const uint32_t frag[4] = {low[2 * step], high[2 * step], low[2 * step + 1], high[2 * step + 1]};
+#pragma unroll
+          for (int n = 0; n < NT; ++n) {
+            uint32_t b[4];
+            memcpy(b, &as[s][n], 16);
+            mma<T>(acc[m][n], frag, b[2 * step], b[2 * step + 1]);
+          }
+        }
+      }
+    }
+  }
+};
+
 template <class T, int MT, int NT, bool ALIGNED>
 __device__ __forceinline__ void shrink_half(const Shrink& p) {
   constexpr int kTile = MT * 16, kRows = NT * 8;
@@ -85,55 +150,31 @@ __device__ __forceinline__ void shrink_half(const Shrink& p) {
   int* slots = reinterpret_cast<int*>(partial + kWarps * 16 * kStride);
   const int group = blockIdx.x / p.slabs, j0 = static_cast<int>(blockIdx.x % p.slabs) * p.slab;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int tiles_used = static_cast<int>(ceil_div(p.slab * p.K, 8));
-
-  const T* a[NT];
+  HalfTile<T, MT, NT, ALIGNED> tile;
 #pragma unroll
-  for (int n = 0; n < NT; ++n) a[n] = slab_row<T>(p, group, j0, n * 8 + g);
+  for (int n = 0; n < NT; ++n) tile.a[n] = slab_row<T>(p, group, j0, n * 8 + g);
 
-  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * kTile; token0 < p.tokens; token0 += static_cast<int64_t>(gridDim.y) * kTile) {
+  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * kTile; token0 < p.tokens;
+       token0 += static_cast<int64_t>(gridDim.y) * kTile) {
     __syncthreads();
     if (!read_slots(p, slots, kTile, token0, group, j0)) continue;
-    const T* x = static_cast<const T*>(p.x) + (token0 + g) * p.ldx;
-    unsigned present = 0;  // bit i: row 8i + g of the tile has a slot
 #pragma unroll
-    for (int i = 0; i < 2 * MT; ++i) present |= (slots[8 * i + g] >= 0 ? 1u : 0u) << i;
-    float acc[MT][NT][4];
+    for (int i = 0; i < 2 * MT; ++i) {  // without a slot: the first token's row, whose products are not used
+      const int64_t token = slots[8 * i + g] >= 0 ? token0 + 8 * i + g : token0;
+      tile.x[i] = static_cast<const T*>(p.x) + token * p.ldx;
+    }
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
       for (int n = 0; n < NT; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) acc[m][n][e] = 0.0f;
+        for (int e = 0; e < 4; ++e) tile.acc[m][n][e] = 0.0f;
 
+    constexpr int64_t kColumns = 32 * tile.kBatch;
     const int64_t end = smaller((warp + 1) * p.piece, p.d);
-#pragma unroll(MT * NT == 1 ? 8 : MT * NT == 2 ? 4 : MT * NT <= 8 ? 2 : 1)
-    for (int64_t c0 = warp * p.piece; c0 < end; c0 += 32) {
-      const int64_t c = c0 + 8 * t;
-      Pack<T> as[NT];
-#pragma unroll
-      for (int n = 0; n < NT; ++n)
-        if (n < tiles_used) as[n] = load_pack<ALIGNED>(a[n] + c, a[n] ? end - c : 0);
-#pragma unroll
-      for (int m = 0; m < MT; ++m) {
-        const Pack<T> x_low = load_pack<ALIGNED>(x + 16 * m * p.ldx + c, present >> (2 * m) & 1 ? end - c : 0);
-        const Pack<T> x_high = load_pack<ALIGNED>(x + (16 * m + 8) * p.ldx + c, present >> (2 * m + 1) & 1 ? end - c : 0);
-        uint32_t low[4], high[4];
-        memcpy(low, &x_low, 16);
-        memcpy(high, &x_high, 16);
-#pragma unroll
-        for (int step = 0; step < 2; ++step) {
-          const uint32_t frag[4] = {low[2 * step], high[2 * step], low[2 * step + 1], high[2 * step + 1]};
-#pragma unroll
-          for (int n = 0; n < NT; ++n) {
-            if (n >= tiles_used) continue;
-            uint32_t b[4];
-            memcpy(b, &as[n], 16);
-            mma<T>(acc[m][n], frag, b[2 * step], b[2 * step + 1]);
-          }
-        }
-      }
-    }
+    int64_t c = warp * p.piece;
+    for (; c + kColumns <= end; c += kColumns) tile.template batch<true>(c, end);
+    if (c < end) tile.template batch<false>(c, end);
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
       if (m) __syncthreads();
@@ -141,7 +182,7 @@ __device__ __forceinline__ void shrink_half(const Shrink& p) {
       for (int n = 0; n < NT; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          partial[(warp * 16 + g + 8 * (e / 2)) * kStride + n * 8 + 2 * t + e % 2] = acc[m][n][e];
+          partial[(warp * 16 + g + 8 * (e / 2)) * kStride + n * 8 + 2 * t + e % 2] = tile.acc[m][n][e];
       __syncthreads();
       combine(p, partial, 16, kStride, slots + m * 16, token0 + m * 16, group, j0);
     }
@@ -152,9 +193,9 @@ template <class T, int NT, bool ALIGNED>
 __global__ void __launch_bounds__(kThreads, 1) lora_shrink_decode(const Shrink p) {
   shrink_half<T, 1, NT, ALIGNED>(p);
 }
-template <class T, bool ALIGNED>
+template <class T, int NT, bool ALIGNED>
 __global__ void __launch_bounds__(kThreads, 1) lora_shrink_prefill(const Shrink p) {
-  shrink_half<T, ALIGNED ? 4 : 2, 8, ALIGNED>(p);
+  shrink_half<T, ALIGNED ? 4 : 2, NT, ALIGNED>(p);
 }
 
 // ---- float32 ---------------------------------------------------------------------------------------------------------
@@ -186,26 +227,32 @@ __device__ __forceinline__ void shrink_float(const Shrink& p) {
   for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * TT; token0 < p.tokens; token0 += static_cast<int64_t>(gridDim.y) * TT) {
     __syncthreads();
     if (!read_slots(p, slots, TT, token0, group, j0)) continue;
+    const float* x[TT];
+#pragma unroll
+    for (int t = 0; t < TT; ++t)
+      x[t] = static_cast<const float*>(p.x) + (slots[t] >= 0 ? token0 + t : token0) * p.ldx;
     const int64_t end = smaller((warp + 1) * p.piece, p.d);
     for (int n0 = 0; n0 < rows; n0 += kFloatRows) {
+      const float* a[kFloatRows];
+#pragma unroll
+      for (int n = 0; n < kFloatRows; ++n) a[n] = slab_row<float>(p, group, j0, n0 + n);
       float acc[TT * kFloatRows];
 #pragma unroll
       for (int i = 0; i < TT * kFloatRows; ++i) acc[i] = 0.0f;
-      for (int64_t c = warp * p.piece + 4 * lane; c < end; c += 128) {
-        Pack<float> xs[TT];
+      for (int64_t c0 = warp * p.piece; c0 < end; c0 += 128) {
+        const int64_t c = c0 + 4 * lane;
+        Pack<float> xs[TT], as[kFloatRows];
 #pragma unroll
-        for (int t = 0; t < TT; ++t)
-          xs[t] = load_pack<ALIGNED>(static_cast<const float*>(p.x) + (token0 + t) * p.ldx + c,
-                                     slots[t] >= 0 ? end - c : 0);
+        for (int n = 0; n < kFloatRows; ++n) as[n] = load_columns<ALIGNED, false>(a[n], c, end);
 #pragma unroll
-        for (int n = 0; n < kFloatRows; ++n) {
-          const float* row = slab_row<float>(p, group, j0, n0 + n);
-          const Pack<float> as = load_pack<ALIGNED>(row + c, row ? end - c : 0);
+        for (int t = 0; t < TT; ++t) xs[t] = load_columns<ALIGNED, false>(x[t], c, end);
+#pragma unroll
+        for (int n = 0; n < kFloatRows; ++n)
 #pragma unroll
           for (int t = 0; t < TT; ++t)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) acc[t * kFloatRows + n] = fmaf(xs[t].v[e], as.v[e], acc[t * kFloatRows + n]);
-        }
+            for (int e = 0; e < 4; ++e)
+              acc[t * kFloatRows + n] = fmaf(xs[t].v[e], as[n].v[e], acc[t * kFloatRows + n]);
       }
       add_lanes<TT * kFloatRows, 16>(acc, lane);
       constexpr int kHeld = TT * kFloatRows / 32;
@@ -251,8 +298,13 @@ template <class T, bool ALIGNED>
 int launch_half(Shrink p, void* stream) {
   const auto shared = [](int nt, int tile) { return (kWarps * 16 * (nt * 8 + 1) + tile) * sizeof(float); };
   if (p.tokens > kDecodeTokens) {
+    constexpr int kTile = ALIGNED ? 64 : 32;
     cut_slabs(p, 64);
-    return launch(lora_shrink_prefill<T, ALIGNED>, grid_of(p, ALIGNED ? 64 : 32), kThreads, shared(8, ALIGNED ? 64 : 32), stream, p);
+    const dim3 grid = grid_of(p, kTile);
+    const int64_t used = ceil_div(p.slab * p.K, 8);
+    if (used <= 4) return launch(lora_shrink_prefill<T, 4, ALIGNED>, grid, kThreads, shared(4, kTile), stream, p);
+    if (used <= 6) return launch(lora_shrink_prefill<T, 6, ALIGNED>, grid, kThreads, shared(6, kTile), stream, p);
+    return launch(lora_shrink_prefill<T, 8, ALIGNED>, grid, kThreads, shared(8, kTile), stream, p);
   }
   const int nt = p.K <= 8 ? 1 : p.K <= 16 ? 2 : p.K <= 32 ? 4 : 8;
   cut_slabs(p, nt * 8);
