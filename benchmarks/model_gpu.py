@@ -199,7 +199,7 @@ def speaking(model: nn.Module, people: list[Personality] | None, steer_from: int
     """
     if people is None or not isinstance(model, PersonalityModel):
         return nullcontext()
-    return model._request(people, len(people), steer_from)
+    return model.speaking(people, len(people), steer_from=steer_from)
 
 
 # ---------------------------------------------------------------- ways
