@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "cpu/cpuid.h"
 #include "cpu/driver.h"
 #include "dpg/tensor_view.h"
 
@@ -241,33 +242,38 @@ PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
-// (h, gate, up, act, u_gate, B_gate, u_up, B_up, codes, slots, scale, clamp_mask, add, strengths, steer_slots)
-// u_gate None: no expands. u_up None: u_gate holds both, [2, T, r]. clamp_mask None: no steering.
+// (h, gate, up, act, lora, steering): lora None or (u_gate, B_gate, u_up, B_up, codes, slots, scale), where u_up None
+// means that u_gate holds both, [2, T, r]; steering None or (clamp_mask, add, strengths, slots).
 PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View h, gate, up;
-  if (n != 15 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
+  if (n != 6 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
   DType type;
   cpu::Matrix hm, gm, um;
   int64_t T, width, tu, wu, th, wh;
   const long act = PyLong_AsLong(a[3]);
   if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  const bool has_lora = a[4] != Py_None, has_steering = a[5] != Py_None;
+  if ((has_lora && (!PyTuple_Check(a[4]) || PyTuple_GET_SIZE(a[4]) != 7)) ||
+      (has_steering && (!PyTuple_Check(a[5]) || PyTuple_GET_SIZE(a[5]) != 4)))
+    Py_RETURN_FALSE;
+  const auto lora_item = [&](int i) { return PyTuple_GET_ITEM(a[4], i); };
+  const auto steering_item = [&](int i) { return PyTuple_GET_ITEM(a[5], i); };
   if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.same_type(up) || !gate.same_type(h) ||
       !gate.rows(&T, &width, &gm) || !up.rows(&tu, &wu, &um) || !h.rows(&th, &wh, &hm) || tu != T || th != T ||
       wu != width || wh != width)
     Py_RETURN_FALSE;
 
   cpu::GatedLora lora{};
-  const bool has_lora = a[4] != Py_None;
   if (has_lora) {
     View ug, bg, uu, bu, codes, slots;
-    const bool packed = a[6] == Py_None;
-    if (!ug.read(a[4]) || !bg.read(a[5]) || (!packed && !uu.read(a[6])) || !bu.read(a[7]) || !codes.read(a[8]) ||
-        !slots.read(a[9]))
+    const bool packed = lora_item(2) == Py_None;
+    if (!ug.read(lora_item(0)) || !bg.read(lora_item(1)) || (!packed && !uu.read(lora_item(2))) ||
+        !bu.read(lora_item(3)) || !codes.read(lora_item(4)) || !slots.read(lora_item(5)))
       Py_RETURN_FALSE;
     int64_t K2, r2, dg, du, count;
     if (!bg.bank(&lora.K, &lora.r, &dg, &lora.gate.B) || !bu.bank(&K2, &r2, &du, &lora.up.B) || K2 != lora.K ||
         r2 != lora.r || dg != width || du != width || !bg.same_type(gate) || !bu.same_type(gate) ||
-        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(T) || !scale_of(a[10], &lora.scale))
+        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(T) || !scale_of(lora_item(6), &lora.scale))
       Py_RETURN_FALSE;
     lora.gate.u = static_cast<float*>(ug.data);
     if (packed) {
@@ -284,10 +290,11 @@ PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   }
 
   cpu::Steering steering{};
-  const bool has_steering = a[11] != Py_None;
   if (has_steering) {
     View mask, add, strengths, slots;
-    if (!mask.read(a[11]) || !add.read(a[12]) || !strengths.read(a[13]) || !slots.read(a[14])) Py_RETURN_FALSE;
+    if (!mask.read(steering_item(0)) || !add.read(steering_item(1)) || !strengths.read(steering_item(2)) ||
+        !slots.read(steering_item(3)))
+      Py_RETURN_FALSE;
     int64_t poles;
     if (mask.ndim != 1 || mask.shape[0] != width || !mask.is(dlpack::kInt, 16) || !mask.contiguous() ||
         !add.table(&poles, width) || poles != kPoles || !strengths.table(&steering.strengths.rows, kPoles) ||
@@ -375,6 +382,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &cpu::set_isa);
   m.def("parallel_threshold", &cpu::parallel_threshold);
   m.def("set_parallel_threshold", &cpu::set_parallel_threshold);
+  m.attr("cpu_vendor") = cpu::vendor();
   m.attr("compiler") = DPG_COMPILER;
   m.attr("cuda_archs") = DPG_CUDA_ARCHS;
   m.attr("version") = DPG_VERSION;

@@ -9,7 +9,7 @@ from dpg_fast.personality import PRESETS, TRAITS, Character, Personality, Pole, 
 
 if TYPE_CHECKING:
     from dpg_fast.hypernet import HypernetConfig, HyperNetwork, StoredAdapters
-    from dpg_fast.model import Calibration, PersonalityModel
+    from dpg_fast.model import Calibration, PersonalityModel, SteeringOptions
     from dpg_fast.neurons import SteeringTable
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ _LAZY = {
     "HyperNetwork": "dpg_fast.hypernet",
     "HypernetConfig": "dpg_fast.hypernet",
     "PersonalityModel": "dpg_fast.model",
+    "SteeringOptions": "dpg_fast.model",
     "SteeringTable": "dpg_fast.neurons",
     "StoredAdapters": "dpg_fast.hypernet",
 }
@@ -33,6 +34,7 @@ __all__ = [
     "Personality",
     "PersonalityModel",
     "Pole",
+    "SteeringOptions",
     "SteeringTable",
     "StoredAdapters",
     "Trait",

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from dpg_fast.neurons_cli import neurons
+from dpg_fast.questions_command import questions
+
 app = typer.Typer(
     name="dpg-fast",
     help="Language models with a controllable Big Five personality.",
@@ -44,44 +47,8 @@ def demo(
         raise typer.Exit(2) from None
 
 
-neurons = typer.Typer(help="Personality neurons: search and inspection.", no_args_is_help=True)
 app.add_typer(neurons, name="neurons")
-
-
-@neurons.command("search")
-def neurons_search(
-    output: Annotated[Path, typer.Argument(help="Adapter directory to write.")],
-    model: Annotated[
-        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
-    ] = "smollm2",
-    traits: Annotated[str, typer.Option(help="Letters of the traits to search.")] = "OCEAN",
-    repeats: Annotated[
-        int, typer.Option(min=1, help="How often each question is asked, each time as another person.")
-    ] = 2,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer; NPTI used 500.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1)] = 24,
-    minimum: Annotated[int, typer.Option(min=1, help="Neurons kept whatever their difference.")] = 2000,
-    threshold: Annotated[
-        float, typer.Option(help="Smallest difference in firing probability of further neurons.")
-    ] = 0.1,
-    strength: Annotated[
-        list[float] | None,
-        typer.Option(min=0, help="Steering strength at level 5: once, or ten times (O+ O- C+ ... N-)."),
-    ] = None,
-    seed: int = 0,
-) -> None:
-    """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
-    from dpg_fast.neurons import SearchSettings
-    from dpg_fast.search_command import SearchOptions, run_search
-
-    try:
-        settings = SearchSettings(
-            batch_size=batch_size, max_new_tokens=max_new_tokens, minimum=minimum, threshold=threshold, seed=seed
-        )
-        run_search(output, model, SearchOptions(traits, repeats, strength or (1.0,), settings))
-    except (ValueError, ImportError, OSError) as error:
-        typer.secho(f"dpg-fast neurons search: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
+app.add_typer(questions, name="questions")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ runner = CliRunner()
 def test_help_names_the_commands() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("env", "demo", "neurons"):
+    for command in ("env", "demo", "neurons", "questions"):
         assert command in result.output
 
 
@@ -53,13 +53,25 @@ def test_demo_refuses_bad_input_before_loading(
     assert message in result.output
 
 
-def test_search_refuses_bad_input_before_loading(tmp_path: Path) -> None:
-    result = runner.invoke(app, ["neurons", "search", str(tmp_path / "a"), "--traits", "XY"])
-    assert result.exit_code == 2
-    assert "O, C, E, A, N" in result.output
+@pytest.mark.parametrize("command", ["find", "search"])
+def test_find_refuses_bad_input_before_loading(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        raise AssertionError("the model was loaded before the input was checked")
+
+    monkeypatch.setattr("dpg_fast.find_command.load_base", load)
     (tmp_path / "file").write_text("")
-    result = runner.invoke(app, ["neurons", "search", str(tmp_path / "file")])
-    assert "is a file" in result.output
+    for arguments, message in (
+        (["a", "--traits", "XY"], "O, C, E, A, N"),
+        (["file"], "is a file"),
+        (["a", "--layers", "12"], "12-31"),
+        (["a", "--max-per-layer", "many"], "0.5%"),
+        (["a", "--max-per-layer", "200%"], "share from 0.0 to 1.0"),
+        (["a", "--strength", "1", "--strength", "2"], "one strength or ten"),
+    ):
+        arguments[0] = str(tmp_path / arguments[0])
+        result = runner.invoke(app, ["neurons", command, *arguments])
+        assert result.exit_code == 2
+        assert message in result.output.replace("\n", " ")
 
 
 def test_demo_answers_judges_and_draws(smollm2: tuple[Any, Any], tmp_path: Path) -> None:

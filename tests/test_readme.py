@@ -39,7 +39,7 @@ def test_shell_lines(line: str, smollm2: tuple[Any, Any], tmp_path: Path) -> Non
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-build-isolation", *words[2:]]
     elif words[0] == "dpg-fast":
         quick = ["--max-new-tokens", "4", "--no-speed"] if words[1] == "demo" else []
-        quick += ["--traits", "E", "--repeats", "1", "--max-new-tokens", "2"] if words[1] == "neurons" else []
+        quick += ["--traits", "E", "--repeats", "1", "--max-new-tokens", "2"] if words[2:3] == ["find"] else []
         command = [sys.executable, "-c", "from dpg_fast.cli import main; main()", *words[1:], *quick]
     elif words[:2] == ["python", "-m"]:
         command = [sys.executable, *words[1:], "--rounds", "1"]

@@ -361,8 +361,8 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   };
   const bool early = chunk >= n && n * kr <= kSerialSpread;
   if (early && n > 0) spread_both(0, 0, n);
-  // An element of the activation itself costs about as much as 16 multiply-adds.
-  with_team((2 * n * kr + 16 * T) * width, [&](const Team& team) {
+  // An element of the activation itself costs about as much as 16 multiply-adds, a steered one more.
+  with_team((2 * n * kr + (steering ? 24 : 16) * T) * width, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       if (!early) {

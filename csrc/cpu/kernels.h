@@ -308,15 +308,26 @@ __attribute__((noinline)) void act_row(const Gated& p, const T* gate, const T* u
   }
   const int16_t* mask = p.clamp_mask + c;
   const float* table = p.add + c;
+  constexpr int kUnroll = 4;  // vectors that share the broadcast strengths
   int64_t i = 0;
-  for (; i + VF::N <= n; i += VF::N) {
-    VF add(0.0f);
-    for (int e = 0; e < steer->count; ++e)
-      add = vfma(VF(steer->strength[e]), vload(table + steer->pole[e] * p.ld_add + i), add);
-    vstore(h + i, gated_steered<T, ACT>(vload(gate + i), vload(up + i), vbound(mask + i, steer->bits, VF::N), add));
+  for (; i + kUnroll * VF::N <= n; i += kUnroll * VF::N) {
+    VF add[kUnroll];
+#pragma GCC unroll 4
+    for (int v = 0; v < kUnroll; ++v) add[v] = VF(0.0f);
+    for (int e = 0; e < steer->count; ++e) {
+      const VF strength(steer->strength[e]);
+      const float* line = table + steer->pole[e] * p.ld_add + i;
+#pragma GCC unroll 4
+      for (int v = 0; v < kUnroll; ++v) add[v] = vfma(strength, vload(line + v * VF::N), add[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kUnroll; ++v) {
+      const int64_t at = i + v * VF::N;
+      vstore(h + at, gated_steered<T, ACT>(vload(gate + at), vload(up + at), vbound(mask + at, steer->bits, VF::N), add[v]));
+    }
   }
-  if (i < n) {
-    const int rest = static_cast<int>(n - i);
+  for (; i < n; i += VF::N) {
+    const int rest = static_cast<int>(least(VF::N, n - i));
     VF add(0.0f);
     for (int e = 0; e < steer->count; ++e)
       add = vfma(VF(steer->strength[e]), vload_n(table + steer->pole[e] * p.ld_add + i, rest), add);
@@ -381,6 +392,14 @@ struct GatedOf {
 };
 
 template <class T>
+DPG_FN void gated_part(const GatedJob<T>& job, int64_t i, int64_t c, int64_t n) {
+  const Gated& p = job.p;
+  const int64_t row = p.rows[i];
+  job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c, static_cast<const T*>(p.up) + row * p.ldu + c,
+          static_cast<T*>(p.h) + row * p.ldh + c, p.steer ? p.steer + row : nullptr, c, n);
+}
+
+template <class T>
 void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
   const ActRow<T> table[kActs] = {act_row<T, kSilu>, act_row<T, kGeluTanh>, act_row<T, kGelu>};
   const GatedJob<T> job{p, table[act]};
@@ -388,10 +407,17 @@ void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int6
     over_tokens<GatedOf<T>::template Tiles, GatedJob<T>, kTileT>(job, c0, c1, i0, i1);
     return;
   }
-  for (int64_t i = i0; i < i1; ++i) {
-    const int64_t row = p.rows[i];
-    job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c0, static_cast<const T*>(p.up) + row * p.ldu + c0,
-            static_cast<T*>(p.h) + row * p.ldh + c0, p.steer ? p.steer + row : nullptr, c0, c1 - c0);
+  // The poles' additions for some columns stay in cache while a few tokens pass; few, so that their
+  // memory pages stay known.
+  constexpr int64_t kColumns = 2048, kTokens = 16;
+  if (!p.steer) {
+    for (int64_t i = i0; i < i1; ++i) gated_part(job, i, c0, c1 - c0);
+    return;
+  }
+  for (int64_t first = i0; first < i1; first += kTokens) {
+    const int64_t last = least(first + kTokens, i1);
+    for (int64_t c = c0; c < c1; c += kColumns)
+      for (int64_t i = first; i < last; ++i) gated_part(job, i, c, least(kColumns, c1 - c));
   }
 }
 

@@ -14,6 +14,7 @@ from dpg_fast.kernels.lora_combine import lora_combine, lora_combine_reference
 from dpg_fast.kernels.lora_expand_add import lora_expand_add, lora_expand_add_reference
 from dpg_fast.kernels.lora_shrink import lora_shrink, lora_shrink_reference
 from dpg_fast.kernels.lora_stacked_add import lora_stacked_add, lora_stacked_add_reference
+from dpg_fast.kernels.product import linear_product
 from dpg_fast.kernels.steered_gated_act import steered_gated_act, steered_gated_act_reference
 from dpg_fast.kernels.types import ACTIVATIONS, POLES, GatedLora, Steering
 
@@ -29,6 +30,7 @@ __all__ = [
     "force_backend",
     "forced_backend",
     "isas",
+    "linear_product",
     "lora_add",
     "lora_add_reference",
     "lora_combine",

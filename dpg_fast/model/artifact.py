@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,36 @@ def save(
     calibration: Calibration,
     notes: str,
 ) -> None:
-    """Write an adapter; the configuration comes last, so that a directory with one is complete."""
+    """Write an adapter for ``base``."""
+    write(directory, describe_base(base), hypernet, steering, calibration, notes)
+
+
+def describe_base(base: nn.Module) -> dict[str, Any]:
+    """Name and fingerprint of a base model, as the configuration stores them."""
+    return {"name": str(getattr(base.config, "_name_or_path", "") or ""), "fingerprint": fingerprint(base)}
+
+
+def write(
+    directory: Path,
+    base_model: Mapping[str, Any],
+    hypernet: AdapterNetwork | None,
+    steering: SteeringTable | None,
+    calibration: Calibration,
+    notes: str,
+) -> None:
+    """Write an adapter; the configuration comes last, so that a directory with one is complete.
+
+    Args:
+        directory: made if needed.
+        base_model: as :func:`describe_base` gives it; for lists made elsewhere a name and an ``unsampled`` fingerprint.
+        hypernet, steering: the parts, or None.
+        calibration: kept beside the steering table.
+        notes: Markdown for the card.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    name = str(getattr(base.config, "_name_or_path", "") or "")
     config: dict[str, Any] = {
         "schema": SCHEMA,
-        "base_model": {"name": name, "fingerprint": fingerprint(base)},
+        "base_model": dict(base_model),
         "hypernet": None,
         "neurons": None,
     }
@@ -86,21 +110,32 @@ def save(
     write_text(directory / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration of the adapter in ``directory``.
+
+    Raises:
+        ValueError: an unknown schema.
+    """
+    config: dict[str, Any] = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    if config.get("schema") != SCHEMA:
+        raise ValueError(f"{directory / CONFIG}: schema {config.get('schema')!r} is not {SCHEMA!r}")
+    return config
+
+
 def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterParts:
     """Read an adapter for ``base``.
 
     Raises:
         ValueError: an unknown schema, a missing file, or an adapter for another base.
     """
-    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    if config.get("schema") != SCHEMA:
-        raise ValueError(f"{directory / CONFIG}: schema {config.get('schema')!r} is not {SCHEMA!r}")
+    config = read_config(directory)
     made_for = config["base_model"]
-    reason = mismatch(made_for["fingerprint"], base)
+    reason = mismatch(made_for["fingerprint"], base, made_for["name"])
     if reason is not None and not allow_mismatch:
         raise ValueError(
-            f"the adapter {directory} was made for {made_for['name'] or 'another base model'}, which this model is not: "
-            f"{reason}. Neurons and weights belong to one checkpoint; allow_mismatch=True loads them all the same"
+            f"the adapter {directory} was made for {made_for['name'] or 'another base model'}, which this model is not, or "
+            f"not known to be: {reason}. Neurons and weights belong to one checkpoint; allow_mismatch=True loads them "
+            "all the same"
         )
     for part, file in (("hypernet", HYPERNET), ("neurons", NEURONS)):
         if config[part] is not None and not (directory / file).is_file():

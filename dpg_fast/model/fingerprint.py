@@ -7,6 +7,8 @@ layers that a quantised base does not hold as floats are left out of the compari
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,13 +40,30 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     return {"shape": shape, "weights": {name: _sample(weights[name]) for name in names[::step][:TENSORS]}}
 
 
-def mismatch(stored: dict[str, Any], model: nn.Module) -> str | None:
-    """Why ``model`` is not the base that ``stored`` describes, or None when it is."""
+def unsampled(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint of a base model that is not at hand: its sizes alone, so that :func:`mismatch` goes by its name.
+
+    Args:
+        shape: some or all of the sizes that :func:`fingerprint` stores.
+    """
+    return {"shape": dict(shape), "weights": {}}
+
+
+def mismatch(stored: dict[str, Any], model: nn.Module, name: str = "") -> str | None:
+    """Why ``model`` is not the base that ``stored`` describes, or None when it is.
+
+    Args:
+        stored: what :func:`fingerprint` or :func:`unsampled` gave.
+        model: to be compared.
+        name: id of the base; only used where no weights were sampled.
+    """
     text = _text_config(model)
     for key, value in stored["shape"].items():
         found = getattr(text, key, None)
         if found != value:
             return f"{key} is {found}, the adapter was made for {value}"
+    if not stored["weights"]:
+        return None if _is_called(model, name) else _unknown_weights(model, name)
     parameters = dict(model.named_parameters())
     compared = 0
     for name, values in stored["weights"].items():
@@ -59,6 +78,24 @@ def mismatch(stored: dict[str, Any], model: nn.Module) -> str | None:
             return f"the weights differ: {name} by {error:.0%}"
         compared += 1
     return None if compared else "none of the sampled weights can be compared"
+
+
+def _is_called(model: Any, name: str) -> bool:
+    """Whether ``model`` was loaded under that id, or from a directory of its name or the Hub cache of that id."""
+    found = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "").lower()
+    if not name or found == name.lower():
+        return bool(name)
+    organisation, _, short = name.lower().rpartition("/")
+    path = Path(found)
+    return short == path.name or f"models--{organisation}--{short}" in path.parts
+
+
+def _unknown_weights(model: Any, name: str) -> str:
+    found = getattr(getattr(model, "config", None), "_name_or_path", "") or "without a name"
+    return (
+        f"its weights were not sampled when the adapter was made, so it goes by the name {name!r}, and this model is "
+        f"{found!r}"
+    )
 
 
 def _text_config(model: Any) -> Any:

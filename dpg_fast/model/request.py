@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.model.slots import SlotValues
+from dpg_fast.model.steering import RandomMask, SteeringOptions
 
 
 class Call(NamedTuple):
@@ -20,11 +21,13 @@ class Call(NamedTuple):
         lora_slots: int32 [T], or None when no bank takes part.
         steer_slots: int32 [T], or None when no token is steered.
         values: the slots' contents.
+        mask: of the neurons that are added to, or None for all.
     """
 
     lora_slots: Tensor | None
     steer_slots: Tensor | None
     values: SlotValues
+    mask: RandomMask | None = None
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Request:
         lora: whether a bank takes part.
         steering: whether neurons are steered.
         steer_from: position (padding included) of the first token that is steered: one number, or int64 [n].
+        options: of the steering.
     """
 
     row_slots: Tensor
@@ -44,6 +48,8 @@ class Request:
     lora: bool
     steering: bool
     steer_from: int | Tensor
+    options: SteeringOptions = field(default_factory=SteeringOptions)
+    _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def bind(self, rows: int, length: int, past: int | Tensor) -> Call:
@@ -61,16 +67,24 @@ class Request:
         lora = slots if self.lora else None
         if not self.steering:
             return Call(lora, None, self.values)
+        mask = self._mask()
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
             if past >= start:
-                return Call(lora, slots, self.values)
+                return Call(lora, slots, self.values, mask)
             if past + length <= start:
                 return Call(lora, None, self.values)
         position = past + torch.arange(length, device=slots.device)
         first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
-        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values)
+        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask)
+
+    def _mask(self) -> RandomMask | None:
+        keep = self.options.random_mask
+        if keep is None:
+            return None
+        self._step += 1
+        return RandomMask(keep, self.options.seed, self._step)
 
     def _repeat(self, factor: int, length: int) -> Tensor:
         if factor * length == 1:

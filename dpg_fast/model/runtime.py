@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.request import CallState, Request, tokens_in_cache
 from dpg_fast.model.rows import Row
 from dpg_fast.model.slots import SlotTable, SlotValues
+from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import POLES, Character, Personality
@@ -28,6 +29,7 @@ class Runtime:
 
     Attributes:
         calibration: level -> steering strength; read at every call.
+        options: of the steering; read at every call.
         checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
     """
 
@@ -56,6 +58,7 @@ class Runtime:
         self.hypernet = hypernet
         self.steering = steering
         self.calibration = calibration
+        self.options = SteeringOptions()
         self.checkpointing = False
         self._state = CallState()
         self._trunk: list[nn.Parameter] = []
@@ -68,7 +71,9 @@ class Runtime:
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
         self._steering_device: torch.device | None = None
-        _patch_forward(base, self._state)
+        self._original_forward = base.forward
+        self._inner_forward: Callable[..., Any] = base.forward
+        self._patch_forward()
 
     def undo(self) -> None:
         """Take every change to the base model back."""
@@ -118,7 +123,7 @@ class Runtime:
     ) -> Request:
         steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
         row_slots = torch.tensor(slots, dtype=torch.int32, device=values.strengths.device)
-        return Request(row_slots, values, self.hypernet is not None, steers, steer_from)
+        return Request(row_slots, values, self.hypernet is not None, steers, steer_from, self.options)
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
@@ -221,26 +226,31 @@ class Runtime:
         dtype = getattr(self.base, "dtype", None)
         return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.bfloat16
 
+    def compile(self, **options: Any) -> None:
+        """Run the base model's forward through ``torch.compile(**options)``, all of it inside the compiled region."""
+        self._inner_forward = torch.compile(self._original_forward, **options)
 
-def _patch_forward(base: nn.Module, state: CallState) -> None:
-    """Let ``base`` bind the running request, if there is one, to each of its forwards."""
-    original = base.forward
+    def _patch_forward(self) -> None:
+        """Let the base model bind the running request, if there is one, to each of its forwards."""
+        state = self._state
 
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        request = state.request.get()
-        call = None
-        if request is not None:
-            first = kwargs.get("input_ids", args[0] if args else None)
-            if first is None:
-                first = kwargs["inputs_embeds"]
-            call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
-        with state.lock:
-            state.call = call
-            try:
-                return original(*args, **kwargs)
-            finally:
-                state.call = None
+        # Which personality is wanted is found out here, in Python; what comes after it may be compiled as one graph.
+        @functools.partial(torch.compiler.disable, recursive=False)
+        @functools.wraps(self._original_forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            request = state.request.get()
+            call = None
+            if request is not None:
+                first = kwargs.get("input_ids", args[0] if args else None)
+                if first is None:
+                    first = kwargs["inputs_embeds"]
+                call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
+            with state.lock:
+                state.call = call
+                try:
+                    return self._inner_forward(*args, **kwargs)
+                finally:
+                    state.call = None
 
-    forward.dpg_state = state  # type: ignore[attr-defined]
-    base.forward = forward  # type: ignore[method-assign]
+        forward.dpg_state = state  # type: ignore[attr-defined]
+        self.base.forward = forward  # type: ignore[method-assign]

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dpg_fast.kernels import lora_stacked_add
+from dpg_fast.kernels import linear_product, lora_stacked_add
 from dpg_fast.model.request import Call
 
 
@@ -102,7 +101,7 @@ class Stack:
     def product(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y [..., sum(widths)] and S [..., G * K * r], views of one result."""
         assert self._weight is not None
-        out = F.linear(x, self._weight, self._bias)
+        out = linear_product(x, self._weight, self._bias)
         total = sum(self.widths)
         return out[..., :total], out[..., total:]
 

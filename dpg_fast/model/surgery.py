@@ -103,7 +103,8 @@ class MlpAdapter:
         steering = None
         if call.steer_slots is not None and self.clamp_mask is not None:
             assert self.add is not None
-            steering = Steering(self.clamp_mask, self.add, call.values.strengths, call.steer_slots)
+            add = self.add if call.mask is None else call.mask.apply(self.add, self.mlp.layer)
+            steering = Steering(self.clamp_mask, add, call.values.strengths, call.steer_slots)
         return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=steering)
 
     def _ride_along(self, x: Tensor, gate: Tensor) -> GatedLora:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from dpg_fast.model import artifact, chatting
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.rows import PersonalityLike, read_rows
 from dpg_fast.model.runtime import Runtime
+from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
 from dpg_fast.neurons import SteeringTable
-
-SteerTokens = Literal["decode", "all"]
 
 
 class PersonalityModel(nn.Module):
@@ -39,6 +38,7 @@ class PersonalityModel(nn.Module):
         hypernet: AdapterNetwork | None = None,
         steering: SteeringTable | None = None,
         calibration: Calibration | None = None,
+        steering_options: SteeringOptions | None = None,
     ) -> None:
         super().__init__()
         if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
@@ -47,6 +47,7 @@ class PersonalityModel(nn.Module):
         self.hypernet = hypernet
         self.steering = steering
         self._runtime = Runtime(base, hypernet, steering, calibration or Calibration())
+        self.steering_options = steering_options or SteeringOptions()
         self._trainable = [p for p in base.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
@@ -65,6 +66,15 @@ class PersonalityModel(nn.Module):
     def calibration(self, value: Calibration) -> None:
         self._runtime.calibration = value
 
+    @property
+    def steering_options(self) -> SteeringOptions:
+        """Which tokens are steered, and the random mask; may be replaced at any time. Not saved with the adapter."""
+        return self._runtime.options
+
+    @steering_options.setter
+    def steering_options(self, value: SteeringOptions) -> None:
+        self._runtime.options = value
+
     @classmethod
     def from_model(
         cls,
@@ -73,6 +83,7 @@ class PersonalityModel(nn.Module):
         hypernet: HypernetConfig | AdapterNetwork | None = None,
         steering: SteeringTable | None = None,
         calibration: Calibration | None = None,
+        steering_options: SteeringOptions | None = None,
     ) -> PersonalityModel:
         """Wrap a loaded model. It is changed in place until :meth:`unload`; its weights are frozen meanwhile.
 
@@ -82,6 +93,7 @@ class PersonalityModel(nn.Module):
                 or a trained network, or stored adapters (:func:`dpg_fast.hypernet.from_peft`).
             steering: a table of personality neurons.
             calibration: level -> strength for the table; a straight line to strength 1.0 by default.
+            steering_options: generated tokens alone and no random mask by default.
 
         Raises:
             UnsupportedArchitectureError: the model's structure is not supported.
@@ -89,7 +101,7 @@ class PersonalityModel(nn.Module):
         """
         if isinstance(hypernet, HypernetConfig):
             hypernet = HyperNetwork(hypernet, find_architecture(model).sites)
-        return cls(model, hypernet, steering, calibration)
+        return cls(model, hypernet, steering, calibration, steering_options)
 
     @classmethod
     def from_pretrained(
@@ -180,7 +192,7 @@ class PersonalityModel(nn.Module):
         inputs: Tensor | None = None,
         *,
         personality: PersonalityLike = None,
-        steer_tokens: SteerTokens = "decode",
+        steer_tokens: SteerTokens | None = None,
         **kwargs: Any,
     ) -> Any:
         """The base model's ``generate``, each row with its personality.
@@ -188,8 +200,8 @@ class PersonalityModel(nn.Module):
         Args:
             inputs: prompt ids int64 [rows, length] (or ``input_ids=``, ``inputs_embeds=``), padded on either side.
             personality: as in :meth:`forward`; with beams or ``num_return_sequences`` one for each prompt row.
-            steer_tokens: ``"decode"`` steers the neurons of generated tokens only, as NPTI does; ``"all"`` the prompt too.
-                The hypernetwork's LoRA always acts on all tokens.
+            steer_tokens: ``"decode"`` steers the neurons of generated tokens only, as NPTI does; ``"all"`` the prompt too;
+                by default what ``steering_options`` says. The hypernetwork's LoRA always acts on all tokens.
             **kwargs: passed on, streamers and logits processors included.
 
         Returns:
@@ -200,8 +212,8 @@ class PersonalityModel(nn.Module):
                 the personality asked for.
             TypeError: something that is not a personality.
         """
-        if steer_tokens not in ("decode", "all"):
-            raise ValueError(f'steer_tokens is {steer_tokens!r}; accepted: "decode", "all"')
+        steer_tokens = steer_tokens or self.steering_options.tokens
+        check_tokens(steer_tokens)
         if inputs is not None:
             kwargs["inputs"] = inputs
         rows, length = _prompt_shape(kwargs)
@@ -239,6 +251,15 @@ class PersonalityModel(nn.Module):
         texts = tokenizer.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         answers = [text.strip() for text in texts]
         return answers if many or len(answers) != 1 else answers[0]
+
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile the base model's forward in place: ``torch.compile(**options)``, ``fullgraph=True`` included.
+
+        A new personality is new values in the same buffers: nothing is compiled again. Calls with and without
+        personalities, and with and without steered tokens, have a graph each.
+        """
+        self._require_loaded()
+        self._runtime.compile(**options)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Checkpoint the base model's layers; recomputation in the backward pass sees the same personalities."""

@@ -1,30 +1,29 @@
-"""Find personality neurons: let a model answer as people of both poles and count what fires while it writes.
+"""Find personality neurons: let a model answer as people of all poles and count what fires while it writes.
 
-The run follows NPTI (arXiv 2410.12327): for each question one persona of the pole drawn at random, chat template, greedy
-decoding with a repetition penalty, statistics on decode tokens only. A token counts as decoded when its position lies past
-the prompt in the cache and its row has not ended; a prompt is never counted, however short.
+The prompts follow NPTI (arXiv 2410.12327): for each question one persona of the pole drawn at random, chat template, greedy
+decoding with a repetition penalty, statistics on decode tokens only. Unlike there, all poles are answered in one pass, mixed
+in every batch; their tokens count in different rows of one table.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dpg_fast.architecture import Architecture, find_architecture
-from dpg_fast.files import write_text
-from dpg_fast.neurons.selection import PoleNeurons, select_neurons
-from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics
+from dpg_fast.architecture import find_architecture
+from dpg_fast.neurons.checkpoint import Checkpoint, identity
+from dpg_fast.neurons.selection import SelectionRule, select_all
+from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics, table_bytes
 from dpg_fast.neurons.table import SteeringTable
-from dpg_fast.personality import Pole, Trait
+from dpg_fast.neurons.tap import DecodeTap
+from dpg_fast.personality import POLES, Pole, Trait
 from dpg_fast.prompting import chat_prompt, encode_prompts
 
 PERSONA_PROMPT = (
@@ -37,137 +36,165 @@ PERSONA_PROMPT = (
 class SearchSettings:
     """How answers are generated and neurons chosen.
 
-    NPTI used batches of 32, at most 500 new tokens, a repetition penalty of 1.1, a floor of 2,000 neurons and a threshold of
-    0.1. ``seed`` draws the persona of each question.
+    NPTI used batches of 32, at most 500 new tokens and a repetition penalty of 1.1.
+
+    Args:
+        batch_size: answers generated side by side.
+        max_new_tokens: length of each answer.
+        repetition_penalty: of ``generate``.
+        seed: draws the persona of each question.
+        means: collect the mean activation of each answer, for effect sizes.
+        selection: which neurons are chosen; may differ between runs that share a checkpoint.
     """
 
     batch_size: int = 32
     max_new_tokens: int = 64
     repetition_penalty: float = 1.1
-    minimum: int = 2000
-    threshold: float = 0.1
     seed: int = 0
+    means: bool = True
+    selection: SelectionRule = field(default_factory=SelectionRule)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_new_tokens", "minimum"):
+        for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.selection.criterion == "effect" and not self.means:
+            raise ValueError("the effect criterion needs means=True")
+
+    def generation(self) -> dict[str, Any]:
+        """The settings that the statistics depend on."""
+        return {name: value for name, value in asdict(self).items() if name != "selection"}
 
 
-@dataclass
-class PoleRun:
-    """One pole's statistics and the answers they were counted on."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is: answers given of all to give, and decode tokens and seconds since it started or resumed."""
 
-    statistics: PoleStatistics
-    answers: list[str] = field(default_factory=list)
+    done: int
+    total: int
+    tokens: int
+    seconds: float
 
 
-class DecodeTap:
-    """Feeds the activations of decode tokens to a counter while ``model`` generates.
+@dataclass(frozen=True)
+class _Job:
+    pole: Pole
+    prompt: str
 
-    Use as a context manager around one ``generate`` call for a batch whose prompts are ``prompt_length`` tokens (padding
-    included). Rows stop counting at their end-of-sequence token.
+
+def search_memory(num_layers: int, intermediate: int, answers: Mapping[Pole, int], settings: SearchSettings) -> int:
+    """Bytes that a search takes besides the model: its tables, and the running sums of one batch's answers.
+
+    Args:
+        num_layers: L.
+        intermediate: I, neurons per layer.
+        answers: how many will be given as each pole.
+        settings: of the search.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        architecture: Architecture,
-        counter: ActivationCounter,
-        prompt_length: int,
-        eos: set[int],
-    ) -> None:
-        self._model = model
-        self._architecture = architecture
-        self._counter = counter
-        self._prompt_length = prompt_length
-        self._eos = torch.tensor(sorted(eos), dtype=torch.int64)
-        self._ended: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> DecodeTap:
-        self._handles.append(self._model.register_forward_pre_hook(self._before, with_kwargs=True))
-        for mlp in self._architecture.mlps:
-            self._handles.append(mlp.act_module.register_forward_hook(self._tap(mlp.layer)))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        cache = kwargs.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        decoded = past + torch.arange(ids.shape[1], device=ids.device) >= self._prompt_length
-        ended = torch.isin(ids, self._eos.to(ids.device)) & decoded
-        before = self._ended if self._ended is not None else ended.new_zeros(ids.shape[0])
-        ended = (ended.int().cumsum(1) > 0) | before[:, None]
-        self._ended = ended[:, -1]
-        self._mask = (decoded & ~ended).flatten()
-
-    def _tap(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            assert self._mask is not None
-            if bool(self._mask.any()):
-                self._counter.update(layer, output.flatten(0, -2)[self._mask])
-
-        return hook
+    most = max(answers.values()) * settings.max_new_tokens
+    tables = table_bytes(num_layers, intermediate, len(answers), most, settings.means)
+    return tables + (num_layers * intermediate * settings.batch_size * 4 if settings.means else 0)
 
 
-def run_pole(
+def collect_statistics(
     model: Any,
     tokenizer: Any,
-    questions: Sequence[str],
-    descriptions: Sequence[str],
-    settings: SearchSettings,
+    questions: Mapping[Trait, Sequence[str]],
+    descriptions: Mapping[Pole, Sequence[str]],
+    settings: SearchSettings | None = None,
     *,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> PoleRun:
-    """Generate one pole's persona-prompted answers and count activations.
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 16,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[Pole, PoleStatistics]:
+    """Generate persona-prompted answers for both poles of every trait in ``questions`` and count activations.
 
     Args:
         model: a supported Hugging Face causal LM, bare.
         tokenizer: its tokenizer, with a chat template.
-        questions: asked once each.
-        descriptions: persona paragraphs of the pole; one is drawn for each question.
+        questions: for each trait, asked under both poles.
+        descriptions: persona paragraphs for both poles of each of these traits; one is drawn for each question.
         settings: generation settings.
-        seed: of the draw.
-        progress: called with the number of questions answered by each batch.
+        checkpoint: a directory that a killed run continues from, and that keeps the statistics of a finished one. Made for
+            one model, one set of texts and generation settings: a different search there is refused.
+        checkpoint_every: batches between two writes there.
+        progress: called before the first batch and after each.
 
     Raises:
-        ValueError: there are no questions or no descriptions.
+        ValueError: texts are missing, or the checkpoint belongs to another search.
     """
-    if not questions or not descriptions:
-        raise ValueError("a search needs at least one question and one description")
+    settings = settings or SearchSettings()
+    poles = [pole for pole in POLES if pole.trait in questions]
+    _require_texts(poles, questions, descriptions)
+    store = None
+    if checkpoint is not None:
+        store = Checkpoint(checkpoint, identity(model, questions, descriptions, settings.generation()))
+        finished = store.finished(poles)
+        if finished is not None:
+            return finished
+    jobs = _jobs(tokenizer, poles, questions, descriptions, settings)
     architecture = find_architecture(model)
-    counter = ActivationCounter(architecture.num_layers, architecture.intermediate)
-    draw = random.Random(seed)
-    personas = [PERSONA_PROMPT.format(description=draw.choice(list(descriptions))) for _ in questions]
-    prompts = [
-        chat_prompt(tokenizer, [{"role": "user", "content": question}], system=persona)
-        for question, persona in zip(questions, personas, strict=True)
-    ]
-    eos = _end_tokens(model, tokenizer)
-    answers: list[str] = []
-    for start in range(0, len(prompts), settings.batch_size):
-        batch = encode_prompts(tokenizer, prompts[start : start + settings.batch_size], model.device)
-        length = batch["input_ids"].shape[1]
-        with DecodeTap(model, architecture, counter, length, eos), torch.inference_mode():
-            output = model.generate(
-                **batch,
-                do_sample=False,
-                max_new_tokens=settings.max_new_tokens,
-                repetition_penalty=settings.repetition_penalty,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos),
-            )
-        answers += tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+    counter = ActivationCounter(
+        architecture.num_layers,
+        architecture.intermediate,
+        len(poles),
+        act=architecture.mlps[0].act,
+        max_tokens=max(len(questions[pole.trait]) for pole in poles) * settings.max_new_tokens,
+        means=settings.means,
+        device=model.device,
+    )
+    done = 0 if store is None else store.resume(counter)
+    before, started = int(counter.tokens.sum()), time.perf_counter()
+
+    def report() -> None:
         if progress is not None:
-            progress(len(batch["input_ids"]))
-    return PoleRun(counter.finish(), [answer.strip() for answer in answers])
+            tokens = int(counter.tokens.sum()) - before
+            progress(Progress(done, len(jobs), tokens, time.perf_counter() - started))
+
+    report()
+    tap = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer))
+    batches = 0
+    while done < len(jobs):
+        batch = jobs[done : done + settings.batch_size]
+        slots = torch.tensor([poles.index(job.pole) for job in batch], dtype=torch.int32)
+        answer(model, tokenizer, [job.prompt for job in batch], settings, tap, slots)
+        done += len(batch)
+        batches += 1
+        if store is not None and batches % checkpoint_every == 0 and done < len(jobs):
+            store.save(counter, done)
+        report()
+    statistics = {pole: counter.finish(slot) for slot, pole in enumerate(poles)}
+    if store is not None:
+        store.finish(statistics)
+    return statistics
+
+
+def answer(
+    model: Any, tokenizer: Any, prompts: Sequence[str], settings: SearchSettings, tap: DecodeTap | None, slots: Tensor
+) -> Tensor:
+    """Generate one batch of answers, watched by ``tap`` if there is one; int64 [n, tokens] with the prompts in front.
+
+    Args:
+        model, tokenizer, settings: as in :func:`collect_statistics`.
+        prompts: n finished prompts.
+        tap: counts the decode tokens.
+        slots: int32 [n], where they count.
+    """
+    batch = encode_prompts(tokenizer, prompts, model.device)
+    padding = tokenizer.pad_token_id
+    options = {
+        "do_sample": False,
+        "max_new_tokens": settings.max_new_tokens,
+        "repetition_penalty": settings.repetition_penalty,
+        "pad_token_id": padding if padding is not None else min(end_tokens(model, tokenizer)),
+    }
+    with torch.inference_mode():
+        if tap is None:
+            output: Tensor = model.generate(**batch, **options)
+        else:
+            with tap.watch(batch["input_ids"].shape[1], slots.to(model.device)):
+                output = model.generate(**batch, **options)
+    return output
 
 
 def search_neurons(
@@ -176,78 +203,55 @@ def search_neurons(
     questions: Mapping[Trait, Sequence[str]],
     descriptions: Mapping[Pole, Sequence[str]],
     settings: SearchSettings | None = None,
-    *,
-    checkpoint: Path | None = None,
-    progress: Callable[[Pole, int], None] | None = None,
+    **options: Any,
 ) -> SteeringTable:
     """Search the neurons of every trait in ``questions`` and build the steering table.
 
-    Args:
-        model: a supported Hugging Face causal LM, bare.
-        tokenizer: its tokenizer, with a chat template.
-        questions: for each trait, asked under both poles.
-        descriptions: persona paragraphs for both poles of each of these traits.
-        settings: generation and selection settings.
-        checkpoint: a directory for each finished pole's statistics; a run that finds them there continues after them. Made
-            for one model, one set of texts and settings: a different search there is refused.
-        progress: called with the pole and the number of questions answered by each batch.
-
-    Raises:
-        ValueError: descriptions of a pole are missing, or the checkpoint belongs to another search.
+    Arguments and errors: as :func:`collect_statistics` and :func:`dpg_fast.neurons.selection.select_all`.
     """
     settings = settings or SearchSettings()
-    missing = [str(p) for t in questions for p in (Pole(t, True), Pole(t, False)) if not descriptions.get(p)]
-    if missing:
-        raise ValueError(f"descriptions are missing for {', '.join(missing)}")
-    architecture = find_architecture(model)
-    if checkpoint is not None:
-        _claim(checkpoint, _identity(model, questions, descriptions, settings))
-    neurons: dict[Pole, PoleNeurons] = {}
-    for trait in questions:
-        statistics: dict[bool, PoleStatistics] = {}
-        for high in (True, False):
-            pole = Pole(trait, high)
-            file = None if checkpoint is None else checkpoint / f"{trait.value}_{'high' if high else 'low'}.safetensors"
-            if file is not None and file.exists():
-                statistics[high] = PoleStatistics.load(file)
-                continue
-            run = run_pole(
-                model,
-                tokenizer,
-                questions[trait],
-                descriptions[pole],
-                settings,
-                seed=settings.seed * 10 + pole.index,
-                progress=None if progress is None else functools.partial(progress, pole),
-            )
-            statistics[high] = run.statistics
-            if file is not None:
-                run.statistics.save(file)
-        for high in (True, False):
-            neurons[Pole(trait, high)] = select_neurons(
-                statistics[high], statistics[not high], minimum=settings.minimum, threshold=settings.threshold
-            )
-    return SteeringTable(neurons, architecture.num_layers, architecture.intermediate)
+    statistics = collect_statistics(model, tokenizer, questions, descriptions, settings, **options)
+    layers, width = next(iter(statistics.values())).positive.shape
+    origin = {
+        "made_by": "search",
+        "settings": asdict(settings),
+        "questions": {trait.value: len(questions[trait]) for trait in questions},
+        "decode_tokens": {str(pole): found.tokens for pole, found in statistics.items()},
+    }
+    return SteeringTable(select_all(statistics, settings.selection), layers, width, origin)
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer."""
     configured = model.generation_config.eos_token_id
     tokens = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
     return {token for token in tokens if token is not None}
 
 
-def _identity(model: Any, questions: Any, descriptions: Any, settings: SearchSettings) -> str:
-    texts = json.dumps([{str(k): list(v) for k, v in m.items()} for m in (questions, descriptions)], sort_keys=True)
-    weights = [float(p.detach().float().abs().mean()) for p in list(model.parameters())[:4]]
-    return hashlib.sha256(f"{texts}{settings}{weights}".encode()).hexdigest()
+def _require_texts(
+    poles: Sequence[Pole], questions: Mapping[Trait, Sequence[str]], descriptions: Mapping[Pole, Sequence[str]]
+) -> None:
+    if not poles or not all(questions[pole.trait] for pole in poles):
+        raise ValueError("a search needs at least one trait, and at least one question for each")
+    missing = [str(pole) for pole in poles if not descriptions.get(pole)]
+    if missing:
+        raise ValueError(f"descriptions are missing for {', '.join(missing)}")
 
 
-def _claim(checkpoint: Path, identity: str) -> None:
-    marker = checkpoint / "search.sha256"
-    if marker.exists():
-        if marker.read_text().strip() != identity:
-            raise ValueError(
-                f"{checkpoint} holds another search (other model, texts or settings); use an empty directory"
-            )
-    else:
-        write_text(marker, identity)
+def _jobs(
+    tokenizer: Any,
+    poles: Sequence[Pole],
+    questions: Mapping[Trait, Sequence[str]],
+    descriptions: Mapping[Pole, Sequence[str]],
+    settings: SearchSettings,
+) -> list[_Job]:
+    """Every question under every pole; prompts of like length side by side, the longest first, so that memory peaks early."""
+    drawn = []
+    for pole in poles:
+        draw = random.Random(settings.seed * 10 + pole.index)
+        for number, question in enumerate(questions[pole.trait]):
+            persona = PERSONA_PROMPT.format(description=draw.choice(list(descriptions[pole])))
+            prompt = chat_prompt(tokenizer, [{"role": "user", "content": question}], system=persona)
+            drawn.append((number, _Job(pole, prompt)))
+    drawn.sort(key=lambda entry: entry[0])
+    return sorted((job for _, job in drawn), key=lambda job: -len(job.prompt))

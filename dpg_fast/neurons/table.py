@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -31,6 +32,7 @@ class SteeringTable:
         neurons: the neurons of each pole; poles that are missing cannot be steered to.
         num_layers: L.
         intermediate: I, neurons per layer.
+        origin: how the lists were made, JSON-ready; kept in the file.
 
     Attributes:
         clamp_mask: int16 [L, I]; bit p (see ``Pole.index``) is set when steering to pole p caps this neuron at zero.
@@ -40,7 +42,14 @@ class SteeringTable:
         ValueError: a neuron lies outside the model, or a p95 is not finite.
     """
 
-    def __init__(self, neurons: Mapping[Pole, PoleNeurons], num_layers: int, intermediate: int) -> None:
+    def __init__(
+        self,
+        neurons: Mapping[Pole, PoleNeurons],
+        num_layers: int,
+        intermediate: int,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.origin = dict(origin or {})
         self.neurons = dict(neurons)
         self.num_layers = num_layers
         self.intermediate = intermediate
@@ -48,8 +57,7 @@ class SteeringTable:
         self.add = torch.zeros(num_layers, len(POLES), intermediate, dtype=torch.float32)
         for pole, chosen in self.neurons.items():
             self._check(pole, chosen)
-            weight = chosen.p95 * torch.sigmoid(10 * (chosen.diff - 0.15))
-            self.add[chosen.layer.long(), pole.index, chosen.neuron.long()] = weight
+            self.add[chosen.layer.long(), pole.index, chosen.neuron.long()] = chosen.addition
         for pole, chosen in self.neurons.items():
             opposite = self.neurons.get(pole.opposite)
             if opposite is None:
@@ -87,7 +95,13 @@ class SteeringTable:
             for pole, chosen in self.neurons.items()
             for name in FIELDS
         }
-        about = {"schema": SCHEMA, "num_layers": self.num_layers, "intermediate": self.intermediate}
+        about: dict[str, Any] = {
+            "schema": SCHEMA,
+            "num_layers": self.num_layers,
+            "intermediate": self.intermediate,
+        }
+        if self.origin:
+            about["origin"] = self.origin
         metadata = {"dpg_fast": json.dumps(about)}  # one entry: safetensors does not keep the order of several
         write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
@@ -108,4 +122,4 @@ class SteeringTable:
                 for pole in POLES
                 if f"{pole}.layer" in stored
             }
-        return cls(neurons, int(about["num_layers"]), int(about["intermediate"]))
+        return cls(neurons, int(about["num_layers"]), int(about["intermediate"]), about.get("origin"))

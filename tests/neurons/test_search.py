@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.neurons import ActivationCounter, SearchSettings, search_neurons
+from dpg_fast.neurons import ActivationCounter, PoleStatistics, SearchSettings, SelectionRule, search_neurons
 from dpg_fast.neurons import search as search_module
-from dpg_fast.neurons.search import DecodeTap
+from dpg_fast.neurons.checkpoint import RUNNING
+from dpg_fast.neurons.search import collect_statistics, search_memory
+from dpg_fast.neurons.statistics import table_bytes
+from dpg_fast.neurons.tap import DecodeTap
 from dpg_fast.personality import POLES, Pole, Trait
 
 QUESTIONS = {
@@ -19,7 +22,7 @@ QUESTIONS = {
     Trait.NEUROTICISM: ["It is late. And now?", "Afraid?"],
 }
 DESCRIPTIONS = {p: [f"You are {p}, one.", f"You are {p}, two."] for p in POLES if p.trait in QUESTIONS}
-SETTINGS = SearchSettings(batch_size=2, max_new_tokens=6, minimum=10, threshold=0.05)
+SETTINGS = SearchSettings(batch_size=2, max_new_tokens=6, selection=SelectionRule(minimum=10, threshold=0.05))
 
 
 @pytest.mark.parametrize("prompt_length", [1, 5])
@@ -32,15 +35,19 @@ def test_only_decoded_tokens_before_the_end_count(tiny_llama: Any, prompt_length
         ids, attention_mask=mask, do_sample=False, max_new_tokens=9, pad_token_id=0, eos_token_id=[]
     )
     eos = int(plain[0, prompt_length + 3])  # so that at least one row ends early
-    counter = ActivationCounter(architecture.num_layers, architecture.intermediate)
-    with DecodeTap(tiny_llama, architecture, counter, prompt_length, {eos}):
+    counter = ActivationCounter(architecture.num_layers, architecture.intermediate, 3, means=True)
+    slots = torch.tensor([2, 0, 2, -1], dtype=torch.int32)
+    with DecodeTap(tiny_llama, architecture, counter, {eos}).watch(prompt_length, slots):
         output = tiny_llama.generate(
             ids, attention_mask=mask, do_sample=False, max_new_tokens=9, pad_token_id=0, eos_token_id=eos
         )
 
     expected = torch.zeros_like(counter.positive)
-    tokens = 0
-    for row in output.tolist():
+    means: dict[int, list[torch.Tensor]] = {0: [], 2: []}
+    tokens = [0, 0, 0]
+    for row, slot in zip(output.tolist(), slots.tolist(), strict=True):
+        if slot < 0:
+            continue
         answer = row[prompt_length:]
         kept = answer.index(eos) if eos in answer else len(answer) - 1  # the last token is never fed back
         kept = min(kept, len(answer) - 1)
@@ -55,58 +62,130 @@ def test_only_decoded_tokens_before_the_end_count(tiny_llama: Any, prompt_length
             tiny_llama(torch.tensor([row[: prompt_length + kept]]))
         for handle in handles:
             handle.remove()
-        tokens += kept
+        tokens[slot] += kept
         for layer, values in seen.items():
-            expected[layer] += (values[prompt_length:] > 0).sum(0)
-    assert counter.finish().tokens == tokens
+            expected[layer, slot] += (values[prompt_length:] > 0).sum(0)
+        means[slot].append(torch.stack([seen[layer][prompt_length:].mean(0) for layer in sorted(seen)]))
+    assert counter.tokens.tolist() == tokens
     assert (counter.positive - expected).abs().sum() <= 2  # a value at zero may round to the other side
+    with pytest.raises(ValueError, match="no decode tokens"):
+        counter.finish(1)
+    both = counter.finish(2)
+    assert both.answers == 2
+    assert both.mean is not None and both.variance is not None
+    torch.testing.assert_close(both.mean, torch.stack(means[2]).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both.variance, torch.stack(means[2]).var(0), rtol=1e-3, atol=1e-5)
     assert not tiny_llama._forward_pre_hooks
     assert not any(mlp.act_module._forward_hooks for mlp in architecture.mlps)
 
 
-def test_search_finds_a_table_and_resumes(
-    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[Pole, int]] = []
+def same(a: dict[Pole, PoleStatistics], b: dict[Pole, PoleStatistics]) -> bool:
+    fields = ("positive", "p95", "mean", "variance")
+    return a.keys() == b.keys() and all(
+        a[p].tokens == b[p].tokens and all(torch.equal(getattr(a[p], f), getattr(b[p], f)) for f in fields) for p in a
+    )
+
+
+def test_search_finds_a_table(tiny_llama: Any, byte_tokenizer: Any) -> None:
+    seen: list[tuple[int, int, int]] = []
     table = search_neurons(
-        tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, progress=lambda pole, n: seen.append((pole, n))
+        tiny_llama,
+        byte_tokenizer,
+        QUESTIONS,
+        DESCRIPTIONS,
+        SETTINGS,
+        progress=lambda p: seen.append((p.done, p.total, p.tokens)),
     )
     assert set(table.poles) == set(DESCRIPTIONS)
-    assert sum(n for pole, n in seen if pole == Pole.parse("E+")) == 3
+    assert [done for done, _, _ in seen] == [0, 2, 4, 6, 8, 10]
+    assert {total for _, total, _ in seen} == {2 * (3 + 2)}
+    assert seen[-1][2] == sum(table.origin["decode_tokens"].values())
     for pole in table.poles:
         found = table.neurons[pole]
         assert len(found) > 0
         assert found.diff.tolist() == sorted(found.diff.tolist(), reverse=True)
         assert torch.isfinite(found.p95).all()
 
-    calls = []
-    original = search_module.run_pole
 
-    def dies_at_the_third(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
+def test_batches_mix_the_poles_without_mixing_their_counts(tiny_llama: Any, byte_tokenizer: Any) -> None:
+    together = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS)
+    single = SearchSettings(batch_size=1, max_new_tokens=6)
+    apart = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, single)
+    for pole in DESCRIPTIONS:
+        assert together[pole].tokens == apart[pole].tokens
+        assert together[pole].answers == len(QUESTIONS[pole.trait])
+        moved = (together[pole].positive - apart[pole].positive).abs()
+        assert moved.max() <= 1 and moved.sum() <= 3  # padding changes roundings, and values near zero their sign
+
+
+@pytest.mark.parametrize("batches_before_death", [1, 3])
+def test_killed_search_continues_from_its_tables(
+    batches_before_death: int, tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS)
+    calls: list[int] = []
+    original = search_module.answer
+
+    def dies(model: Any, tokenizer: Any, prompts: list[str], *rest: Any) -> Any:
+        calls.append(len(prompts))
+        if len(calls) == batches_before_death + 1:
             raise KeyboardInterrupt
-        return original(*args, **kwargs)
+        return original(model, tokenizer, prompts, *rest)
 
-    monkeypatch.setattr(search_module, "run_pole", dies_at_the_third)
+    monkeypatch.setattr(search_module, "answer", dies)
+    run = {"checkpoint": tmp_path / "partial", "checkpoint_every": 2}
     with pytest.raises(KeyboardInterrupt):
-        search_neurons(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, checkpoint=tmp_path / "partial")
-    calls[:] = [1, 1, 1]
-    resumed = search_neurons(
-        tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, checkpoint=tmp_path / "partial"
-    )
-    assert len(calls) == 3 + 2  # two of the four poles were already there
-    assert torch.equal(resumed.add, table.add)
-    assert torch.equal(resumed.clamp_mask, table.clamp_mask)
+        collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, **run)
+    assert (tmp_path / "partial" / RUNNING).exists() == (batches_before_death >= 2)
+    calls[:] = [0] * 10
+    resumed = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, **run)
+    assert len(calls) - 10 == (5 if batches_before_death == 1 else 3)
+    assert same(resumed, whole)
 
-    other = SearchSettings(batch_size=2, max_new_tokens=7, minimum=10)
+    again = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, **run)
+    assert len(calls) - 10 == (5 if batches_before_death == 1 else 3)  # nothing was generated anew
+    assert same(again, whole)
+    assert not (tmp_path / "partial" / RUNNING).exists()
+    other = SearchSettings(batch_size=2, max_new_tokens=7)
     with pytest.raises(ValueError, match="another search"):
-        search_neurons(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, other, checkpoint=tmp_path / "partial")
+        collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, other, **run)
+
+
+def test_finished_statistics_serve_another_selection(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
+    search_neurons(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, checkpoint=tmp_path)
+    calls: list[int] = []
+    table = search_neurons(
+        tiny_llama,
+        byte_tokenizer,
+        QUESTIONS,
+        DESCRIPTIONS,
+        SearchSettings(batch_size=2, max_new_tokens=6, selection=SelectionRule(minimum=3, threshold=1.0)),
+        checkpoint=tmp_path,
+        progress=lambda p: calls.append(p.done),
+    )
+    assert not calls
+    assert all(len(found) <= 3 for found in table.neurons.values())
+
+
+def test_memory_is_what_the_tables_take() -> None:
+    answers = {Pole.parse("E+"): 5, Pole.parse("E-"): 4}
+    counter = ActivationCounter(3, 8, 2, means=True, max_tokens=5 * 6)
+    held = sum(t.numel() * t.element_size() for n, t in counter.state().items() if n not in ("tokens", "answers"))
+    assert held == table_bytes(3, 8, 2, 5 * 6, True)
+    assert search_memory(3, 8, answers, SETTINGS) == held + 3 * 8 * 2 * 4
+    assert ActivationCounter(1, 1, max_tokens=2**31).histogram.dtype == torch.int64
+    assert counter.histogram.dtype == torch.int32
+    # NPTI's full search of Llama-3-8B: 36,000 answers of up to 500 tokens for each of ten poles
+    assert table_bytes(32, 14336, 10, 36_000 * 500, False) == 32 * 14336 * 10 * (8 + 301 * 4)
 
 
 def test_missing_texts_are_named(tiny_llama: Any, byte_tokenizer: Any) -> None:
     few = {p: d for p, d in DESCRIPTIONS.items() if str(p) != "N-"}
     with pytest.raises(ValueError, match="N-"):
         search_neurons(tiny_llama, byte_tokenizer, QUESTIONS, few, SETTINGS)
+    with pytest.raises(ValueError, match="at least one question"):
+        search_neurons(tiny_llama, byte_tokenizer, {Trait.EXTRAVERSION: []}, DESCRIPTIONS, SETTINGS)
     with pytest.raises(ValueError, match="max_new_tokens"):
         SearchSettings(max_new_tokens=0)
+    with pytest.raises(ValueError, match="means"):
+        SearchSettings(means=False, selection=SelectionRule(criterion="effect"))

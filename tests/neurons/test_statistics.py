@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpg_fast.neurons import ActivationCounter, PoleNeurons, PoleStatistics, SteeringTable, select_neurons
+from dpg_fast.neurons import (
+    ActivationCounter,
+    PoleNeurons,
+    PoleStatistics,
+    SelectionRule,
+    SteeringTable,
+    select_neurons,
+)
 from dpg_fast.neurons.statistics import BINS, percentile_lower_edge
 from dpg_fast.personality import Pole
 
@@ -19,29 +26,59 @@ def statistics(tokens: int, positive: list[list[int]], p95: list[list[float]]) -
     return PoleStatistics(tokens, torch.tensor(positive), torch.tensor(p95))
 
 
+def gates(values: list[list[float]]) -> torch.Tensor:
+    """float64 inputs whose SiLU, rounded to float32, is exactly these values (at least -0.25)."""
+    target = torch.tensor(values, dtype=torch.float32).double()
+    low, high = torch.full_like(target, -1.0), torch.full_like(target, 100.0)
+    for _ in range(200):
+        middle = (low + high) / 2
+        below = torch.nn.functional.silu(middle) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    assert torch.equal(torch.nn.functional.silu(high).float(), target.float())
+    return high
+
+
+def counted(values: list[list[float]]) -> ActivationCounter:
+    counter = ActivationCounter(1, len(values[0]))
+    slots = torch.zeros(len(values), dtype=torch.int32)
+    counter.count_tokens(slots)
+    counter.count(0, gates(values), slots)
+    return counter
+
+
 def test_counts_and_bins_follow_half_open_intervals() -> None:
-    counter = ActivationCounter(1, 4)
     # bin 0 is (-inf, 0], bin 1 is (0, 0.01], bin 299 is (2.98, 2.99], bin 300 is (2.99, inf)
-    counter.update(0, torch.tensor([[-1.0, 0.0, 0.005, 0.0100001], [0.01, 2.99, 2.995, 50.0]]))
+    counter = counted([[-0.2, 0.0, 0.005, 0.0100001], [0.01, 2.99, 2.995, 50.0]])
     finished = counter.finish()
     assert finished.tokens == 2
     assert finished.positive.tolist() == [[1, 1, 2, 2]]
-    where = [counter.histogram[0, i].nonzero().flatten().tolist() for i in range(4)]
+    where = [counter.histogram[0, 0, i].nonzero().flatten().tolist() for i in range(4)]
     assert where == [[0, 1], [0, 299], [1, 300], [2, 300]]
 
 
-def test_random_values_fall_where_a_loop_puts_them() -> None:
-    generator = torch.Generator().manual_seed(3)
-    values = torch.randn(57, 5, generator=generator) * 1.5
-    counter = ActivationCounter(2, 5)
+def test_slots_keep_poles_apart() -> None:
+    counter = ActivationCounter(2, 1, slots=2)
+    slots = torch.tensor([1, -1, 0, 1], dtype=torch.int32)
+    counter.count_tokens(slots)
     for layer in range(2):
-        counter.update(layer, values)
-    edges = [-math.inf, *torch.arange(BINS - 1, dtype=torch.float64).mul(0.01).float().tolist(), math.inf]
-    expected = torch.zeros(5, BINS, dtype=torch.int64)
-    for row in values.tolist():
-        for i, value in enumerate(row):
-            expected[i, next(b for b in range(BINS) if edges[b] < value <= edges[b + 1])] += 1
-    assert torch.equal(counter.histogram[1], expected)
+        counter.count(layer, gates([[0.5], [0.7], [-0.1], [-0.1]]), slots)
+    assert counter.tokens.tolist() == [1, 2]
+    assert counter.positive.tolist() == [[[0], [1]], [[0], [1]]]
+    assert counter.finish(1).p95.flatten().tolist() == pytest.approx([0.49, 0.49])
+
+
+def test_answers_count_once_however_long() -> None:
+    counter = ActivationCounter(1, 2, slots=2, means=True)
+    slots = torch.tensor([0, 1, 0, 0, -1], dtype=torch.int32)
+    counter.count_tokens(torch.zeros(1, dtype=torch.int32))
+    counter.count(0, gates([[0.5, 0.5]]), torch.zeros(1, dtype=torch.int32))
+    sums = torch.tensor([[[2.0, 0.0], [5.0, 5.0], [9.0, 3.0], [7.0, 7.0], [1.0, 1.0]]])
+    counter.count_answers(sums, torch.tensor([2, 1, 3, 0, 1]), slots)  # answers' means: 1, 0 and 3, 1
+    found = counter.finish(0)
+    assert found.answers == 2
+    assert found.mean is not None and found.variance is not None
+    assert found.mean.tolist() == [[2.0, 0.5]]
+    assert found.variance.tolist() == [[2.0, 0.5]]
 
 
 def test_percentile_is_the_lower_edge_of_the_first_bin_that_reaches_it() -> None:
@@ -56,28 +93,31 @@ def test_counter_refuses_nan_and_nothing() -> None:
     counter = ActivationCounter(1, 2)
     with pytest.raises(ValueError, match="decode tokens"):
         counter.finish()
-    with pytest.raises(ValueError, match="NaN"):
-        counter.update(0, torch.tensor([[math.nan, 1.0]]))
+    slots = torch.zeros(1, dtype=torch.int32)
+    counter.count_tokens(slots)
+    counter.count(0, torch.tensor([[1.0, math.nan]]), slots)
+    with pytest.raises(ValueError, match="neuron 1 counted 0 of 1"):
+        counter.finish()
 
 
 def test_selection_keeps_the_floor_then_the_threshold() -> None:
     pole = statistics(100, [[90, 50, 10], [20, 12, 60]], [[0.5, 0.4, 0.3], [0.2, 0.1, 1.0]])
     other = statistics(100, [[10, 30, 10], [15, 5, 59]], [[0.0] * 3] * 2)
     # differences: .80 .20 .00 / .05 .07 .01
-    kept = select_neurons(pole, other, minimum=3, threshold=0.1)
+    kept = select_neurons(pole, other, SelectionRule(minimum=3, threshold=0.1))
     assert list(zip(kept.layer.tolist(), kept.neuron.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 1)]
     assert kept.diff.tolist() == pytest.approx([0.8, 0.2, 0.07])
     assert kept.prob.tolist() == pytest.approx([0.9, 0.5, 0.12])
     assert kept.p95.tolist() == pytest.approx([0.5, 0.4, 0.1])
-    assert len(select_neurons(pole, other, minimum=1, threshold=0.15)) == 2
-    assert len(select_neurons(pole, other, minimum=1, threshold=0.9)) == 1
+    assert len(select_neurons(pole, other, SelectionRule(minimum=1, threshold=0.15))) == 2
+    assert len(select_neurons(pole, other, SelectionRule(minimum=1, threshold=0.9))) == 1
 
 
 def test_selection_drops_infinite_percentiles_unless_told() -> None:
     pole = statistics(100, [[4, 50]], [[-math.inf, 0.4]])
     other = statistics(100, [[0, 0]], [[0.0, 0.0]])
-    assert select_neurons(pole, other, minimum=2).neuron.tolist() == [1]
-    assert select_neurons(pole, other, minimum=2, finite_only=False).neuron.tolist() == [1, 0]
+    assert select_neurons(pole, other, SelectionRule(minimum=2)).neuron.tolist() == [1]
+    assert select_neurons(pole, other, SelectionRule(minimum=2, finite_only=False)).neuron.tolist() == [1, 0]
 
 
 def neurons(rows: list[tuple[int, int, float, float, float]]) -> PoleNeurons:

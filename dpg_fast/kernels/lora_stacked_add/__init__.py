@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpg_fast.kernels import _checks, _cpu, dispatch
+from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._library import bump_version, library, nobody_watches
 from dpg_fast.kernels.lora_combine import check as check_combine
 from dpg_fast.kernels.lora_combine import lora_combine
@@ -152,6 +152,12 @@ def _run_reference(*args: object) -> None:
 
 
 dispatch.register("lora_stacked_add", "cuda", _cuda.run, _cuda.verify)
+dispatch.register(
+    "lora_stacked_add",
+    "triton",
+    _triton.lazy("lora_stacked_add"),
+    lambda y, S, B, *rest: _triton.verify(y, rank=B.shape[-2]),
+)
 dispatch.register("lora_stacked_add", "cpu", _run_cpu, _verify_cpu)
 dispatch.register("lora_stacked_add", "reference", _run_reference, lambda *args: (True, ""))
 

@@ -1,0 +1,104 @@
+"""Feed a model's gate activations to a counter while it generates.
+
+A token counts as decoded when its position lies past the prompt in the cache and its row has not ended; a prompt is never
+counted, however short (the released NPTI code goes by the number of rows and counts short prompts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpg_fast.architecture import Architecture
+from dpg_fast.neurons.statistics import ActivationCounter
+
+
+class DecodeTap:
+    """Counts decode tokens of one batch at a time, inside :meth:`watch`.
+
+    Args:
+        model: the generating model.
+        architecture: its gated MLPs.
+        counter: takes the activations.
+        eos: tokens that end a row; they and what follows are not counted.
+    """
+
+    def __init__(self, model: nn.Module, architecture: Architecture, counter: ActivationCounter, eos: set[int]) -> None:
+        self._model = model
+        self._architecture = architecture
+        self._counter = counter
+        self._eos = torch.tensor(sorted(eos), dtype=torch.int64, device=counter.positive.device)
+        self._prompt_length = 0
+        self._rows = torch.empty(0)
+        self._ended = torch.empty(0)
+        self._slots: Tensor | None = None
+        self._counted: Tensor | None = None
+        self._answer_tokens = torch.empty(0)
+        self._sums = torch.empty(0, 0, 0)
+
+    @contextmanager
+    def watch(self, prompt_length: int, slots: Tensor) -> Iterator[None]:
+        """Count what the model decodes inside the block, one ``generate`` call for n rows.
+
+        Args:
+            prompt_length: tokens of the prompts, padding included.
+            slots: int32 [n], the counter's slot of each row, on its device.
+        """
+        self._prompt_length = prompt_length
+        self._rows = slots
+        self._ended = torch.zeros(slots.numel(), dtype=torch.bool, device=slots.device)
+        self._answer_tokens = torch.zeros(slots.numel(), dtype=torch.int64, device=slots.device)
+        self._start_sums(slots.numel(), slots.device)
+        handles = [self._model.register_forward_pre_hook(self._before, with_kwargs=True)]
+        for mlp in self._architecture.mlps:
+            handles.append(mlp.act_module.register_forward_hook(self._tap(mlp.layer)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._counter.count_answers(self._sums[:, : slots.numel()], self._answer_tokens, slots)
+
+    def _start_sums(self, rows: int, device: torch.device) -> None:
+        """Zero the answers' running sums [L, rows, I]; the memory of the largest batch is kept."""
+        if not self._counter.means:
+            return
+        if self._sums.shape[1] < rows:
+            shape = (self._architecture.num_layers, rows, self._architecture.intermediate)
+            self._sums = torch.zeros(shape, dtype=torch.float32, device=device)
+        else:
+            self._sums.zero_()
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        length = ids.shape[1]
+        if past + length <= self._prompt_length:
+            self._slots = None
+            return
+        decoded = torch.arange(past, past + length, device=ids.device) >= self._prompt_length
+        ended = torch.isin(ids, self._eos) & decoded
+        ended = (ended.int().cumsum(1) > 0) | self._ended[:, None]
+        self._ended = ended[:, -1]
+        counted = decoded & ~ended
+        self._answer_tokens += counted.sum(1)
+        self._slots = torch.where(counted, self._rows[:, None], -1).to(torch.int32).flatten()
+        self._counted = counted.float()
+        self._counter.count_tokens(self._slots)
+
+    def _tap(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if self._slots is None or self._counted is None:
+                return
+            self._counter.count(layer, args[0], self._slots)
+            if self._counter.means:
+                rows = self._counted.shape[0]
+                values = output.view(rows, -1, output.shape[-1])
+                self._sums[layer, :rows] += torch.einsum("rt,rti->ri", self._counted, values.float())
+
+        return hook

@@ -1,0 +1,186 @@
+"""``dpg-fast neurons``: find personality neurons, look at them, import and export published lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+neurons = typer.Typer(help="Personality neurons: find, inspect, import, export.", no_args_is_help=True)
+
+Strengths = Annotated[
+    list[float] | None,
+    typer.Option(min=0, help="Steering strength at level 5: once, or ten times (O+ O- C+ ... N-)."),
+]
+
+
+class Criterion(StrEnum):
+    """What makes a neuron one of a pole's."""
+
+    PROBABILITY = "probability"
+    EFFECT = "effect"
+
+
+class Overlap(StrEnum):
+    """What happens to neurons of several traits."""
+
+    KEEP = "keep"
+    STRONGEST = "strongest"
+    DROP = "drop"
+
+
+class ListFormat(StrEnum):
+    """File formats of neuron lists."""
+
+    NPTI = "npti"
+
+
+def find(
+    output: Annotated[Path, typer.Argument(help="Adapter directory to write.")],
+    model: Annotated[
+        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
+    ] = "smollm2",
+    traits: Annotated[str, typer.Option(help="Letters of the traits to search.")] = "OCEAN",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often each question is asked, each time as another person.")
+    ] = 2,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer; NPTI used 500.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1)] = 24,
+    criterion: Annotated[
+        Criterion,
+        typer.Option(help="probability: NPTI's rule. effect: DPN-LE's, mean activation and Cohen's d over answers."),
+    ] = Criterion.PROBABILITY,
+    minimum: Annotated[int, typer.Option(min=0, help="Neurons kept whatever their difference (probability).")] = 2000,
+    threshold: Annotated[
+        float, typer.Option(help="Smallest difference in firing probability of further neurons (probability).")
+    ] = 0.1,
+    quantile: Annotated[
+        float, typer.Option(min=0, max=1, help="The shift of the mean exceeds this share of all shifts (effect).")
+    ] = 0.995,
+    cohens_d: Annotated[float, typer.Option(help="Cohen's d exceeds this (effect).")] = 0.8,
+    layers: Annotated[str | None, typer.Option(help='First and last layer that may be chosen from: "12-31".')] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Most neurons of a pole.")] = None,
+    min_per_layer: Annotated[str, typer.Option(help='Kept in each layer: a count, or a share such as "0.5%".')] = "0",
+    max_per_layer: Annotated[
+        str | None, typer.Option(help='Most in a layer: a count, or a share such as "5%".')
+    ] = None,
+    overlap: Annotated[
+        Overlap, typer.Option(help="Neurons of several traits: keep in all, in the strongest only, or drop.")
+    ] = Overlap.KEEP,
+    strength: Strengths = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(help="Keep the statistics in this directory; finding there again only chooses anew, in seconds."),
+    ] = None,
+    seed: int = 0,
+) -> None:
+    """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
+    with _errors("find"):
+        from dpg_fast.find_command import FindOptions, run_find
+        from dpg_fast.neurons import SearchSettings, SelectionRule
+
+        rule = SelectionRule(
+            criterion=criterion.value,
+            minimum=minimum,
+            threshold=threshold,
+            quantile=quantile,
+            cohens_d=cohens_d,
+            layers=_layers(layers),
+            top_k=top_k,
+            min_per_layer=_amount(min_per_layer),
+            max_per_layer=None if max_per_layer is None else _amount(max_per_layer),
+            overlap=overlap.value,
+        )
+        settings = SearchSettings(batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed, selection=rule)
+        run_find(output, model, FindOptions(traits, repeats, strength or (1.0,), settings, statistics))
+
+
+neurons.command("find")(find)
+neurons.command("search", hidden=True, help="Earlier name of find.")(find)
+
+
+@neurons.command("info")
+def info(
+    adapter: Annotated[
+        str, typer.Argument(help='Directory or Hub id of an adapter; "smollm2" is the one that comes with the package.')
+    ] = "smollm2",
+    plots: Annotated[Path | None, typer.Option(help="Directory for pictures (needs matplotlib).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show an adapter's neurons: counts per layer and pole, values, overlap, base model, how it was made."""
+    with _errors("info"):
+        from dpg_fast.neurons_files import show_adapter
+
+        show_adapter(adapter, plots, as_json)
+
+
+@neurons.command("import")
+def import_(
+    output: Annotated[Path, typer.Argument(help="Adapter directory to write.")],
+    trait_file: Annotated[
+        list[str],
+        typer.Option(
+            help="Repeatable: a directory of <Trait>_dict.json and <Trait>_reversed_dict.json (also .gz), such a file, "
+            "or E+=FILE."
+        ),
+    ],
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of the model they were made on; Meta-Llama-3-8B-Instruct if not given.")
+    ] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Decoder layers of that model.")] = 32,
+    intermediate: Annotated[int, typer.Option(min=1, help="Neurons in each.")] = 14336,
+    fingerprint_from: Annotated[
+        str | None,
+        typer.Option(help="Load the base model from here, and recognise it by its weights instead of its name."),
+    ] = None,
+    strength: Strengths = None,
+) -> None:
+    """Make an adapter of neuron lists in the format that NPTI published."""
+    with _errors("import"):
+        from dpg_fast.neurons_files import import_adapter
+
+        import_adapter(output, trait_file, base_model, (layers, intermediate), fingerprint_from, strength or (1.0,))
+
+
+@neurons.command("export")
+def export(
+    adapter: Annotated[str, typer.Argument(help='Directory or Hub id of an adapter, or "smollm2".')],
+    output: Annotated[Path, typer.Argument(help="Directory to write to.")],
+    format: Annotated[ListFormat, typer.Option(help="Of the files.")] = ListFormat.NPTI,
+    gzip: Annotated[bool, typer.Option("--gzip", help="Compress the files.")] = False,
+) -> None:
+    """Write an adapter's neuron lists in the format that NPTI published."""
+    with _errors("export"):
+        from dpg_fast.neurons_files import export_adapter
+
+        export_adapter(adapter, output, compress=gzip)
+
+
+@contextmanager
+def _errors(command: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError, OSError) as error:
+        typer.secho(f"dpg-fast neurons {command}: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+def _amount(text: str) -> int | float:
+    """A count, or a share when it ends in a percent sign."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except ValueError:
+        raise ValueError(f'{text!r} is no number per layer; accepted: a count like "50", a share like "0.5%"') from None
+
+
+def _layers(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ValueError(f'{text!r} is no range of layers; accepted: a first and a last one, like "12-31"')
+    return int(first), int(last)
