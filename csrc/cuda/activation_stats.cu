@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(kThreads) activation_stats(const Stats p) {
   const float first = n > 0 ? p.edges[0] : 0.0f;
   const float per_width = n > 1 ? static_cast<float>(n - 1) / (p.edges[n - 1] - first) : 0.0f;
   Run run{-1, 0, 0};
-  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * kTokens; token0 < p.tokens; token0 += static_cast<int64_t>(gridDim.y) * kTokens) {
+  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * kTokens; token0 < p.tokens;
+       token0 += static_cast<int64_t>(gridDim.y) * kTokens) {
 #pragma unroll 4
     for (int i = 0; i < kTokens; ++i) {
       const int64_t token = token0 + i;

@@ -68,25 +68,6 @@ __device__ __forceinline__ V load(const void* p) {
 #endif
   return *static_cast<const V*>(p);
 }
-// A load that the compiler leaves where it is, ahead of a condition that may make it needless.
-__device__ __forceinline__ uint4 load_now(const void* p) {
-#if defined(__CUDA_ARCH__)
-  uint4 v;
-  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-  return v;
-#else
-  return load_constant<uint4>(p);
-#endif
-}
-__device__ __forceinline__ uint2 load_pair_now(const void* p) {
-#if defined(__CUDA_ARCH__)
-  uint2 v;
-  asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
-  return v;
-#else
-  return load_constant<uint2>(p);
-#endif
-}
 template <class V>
 __device__ __forceinline__ void store(void* p, const V& v) {
 #if !defined(__CUDACC__)
@@ -135,6 +116,26 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& in, int64_t coun
     for (int i = 0; i < Pack<T>::n; ++i)
       if (i < count) p[i] = in.v[i];
   }
+}
+
+// Columns c and up of a row that ends at `end`, 0 beyond. WHOLE: all of them exist.
+template <bool ALIGNED, bool WHOLE, class T>
+__device__ __forceinline__ Pack<T> load_columns(const T* row, int64_t c, int64_t end) {
+  Pack<T> out;
+  if (ALIGNED) {
+    const bool there = WHOLE || c < end;
+    const uint4 raw = load<uint4>(row + (there ? c : 0));
+    const uint4 kept = make_uint4(there ? raw.x : 0, there ? raw.y : 0, there ? raw.z : 0, there ? raw.w : 0);
+    memcpy(&out, &kept, sizeof out);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::n; ++i) {
+      const bool there = WHOLE || c + i < end;
+      const T raw = row[there ? c + i : 0];
+      out.v[i] = there ? raw : T{};
+    }
+  }
+  return out;
 }
 
 // ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -250,8 +251,11 @@ __device__ __forceinline__ float combine_entries(const float* code, int K, const
   for (int i = 0; i < kChains; ++i) chain[i] = 0.0f;
   for (int k0 = 0; k0 < K; k0 += kChains) {
 #pragma unroll
-    for (int i = 0; i < kChains; ++i)
-      if (k0 + i < K) chain[i] = fmaf(code[k0 + i], entry(k0 + i), chain[i]);
+    for (int i = 0; i < kChains; ++i) {  // no load behind a condition: beyond the end the last entry is read, and not used
+      const int k = k0 + i < K ? k0 + i : K - 1;
+      const float more = fmaf(code[k], entry(k), chain[i]);
+      chain[i] = k0 + i < K ? more : chain[i];
+    }
   }
 #pragma unroll
   for (int step = 1; step < kChains; step *= 2)

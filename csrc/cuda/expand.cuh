@@ -46,6 +46,13 @@ struct Place<float> {  // a warp has 4 tokens of all 128 columns
   __device__ static __forceinline__ int column() { return threadIdx.x % 32 * 4; }
 };
 
+// The row of this thread's tile row i, or the tile's first where there are no more tokens.
+template <class T>
+__device__ __forceinline__ const T* row_of_tile(const void* base, int64_t ld, int64_t token0, int i, int64_t tokens) {
+  const int64_t token = token0 + Place<T>::row(i);
+  return static_cast<const T*>(base) + (token < tokens ? token : token0) * ld;
+}
+
 // Bytes of shared memory: coefficients of one bank's chunk, staged columns of one bank's `steps` steps.
 template <class T>
 __host__ __device__ constexpr int64_t coefficient_bytes(int64_t kr) {
@@ -73,15 +80,14 @@ template <int BANKS>
 __device__ __forceinline__ void find_powers(const Expand& p, const int* slots, const float* const (&u_of)[BANKS],
                                             float* powers) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  for (int i = warp; i < BANKS * kTileTokens; i += kTileThreads / 32) {
-    const int bank = i / kTileTokens, t = i % kTileTokens;
-    float code = 0.0f, u = 0.0f;
-    if (slots[t] >= 0) {
-      const float* of_token = (bank ? u_of[BANKS - 1] : u_of[0]) + t * p.r;
-      for (int k = lane; k < p.K; k += 32)
-        code = fmaxf(code, fabsf(p.scale * p.codes[static_cast<int64_t>(slots[t]) * p.K + k]));
-      for (int j = lane; j < p.r; j += 32) u = fmaxf(u, fabsf(of_token[j]));
-    }
+#pragma unroll
+  for (int n = 0; n < BANKS * kTileTokens / 4; ++n) {
+    const int i = 4 * n + warp, t = i % kTileTokens, slot = slots[t] < 0 ? 0 : slots[t];
+    const float* codes = p.codes + static_cast<int64_t>(slot) * p.K;
+    const float* of_token = (i < kTileTokens ? u_of[0] : u_of[BANKS - 1]) + (slots[t] < 0 ? 0 : t) * p.r;
+    float code = fabsf(p.scale * codes[lane < p.K ? lane : 0]), u = fabsf(of_token[lane < p.r ? lane : 0]);
+    for (int k = lane + 32; k < p.K; k += 32) code = fmaxf(code, fabsf(p.scale * codes[k]));
+    for (int j = lane + 32; j < p.r; j += 32) u = fmaxf(u, fabsf(of_token[j]));
 #pragma unroll
     for (int mask = 16; mask; mask /= 2) {
       code = fmaxf(code, __shfl_xor_sync(kFullWarp, code, mask));
@@ -97,11 +103,14 @@ __device__ __forceinline__ void find_powers(const Expand& p, const int* slots, c
   }
 }
 
-// u: of the token.
-__device__ __forceinline__ float coefficient(const Expand& p, int slot, const float* u, int e) {
-  if (slot < 0 || e >= p.K * p.r) return 0.0f;
-  const int k = e / p.r, j = e - k * p.r;
-  return (p.scale * p.codes[static_cast<int64_t>(slot) * p.K + k]) * u[j];
+// Coefficient e of tile token t, 0 without a slot or beyond the bank. The loads have no condition: they read another token
+// or row then.
+__device__ __forceinline__ float coefficient(const Expand& p, const int* slots, int t, const float* u, int e) {
+  const int kr = p.K * p.r, slot = slots[t];
+  const int row = e < kr ? e : kr - 1, k = row / p.r, j = row - k * p.r;
+  const float code = p.codes[static_cast<int64_t>(slot < 0 ? 0 : slot) * p.K + k];
+  const float value = (p.scale * code) * u[(slot < 0 ? 0 : t) * p.r + j];
+  return slot >= 0 && e < kr ? value : 0.0f;
 }
 
 // Bank rows [e0, e1) into coef: halves as the registers of each lane for each step of sixteen (first the rounded
@@ -111,9 +120,10 @@ __device__ __forceinline__ void fill_coefficients(const Expand& p, int bank, con
                                                   int e1, const float* powers, unsigned char* coef) {
   if constexpr (sizeof(T) == 4) {
     float* out = reinterpret_cast<float*>(coef);
+#pragma unroll 4
     for (int i = threadIdx.x; i < (e1 - e0) * kTileTokens; i += kTileThreads) {
       const int t = i % kTileTokens;
-      out[i] = coefficient(p, slots[t], u + t * p.r, e0 + i / kTileTokens);
+      out[i] = coefficient(p, slots, t, u, e0 + i / kTileTokens);
     }
   } else {
     const int steps = static_cast<int>(ceil_div(e1 - e0, 16));
@@ -126,7 +136,7 @@ __device__ __forceinline__ void fill_coefficients(const Expand& p, int bank, con
         uint16_t h[2], l[2];
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          float c = coefficient(p, slots[row], u + row * p.r, e + n);
+          float c = coefficient(p, slots, row, u, e + n);
           if constexpr (std::is_same<T, f16>::value) c *= powers[2 * (bank * kTileTokens + row)];
           const T first = rounded<T>(c);
           const float rest = c - as_float(first);
@@ -175,18 +185,28 @@ struct Delta {
       }
       return;
     }
-    constexpr int kBatch = ALIGNED ? 6 : 1;  // steps whose columns are all on their way before the first product
-    for (int first = 0; first < steps; first += kBatch) {
-      uint2 raw[kBatch][4];
+    int first = 0;
+    if (ALIGNED) {
+      for (; steps - first >= 6; first += 6) batch<6, ALIGNED>(bank, e0, e1, first, c, column0, width);
+      if (steps - first >= 3) batch<3, ALIGNED>(bank, e0, e1, first, c, column0, width), first += 3;
+      if (steps - first >= 2) batch<2, ALIGNED>(bank, e0, e1, first, c, column0, width), first += 2;
+    }
+    for (; first < steps; ++first) batch<1, ALIGNED>(bank, e0, e1, first, c, column0, width);
+  }
+
+  // Steps whose columns are all on their way before the first product. None of them tests whether it exists: loads behind
+  // a test would wait for the products before it.
+  template <int STEPS, bool ALIGNED>
+  __device__ __forceinline__ void batch(const Bank& bank, int e0, int e1, int first, const uint4* coef, int64_t column0,
+                                        int64_t width) {
+    uint2 raw[STEPS][4];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) rows_of<ALIGNED>(bank, e0 + (first + i) * 16, e1, column0, width, raw[i]);
+    for (int i = 0; i < STEPS; ++i) rows_of<ALIGNED>(bank, e0 + (first + i) * 16, e1, column0, width, raw[i]);
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (first + i >= steps) break;
-        uint32_t b[8];
-        fragments(raw[i], e0 + (first + i) * 16, e1, b);
-        products(c + (first + i) * 64, b);
-      }
+    for (int i = 0; i < STEPS; ++i) {
+      uint32_t b[8];
+      fragments(raw[i], e0 + (first + i) * 16, e1, b);
+      products(coef + (first + i) * 64, b);
     }
   }
 
@@ -211,7 +231,7 @@ struct Delta {
       const int row = static_cast<int>(smaller(e + 2 * (lane % 4) + i % 2 + 8 * (i / 2), e1 - 1));
       const T* from = static_cast<const T*>(bank.B) + row * bank.ldb;
       if (ALIGNED) {
-        raw[i] = load_pair_now(from + (column < width ? column : column0));
+        raw[i] = load_constant<uint2>(from + (column < width ? column : column0));
       } else {
         uint16_t v[4];
 #pragma unroll

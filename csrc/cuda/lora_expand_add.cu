@@ -58,6 +58,10 @@ __device__ __forceinline__ void expand_add(const ExpandAdd& p) {
     }
     if (!__syncthreads_or(slot >= 0)) continue;
     if (!STAGED) prefetch_banks<T, 1>(p.expand, at.column0, at.end);
+    Pack<T> y[Place<T>::kRows];
+#pragma unroll
+    for (int i = 0; i < Place<T>::kRows; ++i)
+      y[i] = load_columns<ALIGNED, false>(row_of_tile<T>(p.y, p.ldy, token0, i, p.tokens), column, at.end);
     Delta<T> delta[1];
     if (STACKED) {
       for (int i = threadIdx.x; i < kTileTokens * r; i += kTileThreads) {
@@ -81,11 +85,9 @@ __device__ __forceinline__ void expand_add(const ExpandAdd& p) {
     for (int i = 0; i < Place<T>::kRows; ++i) {
       const int row = Place<T>::row(i);
       if (tile.slots[row] < 0) continue;
-      T* y = static_cast<T*>(p.y) + (token0 + row) * p.ldy + column;
-      Pack<T> pack = load_pack<ALIGNED>(y, left);
 #pragma unroll
-      for (int c = 0; c < Place<T>::kColumns; ++c) pack.v[c] = rounded<T>(as_float(pack.v[c]) + delta[0].at(i, c));
-      store_pack<ALIGNED>(y, pack, left);
+      for (int c = 0; c < Place<T>::kColumns; ++c) y[i].v[c] = rounded<T>(as_float(y[i].v[c]) + delta[0].at(i, c));
+      store_pack<ALIGNED>(static_cast<T*>(p.y) + (token0 + row) * p.ldy + column, y[i], left);
     }
   }
 }

@@ -36,30 +36,9 @@ __device__ __forceinline__ const T* slab_row(const Shrink& p, int group, int j0,
   return static_cast<const T*>(p.A) + ((static_cast<int64_t>(group) * p.K + k) * p.r + j) * p.d;
 }
 
-// Columns c and up of a row that ends at `end`, 0 beyond. WHOLE: all of them exist.
-template <bool ALIGNED, bool WHOLE, class T>
-__device__ __forceinline__ Pack<T> load_columns(const T* row, int64_t c, int64_t end) {
-  Pack<T> out;
-  if (ALIGNED) {
-    const bool there = WHOLE || c < end;
-    const uint4 raw = WHOLE ? load<uint4>(row + c) : load_now(row + (there ? c : 0));
-    const uint4 kept = make_uint4(there ? raw.x : 0, there ? raw.y : 0, there ? raw.z : 0, there ? raw.w : 0);
-    memcpy(&out, &kept, sizeof out);
-  } else {
-#pragma unroll
-    for (int i = 0; i < Pack<T>::n; ++i) {
-      const bool there = WHOLE || c + i < end;
-      const T raw = row[there ? c + i : 0];
-      out.v[i] = there ? raw : T{};
-    }
-  }
-  return out;
-}
-
 // From partial sums [kWarps][tile][stride] in shared memory: pieces in order, entries in order, store.
 __device__ __forceinline__ void combine(const Shrink& p, const float* partial, int tile, int stride, const int* slots,
                                         int64_t token0, int group, int j0) {
-  const int pieces = static_cast<int>(ceil_div(p.d, p.piece));
   for (int i = threadIdx.x; i < tile * p.slab; i += kThreads) {
     const int t = i / p.slab, j = i % p.slab;
     const int64_t token = token0 + t;
@@ -70,7 +49,8 @@ __device__ __forceinline__ void combine(const Shrink& p, const float* partial, i
       const float* s = partial + t * stride + j * p.K;
       value = combine_entries(code, p.K, [&](int k) {
         float sum = 0.0f;
-        for (int w = 0; w < pieces; ++w) sum += s[w * tile * stride + k];
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) sum += s[w * tile * stride + k];  // warps without a piece have left zeros
         return sum;
       });
     }
@@ -108,20 +88,19 @@ struct HalfTile {
 
   // A lane's 16-byte load of 8 neighbouring elements serves two products: which of the 32 columns at hand meet in which
   // product is free, as long as x and A agree.
-  template <bool WHOLE>
+  template <int STEPS, bool WHOLE>
   __device__ __forceinline__ void batch(int64_t c0, int64_t end) {
     const int64_t c = c0 + threadIdx.x % 4 * 8;
-    Pack<T> xs[kBatch][2 * MT], as[kBatch][NT];
+    Pack<T> xs[STEPS][2 * MT], as[STEPS][NT];
 #pragma unroll
-    for (int s = 0; s < kBatch; ++s) {
+    for (int s = 0; s < STEPS; ++s) {
 #pragma unroll
       for (int n = 0; n < NT; ++n) as[s][n] = load_columns<ALIGNED, WHOLE>(a[n], c + 32 * s, end);
 #pragma unroll
       for (int i = 0; i < 2 * MT; ++i) xs[s][i] = load_columns<ALIGNED, WHOLE>(x[i], c + 32 * s, end);
     }
 #pragma unroll
-    for (int s = 0; s < kBatch; ++s) {
-      if (!WHOLE && c0 + 32 * s >= end) break;
+    for (int s = 0; s < STEPS; ++s) {
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
         uint32_t low[4], high[4];
@@ -138,6 +117,25 @@ struct HalfTile {
           }
         }
       }
+    }
+  }
+
+  // Columns [c, end). No batch tests which of its steps exist: loads behind a test would wait for the products before it.
+  __device__ __forceinline__ void sum(int64_t c, int64_t end) {
+    for (; c + 32 * kBatch <= end; c += 32 * kBatch) batch<kBatch, true>(c, end);
+    rest<kBatch>(c, end);
+  }
+  // Less than STEPS steps, the last of them perhaps in part.
+  template <int STEPS>
+  __device__ __forceinline__ void rest(int64_t c, int64_t end) {
+    if constexpr (STEPS == 1) {
+      if (c < end) batch<1, false>(c, end);
+    } else {
+      if (ceil_div(end - c, 32) >= STEPS / 2) {
+        batch<STEPS / 2, false>(c, end);
+        c += 32 * (STEPS / 2);
+      }
+      rest<STEPS / 2>(c, end);
     }
   }
 };
@@ -170,11 +168,7 @@ __device__ __forceinline__ void shrink_half(const Shrink& p) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) tile.acc[m][n][e] = 0.0f;
 
-    constexpr int64_t kColumns = 32 * tile.kBatch;
-    const int64_t end = smaller((warp + 1) * p.piece, p.d);
-    int64_t c = warp * p.piece;
-    for (; c + kColumns <= end; c += kColumns) tile.template batch<true>(c, end);
-    if (c < end) tile.template batch<false>(c, end);
+    tile.sum(warp * p.piece, smaller((warp + 1) * p.piece, p.d));
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
       if (m) __syncthreads();
@@ -224,7 +218,8 @@ __device__ __forceinline__ void shrink_float(const Shrink& p) {
   const int group = blockIdx.x / p.slabs, j0 = static_cast<int>(blockIdx.x % p.slabs) * p.slab;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * TT; token0 < p.tokens; token0 += static_cast<int64_t>(gridDim.y) * TT) {
+  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * TT; token0 < p.tokens;
+       token0 += static_cast<int64_t>(gridDim.y) * TT) {
     __syncthreads();
     if (!read_slots(p, slots, TT, token0, group, j0)) continue;
     const float* x[TT];

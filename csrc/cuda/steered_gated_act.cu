@@ -59,14 +59,25 @@ __device__ __forceinline__ Pack<T> finish(const Gated& p, const float (&g)[Pack<
     float add[n];
 #pragma unroll
     for (int i = 0; i < n; ++i) add[i] = 0.0f;
-    for (int e = 0; e < steer.count; ++e) {
-      const float strength = steer.strength[e];
-      const float* row = p.steer.add + steer.pole[e] * p.width + column;
+    constexpr int kAtOnce = 4;  // poles whose values are on their way together; beyond the last one it is read again
+    for (int e0 = 0; e0 < steer.count; e0 += kAtOnce) {
+      Pack<float> values[kAtOnce][n / 4];
 #pragma unroll
-      for (int part = 0; part < n; part += 4) {
-        const Pack<float> four = load_pack<ALIGNED>(row + part, left - part);
+      for (int e = 0; e < kAtOnce; ++e) {
+        const int pole = steer.pole[e0 + e < steer.count ? e0 + e : steer.count - 1];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) add[part + i] = fmaf(strength, four.v[i], add[part + i]);
+        for (int part = 0; part < n / 4; ++part)
+          values[e][part] = load_columns<ALIGNED, false>(p.steer.add + pole * p.width, column + 4 * part, p.width);
+      }
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        const bool there = e0 + e < steer.count;
+        const float strength = there ? steer.strength[e0 + e] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < n; ++i) {
+          const float more = fmaf(strength, values[e][i / 4].v[i % 4], add[i]);
+          add[i] = there ? more : add[i];
+        }
       }
     }
     int16_t mask[n];
@@ -104,7 +115,8 @@ __device__ __forceinline__ void gated_rows(const Gated& p, int rows) {
   SteerRow* steer = reinterpret_cast<SteerRow*>(shared_memory());
   const int64_t column = (static_cast<int64_t>(blockIdx.x) * kTileThreads + threadIdx.x) * Pack<T>::n;
   const int64_t left = p.width - column;
-  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * rows; token0 < p.tokens; token0 += static_cast<int64_t>(gridDim.y) * rows) {
+  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * rows; token0 < p.tokens;
+       token0 += static_cast<int64_t>(gridDim.y) * rows) {
     __syncthreads();
     if (threadIdx.x < rows) compact(p.steer, token0 + threadIdx.x, p.tokens, steer + threadIdx.x);
     __syncthreads();
@@ -121,7 +133,8 @@ __device__ __forceinline__ void gated_rows(const Gated& p, int rows) {
         g[i] = as_float(gate.v[i]);
         u[i] = as_float(up.v[i]);
       }
-      store_pack<ALIGNED>(static_cast<T*>(p.h) + token * p.ldh + column, finish<T, ACT, ALIGNED>(p, g, u, column, steer[row]), left);
+      store_pack<ALIGNED>(static_cast<T*>(p.h) + token * p.ldh + column,
+                          finish<T, ACT, ALIGNED>(p, g, u, column, steer[row]), left);
     }
   }
 }
@@ -151,7 +164,8 @@ __device__ __forceinline__ void gated_expand(const GatedExpand& q) {
       Delta<T>::template stage<ALIGNED>(q.expand.bank[b], q.expand.K * q.expand.r, column0, p.width,
                                         staged_columns<T, 2>(q.expand, b));
   }
-  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * kTileTokens; token0 < p.tokens; token0 += static_cast<int64_t>(gridDim.y) * kTileTokens) {
+  for (int64_t token0 = static_cast<int64_t>(blockIdx.y) * kTileTokens; token0 < p.tokens;
+       token0 += static_cast<int64_t>(gridDim.y) * kTileTokens) {
     __syncthreads();
     int slot = -1;
     if (threadIdx.x < kTileTokens) {
@@ -159,6 +173,12 @@ __device__ __forceinline__ void gated_expand(const GatedExpand& q) {
       tile.slots[threadIdx.x] = slot;
     } else if (threadIdx.x >= 32 && threadIdx.x < 32 + kTileTokens) {
       compact(p.steer, token0 + threadIdx.x - 32, p.tokens, tile.steer + threadIdx.x - 32);
+    }
+    Pack<T> gate[Place<T>::kRows], up[Place<T>::kRows];
+#pragma unroll
+    for (int i = 0; i < Place<T>::kRows; ++i) {
+      gate[i] = load_columns<ALIGNED, false>(row_of_tile<T>(p.gate, p.ldg, token0, i, p.tokens), column, p.width);
+      up[i] = load_columns<ALIGNED, false>(row_of_tile<T>(p.up, p.ldu, token0, i, p.tokens), column, p.width);
     }
     Delta<T> delta[2];
     if (__syncthreads_or(slot >= 0)) {
@@ -174,14 +194,12 @@ __device__ __forceinline__ void gated_expand(const GatedExpand& q) {
       const int row = Place<T>::row(i);
       const int64_t token = token0 + row;
       if (token >= p.tokens || left <= 0) continue;
-      const Pack<T> gate = load_pack<ALIGNED>(static_cast<const T*>(p.gate) + token * p.ldg + column, left);
-      const Pack<T> up = load_pack<ALIGNED>(static_cast<const T*>(p.up) + token * p.ldu + column, left);
       const bool expanded = tile.slots[row] >= 0;
       float g[Pack<T>::n], u[Pack<T>::n];
 #pragma unroll
       for (int c = 0; c < Pack<T>::n; ++c) {
-        g[c] = as_float(gate.v[c]);
-        u[c] = as_float(up.v[c]);
+        g[c] = as_float(gate[i].v[c]);
+        u[c] = as_float(up[i].v[c]);
         if (expanded) {  // without a slot not even -0 changes
           g[c] = through<T>(g[c] + delta[0].at(i, c));
           u[c] = through<T>(u[c] + delta[1].at(i, c));
