@@ -1,8 +1,8 @@
 """The judge on answers and personas it was not fitted to.
 
-`holdout_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
+`validation_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
 
-    python python/fit_likelihood_judge.py --out judge.json --sample-out tests/assess/holdout_answers.jsonl
+    python python/fit_likelihood_judge.py --out judge.json --sample-out tests/assess/validation_answers.jsonl
 
 `written_answers.jsonl` was written by hand, three answers for each pole, before any of them was judged.
 """
@@ -20,22 +20,22 @@ from dpg_fast.assess.likelihood import LikelihoodJudge
 from dpg_fast.assess.persona_answers import load_answers
 from dpg_fast.personality import Trait
 
-STORED = Path(__file__).with_name("holdout_answers.jsonl")
+STORED = Path(__file__).with_name("validation_answers.jsonl")
 WRITTEN = Path(__file__).with_name("written_answers.jsonl")
 
 
-def test_sample_is_held_out() -> None:
-    possible = set(shipped_items("holdout", descriptions=2))
+def test_sample_is_of_the_validation_split() -> None:
+    possible = set(shipped_items("validation", descriptions=2))
     assert {(row.pole, row.question, row.description) for row in load_answers(STORED)} <= possible
 
 
 @pytest.mark.slow
-def test_poles_separate_on_held_out_answers(smollm2: tuple[Any, Any]) -> None:
+def test_poles_separate_on_answers_that_nothing_was_chosen_on(smollm2: tuple[Any, Any]) -> None:
     model, tokenizer = smollm2
     judge = LikelihoodJudge(model, tokenizer, max_tokens=40, autocast=torch.bfloat16)
     answers = load_answers(STORED)
     table = separation(answers, judge_own_trait(judge, answers))
-    print(table_text("held-out sample", table))
+    print(table_text("validation sample", table))
     assert set(table) == {trait.value for trait in Trait}
     values = [row["auc"] for row in table.values()]
     assert sum(values) / len(values) >= 0.85, table
