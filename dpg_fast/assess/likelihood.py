@@ -341,13 +341,14 @@ class LikelihoodJudge:
             lines.append("Its descriptions are not those that the scale was fitted with.")
         held_out = self.scale.fit.get("validation", {})
         if held_out:
-            values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items())
-            n = sum(row["n"] for row in held_out.values())
             lines.append(
-                f"It separates persona-prompted answers of the two poles with AUC {values} ({n} answers to "
-                "questions and under descriptions on which nothing was chosen; 0.5 is chance). "
+                f"It separates persona-prompted answers of the two poles with AUC {_figures(held_out)} to questions "
+                "and under descriptions that had no part in choosing or fitting the judge; 0.5 is chance. "
                 "The answers came from the same model, prompted in the same words."
             )
+            bench = self.scale.fit.get("personalitybench", {})
+            if bench:
+                lines.append(f"On questions and descriptions of PersonalityBench: {_figures(bench)}.")
             neutral = self.scale.fit.get("neutral_mean_score", {})
             if neutral:
                 values = ", ".join(f"{Trait.parse(name).letter} {m:+.1f}" for name, m in neutral.items())
@@ -355,6 +356,11 @@ class LikelihoodJudge:
         else:
             lines.append("It has not been validated.")
         return "\n".join(lines)
+
+
+def _figures(table: Mapping[str, Mapping[str, Any]]) -> str:
+    values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in table.items())
+    return f"{values} ({sum(row['n'] for row in table.values())} answers)"
 
 
 def weighted_ratio(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:

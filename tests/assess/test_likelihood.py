@@ -16,7 +16,7 @@ PAIRS = {
     E: (("Loud and merry.", "Quiet."), ("You lead the dance", "You read alone at home")),
     N: (("You tremble.", "You are calm as a lake"),),
 }
-PLAIN = {"system_template": "{description}", "user_template": "{question}"}
+PLAIN: dict[str, Any] = {"system_template": "{description}", "user_template": "{question}"}
 SCALE = Scale({E: TraitScale(0.0, 1.0), N: TraitScale(0.1, 0.5)}, model="toy", **PLAIN)
 QUESTION = "What do you do on Friday?"
 ANSWERS = [
@@ -30,7 +30,7 @@ ANSWERS = [
 
 
 def judge_of(model: Any, tokenizer: Any, **options: Any) -> LikelihoodJudge:
-    return LikelihoodJudge(model, tokenizer, **{"descriptions": PAIRS, "scale": SCALE} | options)
+    return LikelihoodJudge(model, tokenizer, **(dict[str, Any](descriptions=PAIRS, scale=SCALE) | options))
 
 
 class Counting(torch.nn.Module):
@@ -249,4 +249,9 @@ def test_description_is_frank(byte_tokenizer: Any, tiny_llama: Any) -> None:
         SCALE, fit={"validation": {"extraversion": {"auc": 0.914, "n": 70}, "neuroticism": {"auc": 0.9, "n": 8}}}
     )
     text = judge_of(tiny_llama, byte_tokenizer, scale=validated).describe()
-    assert "E 0.91, N 0.90 (78 answers" in text
+    assert "E 0.91, N 0.90 (78 answers)" in text
+    assert "PersonalityBench" not in text
+    bench = replace(
+        validated, fit=dict(validated.fit) | {"personalitybench": {"extraversion": {"auc": 0.666, "n": 24}}}
+    )
+    assert "PersonalityBench: E 0.67 (24 answers)" in judge_of(tiny_llama, byte_tokenizer, scale=bench).describe()
