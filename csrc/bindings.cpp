@@ -4,17 +4,20 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <stdexcept>
 #include <string>
 
+#include "cpu/cpuid.h"
 #include "cpu/driver.h"
 #include "dpg/tensor_view.h"
-#if defined(DPG_CUDA)
-#include "dpg/cuda_api.h"
-#endif
 
 namespace py = pybind11;
 using namespace dpg;
+
+#if defined(DPG_CUDA)
+namespace dpg {
+void bind_cuda(py::module_& m);  // bindings_cuda.cpp
+}
+#endif
 
 namespace {
 
@@ -170,6 +173,57 @@ PyObject* py_lora_shrink(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
+// (u, S, codes, slots): u float32 [T, r] or [G, T, r], S [..., G * K * r]
+PyObject* py_lora_combine(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View u, S, codes, slots;
+  if (n != 4 || !g_api || !u.read(a[0]) || !S.read(a[1]) || !codes.read(a[2]) || !slots.read(a[3])) Py_RETURN_FALSE;
+  DType type;
+  cpu::Matrix sm;
+  int64_t T, width, rows;
+  const int lead = u.ndim - 2;
+  if ((lead != 0 && lead != 1) || codes.ndim != 2 || !S.float_type(&type) || !S.rows(&T, &width, &sm) ||
+      !u.is(dlpack::kFloat, 32) || !u.contiguous() || u.shape[lead] != T || !codes.table(&rows, codes.shape[1]) ||
+      !slots.slot_list(T))
+    Py_RETURN_FALSE;
+  const int64_t groups = lead ? u.shape[0] : 1, K = codes.shape[1], r = u.shape[lead + 1];
+  if (width != groups * K * r) Py_RETURN_FALSE;
+  return call(T * width, [&] {
+    return cpu::lora_combine(type, sm, {static_cast<float*>(codes.data), rows}, static_cast<int32_t*>(slots.data),
+                             static_cast<float*>(u.data), T, groups, K, r);
+  });
+}
+
+// (y, S, B, codes_a, codes_b, slots, widths, scale): widths, a tuple of ints, add up to B's columns
+PyObject* py_lora_stacked_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View y, S, B, ca, cb, slots;
+  if (n != 8 || !g_api || !y.read(a[0]) || !S.read(a[1]) || !B.read(a[2]) || !ca.read(a[3]) || !cb.read(a[4]) ||
+      !slots.read(a[5]) || !PyTuple_CheckExact(a[6]))
+    Py_RETURN_FALSE;
+  constexpr Py_ssize_t kMaxGroups = 8;
+  const Py_ssize_t groups = PyTuple_GET_SIZE(a[6]);
+  if (groups < 1 || groups > kMaxGroups) Py_RETURN_FALSE;
+  int64_t ends[kMaxGroups], total = 0;
+  for (Py_ssize_t g = 0; g < groups; ++g) {
+    const long width = PyLong_AsLong(PyTuple_GET_ITEM(a[6], g));
+    if (width == -1 && PyErr_Occurred()) PyErr_Clear();
+    if (width < 0) Py_RETURN_FALSE;
+    ends[g] = total += width;
+  }
+  DType type;
+  cpu::Matrix ym, sm, bm;
+  int64_t ty, ts, d, ws, K, r, db, sa, sb;
+  float scale;
+  if (!y.float_type(&type) || !y.same_type(S) || !y.same_type(B) || !y.rows(&ty, &d, &ym) || !S.rows(&ts, &ws, &sm) ||
+      ts != ty || d != total || !B.bank(&K, &r, &db, &bm) || db != d || ws != groups * K * r || !ca.table(&sa, K) ||
+      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale))
+    Py_RETURN_FALSE;
+  return call(ty * K * r * d, [&] {
+    return cpu::lora_stacked_add(type, ym, sm, bm, {static_cast<float*>(ca.data), sa},
+                                 {static_cast<float*>(cb.data), sb}, static_cast<int32_t*>(slots.data), ends, groups,
+                                 scale, ty, K, r);
+  });
+}
+
 // (y, u, B, codes, slots, scale)
 PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View y, u, B, codes, slots;
@@ -188,33 +242,38 @@ PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
-// (h, gate, up, act, u_gate, B_gate, u_up, B_up, codes, slots, scale, clamp_mask, add, strengths, steer_slots)
-// u_gate None: no expands. u_up None: u_gate holds both, [2, T, r]. clamp_mask None: no steering.
+// (h, gate, up, act, lora, steering): lora None or (u_gate, B_gate, u_up, B_up, codes, slots, scale), where u_up None
+// means that u_gate holds both, [2, T, r]; steering None or (clamp_mask, add, strengths, slots).
 PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View h, gate, up;
-  if (n != 15 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
+  if (n != 6 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
   DType type;
   cpu::Matrix hm, gm, um;
   int64_t T, width, tu, wu, th, wh;
   const long act = PyLong_AsLong(a[3]);
   if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  const bool has_lora = a[4] != Py_None, has_steering = a[5] != Py_None;
+  if ((has_lora && (!PyTuple_Check(a[4]) || PyTuple_GET_SIZE(a[4]) != 7)) ||
+      (has_steering && (!PyTuple_Check(a[5]) || PyTuple_GET_SIZE(a[5]) != 4)))
+    Py_RETURN_FALSE;
+  const auto lora_item = [&](int i) { return PyTuple_GET_ITEM(a[4], i); };
+  const auto steering_item = [&](int i) { return PyTuple_GET_ITEM(a[5], i); };
   if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.same_type(up) || !gate.same_type(h) ||
       !gate.rows(&T, &width, &gm) || !up.rows(&tu, &wu, &um) || !h.rows(&th, &wh, &hm) || tu != T || th != T ||
       wu != width || wh != width)
     Py_RETURN_FALSE;
 
   cpu::GatedLora lora{};
-  const bool has_lora = a[4] != Py_None;
   if (has_lora) {
     View ug, bg, uu, bu, codes, slots;
-    const bool packed = a[6] == Py_None;
-    if (!ug.read(a[4]) || !bg.read(a[5]) || (!packed && !uu.read(a[6])) || !bu.read(a[7]) || !codes.read(a[8]) ||
-        !slots.read(a[9]))
+    const bool packed = lora_item(2) == Py_None;
+    if (!ug.read(lora_item(0)) || !bg.read(lora_item(1)) || (!packed && !uu.read(lora_item(2))) ||
+        !bu.read(lora_item(3)) || !codes.read(lora_item(4)) || !slots.read(lora_item(5)))
       Py_RETURN_FALSE;
     int64_t K2, r2, dg, du, count;
     if (!bg.bank(&lora.K, &lora.r, &dg, &lora.gate.B) || !bu.bank(&K2, &r2, &du, &lora.up.B) || K2 != lora.K ||
         r2 != lora.r || dg != width || du != width || !bg.same_type(gate) || !bu.same_type(gate) ||
-        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(T) || !scale_of(a[10], &lora.scale))
+        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(T) || !scale_of(lora_item(6), &lora.scale))
       Py_RETURN_FALSE;
     lora.gate.u = static_cast<float*>(ug.data);
     if (packed) {
@@ -231,10 +290,11 @@ PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   }
 
   cpu::Steering steering{};
-  const bool has_steering = a[11] != Py_None;
   if (has_steering) {
     View mask, add, strengths, slots;
-    if (!mask.read(a[11]) || !add.read(a[12]) || !strengths.read(a[13]) || !slots.read(a[14])) Py_RETURN_FALSE;
+    if (!mask.read(steering_item(0)) || !add.read(steering_item(1)) || !strengths.read(steering_item(2)) ||
+        !slots.read(steering_item(3)))
+      Py_RETURN_FALSE;
     int64_t poles;
     if (mask.ndim != 1 || mask.shape[0] != width || !mask.is(dlpack::kInt, 16) || !mask.contiguous() ||
         !add.table(&poles, width) || poles != kPoles || !strengths.table(&steering.strengths.rows, kPoles) ||
@@ -279,6 +339,9 @@ PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
 PyMethodDef kHot[] = {
     {"lora_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_add)), METH_FASTCALL, nullptr},
     {"lora_shrink", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_shrink)), METH_FASTCALL, nullptr},
+    {"lora_combine", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_combine)), METH_FASTCALL, nullptr},
+    {"lora_stacked_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_stacked_add)), METH_FASTCALL,
+     nullptr},
     {"lora_expand_add", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_lora_expand_add)), METH_FASTCALL,
      nullptr},
     {"steered_gated_act", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act)), METH_FASTCALL,
@@ -307,27 +370,6 @@ bool bind_torch(py::object tensor, py::object parameter) {
   return true;
 }
 
-#if defined(DPG_CUDA)
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Device addresses as integers; 0 for an absent tensor. The caller has checked shapes, dtypes and the device.
-void bind_cuda(py::module_& m) {
-  m.def("cuda_steered_gated_act",
-        [](int type, int act, uintptr_t gate, int64_t ldg, uintptr_t up, int64_t ldu, uintptr_t h, int64_t ldh,
-           int64_t tokens, int64_t width, uintptr_t clamp_mask, uintptr_t add, uintptr_t strengths,
-           int64_t strength_rows, uintptr_t slots, uintptr_t stream) {
-          const int error = cuda::steered_gated_act(
-              static_cast<DType>(type), static_cast<Act>(act), pointer<void>(gate), ldg, pointer<void>(up), ldu,
-              pointer<void>(h), ldh, tokens, width, pointer<int16_t>(clamp_mask), pointer<float>(add),
-              pointer<float>(strengths), strength_rows, pointer<int32_t>(slots), pointer<void>(stream));
-          if (error != 0) throw std::runtime_error(std::string("steered_gated_act: ") + cuda::error_text(error));
-        });
-}
-#endif
-
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -340,6 +382,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &cpu::set_isa);
   m.def("parallel_threshold", &cpu::parallel_threshold);
   m.def("set_parallel_threshold", &cpu::set_parallel_threshold);
+  m.attr("cpu_vendor") = cpu::vendor();
   m.attr("compiler") = DPG_COMPILER;
   m.attr("cuda_archs") = DPG_CUDA_ARCHS;
   m.attr("version") = DPG_VERSION;

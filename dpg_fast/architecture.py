@@ -56,6 +56,9 @@ ATTENTION_LAYOUTS = (
     ("qkv_proj", "o_proj"),
 )
 
+#: attention projections that are given the same input
+SHARED_INPUT = ("q_proj", "k_proj", "v_proj")
+
 
 @dataclass(frozen=True)
 class GatedMlp:

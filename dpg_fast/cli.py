@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dpg_fast.neurons_cli import neurons
+from dpg_fast.questions_command import questions
 
 app = typer.Typer(
     name="dpg-fast",
@@ -47,6 +48,7 @@ def demo(
 
 
 app.add_typer(neurons, name="neurons")
+app.add_typer(questions, name="questions")
 
 
 def main() -> None:

@@ -22,6 +22,22 @@ struct Shrink {
   float scale;
 };
 
+// The same from S[t] = A x[t], computed elsewhere: S is [tokens, groups * K * r].
+struct Combine {
+  const void* S;
+  int64_t lds;
+  const float* codes;
+  const int32_t* slots;
+  const int32_t* rows;
+  int64_t groups, K, r;
+  float* u;         // [groups, tokens, r], or null:
+  int64_t u_group;
+  float* coef;      // [groups, entries of rows, K * r], spread as in Shrink
+  int64_t coef_group;
+  const float* codes_b;
+  float scale;
+};
+
 // y[rows[i]] += sum_kj coef[i, kj] * B[kj]
 struct Expand {
   void* y;
@@ -73,6 +89,8 @@ struct Kernels {
   int64_t shrink_tile;  // tokens per unit of shrink work
   // units are (group, j, token tile), token tile fastest
   void (*shrink[kDTypes])(const Shrink&, int64_t unit0, int64_t unit1);
+  // entries [i0, i1) of rows
+  void (*combine[kDTypes])(const Combine&, int64_t i0, int64_t i1);
   // columns [c0, c1), entries [i0, i1) of rows
   void (*expand[kDTypes])(const Expand&, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
   void (*gated[kDTypes])(const Gated&, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1);

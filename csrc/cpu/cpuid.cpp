@@ -1,6 +1,7 @@
 #include "cpu/cpuid.h"
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(DPG_X86)
 #include <cpuid.h>
@@ -35,8 +36,17 @@ Features detect_features() {
   if (f.avx512 && max_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512bf16 = bit(a, 5);
   return f;
 }
+std::string vendor() {
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return "";
+  const uint32_t words[3] = {b, d, c};
+  char text[12];
+  std::memcpy(text, words, sizeof text);
+  return std::string(text, sizeof text);
+}
 #else
 Features detect_features() { return {}; }
+std::string vendor() { return ""; }
 #endif
 
 }  // namespace cpu

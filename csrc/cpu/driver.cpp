@@ -258,6 +258,60 @@ Status lora_add(DType type, Matrix y, Matrix x, const void* A, Matrix B, Codes c
   return Status::ok;
 }
 
+Status lora_combine(DType type, Matrix S, Codes codes, const int32_t* slots, float* u, int64_t T, int64_t groups,
+                    int64_t K, int64_t r) {
+  if (!slots_ok(slots, T, codes.rows)) return Status::bad_slot;
+  const Kernels& k = kernels();
+  int32_t* rows = scratch(t_rows, T);
+  const int64_t n = list_active(slots, T, rows, false);
+  if (n < T) std::fill(u, u + groups * T * r, 0.0f);
+  const Combine p{S.data, S.ld, codes.data, slots, rows, groups, K, r, u, T * r, nullptr, 0, nullptr, 0.0f};
+  with_team(n * groups * K * r, [&](const Team& team) {
+    int64_t i0, i1;
+    team.share(n, &i0, &i1);
+    k.combine[type](p, i0, i1);
+  });
+  return Status::ok;
+}
+
+Status lora_stacked_add(DType type, Matrix y, Matrix S, Matrix B, Codes codes_a, Codes codes_b, const int32_t* slots,
+                        const int64_t* ends, int64_t groups, float scale, int64_t T, int64_t K, int64_t r) {
+  if (!slots_ok(slots, T, std::min(codes_a.rows, codes_b.rows))) return Status::bad_slot;
+  const Kernels& k = kernels();
+  int32_t* rows = scratch(t_rows, T);
+  const int64_t n = list_active(slots, T, rows, false), kr = K * r;
+  if (n == 0) return Status::ok;
+  const int64_t chunk = std::min(n, chunk_tokens(groups * kr));
+  float* coef = scratch(t_coef, groups * chunk * kr);
+  const auto spread_some = [&](int64_t i, int64_t i0, int64_t i1) {
+    const Combine p{S.data, S.ld, codes_a.data, slots, rows + i, groups, K, r, nullptr, 0, coef, chunk * kr,
+                    codes_b.data, scale};
+    k.combine[type](p, i0, i1);
+  };
+  const bool early = chunk == n && n * groups * kr <= kSerialSpread;
+  if (early) spread_some(0, 0, n);
+  with_team(n * kr * ends[groups - 1], [&](const Team& team) {
+    for (int64_t i = 0; i < n; i += chunk) {
+      const int64_t m = std::min(chunk, n - i);
+      if (!early) {
+        int64_t i0, i1;
+        team.share(m, &i0, &i1);
+        spread_some(i, i0, i1);
+        team.barrier();
+      }
+      split_2d(team, k.col_unit, ends[groups - 1], m, [&](int64_t c0, int64_t c1, int64_t a, int64_t b) {
+        for (int64_t g = 0, begin = 0; g < groups; begin = ends[g++]) {
+          const Expand p{y.data, y.ld, rows + i, B.data, B.ld, kr, coef + g * chunk * kr};
+          const int64_t first = std::max(c0, begin), last = std::min(c1, ends[g]);
+          if (first < last) k.expand[type](p, first, last, a, b);
+        }
+      });
+      if (i + chunk < n) team.barrier();
+    }
+  });
+  return Status::ok;
+}
+
 Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
                          const Steering* steering, int64_t T, int64_t width) {
   if (lora && !slots_ok(lora->slots, T, lora->codes.rows)) return Status::bad_slot;
@@ -307,8 +361,8 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   };
   const bool early = chunk >= n && n * kr <= kSerialSpread;
   if (early && n > 0) spread_both(0, 0, n);
-  // An element of the activation itself costs about as much as 16 multiply-adds.
-  with_team((2 * n * kr + 16 * T) * width, [&](const Team& team) {
+  // An element of the activation itself costs about as much as 16 multiply-adds, a steered one more.
+  with_team((2 * n * kr + (steering ? 24 : 16) * T) * width, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       if (!early) {

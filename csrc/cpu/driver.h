@@ -30,6 +30,14 @@ Status lora_expand_add(DType type, Matrix y, const float* u, Matrix B, Codes cod
 Status lora_add(DType type, Matrix y, Matrix x, const void* A, Matrix B, Codes codes_a, Codes codes_b,
                 const int32_t* slots, float scale, int64_t T, int64_t K, int64_t r, int64_t d_in, int64_t d_out);
 
+// u [groups, T, r] from S [T, groups * K * r]
+Status lora_combine(DType type, Matrix S, Codes codes, const int32_t* slots, float* u, int64_t T, int64_t groups,
+                    int64_t K, int64_t r);
+
+// y[:, ends[g-1]:ends[g]] += scale * the expand of group g of S by those columns of B [K*r, ends[groups-1]]
+Status lora_stacked_add(DType type, Matrix y, Matrix S, Matrix B, Codes codes_a, Codes codes_b, const int32_t* slots,
+                        const int64_t* ends, int64_t groups, float scale, int64_t T, int64_t K, int64_t r);
+
 struct LoraSide {
   const float* u;  // [T, r]
   Matrix B;

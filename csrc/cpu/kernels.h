@@ -10,6 +10,7 @@ namespace dpg {
 namespace DPG_NS {
 namespace {
 
+using cpu::Combine;
 using cpu::Expand;
 using cpu::Gated;
 using cpu::Shrink;
@@ -117,6 +118,32 @@ void shrink(const Shrink& p, int64_t unit0, int64_t unit1) {
       i += 2;
     }
     if (i < end) shrink_tile<T, 1>(p, g, j, i);
+  }
+}
+
+// One vector of the rank at a time; four partial sums over k, so that a bank of many entries loses few digits.
+template <class T>
+void combine(const Combine& p, int64_t i0, int64_t i1) {
+  for (int64_t i = i0; i < i1; ++i) {
+    const int64_t row = p.rows[i];
+    const float* code = p.codes + p.slots[row] * p.K;
+    for (int64_t g = 0; g < p.groups; ++g) {
+      const T* s = static_cast<const T*>(p.S) + row * p.lds + g * p.K * p.r;
+      for (int64_t j = 0; j < p.r; j += VF::N) {
+        const int n = static_cast<int>(least(VF::N, p.r - j));
+        VF part[4] = {VF(0.0f), VF(0.0f), VF(0.0f), VF(0.0f)};
+        for (int64_t k = 0; k < p.K; ++k)
+          part[k % 4] = vfma(VF(code[k]), n == VF::N ? vload(s + k * p.r + j) : vload_n(s + k * p.r + j, n), part[k % 4]);
+        const VF sum = (part[0] + part[1]) + (part[2] + part[3]);
+        if (p.u) {
+          vstore_n(p.u + g * p.u_group + row * p.r + j, sum, n);
+          continue;
+        }
+        const float* b = p.codes_b + p.slots[row] * p.K;
+        float* c = p.coef + g * p.coef_group + i * p.K * p.r + j;
+        for (int64_t e = 0; e < p.K; ++e) vstore_n(c + e * p.r, VF(p.scale * b[e]) * sum, n);
+      }
+    }
   }
 }
 
@@ -281,15 +308,26 @@ __attribute__((noinline)) void act_row(const Gated& p, const T* gate, const T* u
   }
   const int16_t* mask = p.clamp_mask + c;
   const float* table = p.add + c;
+  constexpr int kUnroll = 4;  // vectors that share the broadcast strengths
   int64_t i = 0;
-  for (; i + VF::N <= n; i += VF::N) {
-    VF add(0.0f);
-    for (int e = 0; e < steer->count; ++e)
-      add = vfma(VF(steer->strength[e]), vload(table + steer->pole[e] * p.ld_add + i), add);
-    vstore(h + i, gated_steered<T, ACT>(vload(gate + i), vload(up + i), vbound(mask + i, steer->bits, VF::N), add));
+  for (; i + kUnroll * VF::N <= n; i += kUnroll * VF::N) {
+    VF add[kUnroll];
+#pragma GCC unroll 4
+    for (int v = 0; v < kUnroll; ++v) add[v] = VF(0.0f);
+    for (int e = 0; e < steer->count; ++e) {
+      const VF strength(steer->strength[e]);
+      const float* line = table + steer->pole[e] * p.ld_add + i;
+#pragma GCC unroll 4
+      for (int v = 0; v < kUnroll; ++v) add[v] = vfma(strength, vload(line + v * VF::N), add[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kUnroll; ++v) {
+      const int64_t at = i + v * VF::N;
+      vstore(h + at, gated_steered<T, ACT>(vload(gate + at), vload(up + at), vbound(mask + at, steer->bits, VF::N), add[v]));
+    }
   }
-  if (i < n) {
-    const int rest = static_cast<int>(n - i);
+  for (; i < n; i += VF::N) {
+    const int rest = static_cast<int>(least(VF::N, n - i));
     VF add(0.0f);
     for (int e = 0; e < steer->count; ++e)
       add = vfma(VF(steer->strength[e]), vload_n(table + steer->pole[e] * p.ld_add + i, rest), add);
@@ -354,6 +392,14 @@ struct GatedOf {
 };
 
 template <class T>
+DPG_FN void gated_part(const GatedJob<T>& job, int64_t i, int64_t c, int64_t n) {
+  const Gated& p = job.p;
+  const int64_t row = p.rows[i];
+  job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c, static_cast<const T*>(p.up) + row * p.ldu + c,
+          static_cast<T*>(p.h) + row * p.ldh + c, p.steer ? p.steer + row : nullptr, c, n);
+}
+
+template <class T>
 void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
   const ActRow<T> table[kActs] = {act_row<T, kSilu>, act_row<T, kGeluTanh>, act_row<T, kGelu>};
   const GatedJob<T> job{p, table[act]};
@@ -361,10 +407,17 @@ void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int6
     over_tokens<GatedOf<T>::template Tiles, GatedJob<T>, kTileT>(job, c0, c1, i0, i1);
     return;
   }
-  for (int64_t i = i0; i < i1; ++i) {
-    const int64_t row = p.rows[i];
-    job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c0, static_cast<const T*>(p.up) + row * p.ldu + c0,
-            static_cast<T*>(p.h) + row * p.ldh + c0, p.steer ? p.steer + row : nullptr, c0, c1 - c0);
+  // The poles' additions for some columns stay in cache while a few tokens pass; few, so that their
+  // memory pages stay known.
+  constexpr int64_t kColumns = 2048, kTokens = 16;
+  if (!p.steer) {
+    for (int64_t i = i0; i < i1; ++i) gated_part(job, i, c0, c1 - c0);
+    return;
+  }
+  for (int64_t first = i0; first < i1; first += kTokens) {
+    const int64_t last = least(first + kTokens, i1);
+    for (int64_t c = c0; c < c1; c += kColumns)
+      for (int64_t i = first; i < last; ++i) gated_part(job, i, c, least(kColumns, c1 - c));
   }
 }
 
@@ -425,6 +478,7 @@ const cpu::Kernels kTable = {
     2 * VF::N < 32 ? 32 : 2 * VF::N,
     kDotT,
     {shrink<float>, shrink<bf16>, shrink<f16>},
+    {combine<float>, combine<bf16>, combine<f16>},
     {expand<float>, expand<bf16>, expand<f16>},
     {gated_act<float>, gated_act<bf16>, gated_act<f16>},
     {stats<float>, stats<bf16>, stats<f16>},

@@ -42,6 +42,10 @@ DPG_FN VF vnearest(VF a) { return VF(_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEA
 DPG_FN VF vscale2(VF p, VF n) { return VF(_mm512_scalef_ps(p.v, n.v)); }
 
 // Conversions between storage and float.
+#if defined(DPG_BF16_DOT)
+// Subnormal numbers, below 1.2e-38, become zero.
+DPG_FN __m256i bf16_bits(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+#else
 DPG_FN __m256i bf16_bits(__m512 x) {
   const __m512i b = _mm512_castps_si512(x);
   const __m512i lsb = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
@@ -50,6 +54,7 @@ DPG_FN __m256i bf16_bits(__m512 x) {
   const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, r, quiet));
 }
+#endif
 DPG_FN __m512 widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
 DPG_FN __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from dpg_fast.assess.likelihood import LikelihoodJudge
+from dpg_fast.assess.judges import Judge
 from dpg_fast.assess.statistics import Interval, auc, bootstrap_interval
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality import MAX_SCORE, Personality, Trait
@@ -38,7 +38,7 @@ class PoleContrast:
 def contrast_poles(
     model: PersonalityModel,
     tokenizer: Any,
-    judge: LikelihoodJudge,
+    judge: Judge,
     questions: Mapping[Trait, Sequence[str]],
     *,
     system: str,
@@ -51,7 +51,7 @@ def contrast_poles(
     Args:
         model: with a personality to give.
         tokenizer: the base model's.
-        judge: on a bare model.
+        judge: of answers; a likelihood judge needs a bare model.
         questions: for each trait, at least two.
         system: the same instruction for both poles; it should name no trait.
         level: asked for, as ``+level`` and ``-level``.
@@ -73,7 +73,7 @@ def contrast_poles(
         judged = judge.judge_all(list(zip([*asked, *asked], texts, strict=True)), traits=[trait])
         scores = np.array([j.scores.get(trait, np.nan) for j in judged])
         high, low = scores[: len(asked)], scores[len(asked) :]
-        both = ~np.isnan(high + low)  # an empty answer has no score
+        both = ~np.isnan(high + low)  # an empty answer, or one whose call failed, has no score
         result[trait] = PoleContrast(
             int(both.sum()),
             float(high[both].mean()),

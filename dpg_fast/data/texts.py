@@ -119,7 +119,7 @@ def _descriptions() -> tuple[Description, ...]:
 
 def _lines(path: Path) -> list[tuple[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path.name}, line {number}"

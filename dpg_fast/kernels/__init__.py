@@ -10,8 +10,11 @@ from dpg_fast.kernels._cpu import isas, set_isa, use_isa
 from dpg_fast.kernels.activation_stats import activation_stats, activation_stats_reference
 from dpg_fast.kernels.dispatch import build_info, explain, force_backend, forced_backend, use_backend
 from dpg_fast.kernels.lora_add import lora_add, lora_add_reference
+from dpg_fast.kernels.lora_combine import lora_combine, lora_combine_reference
 from dpg_fast.kernels.lora_expand_add import lora_expand_add, lora_expand_add_reference
 from dpg_fast.kernels.lora_shrink import lora_shrink, lora_shrink_reference
+from dpg_fast.kernels.lora_stacked_add import lora_stacked_add, lora_stacked_add_reference
+from dpg_fast.kernels.product import linear_product
 from dpg_fast.kernels.steered_gated_act import steered_gated_act, steered_gated_act_reference
 from dpg_fast.kernels.types import ACTIVATIONS, POLES, GatedLora, Steering
 
@@ -27,12 +30,17 @@ __all__ = [
     "force_backend",
     "forced_backend",
     "isas",
+    "linear_product",
     "lora_add",
     "lora_add_reference",
+    "lora_combine",
+    "lora_combine_reference",
     "lora_expand_add",
     "lora_expand_add_reference",
     "lora_shrink",
     "lora_shrink_reference",
+    "lora_stacked_add",
+    "lora_stacked_add_reference",
     "set_isa",
     "steered_gated_act",
     "steered_gated_act_reference",

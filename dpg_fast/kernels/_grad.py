@@ -1,10 +1,11 @@
-"""Backward passes of the LoRA ops, as dense products in float32 (float64 for float64 inputs)."""
+"""Backward passes of the LoRA ops, as dense products in float32 (float64 for float64 inputs); on GPUs, `_grad_triton`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from dpg_fast.kernels import _grad_triton, _triton
 from dpg_fast.kernels._checks import side_dtype
 
 
@@ -16,6 +17,8 @@ def codes_of_tokens(codes: Tensor, slots: Tensor) -> Tensor:
 
 def into_slots(per_token: Tensor, slots: Tensor, rows: int) -> Tensor:
     """[S, K]: sums the rows of [T, K] that share a slot; slot -1 is dropped."""
+    if per_token.dtype == torch.float32 and _triton.serves_backward(per_token):
+        return _grad_triton.slot_sums(per_token, slots, rows)
     kept = torch.where((slots >= 0)[:, None], per_token, torch.zeros_like(per_token))
     out = torch.zeros(rows, per_token.shape[1], dtype=per_token.dtype, device=per_token.device)
     return out.index_add(0, slots.clamp(min=0).long(), kept)
@@ -25,6 +28,8 @@ def shrink_backward(
     gu: Tensor, x: Tensor, A: Tensor, codes: Tensor, slots: Tensor, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, A, codes) for u = lora_shrink(x, A, codes, slots); `needs` says which are wanted."""
+    if _triton.serves_backward(x):
+        return _grad_triton.shrink_backward(gu, x, A, codes, slots, needs)
     acc = side_dtype(x.dtype)
     banks = A.to(acc).reshape(-1, *A.shape[-3:])  # [G, K, r, d]
     gu = gu.to(acc).reshape(banks.shape[0], x.shape[0], A.shape[-2])
@@ -53,6 +58,8 @@ def expand_backward(
 
     `needs` says which are wanted.
     """
+    if _triton.serves_backward(B):
+        return _grad_triton.expand_backward(gy, u, B, codes, slots, scale, needs)
     acc = side_dtype(B.dtype)
     K, r, d = B.shape
     g, u_acc = gy.to(acc), u.to(acc)

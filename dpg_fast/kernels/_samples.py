@@ -22,6 +22,10 @@ def sample_arguments(op: str, device: torch.device, dtype: torch.dtype) -> tuple
         return x, u, bank, codes, slots, 1.0
     if op == "lora_add":
         return x, x.clone(), bank, bank, codes, codes, slots, 1.0
+    if op == "lora_combine":
+        return zeros(2, 4), codes, slots, 1
+    if op == "lora_stacked_add":
+        return x, zeros(2, 4), bank, codes, codes, slots, [8], 1.0
     if op == "activation_stats":
         edges = torch.tensor([0.0, 1.0], device=device)
         return x, "silu", slots, edges, zeros(2, 8, dt=torch.int64), zeros(2, 8, 3, dt=torch.int64)

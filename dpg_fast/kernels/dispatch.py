@@ -20,7 +20,15 @@ from dpg_fast.kernels import _cpu
 
 logger = logging.getLogger("dpg_fast.kernels")
 
-OPS: tuple[str, ...] = ("lora_shrink", "lora_expand_add", "lora_add", "steered_gated_act", "activation_stats")
+OPS: tuple[str, ...] = (
+    "lora_shrink",
+    "lora_combine",
+    "lora_expand_add",
+    "lora_add",
+    "lora_stacked_add",
+    "steered_gated_act",
+    "activation_stats",
+)
 ORDER: tuple[str, ...] = ("cuda", "triton", "cpu", "reference")
 ABSENT = "not available in this version"
 

@@ -7,28 +7,39 @@ Without a call in progress the subclass runs the original forward, nothing else.
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import Architecture, GatedMlp, split_gate_up, verify_gated_mlp
-from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_shrink, steered_gated_act
+from dpg_fast.architecture import SHARED_INPUT, Architecture, GatedMlp, split_gate_up, verify_gated_mlp
+from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
 from dpg_fast.model.request import CallState
+from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
 
 
 class LinearAdapter:
-    """The bank's part of one linear layer. ``A`` [K, r, d_in] and ``B`` [K, r, d_out] are in the layer's compute dtype."""
+    """The bank's part of one linear layer.
 
-    __slots__ = ("A", "B", "scale", "state")
+    Attributes:
+        A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
+        stack, index: the product that also makes this layer's, and its place there; ``stack`` is None where the layer
+            keeps its own product.
+    """
+
+    __slots__ = ("A", "B", "index", "scale", "stack", "state")
 
     def __init__(self, state: CallState, scale: float) -> None:
         self.state = state
         self.scale = scale
         self.A: Tensor | None = None
         self.B: Tensor | None = None
+        self.stack: Stack | None = None
+        self.index = 0
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """``y`` with this layer's low-rank delta for ``x`` added in place; untouched when no bank takes part in the call."""
@@ -51,9 +62,10 @@ class MlpAdapter:
         A: [G, K, r, d_in], both A sides of gate and up (G = 2), or that of their merged product (G = 1).
         B_gate, B_up: [K, r, I].
         clamp_mask, add: this layer's rows of the steering table, or None.
+        stack: the product of gate, up and their A rows, or None where they keep their own products.
     """
 
-    __slots__ = ("A", "B_gate", "B_up", "add", "clamp_mask", "has_bank", "mlp", "partial", "scale", "state")
+    __slots__ = ("A", "B_gate", "B_up", "add", "clamp_mask", "has_bank", "mlp", "partial", "scale", "stack", "state")
 
     def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool) -> None:
         self.state = state
@@ -66,14 +78,21 @@ class MlpAdapter:
         self.B_up: Tensor | None = None
         self.clamp_mask: Tensor | None = None
         self.add: Tensor | None = None
+        self.stack: Stack | None = None
 
     def activate(self, x: Tensor) -> Tensor:
         """``steer(act(gate)) * up`` for the MLP's input ``x`` [..., d_in], [..., I]."""
         call = self.state.call
         assert call is not None
-        gate, up = split_gate_up(self.mlp, x)
         lora = None
-        if call.lora_slots is not None:
+        if call.lora_slots is not None and self.stack is not None and self.stack.takes(x):
+            y, S = self.stack.product(x)
+            gate, up = y[..., : self.mlp.intermediate], y[..., self.mlp.intermediate :]
+            u = lora_combine(S, call.values.codes_a, call.lora_slots, len(self.stack.widths))
+            lora = self._expands(u, self.B_gate, self.B_up)
+        else:
+            gate, up = split_gate_up(self.mlp, x)
+        if call.lora_slots is not None and lora is None:
             if self.A is not None:
                 lora = self._ride_along(x, gate)
             for name, adapter in self.partial.items():
@@ -95,7 +114,12 @@ class MlpAdapter:
         assert A is not None and B_gate is not None and B_up is not None
         if gate.dtype != A.dtype or x.dtype != A.dtype:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
-        u = lora_shrink(x, A, call.values.codes_a, call.lora_slots)
+        return self._expands(lora_shrink(x, A, call.values.codes_a, call.lora_slots), B_gate, B_up)
+
+    def _expands(self, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
+        """``u`` [2, T, r], or [1, T, r] where gate and up are one layer."""
+        call = self.state.call
+        assert call is not None and call.lora_slots is not None and B_gate is not None and B_up is not None
         first, second = (u, None) if len(u) == 2 else (u[0], u[0])
         return GatedLora(first, B_gate, second, B_up, call.values.codes_b, call.lora_slots, self.scale)
 
@@ -106,8 +130,12 @@ class PersonalityLinear(nn.Module):
     dpg_adapter: LinearAdapter
 
     def forward(self, x: Tensor) -> Tensor:
+        adapter = self.dpg_adapter
+        call, stack = adapter.state.call, adapter.stack
+        if stack is not None and call is not None and call.lora_slots is not None and stack.takes(x):
+            return stack.output(adapter.index, x, call, adapter.scale)
         y = super().forward(x)  # type: ignore[misc]
-        return self.dpg_adapter.add_to(y, x)
+        return adapter.add_to(y, x)
 
 
 class PersonalityMlp(nn.Module):
@@ -143,6 +171,8 @@ class Surgery:
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
         self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._stacks: list[tuple[Stack, tuple[str, ...], MlpAdapter | None]] = []
+        self._tied = _tied_weights(architecture)
         verified: set[type] = set()
         inside: set[str] = set()
         patches: list[tuple[nn.Module, type[nn.Module], Any]] = []
@@ -167,25 +197,70 @@ class Surgery:
             linear_adapter = LinearAdapter(state, scale)
             self.linear_adapters[name] = linear_adapter
             patches.append((architecture.linears[name], PersonalityLinear, linear_adapter))
+        self._plan_stacks(sites - inside)
         for module, mixin, part in patches:
             original = type(module)
             module.__class__ = _subclass(mixin, original)
             module.dpg_adapter = part  # type: ignore[assignment]
             self._changed.append((module, original))
 
+    def _plan_stacks(self, outside: Set[str]) -> None:
+        """Group the plain linear layers that share an input; their buffers are made with the first bank."""
+        linears = self.architecture.linears
+        plans: list[tuple[tuple[str, ...], MlpAdapter | None]] = []
+        for mlp in self.mlp_adapters.values():
+            if mlp.has_bank:
+                layout = mlp.mlp.layout
+                first = tuple(f"{mlp.mlp.name}.{n}" for n in layout.linears if n != layout.down)
+                plans.append((first, mlp))
+        of_input: dict[str, list[str]] = {}
+        for name in linears:  # in the order of the model's own calls: q, k, v
+            if name in outside:
+                parent, _, attribute = name.rpartition(".")
+                shared = attribute in SHARED_INPUT
+                of_input.setdefault(parent if shared else name, []).append(name)
+        plans += [(tuple(names), None) for names in of_input.values()]
+        for names, adapter in plans:
+            layers = [linears[name] for name in names]
+            if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
+                self._stacks.append((Stack(layers), names, adapter))  # type: ignore[arg-type]
+
     def undo(self) -> None:
-        """Give every module its own class back."""
+        """Give every module its own class and its weights their own memory back."""
+        for stack, _, _ in self._stacks:
+            stack.release()
         for module, original in self._changed:
             module.__class__ = original
             del module.__dict__["dpg_adapter"]
         self._changed.clear()
 
-    def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
-        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device."""
+    def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
+        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device.
+
+        ``stacked`` puts copies of it below the base weights where that is possible; gradients do not reach copies.
+        """
+        pairs = functools.cache(pair)
         for name, linear in self.linear_adapters.items():
-            linear.A, linear.B = pair(name)
+            linear.A, linear.B = pairs(name)
+            linear.stack = None
         for adapter in self.mlp_adapters.values():
-            self._set_mlp_bank(adapter, pair)
+            adapter.stack = None
+            self._set_mlp_bank(adapter, pairs)
+        for stack, names, mlp in self._stacks if stacked else ():
+            if not stack.fill([pairs(name) for name in names]):
+                continue
+            if mlp is not None:
+                mlp.stack = stack
+                continue
+            for index, name in enumerate(names):
+                linear = self.linear_adapters[name]
+                linear.stack, linear.index = stack, index
+
+    def intact(self) -> bool:
+        """False when stacked weights have been moved or replaced since the bank was handed out."""
+        stacks = {id(adapter.stack): adapter.stack for adapter in self.linear_adapters.values()}
+        stacks |= {id(adapter.stack): adapter.stack for adapter in self.mlp_adapters.values()}
+        return all(stack is None or stack.intact() for stack in stacks.values())
 
     def _set_mlp_bank(self, adapter: MlpAdapter, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
         mlp, layout = adapter.mlp, adapter.mlp.layout
@@ -205,6 +280,12 @@ class Surgery:
         mask, add = table.clamp_mask.to(device), table.add.to(device)
         for layer, adapter in self.mlp_adapters.items():
             adapter.clamp_mask, adapter.add = mask[layer], add[layer]
+
+
+def _tied_weights(architecture: Architecture) -> set[int]:
+    """Ids of weights that several of the layers share."""
+    count = Counter(id(weight) for layer in architecture.linears.values() for weight in layer.parameters())
+    return {weight for weight, uses in count.items() if uses > 1}
 
 
 _subclasses: dict[tuple[type, type], type] = {}

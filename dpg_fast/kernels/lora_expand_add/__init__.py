@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.kernels import _checks, _cpu, dispatch
+from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._grad import expand_backward
 from dpg_fast.kernels._library import bump_version, library, nobody_watches
+from dpg_fast.kernels.lora_expand_add import cuda as _cuda
 from dpg_fast.kernels.lora_expand_add.reference import lora_expand_add_reference, lora_expanded_reference
 
 
@@ -139,6 +140,13 @@ class LoraExpanded(torch.autograd.Function):
         return (gy, *grads, None, None)
 
 
+dispatch.register("lora_expand_add", "cuda", _cuda.run, _cuda.verify)
+dispatch.register(
+    "lora_expand_add",
+    "triton",
+    _triton.lazy("lora_expand_add"),
+    lambda y, u, B, *rest: _triton.verify(y, rank=B.shape[-2]),
+)
 dispatch.register("lora_expand_add", "cpu", _run_cpu, lambda y, *rest: _cpu.verify(y))
 dispatch.register("lora_expand_add", "reference", _run_reference, lambda *args: (True, ""))
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.kernels import _checks, _cpu, dispatch
+from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._grad import shrink_backward
 from dpg_fast.kernels._library import library, nobody_watches
+from dpg_fast.kernels.lora_shrink import cuda as _cuda
 from dpg_fast.kernels.lora_shrink.reference import lora_shrink_reference
 
 
@@ -103,5 +104,12 @@ class LoraShrink(torch.autograd.Function):
         return (*shrink_backward(gu, x, A, codes, slots, (needs[0], needs[1], needs[2])), None)
 
 
+dispatch.register("lora_shrink", "cuda", _cuda.run, _cuda.verify)
+dispatch.register(
+    "lora_shrink",
+    "triton",
+    _triton.lazy("lora_shrink"),
+    lambda x, A, codes, slots: _triton.verify(x, rank=A.shape[-2]),
+)
 dispatch.register("lora_shrink", "cpu", _run_cpu, lambda x, A, codes, slots: _cpu.verify(x, A))
 dispatch.register("lora_shrink", "reference", lora_shrink_reference, lambda *args: (True, ""))

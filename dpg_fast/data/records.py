@@ -1,0 +1,119 @@
+"""Records on disk: JSON Lines, one pydantic model for each kind of line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from ..files import write_atomically
+from ..personality import MAX_SCORE, MIN_SCORE, Personality
+
+T = TypeVar("T", bound=BaseModel)
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Score = Annotated[float, Field(ge=MIN_SCORE, le=MAX_SCORE, allow_inf_nan=False)]
+
+
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class JudgeNote(BaseModel):
+    """Who scored a record: model, version of the prompt's wording, and what it cost (None: unknown)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    prompt_version: str
+    cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    currency: str | None = None
+
+
+class DialogueRecord(BaseModel):
+    """A conversation, and what is known about who speaks as the assistant.
+
+    Attributes:
+        messages: the turns, at least one, in the `messages` convention of chat templates.
+        personality: five scores in -5..5, OCEAN order; None if unknown.
+        character: whose voice the assistant has, if anybody's.
+        stage: stage of that character's life or story.
+        source: where the text is from.
+        judge: who gave the personality's scores.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[Turn] = Field(min_length=1)
+    personality: tuple[Score, Score, Score, Score, Score] | None = None
+    character: str | None = None
+    stage: str | None = None
+    source: str
+    judge: JudgeNote | None = None
+
+    def get_personality(self) -> Personality | None:
+        """The scores as a `Personality`."""
+        return None if self.personality is None else Personality(self.personality)
+
+
+class QuestionRecord(BaseModel):
+    """A line of a PersonalityBench question file. Other keys (such as the published `old_data`) are ignored."""
+
+    question: Text
+
+
+class DroppedRecord(BaseModel):
+    """A generated text that a rule removed, and why."""
+
+    kind: Literal["question", "description"]
+    target: str  # a trait ("openness") or a pole ("O+")
+    text: str
+    reason: str
+    detail: str = ""
+    similar_to: str | None = None
+
+
+def read_records(path: Path | str, model: type[T]) -> Iterator[T]:
+    """The records of a JSON Lines file, one at a time; empty lines are skipped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is not UTF-8, not JSON or not such a record; the message names file and line.
+    """
+    path = Path(path)
+    with path.open("rb") as file:  # bytes: only "\n" ends a line, whatever Unicode a text holds
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield model.model_validate_json(line)
+            except ValidationError as error:
+                raise ValueError(f"{path.name}, line {number}: {_explain(error)}") from error
+
+
+def write_records(path: Path | str, records: Iterable[BaseModel]) -> int:
+    """Write records as JSON Lines, atomically and one at a time; how many there were."""
+    count = 0
+
+    def write(temporary: str) -> None:
+        nonlocal count
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            for record in records:
+                file.write(record.model_dump_json() + "\n")
+                count += 1
+
+    write_atomically(Path(path), write)
+    return count
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return (f"{where}: " if where else "") + first["msg"] + more

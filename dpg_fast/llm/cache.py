@@ -1,0 +1,213 @@
+"""Replies kept on disk, addressed by their content: what was asked decides where the answer lies.
+
+One SQLite file in WAL mode. A reply is committed (and synced) before anything else is done with it, so a process that is
+killed loses at most the calls that were under way. Any number of processes of one machine may share the file; do not put
+it on a network file system. Keys, prompts' hashes and replies are stored; API keys never are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+_BUSY_SECONDS = 60.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, prompt_version TEXT NOT NULL, created REAL NOT NULL, reply TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failures (
+    key TEXT PRIMARY KEY, item TEXT NOT NULL, prompt_version TEXT NOT NULL, created REAL NOT NULL,
+    times INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS embeddings (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, vector BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Reply(BaseModel):
+    """What a server answered to one request.
+
+    Attributes:
+        content: the text; None if there was none.
+        finish_reason: "stop", "length", "content_filter" or what the server says.
+        refusal: the model's refusal, where the server reports it apart.
+        prompt_tokens, cached_prompt_tokens, completion_tokens: the server's count, None if it gave none.
+        served_by: the model name in the reply, which may be more exact than the one asked for.
+        mode: how the structure was asked for: json_schema, json_object or text.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    content: str | None = None
+    finish_reason: str | None = None
+    refusal: str | None = None
+    prompt_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    served_by: str | None = None
+    mode: str | None = None
+
+
+class StoredFailure(BaseModel):
+    """An item that failed when it was last tried, and how often it has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    item: str
+    prompt_version: str
+    created: float
+    times: int
+    kind: str
+    detail: str
+
+
+def content_key(value: Any) -> str:
+    """SHA-256 of ``value`` (JSON types) in one canonical spelling, as hex."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class ReplyCache:
+    """The replies, failures and embeddings stored in ``path`` (created with its folder if needed). Thread-safe.
+
+    Raises:
+        ValueError: the file is not such a cache, or was written by a newer version of this package.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(
+            self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        )
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise ValueError(f"{self.path} is not a reply cache: {error}") from error
+        except ValueError:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        self._enter_wal()
+        execute("PRAGMA synchronous = FULL")
+        execute("BEGIN IMMEDIATE")
+        try:
+            version = execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise ValueError(f"{self.path} has cache version {version}; this package reads up to {SCHEMA_VERSION}")
+            for statement in _TABLES.split(";"):
+                execute(statement)
+            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            execute("COMMIT")
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+
+    def _enter_wal(self) -> None:
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:  # the switch itself does not wait for other processes
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def get(self, key: str) -> Reply | None:
+        """The reply stored under ``key``."""
+        row = self._one("SELECT reply FROM replies WHERE key = ?", (key,))
+        return None if row is None else Reply.model_validate_json(row[0])
+
+    def put(self, key: str, reply: Reply, *, model: str, prompt_version: str, replace: bool = False) -> Reply:
+        """Store ``reply`` and return what is stored: with ``replace=False`` the first one written wins."""
+        self._write(
+            f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO replies VALUES (?, ?, ?, ?, ?)",
+            (key, model, prompt_version, time.time(), reply.model_dump_json(exclude_none=True)),
+        )
+        stored = self.get(key)
+        assert stored is not None
+        return stored
+
+    def add_failure(self, key: str, *, item: str, prompt_version: str, kind: str, detail: str) -> None:
+        """Note that an item failed (again)."""
+        self._write(
+            "INSERT INTO failures VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT (key) DO UPDATE SET item = excluded.item, "
+            "created = excluded.created, times = times + 1, kind = excluded.kind, detail = excluded.detail",
+            (key, item, prompt_version, time.time(), kind, detail),
+        )
+
+    def clear_failure(self, key: str) -> None:
+        """Forget a failure, after the item has succeeded."""
+        if self._one("SELECT 1 FROM failures WHERE key = ?", (key,)) is not None:
+            self._write("DELETE FROM failures WHERE key = ?", (key,))
+
+    def failures(self, prompt_version: str | None = None) -> list[StoredFailure]:
+        """What failed when last tried, oldest first; of one prompt version if that is given."""
+        where, values = ("", ()) if prompt_version is None else (" WHERE prompt_version = ?", (prompt_version,))
+        names = list(StoredFailure.model_fields)
+        with self._lock:
+            rows = self._connection.execute(
+                f"SELECT {', '.join(names)} FROM failures{where} ORDER BY created", values
+            ).fetchall()
+        return [StoredFailure(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def vectors(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """The stored embeddings among ``keys``: little-endian float32."""
+        found = {}
+        for key in keys:
+            row = self._one("SELECT vector FROM embeddings WHERE key = ?", (key,))
+            if row is not None:
+                found[key] = row[0]
+        return found
+
+    def put_vectors(self, model: str, vectors: dict[str, bytes]) -> None:
+        """Store embeddings, all or none."""
+        with self._lock, self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)",
+                [(key, model, vector) for key, vector in vectors.items()],
+            )
+
+    def __len__(self) -> int:
+        row = self._one("SELECT count(*) FROM replies", ())
+        assert row is not None
+        return int(row[0])
+
+    def close(self) -> None:
+        """Close the file; the cache cannot be used afterwards."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> ReplyCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _one(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        with self._lock:
+            row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+            return row
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        with self._lock:
+            self._connection.execute(statement, values)

@@ -1,0 +1,163 @@
+"""What is asked of a model, and what came of it: plain values without any input or output."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from dpg_fast.llm.cache import Reply, content_key
+from dpg_fast.llm.prices import Usage
+from dpg_fast.llm.structured import Mode, UnreadableReply, format_instruction, plain_schema, read_reply, strict_schema
+
+T = TypeVar("T", bound=BaseModel)
+Message = Mapping[str, str]
+NOTHING = Usage()
+FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable"]
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One question to a model, answered by one object of a pydantic model.
+
+    Attributes:
+        item: what the call is about, for reports ("E+ answer 17"). Not part of the cache key.
+        messages: turns with "role" and "content".
+        answer: the pydantic model of the reply.
+        prompt_version: name of the prompt's wording; changing it asks anew.
+        parameters: sent with this call, over those of the client (temperature, max_completion_tokens, ...).
+        draw: the n-th independent reply to the same prompt.
+    """
+
+    item: str
+    messages: Sequence[Message]
+    answer: type[T]
+    prompt_version: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    draw: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent for a call: its own messages, or those with one bad reply and the plea to repair it."""
+
+    key: str
+    messages: tuple[dict[str, str], ...]
+    repair: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item has no answer.
+
+    Kinds: "refused" by the model or a content filter, "cut" at the token limit, "unreadable" also after one repair
+    (these replies were paid for and are kept); "rejected" by the server as a bad request, "unreachable" after all retries
+    (nothing was paid, and the next run tries again).
+    """
+
+    kind: FailureKind
+    detail: str
+
+    @property
+    def paid(self) -> bool:
+        """Whether a stored reply is behind the failure."""
+        return self.kind in ("refused", "cut", "unreadable")
+
+
+@dataclass(frozen=True)
+class Result(Generic[T]):
+    """What came of a call: a `value` or a `failure`.
+
+    Attributes:
+        usage: tokens of all its replies, stored ones included.
+        paid: the part of `usage` that this run caused.
+        served_by: the model name the server gave in its last reply.
+    """
+
+    item: str
+    value: T | None
+    failure: Failure | None
+    usage: Usage = NOTHING
+    paid: Usage = NOTHING
+    served_by: str | None = None
+
+
+def call_key(call: Call[Any], model: str, parameters: Mapping[str, Any]) -> str:
+    """The content address of a call's first reply.
+
+    Raises:
+        ValueError: a parameter is not of JSON types.
+    """
+    try:
+        return content_key(
+            {
+                "model": model,
+                "messages": [dict(message) for message in call.messages],
+                "parameters": {**parameters, **call.parameters},
+                "schema": plain_schema(call.answer),
+                "prompt_version": call.prompt_version,
+                "draw": call.draw,
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{call.item}: messages and parameters must be JSON types: {error}") from error
+
+
+def first_request(call: Call[Any], key: str) -> Request:
+    """The request that begins a call."""
+    return Request(key, tuple(dict(message) for message in call.messages))
+
+
+def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Request:
+    """The answer in ``reply``, or why there is none, or the repair to ask for."""
+    if reply.refusal:
+        return Failure("refused", reply.refusal)
+    if reply.finish_reason == "content_filter":
+        return Failure("refused", "stopped by the server's content filter")
+    if reply.finish_reason == "length":
+        return Failure("cut", f"the reply was cut after {reply.completion_tokens or '?'} tokens; allow more of them")
+    text = reply.content or ""
+    try:
+        return read_reply(call.answer, text)
+    except UnreadableReply as error:
+        problem = str(error)
+    if request.repair:
+        return Failure("unreadable", f"{problem}; the reply was {text[:200]!r}")
+    plea = f"That reply cannot be read: {problem}.\n{format_instruction(call.answer)}"
+    messages = (*request.messages, {"role": "assistant", "content": text}, {"role": "user", "content": plea})
+    return Request(content_key(["repair", request.key, text]), messages, repair=True)
+
+
+def with_instruction(request: Request, call: Call[Any], mode: Mode) -> list[dict[str, str]]:
+    """The messages to send: where the server does not enforce the schema, the last one says what is wanted."""
+    messages = [dict(message) for message in request.messages]
+    if mode != "json_schema" and not request.repair:
+        messages[-1]["content"] += "\n\n" + format_instruction(call.answer)
+    return messages
+
+
+def usage_of(reply: Reply) -> Usage:
+    """The reply's token counts."""
+    if reply.prompt_tokens is None or reply.completion_tokens is None:
+        return Usage(calls=1, uncounted=1)
+    return Usage(
+        calls=1,
+        prompt_tokens=reply.prompt_tokens,
+        cached_prompt_tokens=reply.cached_prompt_tokens or 0,
+        completion_tokens=reply.completion_tokens,
+    )
+
+
+def estimate_tokens(text: str) -> int:
+    """A rough count without a tokenizer: a quarter of the UTF-8 bytes, which suits English best."""
+    return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4)
+
+
+def prompt_estimate(call: Call[Any], request: Request, count: Callable[[str], int]) -> int:
+    """Estimated prompt tokens of a request, its schema included, with four tokens of chat template a message."""
+    texts = [message["content"] for message in request.messages]
+    return sum(count(text) + 4 for text in texts) + count(json.dumps(strict_schema(call.answer)))

@@ -1,0 +1,75 @@
+"""Which model to call, where it is, and how to call it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from dpg_fast.llm.structured import MODES
+
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+_NO_KEY = "no-key"  # local servers want none, the SDK wants something
+
+
+class LLMError(RuntimeError):
+    """The server cannot be used at all: wrong key, unknown model, no such address."""
+
+
+@dataclass(frozen=True)
+class LLMSettings:
+    """Which model, where, and how.
+
+    Attributes:
+        model: name as the server knows it.
+        base_url: of an OpenAI-compatible API ("http://localhost:8000/v1"); None: the SDK's default.
+        api_key: read from the environment variable `api_key_variable` if None. Neither printed nor stored.
+        api_key_variable: be careful to name another one than OpenAI's for somebody else's server.
+        parameters: sent with every call, part of the cache key (temperature, max_completion_tokens, seed, ...; what only
+            one server knows goes into "extra_body").
+        structured: how to ask for the schema: "json_schema", "json_object", "text", or "auto", which starts with the
+            first and steps down when the server refuses it.
+        concurrency: calls under way at once.
+        max_retries: of the SDK, for 408, 409, 429, 5xx and broken connections, with its own backoff.
+        timeout: seconds for one try.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    api_key_variable: str = DEFAULT_KEY_VARIABLE
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    structured: str = "auto"
+    concurrency: int = 8
+    max_retries: int = 6
+    timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("name a model")
+        if self.structured not in ("auto", *MODES):
+            raise ValueError(f"structured is one of auto, {', '.join(MODES)}, not {self.structured!r}")
+        if self.concurrency < 1 or self.max_retries < 0 or not self.timeout > 0:
+            raise ValueError("concurrency must be at least 1, max_retries at least 0, timeout above 0")
+        if self.base_url is not None:
+            parts = urlsplit(self.base_url)
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise ValueError(f"base_url must begin with http:// or https:// and a host, not {self.base_url!r}")
+            if parts.username or parts.password or parts.query:
+                raise ValueError("base_url must not hold a user, password or query; give the key in the environment")
+        reserved = {"model", "messages", "response_format", "stream", "n", "api_key"} & set(self.parameters)
+        if reserved:
+            raise ValueError(f"not parameters to set here: {', '.join(sorted(reserved))}")
+
+    def key(self) -> str:
+        """The API key to send.
+
+        Raises:
+            ValueError: none is given and the default server would need one.
+        """
+        found = self.api_key or os.environ.get(self.api_key_variable)
+        if not found and self.base_url is None and "OPENAI_BASE_URL" not in os.environ:
+            raise ValueError(f"no API key: set {self.api_key_variable}, or give base_url for a server without one")
+        return found or _NO_KEY
