@@ -133,12 +133,13 @@ def compare(
         from rich.table import Table
 
         from dpg_fast.assess.results import common_people, load_scores, write_results
-        from dpg_fast.assess.validity import disagreements, multitrait_multimethod
+        from dpg_fast.assess.validity import agreement_table, agreements, disagreements, multitrait_multimethod
 
         if len(results) < 2:
             raise ValueError("name two results at least")
         labels, scores = common_people([load_scores(path) for path in results])
         validity = multitrait_multimethod(scores, seed=seed)
+        agreeing = agreements(scores, seed=seed)
         differing = disagreements(labels, scores, top=top)
         console = Console()
         for number, name in enumerate(validity.methods, 1):
@@ -149,6 +150,7 @@ def compare(
             "Same trait, other method: mean r {:.2f}. Other trait: mean |r| {:.2f} with another method, {:.2f} with the "
             "same. Campbell-Fiske comparisons passed: {:.0%}.".format(*figures)
         )
+        console.print(agreement_table(agreeing))
         shown = Table(title="Largest disagreements (standardised within each method)")
         for column in ("respondent", "trait", "methods", "scores", "distance"):
             shown.add_column(column)
@@ -163,7 +165,8 @@ def compare(
                 | {"distance": d.distance}
                 for d in differing
             ]
-            write_results(out, {"validity": validity.to_dict(), "disagreements": rows})
+            agreement = [row.to_dict() for row in agreeing]
+            write_results(out, {"validity": validity.to_dict(), "agreement": agreement, "disagreements": rows})
             console.print(f"Written to {out}")
 
 

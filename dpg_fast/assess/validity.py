@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
-from dpg_fast.assess.reliability import correlation_interval, pearson
+from dpg_fast.assess.metrics import LEVELS, nearest_level
+from dpg_fast.assess.reliability import correlation_interval, icc_interval, pearson, weighted_kappa
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
 
@@ -130,6 +132,76 @@ def multitrait_multimethod(
         _mean(np.abs(matrix[once & ~other_method])),
         _mean(np.array(wins, dtype=np.float64)),
     )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two methods agree on one trait over people: order (Spearman), and the scores themselves.
+
+    Attributes:
+        people: scored by both.
+        spearman, icc: with bootstrap intervals; the ICC is ICC(2,1).
+        kappa: quadratically weighted, of scores rounded to the levels -5..5.
+    """
+
+    methods: tuple[str, str]
+    trait: Trait
+    people: int
+    spearman: Interval
+    icc: Interval
+    kappa: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; undefined values are None."""
+        row: dict[str, Any] = {"methods": list(self.methods), "trait": self.trait.value, "people": self.people}
+        for name, value in (("spearman", self.spearman), ("icc_2_1", self.icc)):
+            row[name] = {"estimate": _number(value.estimate), "low": _number(value.low), "high": _number(value.high)}
+        return row | {"kappa": _number(self.kappa)}
+
+
+def agreements(scores: Mapping[str, ArrayLike], *, resamples: int = 1000, seed: int = 0) -> list[Agreement]:
+    """Agreement of every two methods on every trait that both scored for three people or more.
+
+    Args:
+        scores: method -> [people, 5] in -5..5, the same people.
+        resamples, seed: of the intervals.
+    """
+    found = []
+    for (one, a), (two, b) in combinations(scores.items(), 2):
+        for trait in Trait:
+            pair = np.stack([np.asarray(x, dtype=np.float64)[:, trait.position] for x in (a, b)], axis=1)
+            pair = pair[np.isfinite(pair).all(axis=1)]
+            if pair.shape[0] < 3:
+                continue
+            levels = nearest_level(pair)
+            found.append(
+                Agreement(
+                    (one, two),
+                    trait,
+                    pair.shape[0],
+                    correlation_interval(pair[:, 0], pair[:, 1], "spearman", resamples=resamples, seed=seed),
+                    icc_interval(pair, "2,1", resamples=resamples, seed=seed),
+                    weighted_kappa(levels[:, 0], levels[:, 1], categories=LEVELS),
+                )
+            )
+    return found
+
+
+def agreement_table(rows: Sequence[Agreement]) -> Table:
+    """`agreements` for the terminal."""
+    table = Table(title="Agreement of methods, with 95% bootstrap intervals")
+    for column in ("methods", "trait", "people", "Spearman", "ICC(2,1)", "weighted kappa"):
+        table.add_column(column)
+    for row in rows:
+        kappa = "-" if math.isnan(row.kappa) else f"{row.kappa:.2f}"
+        table.add_row(
+            " / ".join(row.methods), row.trait.value, str(row.people), _bounds(row.spearman), _bounds(row.icc), kappa
+        )
+    return table
+
+
+def _bounds(value: Interval) -> str:
+    return "-" if math.isnan(value.estimate) else f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dpg_fast.assess.reliability import (
     spearman,
     weighted_kappa,
 )
-from dpg_fast.assess.validity import disagreements, multitrait_multimethod
+from dpg_fast.assess.validity import agreements, disagreements, multitrait_multimethod
 from dpg_fast.personality import Trait
 
 # Shrout and Fleiss (1979), table 2: six targets, four judges.
@@ -200,6 +200,19 @@ def test_validity_leaves_out_incomplete_people_and_says_when_too_few() -> None:
         multitrait_multimethod({"a": x})
     with pytest.raises(ValueError, match="only 2 people"):
         multitrait_multimethod({"a": x[:2], "b": x[:2]})
+
+
+def test_agreement_is_of_the_scores_and_not_only_of_their_order() -> None:
+    x = np.array([[-4, -2, 0, 2, 4.0]]).T * np.ones((5, 5))
+    shifted = np.clip(x + 1, -5, 5)
+    same, moved = agreements({"a": x, "b": x}, resamples=50)[0], agreements({"a": x, "b": shifted}, resamples=50)[0]
+    assert [same.spearman.estimate, same.icc.estimate, same.kappa] == pytest.approx([1, 1, 1]) and same.people == 5
+    assert moved.spearman.estimate == pytest.approx(1) and 0.8 < moved.icc.estimate < 1
+    assert moved.kappa == pytest.approx(weighted_kappa(x[:, 0], shifted[:, 0], categories=range(-5, 6)))
+    x[:3, 2] = math.nan
+    rows = agreements({"a": x, "b": shifted, "c": x}, resamples=20)
+    assert len(rows) == 3 * 4 and all(row.trait != Trait.EXTRAVERSION for row in rows)
+    assert rows[0].to_dict()["icc_2_1"]["estimate"] == rows[0].icc.estimate
 
 
 def test_disagreements_are_those_on_the_standardised_scores() -> None:

@@ -23,6 +23,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from dpg_fast.assess.questionnaire import forms as form_texts
 from dpg_fast.assess.questionnaire.forms import Form
+from dpg_fast.assess.questionnaire.identity import model_identity
 from dpg_fast.assess.questionnaire.inventory import Inventory, Item
 from dpg_fast.assess.questionnaire.session import AdministrationSettings, Answer, Checkpoint, Respondent, Session
 from dpg_fast.model import PersonalityModel
@@ -103,7 +104,9 @@ def administer(
                 f"{type(model).__name__} takes no personality, but {named!r} has one; wrap it in a PersonalityModel"
             )
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-    session = Session(inventory, tuple(respondents), tuple(forms), settings, name.rstrip("/").rsplit("/", 1)[-1])
+    name = name.rstrip("/").rsplit("/", 1)[-1]
+    identity = "" if checkpoint is None else model_identity(model)
+    session = Session(inventory, tuple(respondents), tuple(forms), settings, name, identity)
     if checkpoint is not None:
         session.restore(checkpoint)
     asker = _Asker(model, tokenizer, session, Checkpoint(session, checkpoint), progress)

@@ -122,6 +122,8 @@ class Session:
     """All answers to an inventory by some respondents on some forms.
 
     Attributes:
+        model: its name.
+        identity: what tells it from other models of that name (see `model_identity`).
         answers: (respondent, form, item) -> answer.
     """
 
@@ -130,6 +132,7 @@ class Session:
     forms: Sequence[Form]
     settings: AdministrationSettings
     model: str
+    identity: str = ""
     answers: dict[tuple[str, int, str], Answer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,6 +162,7 @@ class Session:
         """What must be the same for answers to belong together."""
         return {
             "model": self.model,
+            "identity": self.identity,
             "inventory": self.inventory.to_dict(),
             "respondents": [respondent.to_dict() for respondent in self.respondents],
             "forms": [form.to_dict() for form in self.forms],

@@ -13,12 +13,14 @@ import torch
 
 from dpg_fast.assess.questionnaire.administer import OptionProcessor, administer, encode_with_options
 from dpg_fast.assess.questionnaire.forms import Form, make_forms, messages, question, read_answer
+from dpg_fast.assess.questionnaire.identity import model_identity
 from dpg_fast.assess.questionnaire.inventory import bundled_inventory
 from dpg_fast.assess.questionnaire.session import AdministrationSettings, Respondent, Session, population
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality import Personality
 from dpg_fast.prompting import chat_prompt
+from tests.model.test_wrapper import random_table
 
 INVENTORY = replace(bundled_inventory(), items=bundled_inventory().items[:7])
 FORMS = make_forms(INVENTORY, 3, seed=4)
@@ -199,7 +201,8 @@ def test_labels_must_be_single_tokens(byte_tokenizer: Any) -> None:
 def test_a_killed_run_continues(model: PersonalityModel, byte_tokenizer: Any, tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     whole = administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS)
-    half = Session(INVENTORY, tuple(PEOPLE), tuple(FORMS), AdministrationSettings(), whole.model)
+    identity = model_identity(model)
+    half = Session(INVENTORY, tuple(PEOPLE), tuple(FORMS), AdministrationSettings(), whole.model, identity)
     marked = list(whole.answers.items())[:20]
     half.answers.update((key, replace(answer, rating=4.25)) for key, answer in marked)
     half.save(file)
@@ -211,10 +214,14 @@ def test_a_killed_run_continues(model: PersonalityModel, byte_tokenizer: Any, tm
     assert seen[0] == 20 and seen[-1] == resumed.total
     for key, _ in marked:  # taken from the file, not asked again
         assert resumed.answers[key].rating == 4.25
-    again = Session(INVENTORY, tuple(PEOPLE), tuple(FORMS), AdministrationSettings(), whole.model)
+    again = Session(INVENTORY, tuple(PEOPLE), tuple(FORMS), AdministrationSettings(), whole.model, identity)
     assert again.restore(file) == whole.total and again.answers == resumed.answers
     with pytest.raises(ValueError, match="its respondents differ"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE[:1], FORMS, checkpoint=file)
+    assert isinstance(model.hypernet, HyperNetwork)
+    model.hypernet.randomize_(torch.Generator().manual_seed(9))
+    with pytest.raises(ValueError, match="its identity differ"):
+        administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, checkpoint=file)
     file.write_text("{")
     with pytest.raises(ValueError, match="does not hold answers"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, checkpoint=file)
@@ -232,3 +239,26 @@ def test_population_covers_every_trait() -> None:
 def test_settings_are_checked(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         AdministrationSettings(**change)
+
+
+@pytest.mark.parametrize(("steer", "prefill"), [("all", ""), ("answer", ""), ("answer", "I say ")])
+def test_neurons_are_steered_where_asked(tiny_llama: Any, byte_tokenizer: Any, steer: Any, prefill: str) -> None:
+    model = PersonalityModel.from_model(tiny_llama, steering=random_table(2, 72))
+    settings = AdministrationSettings(steer=steer, prefill=prefill)
+    session = administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS[:2], settings)
+    prompt = chat_prompt(byte_tokenizer, messages(INVENTORY, FORMS[0], 3))
+    ids = byte_tokenizer(prompt + prefill, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    before = len(byte_tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    start = {"all": 0, "answer": before if prefill else before - 1}[steer]
+    options = byte_tokenizer("ABCDE", add_special_tokens=False)["input_ids"]
+    masses = []
+    for respondent in PEOPLE:
+        with torch.no_grad():
+            logits = model(ids, personality=respondent.personality, steer_from=start).logits[0, -1].double()
+        masses.append(float(logits.softmax(0)[options].sum()))
+        mass = session.answers[respondent.label, 0, INVENTORY.items[3].id].mass
+        assert mass == pytest.approx(masses[-1], rel=1e-4)
+    assert abs(masses[0] - masses[1]) > 1e-3 * masses[0]
+    if steer == "answer":
+        with pytest.raises(ValueError, match="writes one token"):
+            administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, replace(settings, method="generate"))

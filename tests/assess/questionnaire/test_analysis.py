@@ -183,5 +183,6 @@ def test_questionnaire_and_compare_commands(
     assert result.exit_code == 0, result.output
     assert "Multitrait-multimethod" in result.output and "Largest disagreements" in result.output
     compared = json.loads((tmp_path / "c.json").read_text())
+    assert len(compared["agreement"]) == 5 and "Agreement of methods" in result.output
     assert compared["validity"]["people"] == 6 and len(compared["disagreements"]) == 10
     assert runner.invoke(app, ["assess", "compare", folders[0]]).exit_code == 2
