@@ -87,7 +87,8 @@ def icc(ratings: ArrayLike, kind: ICC = "2,1") -> float:
     """Intraclass correlation of [targets, raters] after Shrout and Fleiss (1979).
 
     1: each target has raters of its own; 2: the raters are a sample, and agreement is absolute; 3: these raters are the only
-    ones, and agreement is consistency. "1": of a single rating; "k": of the mean of all. nan if nothing varies.
+    ones, and agreement is consistency. "1": of a single rating; "k": of the mean of all. Negative where raters disagree more
+    than chance would have it; nan if nothing varies, or if the estimated variance that it is a share of is not positive.
 
     Raises:
         ValueError: an unknown kind, fewer than two targets or raters, or missing values.
@@ -112,7 +113,7 @@ def icc(ratings: ArrayLike, kind: ICC = "2,1") -> float:
     else:
         top, single, mean = between - error, between + (k - 1) * error, between
     bottom = single if kind[-1] == "1" else mean
-    return float(top / bottom) if abs(bottom) > 1e-12 * (1 + grand**2) else math.nan
+    return float(top / bottom) if bottom > 1e-12 * (1 + grand**2) else math.nan
 
 
 def icc_interval(
