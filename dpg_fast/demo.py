@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dpg_fast.assess.answering import NEUTRAL_SYSTEM as SYSTEM
 from dpg_fast.assess.likelihood import Judgement, LikelihoodJudge
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.kernels import isas
@@ -25,7 +26,6 @@ from dpg_fast.speed import StepTiming, compare_steps, generation, peft_rival, tw
 
 QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
 PEOPLE = ("base", "E+5", "E-5", "N+5", "N-5", "A-5", "C+5", "O+5 E+3")
-SYSTEM = "Answer as a real person would, in the first person and from your own feelings, in two or three sentences."
 RANK = 8
 
 

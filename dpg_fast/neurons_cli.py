@@ -1,4 +1,4 @@
-"""``dpg-fast neurons``: find personality neurons, look at them, import and export published lists."""
+"""``dpg-fast neurons``: find personality neurons, look at them, calibrate, import and export published lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-neurons = typer.Typer(help="Personality neurons: find, inspect, import, export.", no_args_is_help=True)
+neurons = typer.Typer(help="Personality neurons: find, inspect, calibrate, import, export.", no_args_is_help=True)
 
 Strengths = Annotated[
     list[float] | None,
@@ -160,11 +160,65 @@ def export(
         export_adapter(adapter, output, compress=gzip)
 
 
+@neurons.command("calibrate")
+def calibrate(
+    adapter: Annotated[Path, typer.Argument(help="Adapter directory; its calibration.json is replaced.")],
+    model: Annotated[
+        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is bundled.')
+    ] = "smollm2",
+    traits: Annotated[str, typer.Option(help="Letters of the traits; other poles keep what they have.")] = "OCEAN",
+    questions: Annotated[int, typer.Option(min=1, max=12, help='Of each trait, from the bundled split "fit".')] = 6,
+    max_strength: Annotated[float, typer.Option(min=0, help="Largest strength of the sweep.")] = 2.4,
+    steps: Annotated[int, typer.Option(min=2, help="Strengths above 0, evenly spaced.")] = 6,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer.")] = 48,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    max_perplexity_ratio: Annotated[
+        float, typer.Option(help="Guard: perplexity of usable answers under the bare model, over that of its own.")
+    ] = 2.5,
+    max_repetition: Annotated[float, typer.Option(help="Guard: rise of the share of repeated 4-grams.")] = 0.1,
+    judge: Annotated[
+        str, typer.Option(help='"likelihood" (on the model itself) or "openai" (any such API).')
+    ] = "likelihood",
+    judge_model: Annotated[str | None, typer.Option(help="Model of the API.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Address of the API; OpenAI's if not given.")] = None,
+    api_key_variable: Annotated[str, typer.Option(help="Environment variable with its key.")] = "OPENAI_API_KEY",
+    sweep: Annotated[
+        Path | None, typer.Option(help="Directory of the raw answers and scores; ADAPTER.calibration if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the calibration here and leave the adapter alone.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file of the dose-response curves (needs matplotlib).")] = None,
+    allow_mismatch: Annotated[bool, typer.Option(help="Accept another base model than the adapter's.")] = False,
+) -> None:
+    """Fit level -> strength: steer at several strengths, judge the answers, bound by fluency. Resumes when killed."""
+    with _errors("calibrate"):
+        from dpg_fast.assess.answering import AnswerSettings
+        from dpg_fast.assess.calibrating import Guard
+        from dpg_fast.calibrate_command import CalibrateOptions, run_calibrate
+        from dpg_fast.judge_options import JudgeOptions
+
+        options = CalibrateOptions(
+            traits=traits,
+            questions=questions,
+            most=max_strength,
+            steps=steps,
+            answers=AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
+            guard=Guard(max_perplexity_ratio, max_repetition),
+            judge=JudgeOptions(judge, judge_model, judge_url, api_key_variable),
+            sweep=sweep,
+            output=output,
+            plot=plot,
+            allow_mismatch=allow_mismatch,
+        )
+        run_calibrate(adapter, model, options)
+
+
 @contextmanager
 def _errors(command: str) -> Iterator[None]:
+    from dpg_fast.llm import LLMError
+
     try:
         yield
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, LLMError) as error:
         typer.secho(f"dpg-fast neurons {command}: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
 

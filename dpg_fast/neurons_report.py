@@ -90,6 +90,10 @@ def description(config: dict[str, Any], table: SteeringTable, calibration: Calib
             end = Personality({pole.trait.value: MAX_SCORE if pole.high else MIN_SCORE})
             strengths[str(pole)] = calibration.strengths(end)[pole.index]
         result.add_row("calibration", f"strength at the end of the scale: {_strengths(strengths)}")
+        curves = {str(pole): curve.fitted for pole, curve in calibration.curves.items()}
+        if curves:
+            reached = (f"{pole} {fit['score_at_5']:+.1f}" for pole, fit in curves.items() if "score_at_5" in fit)
+            result.add_row("fitted curves", f"judged score at level 5: {', '.join(reached) or 'not recorded'}")
     return result
 
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dpg_fast.cli import app
+from dpg_fast.demo import adapter_directory
 from dpg_fast.kernels import dispatch
 
 runner = CliRunner()
@@ -70,6 +71,26 @@ def test_find_refuses_bad_input_before_loading(command: str, tmp_path: Path, mon
     ):
         arguments[0] = str(tmp_path / arguments[0])
         result = runner.invoke(app, ["neurons", command, *arguments])
+        assert result.exit_code == 2
+        assert message in result.output.replace("\n", " ")
+
+
+def test_calibrate_refuses_bad_input_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        raise AssertionError("the model was loaded before the input was checked")
+
+    monkeypatch.setattr("dpg_fast.calibrate_command.load_base", load)
+    shipped = str(adapter_directory())
+    for arguments, message in (
+        ([str(tmp_path)], "no directory with an adapter"),
+        ([shipped, "--traits", "XY"], "O, C, E, A, N"),
+        ([shipped, "--plot", "curves.pdf"], ".png"),
+        ([shipped, "--max-strength", "0"], "largest strength above 0"),
+        ([shipped, "--max-perplexity-ratio", "1"], "above 1"),
+        ([shipped, "--judge", "openai"], "--judge-model"),
+        ([shipped, "--judge-model", "gpt"], "--judge openai"),
+    ):
+        result = runner.invoke(app, ["neurons", "calibrate", *arguments], env={"COLUMNS": "200"})
         assert result.exit_code == 2
         assert message in result.output.replace("\n", " ")
 

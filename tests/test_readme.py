@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dpg_fast.demo import adapter_directory
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -40,6 +43,9 @@ def test_shell_lines(line: str, smollm2: tuple[Any, Any], tmp_path: Path) -> Non
     elif words[0] == "dpg-fast":
         quick = ["--max-new-tokens", "4", "--no-speed"] if words[1] == "demo" else []
         quick += ["--traits", "E", "--repeats", "1", "--max-new-tokens", "2"] if words[2:3] == ["find"] else []
+        if words[2:3] == ["calibrate"]:
+            shutil.copytree(adapter_directory(), tmp_path / words[3])
+            quick += ["--traits", "E", "--questions", "1", "--steps", "2", "--max-new-tokens", "2"]
         command = [sys.executable, "-c", "from dpg_fast.cli import main; main()", *words[1:], *quick]
     elif words[:2] == ["python", "-m"]:
         command = [sys.executable, *words[1:], "--rounds", "1"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,51 +14,124 @@ from dpg_fast.files import write_text
 from dpg_fast.personality import MAX_SCORE, POLES, Personality, Pole
 
 SCHEMA = "dpg_fast.calibration/1"
+LINEAR, MONOTONE = "linear", "monotone"
+
+
+@dataclass(frozen=True)
+class PoleCurve:
+    """Level -> strength of one pole: straight lines between knots.
+
+    Args:
+        knots: (level, strength) pairs, both never falling; the first level is 0 with strength 0, the last is 5. Where a level
+            is repeated the strength jumps: the level itself has the first of its strengths.
+        fitted: how the curve was fitted and what it reaches, JSON-ready; kept in the file.
+
+    Raises:
+        ValueError: knots that are no such curve.
+    """
+
+    knots: tuple[tuple[float, float], ...]
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        knots = tuple((float(level), float(strength)) for level, strength in self.knots)
+        object.__setattr__(self, "knots", knots)
+        if len(knots) < 2 or knots[0] != (0.0, 0.0) or knots[-1][0] != MAX_SCORE:
+            raise ValueError(f"a curve goes from level 0 with strength 0 to level {MAX_SCORE:g}, got {list(knots)}")
+        for column in zip(*knots, strict=True):
+            if not all(math.isfinite(value) for value in column) or list(column) != sorted(column):
+                raise ValueError(f"levels and strengths of a curve are finite and never fall, got {list(knots)}")
+
+    @property
+    def max_strength(self) -> float:
+        """Strength at level 5: the largest that is used."""
+        return self.knots[-1][1]
+
+    def strength(self, level: float) -> float:
+        """The strength of a level in 0..5."""
+        levels = [knot[0] for knot in self.knots]
+        right = bisect_left(levels, level)
+        if right == 0 or levels[right] == level:
+            return self.knots[right][1]
+        (level0, strength0), (level1, strength1) = self.knots[right - 1], self.knots[right]
+        return strength0 + (strength1 - strength0) * (level - level0) / (level1 - level0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A straight line for each pole: level 0 gives strength 0, level 5 (or -5) gives ``strength_at_5``.
+    """For each pole a fitted curve, or else a straight line from level 0 with strength 0 to level 5 (or -5).
 
     Strength is NPTI's gamma (arXiv 2410.12327), there 0.6 to 1.5 with a random 90% mask that is not used here.
 
     Args:
-        strength_at_5: strength of each pole at the end of the scale; poles not named have 1.0.
+        strength_at_5: end of the straight line of each pole; poles not named have 1.0.
+        curves: fitted curves; their poles do not use ``strength_at_5``.
 
     Raises:
         ValueError: a strength is negative or not finite.
     """
 
     strength_at_5: Mapping[Pole, float] = field(default_factory=dict)
+    curves: Mapping[Pole, PoleCurve] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for pole, strength in self.strength_at_5.items():
             if not (math.isfinite(strength) and strength >= 0):
                 raise ValueError(f"strength of {pole} must be finite and not negative, got {strength}")
 
+    @property
+    def kind(self) -> str:
+        """``"monotone"`` with fitted curves, else ``"linear"``."""
+        return MONOTONE if self.curves else LINEAR
+
+    def strength(self, pole: Pole, level: float) -> float:
+        """The strength of ``pole`` at a level in 0..5."""
+        curve = self.curves.get(pole)
+        return level / MAX_SCORE * self.strength_at_5.get(pole, 1.0) if curve is None else curve.strength(level)
+
     def strengths(self, personality: Personality) -> list[float]:
         """Ten strengths in the order of ``POLES``; at most one pole of each trait is above zero."""
-        result = []
-        for pole in POLES:
-            level = personality.scores[pole.trait.position] * (1 if pole.high else -1)
-            result.append(max(level, 0.0) / MAX_SCORE * self.strength_at_5.get(pole, 1.0))
-        return result
+        return [self.strength(pole, level) for pole, level in zip(POLES, personality.pole_scores, strict=True)]
 
     def save(self, path: Path) -> None:
         """Write ``calibration.json`` atomically."""
-        poles = {str(pole): self.strength_at_5.get(pole, 1.0) for pole in POLES}
-        write_text(path, json.dumps({"schema": SCHEMA, "kind": "linear", "strength_at_5": poles}, indent=2) + "\n")
+        poles = {str(pole): self.strength_at_5.get(pole, 1.0) for pole in POLES if pole not in self.curves}
+        stored: dict[str, Any] = {"schema": SCHEMA, "kind": self.kind, "strength_at_5": poles}
+        if self.curves:
+            stored["curves"] = {
+                str(pole): {
+                    "max_strength": self.curves[pole].max_strength,
+                    "knots": [list(knot) for knot in self.curves[pole].knots],
+                    "fitted": dict(self.curves[pole].fitted),
+                }
+                for pole in POLES
+                if pole in self.curves
+            }
+        write_text(path, json.dumps(stored, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote, of either kind.
 
         Raises:
-            ValueError: another schema or kind.
+            ValueError: another schema or kind, or a curve that is none.
         """
         stored: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if stored.get("schema") != SCHEMA or stored.get("kind") != "linear":
+        if stored.get("schema") != SCHEMA or stored.get("kind") not in (LINEAR, MONOTONE):
             raise ValueError(
-                f"{path}: expected a linear calibration of schema {SCHEMA!r}, got {stored.get('schema')!r}"
+                f"{path}: expected a {LINEAR} or {MONOTONE} calibration of schema {SCHEMA!r}, got "
+                f"{stored.get('kind')!r} of {stored.get('schema')!r}"
             )
-        return cls({Pole.parse(name): float(value) for name, value in stored["strength_at_5"].items()})
+        try:
+            strengths = {Pole.parse(name): float(value) for name, value in stored["strength_at_5"].items()}
+            curves = {
+                Pole.parse(name): PoleCurve(_pairs(row["knots"]), row.get("fitted", {}))
+                for name, row in stored.get("curves", {}).items()
+            }
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no calibration: {error!r}") from error
+        return cls(strengths, curves)
+
+
+def _pairs(knots: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(level), float(strength)) for level, strength in knots)

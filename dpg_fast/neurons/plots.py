@@ -64,7 +64,7 @@ def neurons_per_layer(table: SteeringTable, path: Path, title: str = "Personalit
     traits = _traits(table)
     counts = table.counts_per_layer()
     most = max((int(count.max()) for count in counts.values()), default=1) or 1
-    figure, axes = _figure(9, 1.1 + 1.25 * len(traits), rows=len(traits), sharex=True, sharey=True)
+    figure, axes = new_figure(9, 1.1 + 1.25 * len(traits), rows=len(traits), sharex=True, sharey=True)
     layers = range(table.num_layers)
     for axis, trait in zip(axes, traits, strict=True):
         for high in (True, False):
@@ -82,7 +82,7 @@ def neurons_per_layer(table: SteeringTable, path: Path, title: str = "Personalit
     axes[-1].set_xlim(-0.7, table.num_layers - 0.3)
     figure.supylabel("neurons", fontsize=10)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def value_distributions(table: SteeringTable, path: Path, title: str = "Values of the personality neurons") -> None:
@@ -94,7 +94,7 @@ def value_distributions(table: SteeringTable, path: Path, title: str = "Values o
         ("p95 of the activation", lambda found: found.p95),
         ("added at strength 1", lambda found: found.addition),
     )
-    figure, axes = _figure(10, 1.4 + 0.32 * len(poles), columns=len(panels), sharey=True)
+    figure, axes = new_figure(10, 1.4 + 0.32 * len(poles), columns=len(panels), sharey=True)
     for axis, (label, values) in zip(axes, panels, strict=True):
         smallest = 0.0
         for y, pole in enumerate(poles):
@@ -115,7 +115,7 @@ def value_distributions(table: SteeringTable, path: Path, title: str = "Values o
     axes[0].set_yticks(range(len(poles)), [str(pole) for pole in poles])
     axes[0].invert_yaxis()
     figure.suptitle(f"{title}\nbox 25-75%, line the median, whiskers 1-99%, dots the extremes", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def overlap_map(table: SteeringTable, path: Path, title: str = "Shared personality neurons") -> None:
@@ -128,7 +128,7 @@ def overlap_map(table: SteeringTable, path: Path, title: str = "Shared personali
     off.fill_diagonal_(float("nan"))
     apart = off[~off.isnan()]
     highest = max(float(apart.max()) if apart.numel() else 0.0, 0.05)
-    figure, axes = _figure(max(5.0, 2.4 + 0.62 * len(poles)), 1.6 + 0.55 * len(poles))
+    figure, axes = new_figure(max(5.0, 2.4 + 0.62 * len(poles)), 1.6 + 0.55 * len(poles))
     axis = axes[0]
     image = axis.imshow(off.numpy(), cmap="Blues", vmin=0, vmax=highest)
     for y in range(len(poles)):
@@ -143,7 +143,7 @@ def overlap_map(table: SteeringTable, path: Path, title: str = "Shared personali
     axis.set_yticks(range(len(poles)), [str(pole) for pole in poles])
     axis.set_title(f"{title}\nintersection / union, and neurons shared; diagonal: the pole's own", fontsize=9)
     figure.colorbar(image, label="intersection / union", shrink=0.8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def dose_response(
@@ -171,7 +171,7 @@ def dose_response(
     fluent = any(curve.fluency is not None for curve in curves.values())
     rows = 2 if fluent else 1
     width, height = 1.4 + 2.3 * len(traits), 3.2 + (1.6 if fluent else 0)
-    figure, axes = _figure(width, height, rows, len(traits), sharex="col", sharey="row")
+    figure, axes = new_figure(width, height, rows, len(traits), sharex="col", sharey="row")
     for column, trait in enumerate(traits):
         upper = axes[column]
         for pole in (Pole(trait, True), Pole(trait, False)):
@@ -201,7 +201,7 @@ def dose_response(
         if number >= len(axes) - len(traits):
             axis.set_xlabel("strength", fontsize=9)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _traits(table: SteeringTable) -> list[Trait]:
@@ -211,7 +211,7 @@ def _traits(table: SteeringTable) -> list[Trait]:
     return found
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
     """A figure without any display, and its panels row by row."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -224,5 +224,5 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **opti
     return figure, list(panels.flatten())
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI, format="png"))

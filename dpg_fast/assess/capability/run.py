@@ -1,0 +1,194 @@
+"""Run tasks for the bare model and for personalities, and say what each personality costs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpg_fast.assess.capability.tasks import OFFLINE, named_task, offline_task
+from dpg_fast.assess.journal import Journal
+from dpg_fast.assess.statistics import Interval, bootstrap_interval
+from dpg_fast.model import PersonalityModel
+from dpg_fast.model.steering import SteerTokens
+from dpg_fast.personality import Personality
+
+BARE = "bare"
+KEY = ("task", "personality")
+RESULTS = "capability.jsonl"
+#: metrics that are read from a task, the first that it has
+METRICS = ("exact_match", "acc", "f1", "em", "word_perplexity")
+ROLLING = "word_perplexity"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One task under one personality, beside the bare model.
+
+    Attributes:
+        task: its name.
+        personality: as text, or "bare".
+        metric: what ``value`` is; for "word_perplexity" lower is better.
+        items: of the task.
+        value: accuracy (0 to 1) or perplexity per word.
+        low, high: its 95% interval (Wilson's for accuracies, bootstrap otherwise).
+        change: against the bare model on the same items with 95% bootstrap interval: of the accuracy, or of the logarithm of
+            the perplexity. None for the bare model.
+    """
+
+    task: str
+    personality: str
+    metric: str
+    items: int
+    value: float
+    low: float
+    high: float
+    change: Interval | None
+
+
+def measure_capability(
+    model: PersonalityModel,
+    tokenizer: Any,
+    personalities: Sequence[Personality],
+    tasks: Sequence[str],
+    directory: Path,
+    about: Mapping[str, Any],
+    *,
+    steer_tokens: SteerTokens = "all",
+    limit: int | None = None,
+    chat: bool = False,
+    batch_size: int = 16,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Cost]:
+    """Run each task for the bare model and for each personality; finished ones are kept in ``directory``.
+
+    Args:
+        model: with personalities to give.
+        tokenizer: the base model's.
+        personalities: whose cost is asked for.
+        tasks: of :data:`dpg_fast.assess.capability.tasks.OFFLINE`, or names of the harness's own, which need the network.
+        directory: of the raw results.
+        about: what the results depend on besides the arguments here (base, adapter, calibration).
+        steer_tokens: see :class:`dpg_fast.assess.capability.harness.PersonalityLM`.
+        limit: items of each task (or subtask).
+        chat: put prompts into the model's chat format.
+        batch_size: requests run side by side.
+        progress: gets "tasks", how many runs are done, and of how many.
+
+    Raises:
+        ImportError: lm_eval is missing.
+        ValueError: a task is unknown or its data out of reach, or ``directory`` holds other results.
+    """
+    load_harness()
+    runs = [(task, str(p) if p else BARE, p) for task in tasks for p in (None, *personalities)]
+    settings = {**about, "steer_tokens": steer_tokens, "limit": limit, "chat": chat}
+    journal = Journal(directory / RESULTS, settings, KEY)
+    managers: dict[bool, Any] = {}
+    for done, (task, label, personality) in enumerate(runs):
+        if progress is not None:
+            progress("tasks", done, len(runs))
+        if (task, label) in journal:
+            continue
+        values = _run(model, tokenizer, personality, task, managers, steer_tokens, limit, chat, batch_size)
+        journal.append([{"task": task, "personality": label, **values}])
+    if progress is not None:
+        progress("tasks", len(runs), len(runs))
+    return [_cost(journal[(task, label)], journal[(task, BARE)]) for task, label, _ in runs]
+
+
+def load_harness() -> Any:
+    """The module lm_eval.
+
+    Raises:
+        ImportError: with what to install.
+    """
+    try:
+        import lm_eval
+    except ImportError:
+        raise ImportError("capability tasks need lm-evaluation-harness: pip install 'dpg-fast[eval]'") from None
+    return lm_eval
+
+
+def _run(
+    model: PersonalityModel,
+    tokenizer: Any,
+    personality: Personality | None,
+    task: str,
+    managers: dict[bool, Any],
+    steer_tokens: SteerTokens,
+    limit: int | None,
+    chat: bool,
+    batch_size: int,
+) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from dpg_fast.assess.capability.harness import PersonalityLM
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports its defaults at every run
+    own = task in OFFLINE
+    if own not in managers:
+        managers[own] = TaskManager(include_defaults=not own)
+    wanted = offline_task(task) if own else named_task(task, managers[own])
+    found = simple_evaluate(
+        model=PersonalityLM(model, tokenizer, personality, steer_tokens=steer_tokens, batch_size=batch_size),
+        tasks=[wanted],
+        task_manager=managers[own],
+        limit=limit,
+        apply_chat_template=chat,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    return _read(task, found["samples"])
+
+
+def _read(task: str, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Metric and values of all items, subtasks together; of several answer filters the first."""
+    values: list[Any] = []
+    chosen: str | None = None
+    for rows in samples.values():
+        first = rows[0].get("filter") if rows else None
+        for row in sorted((row for row in rows if row.get("filter") == first), key=lambda row: row["doc_id"]):
+            chosen = chosen or next((metric for metric in METRICS if metric in row), None)
+            if chosen is None or chosen not in row:
+                raise ValueError(f"{task} reports none of the metrics {', '.join(METRICS)}: {sorted(row)}")
+            value = row[chosen]
+            values.append(list(map(float, value)) if isinstance(value, (list, tuple)) else float(value))
+    if chosen is None:
+        raise ValueError(f"{task} has no items")
+    return {"metric": chosen, "values": values}
+
+
+def _cost(row: Mapping[str, Any], bare: Mapping[str, Any]) -> Cost:
+    values, base = np.array(row["values"], dtype=np.float64), np.array(bare["values"], dtype=np.float64)
+    change = None
+    if row["metric"] == ROLLING:  # (log-likelihood, words) of each text
+        found = bootstrap_interval(_nats, *values.T, paired=True)
+        value, low, high = (math.exp(x) for x in (found.estimate, found.low, found.high))
+        if row["personality"] != BARE:
+            change = bootstrap_interval(
+                lambda a, words, b: _nats(a, words) - _nats(b, words), *values.T, base[:, 0], paired=True
+            )
+    else:
+        value = float(values.mean())
+        low, high = wilson(value, len(values))
+        if row["personality"] != BARE:
+            change = bootstrap_interval(np.mean, values - base)
+    return Cost(row["task"], row["personality"], row["metric"], len(values), value, low, high, change)
+
+
+def _nats(log_likelihood: Any, words: Any) -> float:
+    return float(-log_likelihood.sum() / words.sum())
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of ``n`` items."""
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)

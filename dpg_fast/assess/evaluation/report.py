@@ -1,0 +1,259 @@
+"""The report of an evaluation: what works, by how much, at what cost in fluency, and what was done."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dpg_fast.assess.evaluation.figures import MethodFigures, TraitFigures
+from dpg_fast.assess.evaluation.pictures import draw_cross, draw_sweep
+from dpg_fast.assess.evaluation.protocol import Results
+from dpg_fast.assess.statistics import Interval
+from dpg_fast.files import write_text
+from dpg_fast.personality import Trait
+
+REPORT, RAW = "report.md", "results.json"
+FEW = 8  # questions below which a bootstrap interval is named unreliable
+BARE = "bare"
+
+
+def write_report(
+    results: Results, methods: Sequence[MethodFigures], directory: Path, *, judge: str, settings: Mapping[str, Any]
+) -> Path:
+    """Write ``report.md``, its pictures and ``results.json`` (every answer, score and figure); the report's path.
+
+    Args:
+        results: of the evaluation.
+        methods: figures of each method, the bare model first.
+        directory: to write to.
+        judge: its own description.
+        settings: of the run, JSON-ready.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    draw_sweep(methods, directory / "sweep.png")
+    crossed = any(method.cross is not None for method in methods)
+    if crossed:
+        draw_cross([method for method in methods if method.name != BARE], directory / "cross_trait.png")
+    about = {**settings, "software": software(), "judge": judge}
+    write_text(directory / RAW, json.dumps(_raw(results, methods, about), indent=1, ensure_ascii=False) + "\n")
+    parts = [
+        "# Measured personality",
+        *_what_works(results, methods),
+        *_methods(methods, results),
+        *_traits(methods),
+        "## Judged against requested level, and fluency",
+        "![Judged score and perplexity against the requested level](sweep.png)",
+        *_fluency(methods),
+        *(_cross(methods, results) if crossed else []),
+        *_settings(results, methods, judge, about),
+    ]
+    write_text(directory / REPORT, "\n\n".join(parts) + "\n")
+    return directory / REPORT
+
+
+def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> str:
+    """One plain sentence: whether the level asked for moves the judged trait."""
+    change = figures.difference
+    span = f"from {ends[0]:+g} to {ends[1]:+g} the judged score changes by {_interval(change)}"
+    if math.isnan(change.estimate):
+        return f"{trait.value} cannot be said: no answers could be judged at both ends."
+    if change.low > 0:
+        return f"{trait.value} **works**: {span}; the interval excludes 0 by {change.low:.2f}."
+    if change.high < 0:
+        return f"{trait.value} goes the **wrong way**: {span}; the interval excludes 0 by {-change.high:.2f}."
+    return f"{trait.value} is **not shown to work**: {span}; the interval includes 0."
+
+
+def software() -> dict[str, str]:
+    """Versions that the figures may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("dpg-fast", "torch", "transformers", "numpy", "scipy", "lm_eval"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _what_works(results: Results, methods: Sequence[MethodFigures]) -> list[str]:
+    parts = ["## What works"]
+    fewest = min(map(len, results.plan.questions.values()))
+    if fewest < FEW:
+        parts.append(
+            f"**Only {fewest} questions for a trait: the intervals are too narrow to be trusted.** They resample the questions "
+            "that were asked."
+        )
+    for method in methods:
+        if method.name == BARE:
+            continue
+        lines = [f"- {verdict(trait, figures, results.plan.ends)}" for trait, figures in method.traits.items()]
+        parts.append(f"### {method.name}\n\n" + "\n".join(lines))
+    return parts
+
+
+def _methods(methods: Sequence[MethodFigures], results: Results) -> list[str]:
+    rows = [
+        [
+            method.name,
+            f"{method.trait_score:.2f}",
+            _number(method.variance),
+            _mean([figures.spearman.estimate for figures in method.traits.values()]),
+            f"{sum(figures.difference.low > 0 for figures in method.traits.values())} of {len(method.traits)}",
+            _number(method.perplexity),
+            f"{method.repetition:.1%}",
+            f"{method.empty:.0%}",
+            "-" if method.fluency is None else f"{method.fluency:.2f}",
+        ]
+        for method in methods
+    ]
+    head = [
+        "method",
+        "trait score, 2-10",
+        "variance",
+        "Spearman",
+        "traits that work",
+        "perplexity",
+        "repetition",
+        "empty",
+    ]
+    low, high = results.plan.ends
+    return [
+        "## Methods",
+        _table([*head, "fluency, 1-5"], rows),
+        f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
+        "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
+        "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
+        "share of repeated word 4-grams. Fluency: the judge's rating, where it gives one.",
+    ]
+
+
+def _traits(methods: Sequence[MethodFigures]) -> list[str]:
+    rows = [
+        [
+            trait.value if number == 0 else "",
+            method.name,
+            _interval(method.traits[trait].spearman),
+            f"{method.traits[trait].spearman_means:+.2f}",
+            _interval(method.traits[trait].difference),
+            f"{method.traits[trait].high:.2f} ({_number(method.traits[trait].variance_high)})",
+            f"{method.traits[trait].low:.2f} ({_number(method.traits[trait].variance_low)})",
+        ]
+        for trait in methods[0].traits
+        for number, method in enumerate(methods)
+    ]
+    head = [
+        "trait",
+        "method",
+        "Spearman, answers",
+        "Spearman, means",
+        "change, end to end",
+        "high pole, 1-5",
+        "low pole, 1-5",
+    ]
+    return [
+        "## Traits",
+        _table(head, rows),
+        "Spearman between requested level and judged score, over all answers and over the mean of each level; change of the "
+        "judged score (-5 to 5); mean ratings of the poles with their variance over questions. Brackets: 95% bootstrap "
+        "intervals, questions resampled.",
+    ]
+
+
+def _fluency(methods: Sequence[MethodFigures]) -> list[str]:
+    levels = [level.level for level in next(iter(methods[0].traits.values())).levels]
+    rows = []
+    for method in methods:
+        cells = [[figures.levels[i] for figures in method.traits.values()] for i in range(len(levels))]
+        rows.append([method.name, *(_mean([cell.perplexity for cell in column]) for column in cells)])
+        rows.append(["repetition", *(f"{sum(c.repetition for c in column) / len(column):.0%}" for column in cells)])
+    return [
+        "Perplexity and repetition at each requested level, mean of the traits:",
+        _table(["", *(f"{v:+g}" for v in levels)], rows),
+    ]
+
+
+def _cross(methods: Sequence[MethodFigures], results: Results) -> list[str]:
+    low, high = results.plan.ends
+    parts = [
+        "## Responses across traits",
+        f"Change of the judged score of each column's trait when the row's trait goes from {low:+g} to {high:+g}. Off the "
+        "diagonal nothing was asked for; traits that bleed into each other, in the model or in the judge, show here. Bold in the "
+        "picture: the 95% interval excludes 0.",
+        "![Change of each judged trait](cross_trait.png)",
+    ]
+    for method in methods:
+        if method.cross is None or method.name == BARE:
+            continue
+        rows = [[moved.value, *map(_interval, found.values())] for moved, found in method.cross.items()]
+        parts.append(f"### {method.name}\n\n" + _table(["steered", *(t.value for t in method.cross)], rows))
+    return parts
+
+
+def _settings(results: Results, methods: Sequence[MethodFigures], judge: str, about: Mapping[str, Any]) -> list[str]:
+    asked = ", ".join(f"{trait.value} {len(texts)}" for trait, texts in results.plan.questions.items())
+    unjudged = sum(not row["scores"] for rows in results.rows.values() for row in rows.values())
+    lines = [f"- questions: {asked}", f"- levels: {', '.join(f'{level:+g}' for level in results.plan.levels)}"]
+    lines += [f"- {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in about.items() if name != "judge"]
+    lines.append(f"- answers without any score: {unjudged} (they count in fluency alone)")
+    described = "\n".join(f"- {method.name}: {method.description}" for method in methods)
+    return [
+        "## What was compared",
+        described,
+        "## Judge",
+        judge,
+        "## Settings",
+        "\n".join(lines),
+        f"Every answer, score and figure: {RAW}.",
+    ]
+
+
+def _raw(results: Results, methods: Sequence[MethodFigures], about: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {}
+    for method in methods:
+        plain: dict[str, Any] = _plain(asdict(method))
+        for trait, found in method.traits.items():
+            plain["traits"][trait.value]["trait_score"] = _plain(found.trait_score)
+        figures[method.name] = {**plain, "trait_score": _plain(method.trait_score), "variance": _plain(method.variance)}
+    answers = [
+        {"method": name, **{**row, "trait": key[0], "level": key[1]}}
+        for name, rows in results.rows.items()
+        for key, row in rows.items()
+    ]
+    return {"settings": dict(about), "levels": list(results.plan.levels), "figures": figures, "answers": answers}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan: null in its place."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _interval(found: Interval) -> str:
+    if math.isnan(found.estimate):
+        return "-"
+    return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    finite = [value for value in values if not math.isnan(value)]
+    return _number(sum(finite) / len(finite) if finite else math.nan)
