@@ -7,7 +7,7 @@ STAMP := $(VENV)/.dpg_fast_installed
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 TORCH_CPU ?= 2.13.0
 
-.PHONY: demo test check lint bench setup clean
+.PHONY: demo test check lint bench compile-report gpu-headers test-gpu bench-gpu setup clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -21,7 +21,23 @@ check lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
+	$(BIN)/python -m benchmarks.run --suite kernels --device cpu
 	$(BIN)/python -m benchmarks.run --suite model --device cpu
+
+compile-report: $(STAMP)
+	$(BIN)/python -m benchmarks.compile_report
+
+# For a bare GPU machine (docs/gpu.md): no .venv, no pip, no network there. gpu-headers runs before, where there is a network.
+OUT ?= build/gpu
+
+gpu-headers:
+	$(PYTHON) python/gpu.py headers
+
+test-gpu:
+	$(PYTHON) python/gpu.py test --out $(OUT)
+
+bench-gpu:
+	$(PYTHON) python/gpu.py bench --out $(OUT)
 
 setup: $(STAMP)
 

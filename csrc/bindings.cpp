@@ -4,18 +4,20 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <stdexcept>
 #include <string>
 
 #include "cpu/cpuid.h"
 #include "cpu/driver.h"
 #include "dpg/tensor_view.h"
-#if defined(DPG_CUDA)
-#include "dpg/cuda_api.h"
-#endif
 
 namespace py = pybind11;
 using namespace dpg;
+
+#if defined(DPG_CUDA)
+namespace dpg {
+void bind_cuda(py::module_& m);  // bindings_cuda.cpp
+}
+#endif
 
 namespace {
 
@@ -367,27 +369,6 @@ bool bind_torch(py::object tensor, py::object parameter) {
   g_api = api;
   return true;
 }
-
-#if defined(DPG_CUDA)
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Device addresses as integers; 0 for an absent tensor. The caller has checked shapes, dtypes and the device.
-void bind_cuda(py::module_& m) {
-  m.def("cuda_steered_gated_act",
-        [](int type, int act, uintptr_t gate, int64_t ldg, uintptr_t up, int64_t ldu, uintptr_t h, int64_t ldh,
-           int64_t tokens, int64_t width, uintptr_t clamp_mask, uintptr_t add, uintptr_t strengths,
-           int64_t strength_rows, uintptr_t slots, uintptr_t stream) {
-          const int error = cuda::steered_gated_act(
-              static_cast<DType>(type), static_cast<Act>(act), pointer<void>(gate), ldg, pointer<void>(up), ldu,
-              pointer<void>(h), ldh, tokens, width, pointer<int16_t>(clamp_mask), pointer<float>(add),
-              pointer<float>(strengths), strength_rows, pointer<int32_t>(slots), pointer<void>(stream));
-          if (error != 0) throw std::runtime_error(std::string("steered_gated_act: ") + cuda::error_text(error));
-        });
-}
-#endif
 
 }  // namespace
 

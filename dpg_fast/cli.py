@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dpg_fast.assess_command import assess
 from dpg_fast.neurons_cli import neurons
 from dpg_fast.questions_command import questions
 
@@ -47,6 +48,7 @@ def demo(
         raise typer.Exit(2) from None
 
 
+app.add_typer(assess, name="assess")
 app.add_typer(neurons, name="neurons")
 app.add_typer(questions, name="questions")
 

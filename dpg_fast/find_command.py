@@ -60,7 +60,7 @@ def run_find(output: Path, model_name: str, options: FindOptions, console: Conso
     base, tokenizer = load_base(model_name)
     architecture = find_architecture(base)
     answers = {pole: len(questions[pole.trait]) for pole in descriptions}
-    memory = search_memory(architecture.num_layers, architecture.intermediate, answers, options.settings)
+    memory = search_memory(architecture.num_layers, architecture.intermediate, answers, options.settings, base.dtype)
     console.print(f"{sum(answers.values())} answers; statistics take {memory / 2**20:,.0f} MiB besides the model")
     partial = options.statistics or output.with_name(output.name + ".partial")
     speed = TextColumn("{task.fields[speed]}")

@@ -21,12 +21,12 @@ def print_table(table: SteeringTable, console: Console) -> None:
 
 
 def neuron_counts(table: SteeringTable) -> Table:
-    """How many neurons each pole has, and the 5%, 50% and 95% quantiles and extremes of their values."""
+    """How many neurons each pole has, and the 5%, 50% and 95% quantiles of their values."""
     result = Table(
         title=f"Personality neurons of {table.num_layers} layers x {table.intermediate} neurons",
-        caption="Values: smallest, 5%, median, 95%, largest. add: what steering at strength 1 adds to the activation",
+        caption="Values: 5%, median, 95%. layer: the median. add: what steering at strength 1 adds to the activation",
     )
-    for column in ("pole", "neurons", "share", "median layer", "diff", "p95", "add"):
+    for column in ("pole", "neurons", "layer", "diff", "p95", "add"):
         result.add_column(column, justify="right")
     everywhere = table.num_layers * table.intermediate
     for pole in table.poles:
@@ -34,7 +34,7 @@ def neuron_counts(table: SteeringTable) -> Table:
         middle = int(found.layer.sort().values[len(found) // 2])
         values = value_quantiles(found)
         spread = (_spread(values[name]) for name in ("diff", "p95", "add"))
-        result.add_row(str(pole), str(len(found)), f"{len(found) / everywhere:.1%}", str(middle), *spread)
+        result.add_row(str(pole), f"{len(found)} ({len(found) / everywhere:.1%})", str(middle), *spread)
     return result
 
 
@@ -145,5 +145,6 @@ def _strengths(strengths: Mapping[str, float]) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    assert len(values) == len(QUANTILES)
-    return " ".join(f"{value:.2f}" for value in values)
+    """The quantiles between the extremes, without leading zeros: three columns have to fit into a terminal."""
+    inner = (f"{value:.2f}" for value, at in zip(values, QUANTILES, strict=True) if 0 < at < 1)
+    return " ".join(text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text for text in inner)

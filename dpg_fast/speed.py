@@ -103,6 +103,8 @@ def twin(model: Any) -> Any:
 def peft_rival(model: Any, adapters: Sequence[str], rank: int, targets: Sequence[str], seed: int = 0) -> Any:
     """``model`` wrapped by PEFT with random LoRA ``adapters`` of ``rank`` on the modules called ``targets``.
 
+    The adapters have the model's dtype; PEFT itself would keep those of a half-precision model in float32.
+
     Raises:
         ImportError: PEFT is not installed.
     """
@@ -115,4 +117,4 @@ def peft_rival(model: Any, adapters: Sequence[str], rank: int, targets: Sequence
         wrapped = get_peft_model(model, config, adapter_name=adapters[0])
     for name in adapters[1:]:
         wrapped.add_adapter(name, config)
-    return wrapped.eval()
+    return wrapped.to(model.dtype).eval()

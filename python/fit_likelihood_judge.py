@@ -2,10 +2,10 @@
 
     python python/fit_likelihood_judge.py --out judge.json                     # SmolLM2-135M-Instruct
     python python/fit_likelihood_judge.py --model PATH_OR_HUB_ID --out judge.json
-    python python/fit_likelihood_judge.py --questions 3 --out quick.json       # a quick look
+    python python/fit_likelihood_judge.py --questions 3 --validation-questions 3 --out quick.json    # a quick look
 
-The questions and personas of the fit, those of the validation and those inside the judge are
-three different sets.
+The questions and personas of the fit, of "holdout" (looked at while the judge was chosen), of "validation" (not
+looked at before) and the personas inside the judge are different sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ from dpg_fast.assess.fitting import (
     split_by_pole,
     table_text,
 )
-from dpg_fast.assess.likelihood import JUDGE_TEMPLATE, Judgement, LikelihoodJudge, Scale, TraitScale
+from dpg_fast.assess.likelihood import SURPRISAL_CAP, Judgement, LikelihoodJudge, Scale, TraitScale
 from dpg_fast.assess.persona_answers import (
+    SYSTEM_TEMPLATE,
+    USER_TEMPLATE,
     PersonaAnswer,
     generate_persona_answers,
     load_answers,
@@ -59,47 +61,43 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
         name = arguments.model
     size: dict[str, Any] = {"questions": arguments.questions, "descriptions": arguments.people}
-    autocast = DTYPES.get(arguments.autocast)
-    flat = Scale({trait: TraitScale(0.0, 1.0) for trait in Trait}, name, arguments.template)
+    flat = Scale({trait: TraitScale(0.0, 1.0) for trait in Trait}, name, arguments.template, arguments.user_template)
+    unscaled = LikelihoodJudge(model, tokenizer, scale=flat, autocast=DTYPES.get(arguments.autocast))
 
     fit_answers = answer("fit", shipped_items("fit", **size), model, tokenizer, arguments)
-    judged = judge_own_trait(
-        LikelihoodJudge(model, tokenizer, scale=flat, autocast=autocast),
-        fit_answers,
-        progress=shower("judge fit"),
-    )
+    judged = ratios("fit", fit_answers, unscaled, arguments)
     scale = replace(flat, traits={t: fit_scale(*split_by_pole(fit_answers, judged, t)) for t in Trait})
-    judge = LikelihoodJudge(model, tokenizer, scale=scale, autocast=autocast)
+    judge = LikelihoodJudge(model, tokenizer, scale=scale, autocast=DTYPES.get(arguments.autocast))
     report: dict[str, Any] = {
         "method": "logistic curve on Platt's smoothed targets; score = 5 tanh((llr - centre) / width)",
         "answers": f"{name}, greedy, repetition penalty 1.1, at most {arguments.max_new_tokens} new tokens, "
-        f"{arguments.dtype}; personas of splits search (fit) and holdout; the judge's own of split judge",
+        f"{arguments.dtype}; personas of splits search (fit), holdout and validation; the judge's own of split judge",
+        "weight": f"min(surprisal under both personas, {SURPRISAL_CAP:g} nats) / {SURPRISAL_CAP:g}",
         "judge_decoder_dtype": arguments.autocast or arguments.dtype,
         "pairs": len(judge.descriptions[Trait.OPENNESS]),
     }
 
-    def keep(key: str, answers: list[PersonaAnswer], judgements: list[Judgement]) -> None:
-        report[key] = separation(answers, judgements)
+    def keep(key: str, answers: list[PersonaAnswer], found: list[Judgement]) -> None:
+        report[key] = separation(answers, judge.rescore(found))
         print(table_text(key, report[key]), flush=True)
         write_text(arguments.out, json.dumps(replace(scale, fit=report).to_dict(), indent=1) + "\n")
 
-    keep("fit", fit_answers, judge.rescore(judged))
-    held_out = answer("holdout", shipped_items("holdout", **size), model, tokenizer, arguments)
-    if arguments.sample_out is not None:
-        save_answers(arguments.sample_out, sample(held_out, arguments.sample_questions))
-    keep("holdout", held_out, judge_own_trait(judge, held_out, progress=shower("judge holdout")))
-    report["neutral_mean_score"] = neutral_scores(judge, questions=arguments.questions or 6)
-    print("mean score of answers without a persona:", report["neutral_mean_score"])
+    keep("fit", fit_answers, judged)
+    for split in ("holdout", "validation"):
+        if split == "validation":
+            size["questions"] = arguments.validation_questions
+        unseen = answer(split, shipped_items(split, **size), model, tokenizer, arguments)
+        if split == "validation" and arguments.sample_out is not None:
+            save_answers(arguments.sample_out, sample(unseen, arguments.sample_questions))
+        keep(split, unseen, ratios(split, unseen, unscaled, arguments))
     if arguments.personalitybench is not None:
         bench = load_personalitybench(arguments.personalitybench)
         items = personalitybench_items(bench, questions=arguments.bench_questions)
         answers = answer("personalitybench", items, model, tokenizer, arguments)
-        keep(
-            "personalitybench",
-            answers,
-            judge_own_trait(judge, answers, progress=shower("judge PersonalityBench")),
-        )
-    keep("fit", fit_answers, judge.rescore(judged))
+        keep("personalitybench", answers, ratios("personalitybench", answers, unscaled, arguments))
+    report["neutral_mean_score"] = neutral_scores(judge, questions=arguments.questions)
+    print("mean score of answers without a persona:", report["neutral_mean_score"])
+    keep("fit", fit_answers, judged)
     print("written:", arguments.out)
 
 
@@ -134,6 +132,35 @@ def answer(
     return answers
 
 
+def ratios(
+    what: str, answers: list[PersonaAnswer], judge: LikelihoodJudge, arguments: argparse.Namespace
+) -> list[Judgement]:
+    """Each answer's ratio on the trait of its pole; kept beside the answers, and reused for the same work."""
+    settings = {
+        "model": judge.scale.model,
+        "templates": [judge.scale.system_template, judge.scale.user_template],
+        "cap": SURPRISAL_CAP,
+        "dtypes": [arguments.dtype, arguments.autocast],
+        "descriptions": {trait.value: [list(pair) for pair in pairs] for trait, pairs in judge.descriptions.items()},
+        "answers": [[str(row.pole), row.question, row.answer] for row in answers],
+    }
+    stored = arguments.answers / f"{what}_ratios.json" if arguments.answers is not None else None
+    if stored is not None and stored.exists():
+        content = json.loads(stored.read_text(encoding="utf-8"))
+        if content["settings"] == settings:
+            return [load_judgement(row) for row in content["judgements"]]
+    found = judge_own_trait(judge, answers, progress=shower(f"judge {what}"))
+    if stored is not None:
+        content = {"settings": settings, "judgements": [asdict(row) for row in found]}
+        write_text(stored, json.dumps(content, ensure_ascii=False))
+    return found
+
+
+def load_judgement(row: dict[str, Any]) -> Judgement:
+    by_trait = {key: {Trait.parse(t): float(v) for t, v in row[key].items()} for key in ("scores", "llr", "spread")}
+    return Judgement(**(row | by_trait))
+
+
 def shower(what: str) -> Any:
     start = time.monotonic()
 
@@ -155,14 +182,16 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="where the scale and its validation are written (JSON)")
     add("--model", help=f"path or Hub id of a chat model; default {HUB_ID}")
-    add("--questions", type=int, help="use only so many questions per trait and split")
+    add("--questions", type=int, default=8, help="use only so many questions per trait of fit and holdout")
+    add("--validation-questions", type=int, help="the same for the split validation")
     add("--people", type=int, default=2, help="different personas that answer each question, per pole")
-    add("--answers", type=Path, help="folder in which answers are kept, and reused when found")
-    add("--sample-out", type=Path, help="write a sample of the held-out answers here (JSON Lines)")
+    add("--answers", type=Path, help="folder where answers and their ratios are kept, and reused when found")
+    add("--sample-out", type=Path, help="write a sample of the validation answers here (JSON Lines)")
     add("--sample-questions", type=int, default=4, help="questions per trait in the sample")
     add("--personalitybench", type=Path, help="folder of PersonalityBench files to validate on as well")
-    add("--bench-questions", type=int, default=12, help="PersonalityBench questions per trait")
-    add("--template", default=JUDGE_TEMPLATE, help="system text of the judge; holds {description}")
+    add("--bench-questions", type=int, default=6, help="PersonalityBench questions per trait")
+    add("--template", default=SYSTEM_TEMPLATE, help="system text of the judge; may hold {description}, {question}")
+    add("--user-template", default=USER_TEMPLATE, help="user text of the judge; may hold the same")
     add("--max-new-tokens", type=int, default=70, help="length of an answer")
     add("--batch-size", type=int, default=32, help="answers generated at once")
     add("--dtype", choices=sorted(DTYPES), default="float32", help="of the model's parameters")

@@ -44,10 +44,10 @@ def overlap(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
 
 
 def test_there_are_enough_questions_of_each_kind() -> None:
-    assert len(load_questions()) >= 200
+    assert len(load_questions()) >= 300
     for trait in Trait:
-        assert len(load_questions(trait)) >= 40
-        for split, least in (("search", 20), ("fit", 10), ("holdout", 10)):
+        assert len(load_questions(trait)) >= 60
+        for split, least in (("search", 20), ("fit", 10), ("holdout", 10), ("validation", 12)):
             rows = load_questions(trait.letter, split)  # type: ignore[arg-type]
             assert len(rows) >= least
             assert all((row.trait, row.split) == (trait, split) for row in rows)
@@ -70,9 +70,9 @@ def test_no_two_questions_are_near_duplicates() -> None:
 @pytest.mark.parametrize("pole", POLES, ids=str)
 def test_descriptions(pole: Pole) -> None:
     rows = load_descriptions(pole)
-    assert len(rows) >= 12
+    assert len(rows) >= 18
     assert len({row.id for row in rows}) == len(rows)
-    for split, least in (("search", 4), ("judge", 3), ("holdout", 3)):
+    for split, least in (("search", 4), ("judge", 3), ("holdout", 3), ("validation", 4)):
         part = load_descriptions(str(pole), split)  # type: ignore[arg-type]
         assert len(part) >= least
         assert len(part) == len(load_descriptions(pole.opposite, split))  # type: ignore[arg-type]
@@ -86,9 +86,9 @@ def test_descriptions(pole: Pole) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="search, fit, holdout"):
+    with pytest.raises(ValueError, match="search, fit, holdout, validation"):
         load_questions(split="judge")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="search, judge, holdout"):
+    with pytest.raises(ValueError, match="search, judge, holdout, validation"):
         load_descriptions("E+", "fit")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown trait"):
         load_questions("humour")

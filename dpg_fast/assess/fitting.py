@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..data.texts import PersonalityBench, load_descriptions, load_questions
+from ..data.texts import DescriptionSplit, PersonalityBench, QuestionSplit, load_descriptions, load_questions
 from ..personality import POLES, Pole, Trait
 from .likelihood import Judgement, LikelihoodJudge, TraitScale
 from .persona_answers import PersonaAnswer, generate_answers
@@ -60,22 +60,27 @@ def fit_scale(high: ArrayLike, low: ArrayLike) -> TraitScale:
 
 
 def shipped_items(split: str, *, questions: int | None = None, descriptions: int = 3) -> list[Item]:
-    """(pole, question, description) of the shipped texts: "fit" (with descriptions of "search") or "holdout".
+    """(pole, question, description) of the shipped texts.
 
     Args:
-        split: never the descriptions that the judge itself uses.
+        split: "fit" (with the descriptions of "search"), "holdout" or "validation"; never the judge's own ones.
         questions: the first so many questions of each trait; default all.
         descriptions: different people who answer each question, per pole.
 
     Raises:
         ValueError: another split, or not that many descriptions.
     """
-    if split not in ("fit", "holdout"):
-        raise ValueError(f'split is "fit" or "holdout", not {split!r}')
+    described: dict[str, tuple[QuestionSplit, DescriptionSplit]] = {
+        "fit": ("fit", "search"),
+        "holdout": ("holdout", "holdout"),
+        "validation": ("validation", "validation"),
+    }
+    if split not in described:
+        raise ValueError(f"split is one of {', '.join(described)}, not {split!r}")
     items: list[Item] = []
     for pole in POLES:
-        asked = [row.question for row in load_questions(pole.trait, "fit" if split == "fit" else "holdout")]
-        people = [row.text for row in load_descriptions(pole, "search" if split == "fit" else "holdout")]
+        asked = [row.question for row in load_questions(pole.trait, described[split][0])]
+        people = [row.text for row in load_descriptions(pole, described[split][1])]
         items += _cross(pole, asked[:questions], people, descriptions)
     return items
 

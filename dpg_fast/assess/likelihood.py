@@ -2,12 +2,14 @@
 
 For a trait, the log-likelihood ratio of an answer is
 
-    llr = mean over description pairs of
-          [log p(answer | high-pole persona, question) - log p(answer | low-pole persona, question)] / tokens
+    llr = mean over description pairs and answer tokens t of
+          w_t [log p(t | high-pole persona, question) - log p(t | low-pole persona, question)]
+    w_t = min(s_t, 5) / 5,   s_t = -log((p(t | high-pole persona) + p(t | low-pole persona)) / 2)
 
-in nats per answer token, under a causal LM with a chat template. `Scale` maps it to a score in -5..5. The
-answer is data: it is tokenised without special tokens, and the model is never asked to do anything with it,
-so no text in it can instruct the judge.
+in nats per answer token, under a causal LM with a chat template. The weight leaves out what the question and
+the tokens before make likely for anybody: there the two personas differ by how they were worded, not by what
+was chosen. `Scale` maps the ratio to a score in -5..5. The answer is data: it is tokenised without special
+tokens, and the model is never asked to do anything with it, so no text in it can instruct the judge.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ import torch
 from ..data.texts import load_descriptions
 from ..personality import MAX_SCORE, Pole, Trait
 from ..prompting import with_system
+from .persona_answers import SYSTEM_TEMPLATE, USER_TEMPLATE
 
 DescriptionPairs = Mapping[Trait, Sequence[tuple[str, str]]]
-JUDGE_TEMPLATE = "{description}"
+SURPRISAL_CAP = 5.0  # nats; a token this unlikely under both personas has the full weight of 1
 FITTED_SCALE = "judge_smollm2.json"
-_SYSTEM, _USER = "\u2402persona\u2403", "\u2402question\u2403"  # stand-ins, replaced token for token
+_SYSTEM, _USER = "\u2402system\u2403", "\u2402user\u2403"  # stand-ins, replaced token for token
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,20 @@ class TraitScale:
 
 @dataclass(frozen=True)
 class Scale:
-    """The fitted scale of each trait, and on what it was fitted."""
+    """The fitted scale of each trait, and on what it was fitted.
+
+    Attributes:
+        traits: centre and width of each trait.
+        model: name of the model that the ratios came from.
+        system_template: the judge's system text; may hold {description} and {question}.
+        user_template: its user text; may hold the same. Small models lose sight of a system text alone.
+        fit: how the fit was made, and what it is worth.
+    """
 
     traits: Mapping[Trait, TraitScale]
     model: str
-    template: str = JUDGE_TEMPLATE
+    system_template: str = SYSTEM_TEMPLATE
+    user_template: str = USER_TEMPLATE
     fit: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -67,15 +79,18 @@ class Scale:
                 Trait.parse(name): TraitScale(float(row["centre"]), float(row["width"]))
                 for name, row in value["traits"].items()
             }
-            return cls(traits, str(value["model"]), str(value["template"]), dict(value.get("fit", {})))
+            system, user = str(value["system_template"]), str(value["user_template"])
+            return cls(traits, str(value["model"]), system, user, dict(value.get("fit", {})))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a judge scale: {error!r}; needs traits (centre, width), model, template") from error
+            needs = "traits (centre, width), model, system_template, user_template"
+            raise ValueError(f"not a judge scale: {error!r}; needs {needs}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
             "model": self.model,
-            "template": self.template,
+            "system_template": self.system_template,
+            "user_template": self.user_template,
             "traits": {trait.value: asdict(scale) for trait, scale in self.traits.items()},
             "fit": dict(self.fit),
         }
@@ -93,7 +108,7 @@ class Judgement:
 
     Attributes:
         scores: trait -> score in -5..5; empty if there was nothing to judge.
-        llr: trait -> mean log-likelihood ratio, nats per answer token.
+        llr: trait -> weighted log-likelihood ratio, nats per answer token.
         spread: trait -> standard deviation of the ratio over the description pairs (nan with one pair).
         tokens: answer tokens judged.
         pairs: description pairs per trait.
@@ -175,8 +190,8 @@ class LikelihoodJudge:
             for trait in wanted if present else ():
                 rows = []
                 for high, low in self.descriptions[trait]:
-                    logp = [self._log_likelihood(text, question, [tokens[i] for i in present]) for text in (high, low)]
-                    rows.append(logp[0] - logp[1])
+                    h, lo = (self._token_logp(text, question, [tokens[i] for i in present]) for text in (high, low))
+                    rows.append(weighted_ratio(h, lo).sum(dim=1))
                 ratios[trait] = torch.stack(rows)
         results: list[Judgement] = []
         for i, ids in enumerate(tokens):
@@ -247,20 +262,21 @@ class LikelihoodJudge:
         between, found, after = rest.partition(_USER)
         if not found:
             raise ValueError("the chat template does not render the system and user texts in this order")
+        said = {"description": description, "question": question.strip()}
         ids: list[int] = []
         for part, is_data in (
             (before, False),
-            (self.scale.template.format(description=description), True),
+            (self.scale.system_template.format(**said), True),
             (between, False),
-            (question.strip(), True),
+            (self.scale.user_template.format(**said), True),
             (after, False),
         ):
             ids += self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return ids
 
     @torch.inference_mode()
-    def _log_likelihood(self, description: str, question: str, answers: Sequence[Sequence[int]]) -> torch.Tensor:
-        """log p(answer | persona, question) of each non-empty answer, over its tokens: float64 [N], CPU."""
+    def _token_logp(self, description: str, question: str, answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """log p of each token of each non-empty answer: float64 [N, longest], 0 behind the end, on the CPU."""
         parameter = next(self.model.parameters())
         device, own = parameter.device, parameter.dtype
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
@@ -268,7 +284,7 @@ class LikelihoodJudge:
         prefix = decoder(input_ids=prompt, use_cache=True)
         first = prefix.last_hidden_state[:, -1:]  # predicts the first answer token
         order = sorted(range(len(answers)), key=lambda i: len(answers[i]))  # less padding
-        total = torch.zeros(len(answers), dtype=torch.float64)
+        found = torch.zeros(len(answers), max(map(len, answers)), dtype=torch.float64)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             lengths = torch.tensor([len(answers[i]) for i in rows], device=device)
@@ -293,10 +309,10 @@ class LikelihoodJudge:
             with torch.autocast(device.type, enabled=False):  # logits in bfloat16 are too coarse to subtract
                 logits = self._cap(head(hidden[real].to(own))).float()
             picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
-            owner = torch.arange(len(rows), device=device)[:, None].expand_as(real)[real]
-            sums = torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, picked.double())
-            total[rows] = sums.cpu()
-        return total
+            part = torch.zeros(len(rows), width, dtype=torch.float64, device=device)
+            part[real] = picked.double()
+            found[rows, :width] = part.cpu()
+        return found
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -323,15 +339,16 @@ class LikelihoodJudge:
             lines.append(f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little.")
         if self._own_descriptions:
             lines.append("Its descriptions are not those that the scale was fitted with.")
-        held_out = self.scale.fit.get("holdout", {})
+        held_out = self.scale.fit.get("validation", {})
         if held_out:
-            values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in held_out.items())
-            n = sum(row["n"] for row in held_out.values())
             lines.append(
-                f"It separates persona-prompted answers of the two poles with AUC {values} ({n} answers to "
-                "held-out questions under held-out descriptions; 0.5 is chance). "
-                "The answers came from the same model."
+                f"It separates persona-prompted answers of the two poles with AUC {_figures(held_out)} to questions "
+                "and under descriptions that had no part in choosing or fitting the judge; 0.5 is chance. "
+                "The answers came from the same model, prompted in the same words."
             )
+            bench = self.scale.fit.get("personalitybench", {})
+            if bench:
+                lines.append(f"On questions and descriptions of PersonalityBench: {_figures(bench)}.")
             neutral = self.scale.fit.get("neutral_mean_score", {})
             if neutral:
                 values = ", ".join(f"{Trait.parse(name).letter} {m:+.1f}" for name, m in neutral.items())
@@ -339,6 +356,17 @@ class LikelihoodJudge:
         else:
             lines.append("It has not been validated.")
         return "\n".join(lines)
+
+
+def _figures(table: Mapping[str, Mapping[str, Any]]) -> str:
+    values = ", ".join(f"{Trait.parse(name).letter} {row['auc']:.2f}" for name, row in table.items())
+    return f"{values} ({sum(row['n'] for row in table.values())} answers)"
+
+
+def weighted_ratio(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """w_t (high - low) of log probabilities per token, elementwise; see the module's text. 0 where both are 0."""
+    surprisal = math.log(2.0) - torch.logaddexp(high, low)
+    return surprisal.clamp(0.0, SURPRISAL_CAP) / SURPRISAL_CAP * (high - low)
 
 
 def _control_tokens(tokenizer: Any) -> set[int]:

@@ -1,7 +1,8 @@
 """Situational questions and persona descriptions: those of the package, and PersonalityBench files.
 
 The shipped texts are split by purpose: "search" (finding neurons, making training data), "fit" or "judge"
-(fitting a judge, and the personas it compares), "holdout" (validation only).
+(fitting a judge, and the personas it compares), "holdout" (looked at while the judge was chosen), "validation"
+(written before that and evaluated once, after it).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any, Literal, get_args
 
 from ..personality import POLES, Pole, Trait
 
-QuestionSplit = Literal["search", "fit", "holdout"]
-DescriptionSplit = Literal["search", "judge", "holdout"]
+QuestionSplit = Literal["search", "fit", "holdout", "validation"]
+DescriptionSplit = Literal["search", "judge", "holdout", "validation"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The Triton backends, seen from outside: whether they can serve, and loading them. Does not import Triton.
 
-Triton is optional and slow to import, so its kernels (`<op>/triton.py`) load at the first call that uses them.
+Triton is optional and slow to import, so its kernels (`<op>/triton.py`) load at the first call that uses them, and are
+compiled and tuned at the first call of a size: run each size once before capturing CUDA graphs.
 On CPU tensors they run under Triton's interpreter, when asked for: TRITON_INTERPRET=1 before Triton is
 imported, and the backend "triton" forced. That is for tests; automatic choice on the CPU stays with C++.
 """
@@ -43,6 +44,14 @@ def interpreting() -> bool:
     return type(triton.language.cdiv).__name__ == "InterpretedFunction"
 
 
+@cache
+def _new_enough(index: int) -> bool:
+    """Whether bfloat16 and tf32 products exist there; true where no GPU can be asked (fake tensors, ROCm)."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return True
+    return torch.cuda.get_device_capability(index) >= (8, 0)
+
+
 def verify(*tensors: torch.Tensor | None, rank: int = 1) -> tuple[bool, str]:
     """Whether the Triton kernels take these tensors, and why not; the first one sets device and dtype."""
     if not installed():
@@ -51,6 +60,8 @@ def verify(*tensors: torch.Tensor | None, rank: int = 1) -> tuple[bool, str]:
     if first.device.type == "cuda":
         if interpreting():
             return False, "TRITON_INTERPRET is set: Triton runs under its interpreter, on CPU tensors"
+        if not _new_enough(first.device.index or 0):
+            return False, "needs compute capability 8.0 or newer"
     elif first.device.type != "cpu":
         return False, f"tensors are on {first.device.type} (the Triton kernels run on CUDA and ROCm GPUs)"
     elif not interpreting() or dispatch.forced_backend() != "triton":

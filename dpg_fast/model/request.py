@@ -86,6 +86,12 @@ class Request:
         self._step += 1
         return RandomMask(keep, self.options.seed, self._step)
 
+    def rewrite(self, row_slots: Tensor) -> None:
+        """Other slots, in the tensors that forwards (and captured graphs) already read."""
+        self.row_slots.copy_(row_slots)
+        for (factor, length), repeated in self._rows.items():
+            repeated.copy_(self.row_slots.repeat_interleave(factor * length))
+
     def _repeat(self, factor: int, length: int) -> Tensor:
         if factor * length == 1:
             return self.row_slots

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -14,12 +14,41 @@ from dpg_fast.architecture import find_architecture
 from dpg_fast.hypernet import AdapterNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.request import CallState, Request, tokens_in_cache
-from dpg_fast.model.rows import Row
+from dpg_fast.model.rows import PersonalityLike, Row, read_rows
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import POLES, Character, Personality
+
+
+class Speaking:
+    """The personalities of a block of forwards; see :meth:`PersonalityModel.speaking`.
+
+    Attributes:
+        request: bound to every forward.
+        slots: of the personalities at work, pinned.
+    """
+
+    def __init__(self, runtime: Runtime, request: Request, slots: dict[Row, int]) -> None:
+        self._runtime = runtime
+        self.request = request
+        self.slots = slots
+
+    def change(self, personality: PersonalityLike) -> bool:
+        """Give the rows other personalities from the next forward on, by writing to the buffers that are in use.
+
+        Args:
+            personality: one for all rows, or one for each.
+
+        Returns:
+            True when a captured CUDA graph replays with the new personalities; False when the slots did not hold them all
+            and their buffers have moved: graphs have to be captured again.
+
+        Raises:
+            ValueError, TypeError: as in :meth:`PersonalityModel.generate`.
+        """
+        return self._runtime.change(self, read_rows(personality, self.request.row_slots.numel()))
 
 
 class Runtime:
@@ -91,24 +120,55 @@ class Runtime:
             with self._activated(None):
                 yield
             return
-        self._check_items(items)
+        self.check_items(items)
         if torch.is_grad_enabled() and self._trains():
             with self._activated(self._training_request(items, steer_from)):
                 yield
             return
+        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
+        with self.speaking(items, steer_from, steers):
+            yield
+
+    @contextmanager
+    def speaking(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
+        """As :meth:`request` without gradients, for personalities that may change on the way; ``steers``: neurons take part."""
         with self._state.lock:
             table = self._prepare()
-            distinct = list(dict.fromkeys(item for item in items if item is not None))
-            slots = table.acquire(distinct, self._slot_values)
-            values = table.values
+            slots = self._acquire(table, items)
+        row_slots = self._row_slots(items, slots, table.values.strengths.device)
+        request = Request(row_slots, table.values, self.hypernet is not None, steers, steer_from, self.options)
+        speaking = Speaking(self, request, slots)
         try:
-            number = dict(zip(distinct, slots, strict=True))
-            row_slots = [-1 if item is None else number[item] for item in items]
-            with self._activated(self._make_request(row_slots, values, items, steer_from)):
-                yield
+            with self._activated(request):
+                yield speaking
         finally:
             with self._state.lock:
-                table.release(slots)
+                table.release(list(speaking.slots.values()))
+
+    def change(self, speaking: Speaking, items: Sequence[Row]) -> bool:
+        """Behind :meth:`Speaking.change`."""
+        request = speaking.request
+        if len(items) != request.row_slots.numel():
+            raise ValueError(f"{len(items)} personalities were given for {request.row_slots.numel()} rows")
+        if any(item is not None for item in items):
+            self.check_items(items)
+        with self._state.lock:
+            table = self._table
+            assert table is not None  # made when the block was entered
+            slots = self._acquire(table, items)
+            request.rewrite(self._row_slots(items, slots, request.row_slots.device))
+            table.release(list(speaking.slots.values()))
+            speaking.slots = slots
+            stayed = table.values is request.values
+            request.values = table.values
+        return stayed
+
+    def _acquire(self, table: SlotTable, items: Sequence[Row]) -> dict[Row, int]:
+        distinct = list(dict.fromkeys(item for item in items if item is not None))
+        return dict(zip(distinct, table.acquire(distinct, self._slot_values), strict=True))
+
+    def _row_slots(self, items: Sequence[Row], slots: Mapping[Row, int], device: torch.device) -> Tensor:
+        return torch.tensor([-1 if i is None else slots[i] for i in items], dtype=torch.int32, device=device)
 
     @contextmanager
     def _activated(self, request: Request | None) -> Iterator[None]:
@@ -118,13 +178,6 @@ class Runtime:
         finally:
             self._state.request.reset(token)
 
-    def _make_request(
-        self, slots: Sequence[int], values: SlotValues, items: Sequence[Row], steer_from: int | Tensor
-    ) -> Request:
-        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
-        row_slots = torch.tensor(slots, dtype=torch.int32, device=values.strengths.device)
-        return Request(row_slots, values, self.hypernet is not None, steers, steer_from, self.options)
-
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
@@ -132,14 +185,16 @@ class Runtime:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
         self._prepare(training=True)
         distinct = list(dict.fromkeys(item for item in items if item is not None))
-        number = {item: index for index, item in enumerate(distinct)}
         values = self._slot_values(distinct)
-        return self._make_request([-1 if i is None else number[i] for i in items], values, items, steer_from)
+        row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
+        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
+        return Request(row_slots, values, True, steers, steer_from, self.options)
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
 
-    def _check_items(self, items: Sequence[Row]) -> None:
+    def check_items(self, items: Sequence[Row]) -> None:
+        """Raises ValueError when the model has nothing that could give one of the personalities."""
         personalities = {item for item in items if isinstance(item, Personality)}
         characters = {item for item in items if isinstance(item, Character)}
         if self.hypernet is None and self.steering is None:

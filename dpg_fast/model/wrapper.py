@@ -15,7 +15,7 @@ from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, chatting
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.rows import PersonalityLike, read_rows
-from dpg_fast.model.runtime import Runtime
+from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
 from dpg_fast.neurons import SteeringTable
 
@@ -219,6 +219,27 @@ class PersonalityModel(nn.Module):
         rows, length = _prompt_shape(kwargs)
         with self._request(personality, rows, length if steer_tokens == "decode" else 0):
             return self.base.generate(**kwargs)  # type: ignore[operator]
+
+    def speaking(
+        self, personality: PersonalityLike, rows: int, *, steer_from: int | Tensor = 0
+    ) -> AbstractContextManager[Speaking]:
+        """For decode loops of one's own: forwards of :attr:`base` inside the with block have these personalities.
+
+        What a forward reads is prepared on entry and stays in place, so a decode step can be captured in a CUDA graph; the
+        returned object's ``change(personality)`` gives the rows others between two replays. No gradients.
+
+        Args:
+            personality, steer_from: as in :meth:`forward`.
+            rows: of every forward inside the block (or a multiple of it, as with beams).
+
+        Raises:
+            ValueError, TypeError: see :meth:`generate`.
+        """
+        self._require_loaded()
+        items = read_rows(personality, rows)
+        if any(item is not None for item in items):
+            self._runtime.check_items(items)
+        return self._runtime.speaking(items, steer_from, self._runtime.steering is not None)
 
     def chat(
         self,

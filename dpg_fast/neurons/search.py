@@ -1,8 +1,8 @@
 """Find personality neurons: let a model answer as people of all poles and count what fires while it writes.
 
 The prompts follow NPTI (arXiv 2410.12327): for each question one persona of the pole drawn at random, chat template, greedy
-decoding with a repetition penalty, statistics on decode tokens only. Unlike there, all poles are answered in one pass, mixed
-in every batch; their tokens count in different rows of one table.
+decoding with a repetition penalty, statistics on decode tokens only. Unlike there, all poles are answered in one pass, both
+poles of a trait mixed in every batch; their tokens count in different rows of one table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dpg_fast.neurons.checkpoint import Checkpoint, identity
 from dpg_fast.neurons.selection import SelectionRule, select_all
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics, table_bytes
 from dpg_fast.neurons.table import SteeringTable
-from dpg_fast.neurons.tap import DecodeTap
+from dpg_fast.neurons.tap import WINDOW, DecodeTap
 from dpg_fast.personality import POLES, Pole, Trait
 from dpg_fast.prompting import chat_prompt, encode_prompts
 
@@ -77,23 +77,29 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One answer to be generated: in whose persona, and the finished prompt."""
+
     pole: Pole
     prompt: str
 
 
-def search_memory(num_layers: int, intermediate: int, answers: Mapping[Pole, int], settings: SearchSettings) -> int:
-    """Bytes that a search takes besides the model: its tables, and the running sums of one batch's answers.
+def search_memory(
+    num_layers: int, intermediate: int, answers: Mapping[Pole, int], settings: SearchSettings, dtype: torch.dtype
+) -> int:
+    """Bytes that a search takes besides the model: tables, the gates that wait, the running sums of one batch's answers.
 
     Args:
         num_layers: L.
         intermediate: I, neurons per layer.
         answers: how many will be given as each pole.
         settings: of the search.
+        dtype: of the model.
     """
     most = max(answers.values()) * settings.max_new_tokens
     tables = table_bytes(num_layers, intermediate, len(answers), most, settings.means)
-    return tables + (num_layers * intermediate * settings.batch_size * 4 if settings.means else 0)
+    batch = num_layers * intermediate * settings.batch_size
+    return tables + batch * WINDOW * dtype.itemsize + (batch * 4 if settings.means else 0)
 
 
 def collect_statistics(
@@ -132,7 +138,7 @@ def collect_statistics(
         finished = store.finished(poles)
         if finished is not None:
             return finished
-    jobs = _jobs(tokenizer, poles, questions, descriptions, settings)
+    jobs = make_jobs(tokenizer, poles, questions, descriptions, settings)
     architecture = find_architecture(model)
     counter = ActivationCounter(
         architecture.num_layers,
@@ -238,20 +244,21 @@ def _require_texts(
         raise ValueError(f"descriptions are missing for {', '.join(missing)}")
 
 
-def _jobs(
+def make_jobs(
     tokenizer: Any,
     poles: Sequence[Pole],
     questions: Mapping[Trait, Sequence[str]],
     descriptions: Mapping[Pole, Sequence[str]],
     settings: SearchSettings,
-) -> list[_Job]:
-    """Every question under every pole; prompts of like length side by side, the longest first, so that memory peaks early."""
-    drawn = []
+) -> list[Job]:
+    """Every question under every pole, trait by trait; prompts of like length are side by side, the longest first.
+
+    A batch holds few poles on purpose: the tables of two stay in a CPU's cache for longer than those of ten.
+    """
+    jobs = []
     for pole in poles:
         draw = random.Random(settings.seed * 10 + pole.index)
-        for number, question in enumerate(questions[pole.trait]):
+        for question in questions[pole.trait]:
             persona = PERSONA_PROMPT.format(description=draw.choice(list(descriptions[pole])))
-            prompt = chat_prompt(tokenizer, [{"role": "user", "content": question}], system=persona)
-            drawn.append((number, _Job(pole, prompt)))
-    drawn.sort(key=lambda entry: entry[0])
-    return sorted((job for _, job in drawn), key=lambda job: -len(job.prompt))
+            jobs.append(Job(pole, chat_prompt(tokenizer, [{"role": "user", "content": question}], system=persona)))
+    return sorted(jobs, key=lambda job: (job.pole.trait.position, -len(job.prompt)))

@@ -2,6 +2,9 @@
 
 A token counts as decoded when its position lies past the prompt in the cache and its row has not ended; a prompt is never
 counted, however short (the released NPTI code goes by the number of rows and counts short prompts).
+
+Gates of :data:`WINDOW` steps are kept and counted together: a neuron's histogram then stays in the cache for several tokens,
+which halves the time on a CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import Architecture
 from dpg_fast.neurons.statistics import ActivationCounter
+
+#: decode steps whose gates are counted together
+WINDOW = 16
 
 
 class DecodeTap:
@@ -39,6 +45,10 @@ class DecodeTap:
         self._counted: Tensor | None = None
         self._answer_tokens = torch.empty(0)
         self._sums = torch.empty(0, 0, 0)
+        self._gates = torch.empty(0, 0, 0)
+        self._waiting = torch.empty(0, dtype=torch.int32)
+        self._used = 0
+        self._new = 0
 
     @contextmanager
     def watch(self, prompt_length: int, slots: Tensor) -> Iterator[None]:
@@ -50,6 +60,7 @@ class DecodeTap:
         """
         self._prompt_length = prompt_length
         self._rows = slots
+        self._used = self._new = 0
         self._ended = torch.zeros(slots.numel(), dtype=torch.bool, device=slots.device)
         self._answer_tokens = torch.zeros(slots.numel(), dtype=torch.int64, device=slots.device)
         self._start_sums(slots.numel(), slots.device)
@@ -61,6 +72,7 @@ class DecodeTap:
         finally:
             for handle in handles:
                 handle.remove()
+        self._flush()
         self._counter.count_answers(self._sums[:, : slots.numel()], self._answer_tokens, slots)
 
     def _start_sums(self, rows: int, device: torch.device) -> None:
@@ -90,15 +102,41 @@ class DecodeTap:
         self._slots = torch.where(counted, self._rows[:, None], -1).to(torch.int32).flatten()
         self._counted = counted.float()
         self._counter.count_tokens(self._slots)
+        self._make_room(self._slots)
+
+    def _make_room(self, slots: Tensor) -> None:
+        """Count what waits if the tokens of this forward do not fit beside it; note where they go."""
+        self._used += self._new
+        if self._used + slots.numel() > self._gates.shape[1]:
+            self._flush()
+        if slots.numel() * WINDOW > self._gates.shape[1]:
+            shape = (self._architecture.num_layers, slots.numel() * WINDOW, self._architecture.intermediate)
+            weight = next(iter(self._architecture.mlps[0].module.parameters()))
+            dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16
+            self._gates = torch.empty(shape, dtype=dtype, device=slots.device)
+            self._waiting = torch.empty(shape[1], dtype=torch.int32, device=slots.device)
+        self._new = slots.numel()
+        self._waiting[self._used : self._used + self._new] = slots
+
+    def _flush(self) -> None:
+        """Count the gates that wait."""
+        self._used += self._new
+        for mlp in self._architecture.mlps if self._used else ():
+            self._counter.count(mlp.layer, self._gates[mlp.layer, : self._used], self._waiting[: self._used])
+        self._used = self._new = 0
 
     def _tap(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if self._slots is None or self._counted is None:
                 return
-            self._counter.count(layer, args[0], self._slots)
+            gate = args[0].reshape(-1, output.shape[-1])
+            self._gates[layer, self._used : self._used + self._new] = gate
             if self._counter.means:
-                rows = self._counted.shape[0]
-                values = output.view(rows, -1, output.shape[-1])
-                self._sums[layer, :rows] += torch.einsum("rt,rti->ri", self._counted, values.float())
+                rows, length = self._counted.shape
+                if length == 1:
+                    self._sums[layer, :rows].addcmul_(output.view(rows, -1).float(), self._counted)
+                else:
+                    values = output.view(rows, length, -1).float()
+                    self._sums[layer, :rows] += torch.einsum("rt,rti->ri", self._counted, values)
 
         return hook

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -47,21 +48,21 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_scale([0.0], [0.2, 0.3])
 
 
-def test_fit_holdout_and_judge_share_nothing() -> None:
-    fit, holdout = shipped_items("fit"), shipped_items("holdout")
+def test_splits_and_judge_share_nothing() -> None:
+    splits = [shipped_items(split) for split in ("fit", "holdout", "validation")]
     inside = {text for pairs in shipped_pairs().values() for pair in pairs for text in pair}
     for index in (1, 2):
-        a, b = ({item[index] for item in items} for items in (fit, holdout))
-        assert not a & b
-        assert not (a | b) & inside
+        texts = [{item[index] for item in items} for items in splits]
+        assert all(not a & b for a, b in combinations(texts, 2))
+        assert not set().union(*texts) & inside
     search = {row.question for row in load_questions(split="search")}
-    assert not search & {item[1] for item in [*fit, *holdout]}
-    for items in (fit, holdout):
+    assert not search & {item[1] for items in splits for item in items}
+    for items in splits:
         assert {item[0] for item in items} == set(POLES)
         assert len(set(items)) == len(items)
     small = shipped_items("holdout", questions=2, descriptions=1)
     assert len(small) == 2 * len(POLES)
-    with pytest.raises(ValueError, match='"fit" or "holdout"'):
+    with pytest.raises(ValueError, match="fit, holdout, validation"):
         shipped_items("search")
     with pytest.raises(ValueError, match="99 were asked for"):
         shipped_items("fit", descriptions=99)

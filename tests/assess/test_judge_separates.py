@@ -1,8 +1,8 @@
 """The judge on answers and personas it was not fitted to.
 
-`holdout_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
+`validation_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
 
-    python python/fit_likelihood_judge.py --out judge.json --sample-out tests/assess/holdout_answers.jsonl
+    python python/fit_likelihood_judge.py --out judge.json --sample-out tests/assess/validation_answers.jsonl
 
 `written_answers.jsonl` was written by hand, three answers for each pole, before any of them was judged.
 """
@@ -16,30 +16,30 @@ import pytest
 import torch
 
 from dpg_fast.assess.fitting import judge_own_trait, separation, shipped_items, table_text
-from dpg_fast.assess.likelihood import LikelihoodJudge
-from dpg_fast.assess.persona_answers import load_answers
+from dpg_fast.assess.likelihood import SURPRISAL_CAP, LikelihoodJudge, Scale
+from dpg_fast.assess.persona_answers import SYSTEM_TEMPLATE, USER_TEMPLATE, load_answers
 from dpg_fast.personality import Trait
 
-STORED = Path(__file__).with_name("holdout_answers.jsonl")
+STORED = Path(__file__).with_name("validation_answers.jsonl")
 WRITTEN = Path(__file__).with_name("written_answers.jsonl")
 
 
-def test_sample_is_held_out() -> None:
-    possible = set(shipped_items("holdout", descriptions=2))
+def test_sample_is_of_the_validation_split() -> None:
+    possible = set(shipped_items("validation", descriptions=2))
     assert {(row.pole, row.question, row.description) for row in load_answers(STORED)} <= possible
 
 
 @pytest.mark.slow
-def test_poles_separate_on_held_out_answers(smollm2: tuple[Any, Any]) -> None:
+def test_poles_separate_on_answers_that_nothing_was_chosen_on(smollm2: tuple[Any, Any]) -> None:
     model, tokenizer = smollm2
-    judge = LikelihoodJudge(model, tokenizer, max_tokens=40, autocast=torch.bfloat16)
+    judge = LikelihoodJudge(model, tokenizer, autocast=torch.bfloat16)
     answers = load_answers(STORED)
     table = separation(answers, judge_own_trait(judge, answers))
-    print(table_text("held-out sample", table))
+    print(table_text("validation sample", table))
     assert set(table) == {trait.value for trait in Trait}
     values = [row["auc"] for row in table.values()]
-    assert sum(values) / len(values) >= 0.85, table
-    assert min(values) >= 0.75, table
+    assert sum(values) / len(values) >= 0.93, table
+    assert min(values) >= 0.86, table
     for row in table.values():
         assert row["mean_score_high"] > row["mean_score_low"]
 
@@ -56,6 +56,15 @@ def test_poles_separate_on_answers_written_by_hand(smollm2: tuple[Any, Any]) -> 
     assert len(values) == len(Trait)
     assert sum(values) / len(values) >= 0.85, table
     assert min(values) >= 0.75, table
+
+
+def test_shipped_scale_is_the_one_of_the_shipped_definition() -> None:
+    scale = Scale.fitted()
+    assert (scale.system_template, scale.user_template) == (SYSTEM_TEMPLATE, USER_TEMPLATE)
+    assert f"{SURPRISAL_CAP:g} nats" in scale.fit["weight"]
+    for split in ("fit", "holdout", "validation"):
+        assert scale.fit[split].keys() == {trait.value for trait in Trait}
+        assert all(row["n"] >= 32 and row["auc_low"] <= row["auc"] for row in scale.fit[split].values())
 
 
 def test_judge_says_how_weak_it_is(smollm2: tuple[Any, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dpg_fast.assess.likelihood import Judgement, LikelihoodJudge, Scale, TraitScale
+from dpg_fast.assess.likelihood import Judgement, LikelihoodJudge, Scale, TraitScale, weighted_ratio
 from dpg_fast.personality import Trait
 
 E, N = Trait.EXTRAVERSION, Trait.NEUROTICISM
@@ -16,7 +16,8 @@ PAIRS = {
     E: (("Loud and merry.", "Quiet."), ("You lead the dance", "You read alone at home")),
     N: (("You tremble.", "You are calm as a lake"),),
 }
-SCALE = Scale({E: TraitScale(0.0, 1.0), N: TraitScale(0.1, 0.5)}, model="toy")
+PLAIN: dict[str, Any] = {"system_template": "{description}", "user_template": "{question}"}
+SCALE = Scale({E: TraitScale(0.0, 1.0), N: TraitScale(0.1, 0.5)}, model="toy", **PLAIN)
 QUESTION = "What do you do on Friday?"
 ANSWERS = [
     "I dance.",
@@ -29,7 +30,7 @@ ANSWERS = [
 
 
 def judge_of(model: Any, tokenizer: Any, **options: Any) -> LikelihoodJudge:
-    return LikelihoodJudge(model, tokenizer, **{"descriptions": PAIRS, "scale": SCALE} | options)
+    return LikelihoodJudge(model, tokenizer, **(dict[str, Any](descriptions=PAIRS, scale=SCALE) | options))
 
 
 class Counting(torch.nn.Module):
@@ -76,16 +77,32 @@ class Seen:
 def test_probabilities_computed_by_hand(byte_tokenizer: Any) -> None:
     y, n, h = (byte_tokenizer(letter)["input_ids"][0] for letter in "ynH")
     model = Counting(y, n, h, len(byte_tokenizer))
-    scale = Scale({E: TraitScale(0.1, 2.0)}, model="counting")
+    scale = Scale({E: TraitScale(0.1, 2.0)}, model="counting", **PLAIN)
     judge = judge_of(model, byte_tokenizer, scale=scale, descriptions={E: [("H", "L"), ("H!", "H?")]})
     yyn, nothing, y1 = judge.judge("ok", ["yyn", "  ", "y"])
-    # First pair: log 3 for each y and -log 3 for each n; the second pair says nothing; mean over both.
-    assert yyn.llr[E] == pytest.approx(math.log(3) / 3 / 2, rel=1e-6)
-    assert yyn.spread[E] == pytest.approx(math.log(3) / 3 / math.sqrt(2), rel=1e-6)
-    assert y1.llr[E] == pytest.approx(math.log(3) / 2, rel=1e-6)
-    assert y1.scores[E] == pytest.approx(5 * math.tanh((math.log(3) / 2 - 0.1) / 2.0), rel=1e-6)
+    # First pair: log 3 for each y and -log 3 for each n, both of weight log(2) / 5 since the pair's mean
+    # probability is 1/2; the second pair says nothing; mean over both.
+    one = math.log(3) * math.log(2) / 5
+    assert yyn.llr[E] == pytest.approx(one / 3 / 2, rel=1e-6)
+    assert yyn.spread[E] == pytest.approx(one / 3 / math.sqrt(2), rel=1e-6)
+    assert y1.llr[E] == pytest.approx(one / 2, rel=1e-6)
+    assert y1.scores[E] == pytest.approx(5 * math.tanh((one / 2 - 0.1) / 2.0), rel=1e-6)
     assert (yyn.tokens, yyn.pairs, yyn.reason) == (3, 2, None)
     assert nothing == Judgement({}, {}, {}, 0, 0, "the answer is empty")
+
+
+def test_weight_is_the_capped_surprisal_of_the_pair() -> None:
+    high = torch.tensor([0.5, 1.0, 1e-9, 0.02, 0.3], dtype=torch.float64).log()
+    low = torch.tensor([0.25, 1.0, 1e-8, 0.02, 0.6], dtype=torch.float64).log()
+    expected = [
+        -math.log(0.375) / 5 * math.log(2),
+        0.0,  # certain either way: no choice was made
+        math.log(0.1),  # surprisal 19 nats, cut at 5
+        0.0,
+        -math.log(0.45) / 5 * math.log(0.5),
+    ]
+    assert weighted_ratio(high, low).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert torch.equal(weighted_ratio(high, low), -weighted_ratio(low, high))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
@@ -108,9 +125,11 @@ def test_shared_prefixes_and_padding_change_nothing(batch_size: int, byte_tokeni
                     data = byte_tokenizer(answer)["input_ids"]
                     with torch.no_grad():
                         table = model(torch.tensor([prompt + data])).logits[0].log_softmax(-1)
-                    logp.append(sum(float(table[len(prompt) + i - 1, t]) for i, t in enumerate(data)) / len(data))
-                ratios.append(logp[0] - logp[1])
-            expected = sum(ratios) / len(ratios)
+                    logp.append([float(table[len(prompt) + i - 1, t]) for i, t in enumerate(data)])
+                for h, lo in zip(*logp, strict=True):
+                    weight = min(-math.log((math.exp(h) + math.exp(lo)) / 2), 5.0) / 5.0
+                    ratios.append(weight * (h - lo) / len(logp[0]))
+            expected = sum(ratios) / len(pairs)
             assert abs(expected) > 1e-3  # the personas matter to this model, so the comparison means something
             # The judge takes softmax in float32 whatever the model's dtype.
             assert result.llr[trait] == pytest.approx(expected, abs=2e-6)
@@ -162,13 +181,20 @@ def test_text_under_judgement_cannot_leave_its_turn(byte_tokenizer: Any, tiny_ll
 
 
 def test_prompt_is_the_chat_template(byte_tokenizer: Any, tiny_llama: Any) -> None:
-    judge = judge_of(tiny_llama, byte_tokenizer, scale=replace(SCALE, template="{description} Speak."))
+    judge = judge_of(tiny_llama, byte_tokenizer, scale=replace(SCALE, system_template="{description} Speak."))
     expected = byte_tokenizer.apply_chat_template(
         [{"role": "system", "content": "You are X. Speak."}, {"role": "user", "content": "Why?"}],
         add_generation_prompt=True,
         return_dict=False,
     )
     assert judge.prompt_ids("You are X.", " Why? ") == expected
+    twice = replace(SCALE, user_template="{question} {description} Speak.")
+    expected = byte_tokenizer.apply_chat_template(
+        [{"role": "system", "content": "You {are}."}, {"role": "user", "content": "{Why}? You {are}. Speak."}],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert judge_of(tiny_llama, byte_tokenizer, scale=twice).prompt_ids("You {are}.", "{Why}?") == expected
 
 
 def test_templates_without_a_system_role(byte_tokenizer: Any, tiny_llama: Any) -> None:
@@ -199,7 +225,7 @@ def test_scale() -> None:
         with pytest.raises(ValueError, match="width above 0"):
             TraitScale(0.0, width)
     with pytest.raises(ValueError, match="not a judge scale"):
-        Scale.from_dict({"traits": {"E": {"centre": 0.0}}, "model": "m", "template": ""})
+        Scale.from_dict({"traits": {"E": {"centre": 0.0}}, "model": "m", **PLAIN})
 
 
 def test_errors_name_what_is_accepted(byte_tokenizer: Any, tiny_llama: Any) -> None:
@@ -220,7 +246,12 @@ def test_description_is_frank(byte_tokenizer: Any, tiny_llama: Any) -> None:
     assert "NOT on this model" in text
     assert "not been validated" in text
     validated = replace(
-        SCALE, fit={"holdout": {"extraversion": {"auc": 0.914, "n": 70}, "neuroticism": {"auc": 0.9, "n": 8}}}
+        SCALE, fit={"validation": {"extraversion": {"auc": 0.914, "n": 70}, "neuroticism": {"auc": 0.9, "n": 8}}}
     )
     text = judge_of(tiny_llama, byte_tokenizer, scale=validated).describe()
-    assert "E 0.91, N 0.90 (78 answers" in text
+    assert "E 0.91, N 0.90 (78 answers)" in text
+    assert "PersonalityBench" not in text
+    bench = replace(
+        validated, fit=dict(validated.fit) | {"personalitybench": {"extraversion": {"auc": 0.666, "n": 24}}}
+    )
+    assert "PersonalityBench: E 0.67 (24 answers)" in judge_of(tiny_llama, byte_tokenizer, scale=bench).describe()

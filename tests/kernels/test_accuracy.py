@@ -18,23 +18,17 @@ from dpg_fast.kernels import (
     steered_gated_act,
     steered_gated_act_reference,
     use_backend,
-    use_isa,
 )
 from dpg_fast.testing import assert_as_accurate, relative_error
 from tests.kernels import cases
-
-WAYS = [*cases.ISAS, "reference"]
+from tests.kernels.ways import WAYS, using
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once per instruction set, and once on the reference backend."""
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-    else:
-        with use_backend("cpu"), use_isa(request.param):
-            yield request.param
+    """Runs a test once per instruction set, on the emulated CUDA kernels, and on the reference backend."""
+    with using(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("size", cases.SIZES, ids=str)

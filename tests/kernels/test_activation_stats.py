@@ -11,21 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpg_fast.kernels import ACTIVATIONS, activation_stats, use_backend, use_isa
+from dpg_fast.kernels import ACTIVATIONS, activation_stats, use_backend
 from tests.kernels import cases
+from tests.kernels.ways import WAYS, using
 
 EDGES = torch.arange(300, dtype=torch.float64).mul(0.01).float()
-WAYS = [*cases.ISAS, "reference"]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-    else:
-        with use_backend("cpu"), use_isa(request.param):
-            yield request.param
+    """Runs a test once per instruction set, on the emulated CUDA kernels, and on the reference backend."""
+    with using(request.param):
+        yield request.param
 
 
 def tables(slots: int, width: int, edges: Tensor, dtype: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:

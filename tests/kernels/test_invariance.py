@@ -19,19 +19,18 @@ from dpg_fast.kernels import (
     lora_expand_add,
     lora_shrink,
     steered_gated_act,
-    use_backend,
-    use_isa,
 )
 from dpg_fast.kernels import _cpu as cpu
 from dpg_fast.testing import poisoned_empty, relative_error
 from tests.kernels import cases
+from tests.kernels.ways import COMPILED, using
 
 pytestmark = pytest.mark.skipif(not isas(), reason="the compiled module is not built")
 
 
-@pytest.fixture(params=cases.ISAS, autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with use_backend("cpu"), use_isa(request.param):
+@pytest.fixture(params=COMPILED, autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    with using(request.param):
         yield request.param
 
 
@@ -186,8 +185,8 @@ def test_any_size_agrees_with_the_reference(
 ) -> None:
     c = cases.lora_case(tokens, K, rank, d_in, d_out, dtype, seed)
     d = c.to(torch.float64)
-    for name in isas():
-        with use_isa(name):
+    for name in COMPILED:
+        with using(name):
             y = lora_add(c.y.clone(), c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
         exact = lora_add_reference(d.y.clone(), d.x, d.A, d.B, d.codes_a, d.codes_b, d.slots, d.scale)
         # One rounding of the result, plus the float32 arithmetic before it.

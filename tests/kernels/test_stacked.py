@@ -15,24 +15,18 @@ from dpg_fast.kernels import (
     lora_shrink,
     lora_stacked_add,
     lora_stacked_add_reference,
-    use_backend,
-    use_isa,
 )
 from dpg_fast.testing import assert_as_accurate, poisoned_empty
 from tests.kernels import cases
+from tests.kernels.ways import WAYS, using
 
-WAYS = [*cases.ISAS, "reference"]
 SIZES = ((0, 6, 8), (1, 6, 8), (8, 6, 16), (7, 5, 3), (33, 3, 17), (20, 64, 2), (15, 2, 64), (40, 1, 1))
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-    else:
-        with use_backend("cpu"), use_isa(request.param):
-            yield request.param
+    with using(request.param):
+        yield request.param
 
 
 def stacked_case(

@@ -501,3 +501,35 @@ def test_stored_adapters_speak_as_characters(tmp_path: Path) -> None:
     again = PersonalityModel.load(stored.unload(), tmp_path / "adapter")
     with torch.no_grad():
         assert torch.allclose(again(ids, personality=Character("ron")).logits[0], expected["ron"], atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", ["lora", "steer", "both"])
+def test_speaking_changes_personalities_in_place(parts: str) -> None:
+    """A decode loop of one's own; every tensor that a captured graph would read stays where it is."""
+    model = personality_model(tiny_model("llama"), lora=parts != "steer", steer=parts != "lora")
+    ids = prompts(3, 6)
+    rounds = [[PEOPLE[0], None, PEOPLE[2]], [PEOPLE[3], PEOPLE[0], None], [None, None, PEOPLE[0]], [None, None, None]]
+    wanted = [model(ids, personality=people).logits for people in rounds]
+    with torch.no_grad(), model.speaking(rounds[0], rows=3) as speaking:
+        request = speaking.request
+        found = [model.base(ids).logits]
+        kept = [request.row_slots, *request._rows.values(), *request.values]
+        places = [t.data_ptr() for t in kept]
+        for people in rounds[1:]:
+            assert speaking.change(people)
+            found.append(model.base(ids).logits)
+        assert places == [t.data_ptr() for t in (request.row_slots, *request._rows.values(), *request.values)]
+        with pytest.raises(ValueError, match="2 personalities were given for 3 rows"):
+            speaking.change(PEOPLE[:2])
+        many = [[Personality(openness=i / 100, neuroticism=j) for j in (-1, 0, 1)] for i in range(30)]
+        assert all(speaking.change(people) for people in many), "old slots are used again"
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+    bare = model(ids).logits
+    with torch.no_grad(), model.speaking(None, rows=3) as speaking:
+        assert (model.base(ids).logits - bare).norm() <= 1e-5 * bare.norm()
+        speaking.change("E+5")
+        assert (model.base(ids).logits - bare).norm() > 1e-3 * bare.norm()
+    assert torch.equal(model.base(ids).logits, bare)
+    table = model._runtime._table
+    assert table is not None and not table._pins

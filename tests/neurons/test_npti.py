@@ -212,7 +212,7 @@ def test_info_and_export_of_an_adapter(tmp_path: Path) -> None:
     assert runner.invoke(app, ["neurons", "import", adapter, "--trait-file", folder, *sizes]).exit_code == 0
     shown = runner.invoke(app, ["neurons", "info", adapter, "--plots", str(out)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
-    for words in ("Someone/Tiny", "Neurons per layer", "3 neurons listed, 3 taken", "1 for every pole", "3.25"):
+    for words in ("Someone/Tiny", "Neurons per layer", "3 neurons listed, 3 taken", "1 for every pole", "largest 3.25"):
         assert words in shown.output
     pictures = sorted(path.name for path in out.iterdir())
     assert pictures == ["neuron_overlap.png", "neuron_values.png", "neurons_per_layer.png"]

@@ -14,7 +14,7 @@ from dpg_fast.neurons import search as search_module
 from dpg_fast.neurons.checkpoint import RUNNING
 from dpg_fast.neurons.search import collect_statistics, search_memory
 from dpg_fast.neurons.statistics import table_bytes
-from dpg_fast.neurons.tap import DecodeTap
+from dpg_fast.neurons.tap import WINDOW, DecodeTap
 from dpg_fast.personality import POLES, Pole, Trait
 
 QUESTIONS = {
@@ -172,7 +172,8 @@ def test_memory_is_what_the_tables_take() -> None:
     counter = ActivationCounter(3, 8, 2, means=True, max_tokens=5 * 6)
     held = sum(t.numel() * t.element_size() for n, t in counter.state().items() if n not in ("tokens", "answers"))
     assert held == table_bytes(3, 8, 2, 5 * 6, True)
-    assert search_memory(3, 8, answers, SETTINGS) == held + 3 * 8 * 2 * 4
+    # gates of WINDOW steps of two rows in bfloat16, and the rows' running sums in float32
+    assert search_memory(3, 8, answers, SETTINGS, torch.bfloat16) == held + 3 * 8 * 2 * (WINDOW * 2 + 4)
     assert ActivationCounter(1, 1, max_tokens=2**31).histogram.dtype == torch.int64
     assert counter.histogram.dtype == torch.int32
     # NPTI's full search of Llama-3-8B: 36,000 answers of up to 500 tokens for each of ten poles

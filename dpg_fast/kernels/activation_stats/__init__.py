@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._library import bump_version, library
+from dpg_fast.kernels.activation_stats import cuda as _cuda
 from dpg_fast.kernels.activation_stats.reference import activation_stats_reference
 from dpg_fast.kernels.types import ACTIVATIONS
 
@@ -86,6 +87,7 @@ def _fake(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor
     return None
 
 
+dispatch.register("activation_stats", "cuda", _cuda.run, _cuda.verify)
 dispatch.register(
     "activation_stats", "triton", _triton.lazy("activation_stats"), lambda gate, *rest: _triton.verify(gate)
 )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._library import bump_version, library, nobody_watches
+from dpg_fast.kernels.lora_add import cuda as _cuda
 from dpg_fast.kernels.lora_add.reference import lora_add_reference
 from dpg_fast.kernels.lora_expand_add import lora_expand_add
 from dpg_fast.kernels.lora_shrink import check as check_shrink
@@ -116,6 +117,7 @@ def _fake(
     return None
 
 
+dispatch.register("lora_add", "cuda", _cuda.run, _cuda.verify)
 dispatch.register(
     "lora_add",
     "triton",

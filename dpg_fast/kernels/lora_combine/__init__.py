@@ -10,6 +10,7 @@ from torch import Tensor
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._grad import codes_of_tokens, into_slots
 from dpg_fast.kernels._library import library, nobody_watches
+from dpg_fast.kernels.lora_combine import cuda as _cuda
 from dpg_fast.kernels.lora_combine.reference import lora_combine_reference
 
 
@@ -116,6 +117,7 @@ class LoraCombine(torch.autograd.Function):
         return gS, gcodes, None, None
 
 
+dispatch.register("lora_combine", "cuda", _cuda.run, _cuda.verify)
 dispatch.register("lora_combine", "triton", _triton.lazy("lora_combine"), lambda S, *rest: _triton.verify(S))
 dispatch.register("lora_combine", "cpu", _run_cpu, lambda S, *rest: _cpu.verify(S))
 dispatch.register("lora_combine", "reference", lora_combine_reference, lambda *args: (True, ""))

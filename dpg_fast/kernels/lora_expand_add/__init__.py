@@ -10,6 +10,7 @@ from torch import Tensor
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._grad import expand_backward
 from dpg_fast.kernels._library import bump_version, library, nobody_watches
+from dpg_fast.kernels.lora_expand_add import cuda as _cuda
 from dpg_fast.kernels.lora_expand_add.reference import lora_expand_add_reference, lora_expanded_reference
 
 
@@ -139,6 +140,7 @@ class LoraExpanded(torch.autograd.Function):
         return (gy, *grads, None, None)
 
 
+dispatch.register("lora_expand_add", "cuda", _cuda.run, _cuda.verify)
 dispatch.register(
     "lora_expand_add",
     "triton",

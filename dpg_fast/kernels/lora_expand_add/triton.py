@@ -29,7 +29,7 @@ EXPAND_CONFIGS = [
 
 
 @tuned(EXPAND_CONFIGS, key=["TOKENS", "d", "K", "R", "PLANES"], restore=["y"])
-@triton.jit(do_not_specialize=["T", "S"])
+@triton.jit(do_not_specialize=["T", "S", "TOKENS"])
 def expand_kernel(
     y: tl.tensor,
     u: tl.tensor,
@@ -51,7 +51,7 @@ def expand_kernel(
     RANK: tl.constexpr,
     PLANES: tl.constexpr,
     ADD: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TOKENS: tl.tensor,
     BT: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._grad import shrink_backward
 from dpg_fast.kernels._library import library, nobody_watches
+from dpg_fast.kernels.lora_shrink import cuda as _cuda
 from dpg_fast.kernels.lora_shrink.reference import lora_shrink_reference
 
 
@@ -103,6 +104,7 @@ class LoraShrink(torch.autograd.Function):
         return (*shrink_backward(gu, x, A, codes, slots, (needs[0], needs[1], needs[2])), None)
 
 
+dispatch.register("lora_shrink", "cuda", _cuda.run, _cuda.verify)
 dispatch.register(
     "lora_shrink",
     "triton",

@@ -77,7 +77,7 @@ SHRINK_CONFIGS = [
 
 
 @tuned(SHRINK_CONFIGS, key=["TOKENS", "d", "K", "R"], prune=_narrow)
-@triton.jit(do_not_specialize=["T", "S"])
+@triton.jit(do_not_specialize=["T", "S", "TOKENS"])
 def shrink_kernel(
     x: tl.tensor,
     A: tl.tensor,
@@ -103,7 +103,7 @@ def shrink_kernel(
     GROUPS: tl.constexpr,
     COMBINE: tl.constexpr,
     WEIGH: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TOKENS: tl.tensor,
     BT: tl.constexpr,
 ) -> None:
     """One plane of u[g, t, j] = sum_k codes[slot, k] p[k, j] (COMBINE) and of per_entry[t, k] = sum_j w[t, j] p[k, j]

@@ -10,6 +10,7 @@ from dpg_fast.kernels._library import bump_version, library, nobody_watches
 from dpg_fast.kernels.lora_combine import check as check_combine
 from dpg_fast.kernels.lora_combine import lora_combine
 from dpg_fast.kernels.lora_expand_add import lora_expand_add
+from dpg_fast.kernels.lora_stacked_add import cuda as _cuda
 from dpg_fast.kernels.lora_stacked_add.reference import lora_stacked_add_reference
 
 
@@ -150,6 +151,7 @@ def _run_reference(*args: object) -> None:
     lora_stacked_add_reference(*args)  # type: ignore[arg-type]
 
 
+dispatch.register("lora_stacked_add", "cuda", _cuda.run, _cuda.verify)
 dispatch.register(
     "lora_stacked_add",
     "triton",

@@ -23,7 +23,7 @@ GROUPS = 4  # in one launch
 
 
 @tuned(EXPAND_CONFIGS, key=["TOKENS", "end_0", "end_3", "K", "R"], restore=["y"])
-@triton.jit(do_not_specialize=["T", "rows"])
+@triton.jit(do_not_specialize=["T", "rows", "TOKENS"])
 def stacked_kernel(
     y: tl.tensor,
     S: tl.tensor,
@@ -45,7 +45,7 @@ def stacked_kernel(
     K: tl.constexpr,
     R: tl.constexpr,
     RANK: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TOKENS: tl.tensor,
     BT: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:

@@ -72,6 +72,7 @@ def steered(
     total = tl.zeros_like(v)
     for p in range(0, 10):
         s = tl.load(strengths + slot * 10 + p, mask=valid, other=0.0)
+        s = tl.where(s > 0.0, s, 0.0)
         if tl.max(s, axis=0) > 0.0:  # no token here has this pole: its values need not be read
             row = tl.load(add + p * width + columns, mask=columns < width, other=0.0)
             strength = tl.broadcast_to(s[:, None], v.shape)
@@ -82,7 +83,7 @@ def steered(
 
 
 @tuned(GATED_CONFIGS, key=["TOKENS", "width", "K", "R", "LORA", "STEER"], prune=_fitting)
-@triton.jit(do_not_specialize=["T", "S", "steer_S"])
+@triton.jit(do_not_specialize=["T", "S", "steer_S", "TOKENS"])
 def gated_kernel(
     gh: tl.tensor,
     gate: tl.tensor,
@@ -120,7 +121,7 @@ def gated_kernel(
     K: tl.constexpr,
     R: tl.constexpr,
     RANK: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TOKENS: tl.tensor,
     BT: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:

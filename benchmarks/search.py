@@ -1,0 +1,75 @@
+"""What counting neurons costs on top of plain generation: ``python -m benchmarks.search``.
+
+SmolLM2-135M answers one batch of the search's own prompts, alternately with and without the tap, in one process. Processor
+time is compared, which other jobs on the machine disturb less than the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.machine import machine
+from dpg_fast.architecture import find_architecture
+from dpg_fast.data.texts import load_descriptions, load_questions
+from dpg_fast.neurons import ActivationCounter, SearchSettings
+from dpg_fast.neurons.search import answer, end_tokens, make_jobs
+from dpg_fast.neurons.tap import DecodeTap
+from dpg_fast.personality import POLES, Trait
+from dpg_fast.smollm2 import load_smollm2
+
+
+def measure(dtype: torch.dtype, batch_size: int, tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of processor time of each round: without a tap, with one, and with one that collects means as well."""
+    model, tokenizer = load_smollm2(dtype=dtype)
+    settings = SearchSettings(batch_size=batch_size, max_new_tokens=tokens)
+    questions = {trait: [q.question for q in load_questions(trait, "search")] for trait in Trait}
+    descriptions = {pole: [d.text for d in load_descriptions(pole, "search")] for pole in POLES}
+    batch = make_jobs(tokenizer, POLES, questions, descriptions, settings)[:batch_size]
+    prompts = [job.prompt for job in batch]
+    slots = torch.tensor([job.pole.index for job in batch], dtype=torch.int32)
+    architecture = find_architecture(model)
+    taps: dict[str, DecodeTap | None] = {"plain generation": None}
+    for name, means in (("counts and histograms", False), ("and means of answers", True)):
+        counter = ActivationCounter(architecture.num_layers, architecture.intermediate, len(POLES), means=means)
+        taps[name] = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer))
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        name: lambda tap=tap: answer(model, tokenizer, prompts, settings, tap, slots)  # type: ignore[misc]
+        for name, tap in taps.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in list(ways) if number % 2 else reversed(ways):
+            started = time.process_time()
+            ways[name]()
+            if number:  # the first round warms up
+                times[name].append(time.process_time() - started)
+    return times
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    times = measure(getattr(torch, options.dtype), options.batch_size, options.tokens, options.rounds)
+    print(f"SmolLM2-135M, {options.dtype}, {options.batch_size} rows, {options.tokens} new tokens")
+    print(", ".join(f"{key} {value}" for key, value in machine("cpu").items()))
+    plain = times["plain generation"]
+    for name, seconds in times.items():
+        ratios = sorted(s / p for s, p in zip(seconds, plain, strict=True))
+        print(
+            f"{name:24} {statistics.median(seconds):7.2f} s  {statistics.median(ratios):.3f} of plain generation "
+            f"[{ratios[0]:.3f}, {ratios[-1]:.3f}]"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+#include "cuda/device.cuh"
+
+extern "C" const char* dpg_cuda_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -1,0 +1,226 @@
+"""``dpg-fast assess``: give a model a questionnaire, and compare what several methods say about the same people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+assess = typer.Typer(help="Measure personalities: questionnaires, reliability, comparisons.", no_args_is_help=True)
+
+
+class Method(StrEnum):
+    """How answers are read."""
+
+    LOGPROBS = "logprobs"
+    GENERATE = "generate"
+    FREE = "free"
+
+
+class Options(StrEnum):
+    """Order of the options on later forms."""
+
+    KEEP = "keep"
+    REVERSE = "reverse"
+    SHUFFLE = "shuffle"
+
+
+class Steer(StrEnum):
+    """Tokens whose neurons are steered."""
+
+    ALL = "all"
+    ANSWER = "answer"
+
+
+class Dtype(StrEnum):
+    """Of the model's weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@assess.command("questionnaire")
+def questionnaire(
+    out: Annotated[Path, typer.Option(help="Folder for answers.jsonl and results.json; a killed run continues.")],
+    model: Annotated[
+        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
+    ] = "smollm2",
+    adapter: Annotated[
+        str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
+    ] = None,
+    personality: Annotated[
+        list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
+    ] = None,
+    population: Annotated[
+        int, typer.Option(min=0, help="Also this many personalities spread over -5..5: alpha is over people.")
+    ] = 0,
+    inventory: Annotated[
+        str, typer.Option(help="bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or an inventory file.")
+    ] = "bundled",
+    items: Annotated[Path | None, typer.Option(help="File with the texts of a published inventory.")] = None,
+    forms: Annotated[int, typer.Option(min=1, help="Forms with items, options and labels in other orders.")] = 4,
+    options: Annotated[Options, typer.Option(help="Order of the options on later forms.")] = Options.SHUFFLE,
+    method: Annotated[
+        Method, typer.Option(help="Label probabilities, a generated label, or a free answer that is read.")
+    ] = Method.LOGPROBS,
+    temperature: Annotated[float, typer.Option(min=0, help="Of generated labels; 0 takes the likeliest.")] = 0.0,
+    context: Annotated[int, typer.Option(min=0, help="Earlier items kept in the conversation.")] = 0,
+    prefill: Annotated[str, typer.Option(help='Beginning of the answer, such as "My answer is".')] = "",
+    steer: Annotated[Steer, typer.Option(help="Tokens whose neurons are steered.")] = Steer.ALL,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    dtype: Annotated[Dtype, typer.Option(help="Of the model's weights.")] = Dtype.FLOAT32,
+    sex: Annotated[str, typer.Option(help="Norms for percentiles of IPIP-NEO: M, F, or N (both).")] = "N",
+    age: Annotated[int, typer.Option(help="Age of the norms.")] = 30,
+    seed: int = 0,
+) -> None:
+    """Give an inventory to one or many personalities at once; score it, with reliability and signs of careless answers."""
+    with _errors("questionnaire"):
+        import torch
+        from rich.console import Console
+
+        from dpg_fast.assess.questionnaire.analysis import analyse, tables
+        from dpg_fast.assess.questionnaire.forms import make_forms
+        from dpg_fast.assess.questionnaire.published import find_inventory
+        from dpg_fast.assess.questionnaire.session import AdministrationSettings
+        from dpg_fast.assess.questionnaire.session import population as people_of
+        from dpg_fast.assess.results import RESULTS, write_results
+
+        if sex not in ("M", "F", "N"):
+            raise ValueError(f"sex is M, F or N, not {sex!r}")
+        respondents = _respondents(personality) + (people_of(population, seed=seed) if population else [])
+        if adapter is None and any(r.personality is not None for r in respondents):
+            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+        found = find_inventory(inventory, items)
+        settings = AdministrationSettings(
+            method="logprobs" if method is Method.LOGPROBS else "generate",
+            constrained=method is not Method.FREE,
+            temperature=temperature,
+            context=context,
+            prefill=prefill,
+            steer=steer.value,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        sheets = make_forms(found, forms, seed=seed, options=options.value)
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file; name a folder")
+        loaded, tokenizer = _load(model, adapter, getattr(torch, dtype.value))
+        console = Console()
+        session = _administer(loaded, tokenizer, found, respondents, sheets, settings, out / "answers.jsonl", console)
+        result = analyse(session, sex=sex, age=age, seed=seed)  # type: ignore[arg-type]
+        result["adapter"] = adapter
+        write_results(out / RESULTS, result)
+        for table in tables(result):
+            console.print(table)
+        console.print(f"Written to {out / RESULTS}")
+
+
+@assess.command("compare")
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="Two or more result files, or folders with results.json.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file for the comparison.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="Disagreements shown.")] = 10,
+    seed: int = 0,
+) -> None:
+    """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
+    with _errors("compare"):
+        from rich.console import Console
+        from rich.table import Table
+
+        from dpg_fast.assess.results import common_people, load_scores, write_results
+        from dpg_fast.assess.validity import agreement_table, agreements, disagreements, multitrait_multimethod
+
+        if len(results) < 2:
+            raise ValueError("name two results at least")
+        labels, scores = common_people([load_scores(path) for path in results])
+        validity = multitrait_multimethod(scores, seed=seed)
+        agreeing = agreements(scores, seed=seed)
+        differing = disagreements(labels, scores, top=top)
+        console = Console()
+        for number, name in enumerate(validity.methods, 1):
+            console.print(f"{number}: {name}")
+        console.print(validity.table())
+        figures = (validity.convergent_mean, validity.heteromethod_mean, validity.monomethod_mean, validity.passed)
+        console.print(
+            "Same trait, other method: mean r {:.2f}. Other trait: mean |r| {:.2f} with another method, {:.2f} with the "
+            "same. Campbell-Fiske comparisons passed: {:.0%}.".format(*figures)
+        )
+        console.print(agreement_table(agreeing))
+        shown = Table(title="Largest disagreements (standardised within each method)")
+        for column in ("respondent", "trait", "methods", "scores", "distance"):
+            shown.add_column(column)
+        for d in differing:
+            pair = f"{d.scores[0]:+.2f} / {d.scores[1]:+.2f}"
+            shown.add_row(d.label, d.trait.value, " / ".join(d.methods), pair, f"{d.distance:.2f}")
+        if differing:
+            console.print(shown)
+        if out is not None:
+            rows = [
+                {"label": d.label, "trait": d.trait.value, "methods": list(d.methods), "scores": list(d.scores)}
+                | {"distance": d.distance}
+                for d in differing
+            ]
+            agreement = [row.to_dict() for row in agreeing]
+            write_results(out, {"validity": validity.to_dict(), "agreement": agreement, "disagreements": rows})
+            console.print(f"Written to {out}")
+
+
+@contextmanager
+def _errors(command: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        typer.secho(f"dpg-fast assess {command}: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+def _respondents(texts: list[str] | None) -> list[Any]:
+    """The base model, and whoever is named."""
+    from dpg_fast.assess.questionnaire.session import Respondent
+    from dpg_fast.personality import parse_personality
+
+    found = {"base": Respondent("base")}
+    for text in texts or ():
+        personality = parse_personality(text)
+        if personality is not None:
+            found.setdefault(text.strip(), Respondent(text.strip(), personality))
+    return list(found.values())
+
+
+def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
+    """A `PersonalityModel` and its tokenizer."""
+    from dpg_fast.base_models import BUNDLED, load_base
+    from dpg_fast.demo import adapter_directory
+    from dpg_fast.model import PersonalityModel
+    from dpg_fast.smollm2 import find_gguf
+
+    base, tokenizer = load_base(name, dtype)
+    if adapter is None:
+        return PersonalityModel(base), tokenizer
+    if adapter != BUNDLED:
+        return PersonalityModel.load(base, adapter), tokenizer
+    # the package's table was made on the packaged weights; the Hub's are the same model before 4-bit quantisation
+    allow = name == BUNDLED and find_gguf() is None
+    return PersonalityModel.load(base, adapter_directory(), allow_mismatch=allow), tokenizer
+
+
+def _administer(
+    model: Any, tokenizer: Any, inventory: Any, people: Any, sheets: Any, settings: Any, file: Path, console: Any
+) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dpg_fast.assess.questionnaire.administer import administer
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("answers", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return administer(model, tokenizer, inventory, people, sheets, settings, checkpoint=file, progress=show)

@@ -1,0 +1,75 @@
+"""The CUDA kernels on CPU tensors: their sources, compiled with g++ against the emulator in tests/cuda_emulator."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpg_fast.kernels import _cuda, use_backend
+
+ROOT = Path(__file__).resolve().parents[2]
+EMULATOR = ROOT / "tests" / "cuda_emulator"
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernels and the emulator as one shared library, built once per process; skips the test without g++."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("the CUDA emulator needs g++")
+    folder = Path(tempfile.mkdtemp(prefix="dpg_fast_emulator_"))
+    include = [f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'include'}"]
+
+    def run(*command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+
+    def compiled(source: Path) -> str:
+        target = str(folder / f"{source.name}.o")
+        run(compiler, *FLAGS, *include, "-x", "c++", "-c", str(source), "-o", target)
+        return target
+
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATOR / "emulator.cpp", EMULATOR / "faults.cpp"]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compiled, sources))
+        built = folder / "emulated.so"
+        run(compiler, "-shared", "-o", str(built), *objects)
+        loaded = ctypes.CDLL(str(built))
+    finally:
+        shutil.rmtree(folder)  # the loaded library stays mapped
+    loaded.dpg_cuda_error_text.restype = ctypes.c_char_p
+    return loaded
+
+
+def launch(name: str, device: torch.device, *args: int | float) -> None:
+    """Stands in for `_cuda.launch`."""
+    values = [ctypes.c_double(a) if isinstance(a, float) else ctypes.c_int64(a) for a in args]
+    error = getattr(library(), "dpg_cuda_" + name)(*values, ctypes.c_void_p(0))
+    if error:
+        raise RuntimeError(f"{name}: {library().dpg_cuda_error_text(error).decode()}")
+
+
+@contextmanager
+def emulated_cuda(*, descending: bool = False) -> Iterator[None]:
+    """Within the block every op runs its CUDA kernel, emulated; `descending`: a block's threads in reverse order."""
+    library().dpg_emulator_set_order(ctypes.c_int64(descending))
+    before = _cuda.launch, _cuda.verify
+    _cuda.launch, _cuda.verify = launch, lambda first, entries=0: (first.dtype in _cuda.TYPE_ID, str(first.dtype))
+    try:
+        with use_backend("cuda"):
+            yield
+    finally:
+        _cuda.launch, _cuda.verify = before
