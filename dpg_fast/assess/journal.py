@@ -49,7 +49,9 @@ class Journal:
         if found != digest:
             was = head.get("about", {})
             other = ", ".join(name for name in {**was, **about} if was.get(name) != dict(about).get(name))
-            raise ValueError(f"{self.path} holds results of another job (other {other}); name another directory or remove it")
+            raise ValueError(
+                f"{self.path} holds results of another job (other {other}); name another directory or remove it"
+            )
         self.rows = {self._key(row): row for row in rows}
 
     def __contains__(self, key: Key) -> bool:
