@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +20,8 @@ import torch
 from dpg_fast.kernels import _cuda, use_backend
 
 ROOT = Path(__file__).resolve().parents[2]
+#: environment variable with the file of a library built by a parent process
+BUILT = "DPG_FAST_EMULATED_CUDA"
 EMULATOR = ROOT / "tests" / "cuda_emulator"
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
 
@@ -25,6 +29,16 @@ FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unkno
 @functools.cache
 def library() -> ctypes.CDLL:
     """The kernels and the emulator as one shared library, built once per process; skips the test without g++."""
+    loaded = ctypes.CDLL(library_file())
+    loaded.dpg_cuda_error_text.restype = ctypes.c_char_p
+    return loaded
+
+
+@functools.cache
+def library_file() -> str:
+    """The library's file, deleted when this process ends; a parent process that has one passes it on in `BUILT`."""
+    if os.environ.get(BUILT):
+        return os.environ[BUILT]
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("the CUDA emulator needs g++")
@@ -47,11 +61,11 @@ def library() -> ctypes.CDLL:
             objects = list(pool.map(compiled, sources))
         built = folder / "emulated.so"
         run(compiler, "-shared", "-o", str(built), *objects)
-        loaded = ctypes.CDLL(str(built))
-    finally:
-        shutil.rmtree(folder)  # the loaded library stays mapped
-    loaded.dpg_cuda_error_text.restype = ctypes.c_char_p
-    return loaded
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(built)
 
 
 def launch(name: str, device: torch.device, *args: int | float) -> None:
