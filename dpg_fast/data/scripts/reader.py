@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
 from .chats import read_chats
@@ -26,6 +27,7 @@ _OF_ENDING = {
     ".ndjson": "chats",
 }
 _TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript")
+SAMPLES = "samples"  # names the scripts of the package
 ALIASES = ".aliases.json"  # beside a script, after its name
 _READERS = {"fountain": read_fountain, "play": read_play, "subtitles": read_subtitles, "chats": read_chats}
 _SCREENPLAY_HEADING = re.compile(r"(?:INT|EXT|INT\.?/EXT|I/E)[. ]")
@@ -106,11 +108,15 @@ def guess_format(path: Path, lines: Sequence[str]) -> str:
 def find_scripts(folder: Path | str) -> list[Path]:
     """The files of a folder and below whose endings are known, in the order of their paths; or the one file given.
 
+    "samples", where there is no such folder, is the one with the package's own scripts.
+
     Raises:
         FileNotFoundError: no such file or folder.
         ValueError: nothing in it could be a script.
     """
     folder = Path(folder)
+    if str(folder) == SAMPLES and not folder.exists():
+        folder = Path(str(resources.files("dpg_fast"))) / "assets" / "scripts"
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
