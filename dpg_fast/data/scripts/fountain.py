@@ -15,7 +15,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from .names import plain_name, split_cue
+from .names import LONGEST_CUE, plain_name, split_cue
 from .script import Direction, DirectionKind, Part, Script, ScriptBuilder, Speech
 
 _HEADING = re.compile(r"(?:INT|EXT|EST|INT\.?/EXT|EXT\.?/INT|I/E|I\./E\.?)[. ]", re.IGNORECASE)
@@ -161,7 +161,7 @@ class _Reader:
         heading = text[1:] if forced else text
         label = _SCENE_NUMBER.search(heading)
         if label:
-            heading = heading[: label.start()]
+            heading = heading[: label.start()].rstrip(" -")
         self.builder.open_scene(unstyled(" ".join(heading.split())), number, label.group(1) if label else None)
         return True
 
@@ -309,6 +309,8 @@ class _Reader:
 
 
 def _in_capitals(text: str) -> bool:
+    if len(text) > LONGEST_CUE:
+        return False
     name, _ = split_cue(text.removesuffix("^"))
     return name.upper() == name and any(letter.isupper() for letter in name) and len(name) <= 80
 

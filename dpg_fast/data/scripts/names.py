@@ -24,6 +24,9 @@ from pathlib import Path
 from .script import Script
 
 
+LONGEST_CUE = 200  # characters, extensions included
+
+
 def word_set(text: str) -> frozenset[str]:
     """The words of a list written as one text."""
     return frozenset(text.split())
@@ -52,6 +55,8 @@ _TELLS_APART = word_set(
 def split_cue(cue: str) -> tuple[str, tuple[str, ...]]:
     """``"EDWARD (V.O.)(CONT'D)"`` -> ``("EDWARD", ("V.O.", "CONT'D"))``."""
     name, extensions = cue.strip(), []
+    if len(name) > LONGEST_CUE:  # no name, and the search below would take quadratic time
+        return " ".join(name.split()), ()
     while (found := _EXTENSION.search(name)) and found.start() > 0:
         if found.group(1).strip():
             extensions.append(found.group(1).strip())

@@ -53,8 +53,8 @@ class Speech:
 
     @property
     def words(self) -> str:
-        """What is heard, lines joined by spaces; empty if nothing is."""
-        return " ".join(part.text for part in self.parts if part.kind != "parenthetical").strip()
+        """What is heard, on one line; empty if nothing is."""
+        return " ".join(" ".join(part.text for part in self.parts if part.kind != "parenthetical").split())
 
     @property
     def parentheticals(self) -> list[str]:
