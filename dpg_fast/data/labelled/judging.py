@@ -14,8 +14,7 @@ from ..records import JudgeNote
 from .centres import Scores
 
 Progress = Callable[[int, int], None]
-_REPLIES = 64  # texts judged before their scores are written, where replies are kept one by one anyway
-_PASSES = 8  # likewise, where they are not
+_REPLIES = 64  # texts judged before their scores are written, where an API's replies are kept one by one anyway
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Scorer:
         total = done + len(todo)
         if progress is not None:
             progress(done, total)
-        step = (_REPLIES if hasattr(self.judge, "client") else _PASSES) if todo else 1
+        step = _REPLIES if todo and hasattr(self.judge, "client") else 1
         for start in range(0, len(todo), step):
             batch = todo[start : start + step]
             verdicts = self.judge.judge_all([(text.situation, text.answer) for text in batch])

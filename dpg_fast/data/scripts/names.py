@@ -23,7 +23,6 @@ from pathlib import Path
 
 from .script import Script
 
-
 LONGEST_CUE = 200  # characters, extensions included
 
 

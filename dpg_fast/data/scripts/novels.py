@@ -119,7 +119,7 @@ def attribute(novel: Novel, run: Run) -> Script:
 
 def _quotations(text: str) -> list[Quotation]:
     """Quotations in the kind of marks that the text uses most; one that is not closed ends with its paragraph."""
-    opening, closing = max(_MARKS, key=lambda pair: text.count(pair[0]))
+    opening, closing = max(_MARKS, key=lambda pair: min(text.count(pair[0]), text.count(pair[1])))
     found: list[Quotation] = []
     position = counted = 0
     line = 1
