@@ -342,7 +342,10 @@ def show_scripts(
     console = console or Console()
     for script in scripts:
         speeches = list(script.speeches())
-        table = Table(title=f"{script.name} ({script.format}): {len(script.scenes)} scenes, {len(speeches)} speeches")
+        console.print(
+            f"{script.name} ({script.format}): {len(script.scenes)} scenes, {len(speeches)} speeches", highlight=False
+        )
+        table = Table()
         for column in ("speaker", "speeches", "words"):
             table.add_column(column, justify="left" if column == "speaker" else "right")
         counts = Counter(speech.speaker for speech in speeches)
