@@ -7,8 +7,8 @@ What is a speech:
 - ``NAME. Words`` and ``NAME.`` alone, in capitals, where the file uses it at least as often as colons;
 - ``Name [aside]: words`` and ``NAME (to Jack). Words``: what is in brackets is a parenthetical.
 
-A speech goes on until an empty line, the next name, a heading or a line that is in brackets as a whole; where the file sets names
-alone on their lines, also past empty lines. Text that has no name before it is a direction. Brackets and parentheses inside a
+A speech goes on until an empty line, the next name or a heading; where the file sets names alone on their lines, also past
+empty lines. Text that has no name before it is a direction. Brackets and parentheses inside a
 speech are parentheticals: nobody says them.
 """
 
@@ -143,8 +143,7 @@ class _Reader:
             self._unclosed(text, number)
             return
         whole = text[0] in "[(" and text[-1:] in "])" and not _INSIDE.sub("", text).strip()
-        if self.speech is None or (whole and text[0] == "["):
-            self.speech = None if self.speech is None or self.speech.parts else self.speech
+        if self.speech is None or (whole and blank_before and self.speech.parts):
             self.builder.add(Direction("action", unstyled(text.strip("[]()") if whole else text), number))
             self.unspoken += not whole and text[0] not in "[("
             return
@@ -190,7 +189,9 @@ class _Reader:
         if self.open:
             closing = text.find("]" if self.open == "[" else ")")
             inside = text if closing < 0 else text[:closing]
-            parts[-1] = Part("parenthetical", f"{parts[-1].text} {unstyled(inside.strip())}".strip(), parts[-1].line)
+            parts[-1] = Part(
+                "parenthetical", f"{parts[-1].text} {unstyled(inside.strip())}".strip("_ "), parts[-1].line
+            )
             if closing < 0:
                 return
             self.open, text = "", text[closing + 1 :]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli import app
 from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.data.scripts import find_scripts
 
 from ...llm.server import Answer, FakeServer, last_user, serve
 
@@ -113,15 +114,8 @@ def test_failed_calls_are_named_and_made_again(tmp_path: Path) -> None:
         return answer(body, number)
 
     with serve(script) as server:
-        options = [
-            *arguments(server, tmp_path / "out"),
-            "--generate",
-            "0",
-            "--test-characters",
-            "0",
-            "--min-segments",
-            "1",
-        ]
+        options = [*arguments(server, tmp_path / "out"), "--generate", "0", "--test-characters", "0"]
+        options[3] = str(next(file for file in find_scripts("samples") if file.suffix == ".vtt"))
         first = CliRunner().invoke(app, options)
         assert first.exit_code == 1 and "were not judged" in first.output.replace("\n", " ")
         dropped = (tmp_path / "out" / "dropped.jsonl").read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ def said(script: Script) -> list[tuple[str, str]]:
         ("Anna: see http://example.org/x: it is there", [("ANNA", "see http://example.org/x: it is there")]),
         ("http://example.org is no name", []),
         ("ANNA: [She goes out\nvery slowly.] Bye.", [("ANNA", "Bye.")]),
+        ("ANNA: One.\n[She sits.]\nTwo.", [("ANNA", "One. Two.")]),
         ("ANNA. Hi.\nBEN. Ho.\nMRS. HALL. Hm.", [("ANNA", "Hi."), ("BEN", "Ho."), ("MRS. HALL", "Hm.")]),
         ("ANNA.\n\nHi.\n\nBEN.\n\nHo.\n\nAnd more.\n\nANNA.\n\n[Rising.] So.", "alone"),
         ("ALGERNON. [Sarcastically.] I believe so.\n\nLANE. Yes, sir.\n\nLANE. No. Sir.", "dots"),
