@@ -50,11 +50,12 @@ _LABEL_PHRASES = (
     "TELEPLAY BY",
     "RELEASE DATE",
 )
-_HEADING = re.compile(
-    r"(?:ACT|SCENE)\s+(?:[IVXLC]+|\d+|THE \w+|[A-Z]+)(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|"
-    r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)\b",
-    re.IGNORECASE,
+_COUNT = (
+    r"(?:[IVXLC]+|\d+|ONE|TWO|THREE|FOUR|FIVE|SIX|SEVEN|EIGHT|NINE|TEN|THE (?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST))"
 )
+_ORDINAL = r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)"
+_HEADING = re.compile(rf"(?:ACT|SCENE)\s+{_COUNT}(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|{_ORDINAL}\b", re.IGNORECASE)
+_ORDINAL_ALONE = re.compile(rf"{_ORDINAL}\.?$", re.IGNORECASE)
 _BRACKET_SCENE = re.compile(r"[\[(]\s*Scene\s*:?\s*(.+?)[\])]?\s*$", re.IGNORECASE)
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
@@ -170,8 +171,11 @@ class _Reader:
     def _is_heading(self, text: str, blank_before: bool) -> bool:
         if not blank_before or len(text) > 120:
             return False
-        found = _HEADING.match(text)
-        return found is not None and (text.upper() == text or found.group()[0].isupper())
+        if _HEADING.match(text) is None:
+            return False
+        if text.upper() == text or _ORDINAL_ALONE.match(text):
+            return True
+        return text[0].isupper() and not re.match(_ORDINAL, text, re.IGNORECASE)  # "Second act; what of it?" is speech
 
     def _open_speech(self, found: re.Match[str], number: int) -> None:
         name, extensions = split_cue(found.group("name"))
@@ -204,7 +208,10 @@ class _Reader:
             position = found.end()
         rest = text[position:]
         opening = min((i for i in (rest.find("["), rest.find("(")) if i >= 0), default=-1)
-        if opening >= 0 and self._closes(rest[opening], number):
+        if opening >= 0 and rest.startswith("[_", opening) and rest.endswith("_"):  # as old prints end a paragraph
+            self._spoken(rest[:opening], number)
+            parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip("_")), number))
+        elif opening >= 0 and self._closes(rest[opening], number):
             self._spoken(rest[:opening], number)
             self.open = rest[opening]
             parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip()), number))
