@@ -210,10 +210,11 @@ class Writer:
         done = 0
         for start in range(0, len(requests), _BATCH):
             batch = requests[start : start + _BATCH]
-            if self.missing(batch):
+            missing = {request.id for request in self.missing(batch)}
+            if missing:
                 texts = self.generator.write(batch)
-                rows = [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True)]
-                self.journal.append(rows)
+                rows = [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True) if r.id in missing]
+                self.journal.append(rows)  # what was written before stays: it may have been judged
             done += len(batch)
             if progress is not None:
                 progress(done, len(requests))

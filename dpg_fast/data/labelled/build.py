@@ -6,6 +6,8 @@ chance: a run that was killed ends with the same records as one that was not, an
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +26,6 @@ from .prepare import SPLITS, Prepared, Split
 from .settings import LabelSettings
 
 Report = Callable[[str, int, int], None]
-WRITTEN_ID = "w"  # before the id of a generated text
 
 
 class CharacterRecord(BaseModel):
@@ -78,8 +79,12 @@ def written_texts(requests: Sequence[Request], writer: Writer) -> list[tuple[Req
     for request in requests:
         words = writer.words(request)
         if words is not None:
-            found.append((request, Text(WRITTEN_ID + request.id, request.question, words)))
+            found.append((request, Text(_address(request.question, words), request.question, words)))
     return found
+
+
+def _address(question: str, words: str) -> str:
+    return "w" + hashlib.sha256(json.dumps([question, words]).encode()).hexdigest()[:20]
 
 
 def build(

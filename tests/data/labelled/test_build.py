@@ -202,6 +202,22 @@ def test_a_grown_folder_costs_only_what_is_new(tmp_path: Path) -> None:
     assert len({pair for pair in judge.asked}) == len(judge.asked)
 
 
+def test_what_was_written_stays_when_the_folder_grows(tmp_path: Path) -> None:
+    settings = LabelSettings(CUT, generate=1)
+    requests = make_requests(prepare([script()], settings), settings)
+    count = {"calls": 0}
+
+    class Numbered:
+        def write(self, batch: Sequence[Request]) -> list[str | None]:
+            count["calls"] += 1
+            return [f"text {count['calls']}" for _ in batch]
+
+    Writer(Numbered, {}, tmp_path / "g.jsonl").write(requests[1:4])
+    writer = Writer(Numbered, {}, tmp_path / "g.jsonl")
+    writer.write(requests[:8])
+    assert [writer.words(request) for request in requests[:5]] == ["text 2", "text 1", "text 1", "text 1", "text 2"]
+
+
 def test_another_judges_scores_are_refused(tmp_path: Path) -> None:
     scorer(tmp_path)
     with pytest.raises(ValueError, match="another job"):
