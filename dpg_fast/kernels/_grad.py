@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dpg_fast.kernels import _grad_triton, _triton
 from dpg_fast.kernels._checks import side_dtype
-from dpg_fast.kernels.product import linear_product
 
 PIECE = 1 << 18  # values [tokens, K r] at a time
 FEWEST = 64  # tokens at a time, however wide the bank: products of fewer waste the processor
@@ -26,7 +25,7 @@ def pieces(tokens: int, per_token: int) -> list[slice]:
 
 def codes_of_tokens(codes: Tensor, slots: Tensor) -> Tensor:
     """[T, K]: the codes of each token's slot, zero for slot -1."""
-    return codes[slots.clamp(min=0)].masked_fill_((slots < 0)[:, None], 0.0)
+    return torch.nn.functional.pad(codes, (0, 0, 0, 1))[slots]  # -1 is the row of zeros at the end
 
 
 def into_slots(per_token: Tensor, slots: Tensor, rows: int) -> Tensor:
@@ -36,11 +35,6 @@ def into_slots(per_token: Tensor, slots: Tensor, rows: int) -> Tensor:
     kept = per_token.masked_fill((slots < 0)[:, None], 0.0)
     out = torch.zeros(rows, per_token.shape[1], dtype=per_token.dtype, device=per_token.device)
     return out.index_add_(0, slots.clamp(min=0), kept)
-
-
-def _product(x: Tensor, rows: Tensor) -> Tensor:
-    """x rows^T; [t, n] from [t, d] and [n, d]."""
-    return linear_product(x, rows) if rows.is_contiguous() else torch.nn.functional.linear(x, rows)
 
 
 class _Sum:
@@ -85,7 +79,7 @@ def shrink_backward(
         if needs[1]:
             gA.add(spread.t() @ x[piece])
         if needs[2]:
-            products = _product(x[piece], flat).view(-1, by_token.shape[1], K, r)
+            products = (x[piece] @ flat.t()).view(-1, by_token.shape[1], K, r)
             per_token.append((products * by_token[piece]).sum((1, 3)))
     gcodes = into_slots(torch.cat(per_token), slots, codes.shape[0]).to(codes.dtype) if needs[2] else None
     return gx, gA.result(A.shape) if needs[1] else None, gcodes
@@ -112,7 +106,7 @@ def expand_backward(
     gu, gB, per_token = [], _Sum(B.dtype), []
     for piece in pieces(gy.shape[0], K * r):
         if needs[0] or needs[2]:
-            products = _product(gy[piece], flat).view(-1, K, r)
+            products = (gy[piece] @ flat.t()).view(-1, K, r)
             if needs[0]:
                 gu.append((products * c[piece, :, None]).sum(1))
             if needs[2]:

@@ -116,12 +116,13 @@ DPG_FN F activation_and_slope(F x, F* slope) {
     *slope = vfma(x * F(0.3989422804014327f), vexp(F(-0.5f) * x * x), half);
     return x * half;
   }
-  // x s with s = sigmoid(z): the derivative is s + x s (1 - s) dz/dx
-  const F z = ACT == kSilu ? x : F(1.5957691216057308f) * vfma(F(0.044715f) * x, x * x, x);
-  const F steep = ACT == kSilu ? one : vfma(F(0.21406444881780074f) * x, x, F(1.5957691216057308f));
-  const F below = one + vexp(F(0.0f) - z), s = one / below;
-  *slope = vfma(x * steep, s * (one - s), s);
-  return x / below;
+  // x s with s = sigmoid(z): the derivative is s + x s (1 - s) dz/dx. Far out, where s (1 - s) is 0, x may not overflow.
+  const F zero(0.0f), far(20.0f), c = ACT == kSilu ? x : zero - vmin(zero - vmin(x, far), far);
+  const F z = ACT == kSilu ? x : F(1.5957691216057308f) * vfma(F(0.044715f) * c, c * c, c);
+  const F steep = ACT == kSilu ? one : vfma(F(0.21406444881780074f) * c, c, F(1.5957691216057308f));
+  const F e = vexp(vmin(zero - z, F(80.0f))), s = one / (one + e);
+  *slope = vfma(c * steep, s * (e * s), s);
+  return x / (one + e);
 }
 
 // v = round(act(g)); steering: v = round(min(v, bound) + add); h = v * u (the caller's store rounds it).
