@@ -92,6 +92,7 @@ def _target(name: str, kernel: Any, arguments: dict[str, Any]) -> Target:
 def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(op, function of the backend, arguments on "meta")."""
     from dpg_fast.kernels.activation_stats import triton as stats
+    from dpg_fast.kernels.add_rmsnorm import triton as add_rmsnorm
     from dpg_fast.kernels.lora_add import triton as lora_add
     from dpg_fast.kernels.lora_combine import triton as lora_combine
     from dpg_fast.kernels.lora_expand_add import triton as lora_expand_add
@@ -116,6 +117,10 @@ def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, A
     S, wide = empty(tokens, 3 * K * r), empty(K, r, 3 * d)
     yield "lora_combine", lora_combine.run, (S, codes, slots, 3)
     yield "lora_stacked_add", lora_stacked_add.run, (empty(tokens, 3 * d), S, wide, codes, codes, slots, [d, d, d], 0.5)
+
+    lora_of_y = (u, A, codes, slots, 0.5)
+    yield "add_rmsnorm", add_rmsnorm.run, (x, x, empty(d), 1e-5, False, *lora_of_y)
+    yield "add_rmsnorm", add_rmsnorm.run, (x, x, empty(d), 1e-5, True, *(None,) * 4, 1.0)
 
     gate, B = empty(tokens, width), empty(K, r, width)
     lora = (u, B, u, B, codes, slots, 0.5)
