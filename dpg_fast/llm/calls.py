@@ -25,7 +25,7 @@ from dpg_fast.llm.structured import (
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
 NOTHING = Usage()
-FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable"]
+FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable", "open"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Failure:
 
     Kinds: "refused" by the model or a content filter, "cut" at the token limit, "unreadable" also after one repair
     (these replies were paid for and are kept); "rejected" by the server as a bad request, "unreachable" after all retries
-    (nothing was paid, and the next run tries again).
+    (nothing was paid, and the next run tries again); "open" where nothing was to be sent and no reply is stored.
     """
 
     kind: FailureKind

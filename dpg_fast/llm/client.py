@@ -145,7 +145,7 @@ class LLMClient:
             ValueError: no API key, or parameters that the SDK or JSON do not know.
             RuntimeError: called inside a running event loop; use `run_async` there.
         """
-        return _in_new_loop(lambda: self.run_async(calls, progress=progress), "run_async")
+        return in_new_loop(lambda: self.run_async(calls, progress=progress), "run_async")
 
     async def run_async(
         self, calls: Sequence[Call[Any]], *, progress: Callable[[Result[Any]], None] | None = None
@@ -195,7 +195,7 @@ class LLMClient:
             LLMError: the server has no such model or refuses.
             ValueError: a text is empty, or an embedding is zero, not finite or of another length than the others.
         """
-        return _in_new_loop(lambda: self.embed_async(texts, model), "embed_async")
+        return in_new_loop(lambda: self.embed_async(texts, model), "embed_async")
 
     async def embed_async(self, texts: Sequence[str], model: str) -> np.ndarray:
         """`embed` for use inside an event loop."""
@@ -241,7 +241,7 @@ class LLMClient:
         return vectors
 
 
-def _in_new_loop(start: Callable[[], Any], instead: str) -> Any:
+def in_new_loop(start: Callable[[], Any], instead: str) -> Any:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -20,6 +20,13 @@ T = TypeVar("T", bound=BaseModel)
 GIVE_UP_AFTER = 20  # calls in a row without an answer, each after all its retries
 _FATAL = (401, 403, 404)  # every further call would end the same way
 _FORMAT_WORDS = ("response_format", "json_schema", "json_object", "schema", "structured", "guided", "grammar")
+
+
+class Answers(Protocol):
+    """Where calls are answered: a `Session`, or stored replies alone."""
+
+    async def answer(self, call: Call[T]) -> Result[T]:
+        """The call's result."""
 
 
 class Session:
@@ -160,6 +167,29 @@ class Session:
             return False
         self._client.mode = MODES[position]
         return True
+
+
+class StoredReplies:
+    """Answers calls from stored replies alone; what they do not settle is a failure of the kind "open".
+
+    Args:
+        client: whose cache it is.
+        errors: key of a request -> why the server did not answer it; these are failures of the kind "rejected".
+    """
+
+    def __init__(self, client: LLMClient, errors: Mapping[str, str] | None = None) -> None:
+        self._client = client
+        self._errors = dict(errors or {})
+
+    async def answer(self, call: Call[T]) -> Result[T]:
+        """The call's result. Nothing is sent."""
+        known = self._client.stored(call)
+        if known is not None:
+            return known
+        request = self._client.pending(call)
+        error = self._errors.get(request.key) if request is not None else None
+        failure = Failure("open", "not asked yet") if error is None else Failure("rejected", error)
+        return Result(call.item, None, failure)
 
 
 def reply_of(completion: Mapping[str, Any], mode: Mode) -> Reply:
