@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dpg_fast.data.records import DialogueRecord, Turn
 
 TARGET = 0
 _ENDS = ("\n\n", "\n", ". ", "! ", "? ", "。", "; ", ", ", " ")  # where a long turn is cut, the best first
+_LETTERS = 8  # of a token on average, at most
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,20 @@ def pieces(lines: Sequence[Line], budget: int, count: Callable[[str], int], per_
     found: list[list[Line]] = [[]]
     used = 0
     for line in lines:
-        for part in split_text(line.text, budget - per_line, count):
-            size = count(part) + per_line
-            if used + size > budget and found[-1]:
+        rest = line.text
+        while rest:
+            room = budget - used - per_line
+            if (
+                found[-1]
+                and not _fits(rest, room, count)
+                and (_fits(rest, budget - per_line, count) or room < budget // 4)
+            ):
                 found.append([])
                 used = 0
+                continue
+            part, rest = cut_text(rest, room, count)
             found[-1].append(Line(line.speaker, part))
-            used += size
+            used += count(part) + per_line
     return [tuple(piece) for piece in found if any(line.speaker == TARGET for line in piece)]
 
 
@@ -124,7 +132,7 @@ def halves(lines: Sequence[Line]) -> list[tuple[Line, ...]]:
     total = sum(len(line.text) for line in lines)
     if len(lines) == 1:
         (line,) = lines
-        parts = list(split_text(line.text, max(1, len(line.text) // 2), len))
+        parts = [part for part in cut_text(line.text, max(1, len(line.text) // 2), len) if part]
         return [(Line(line.speaker, part),) for part in parts] if line.speaker == TARGET else []
     passed, at = 0, 1
     for at in range(1, len(lines)):
@@ -135,28 +143,28 @@ def halves(lines: Sequence[Line]) -> list[tuple[Line, ...]]:
     return [piece for piece in found if any(line.speaker == TARGET for line in piece)]
 
 
-def split_text(text: str, limit: int, count: Callable[[str], int]) -> Iterator[str]:
-    """``text`` in parts of at most ``limit`` tokens (one character at least), cut after a paragraph, a sentence or a word."""
-    while text:
-        if len(text) <= 4 * limit and count(text) <= limit:
-            yield text
-            return
-        low, high = 1, min(len(text), 8 * limit)  # a token of more than eight characters on average is unheard of
-        while low < high:
-            middle = (low + high + 1) // 2
-            if count(text[:middle]) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        cut = low
-        if cut < len(text):
-            window = text[:cut]
-            for end in _ENDS:
-                at = window.rfind(end, cut // 2)
-                if at >= 0:
-                    cut = at + len(end)
-                    break
-        part = text[:cut].strip()
-        text = text[cut:].lstrip()
-        if part:
-            yield part
+def cut_text(text: str, limit: int, count: Callable[[str], int]) -> tuple[str, str]:
+    """A beginning of ``text`` of at most ``limit`` tokens (one character at least), and the rest.
+
+    The cut comes after a paragraph, a sentence or a word where there is one in the second half.
+    """
+    if _fits(text, limit, count):
+        return text, ""
+    low, high = 1, min(len(text), _LETTERS * max(1, limit))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(text[:middle]) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    for end in _ENDS:
+        at = text.rfind(end, low // 2, low)
+        if at >= 0 and text[: at + len(end)].strip():
+            low = at + len(end)
+            break
+    part = text[:low].strip()
+    return (part, text[low:].lstrip()) if part else (text[:low], text[low:])
+
+
+def _fits(text: str, limit: int, count: Callable[[str], int]) -> bool:
+    return len(text) <= _LETTERS * limit and count(text) <= limit

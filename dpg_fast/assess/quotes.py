@@ -24,7 +24,8 @@ class QuotedText:
     def __init__(self, texts: Iterable[str]) -> None:
         texts = list(texts)
         self._texts = [_plain(text) for text in texts]
-        self._texts += [_plain(text) for text in map(defuse, texts)]  # as the judge was shown it
+        shown = [defuse(text) for text in texts]  # as the judge saw it
+        self._texts += [_plain(new) for new, text in zip(shown, texts, strict=True) if new != text]
         self._wholes = {_trimmed(text) for text in self._texts}
 
     def holds(self, quote: str) -> bool:
@@ -42,8 +43,9 @@ class QuotedText:
 
 def _plain(text: str) -> str:
     folded = unicodedata.normalize("NFKC", _OMITTED.sub(" … ", text)).casefold().translate(_SAME)
-    visible = "".join(c for c in folded if unicodedata.category(c) != "Cf")
-    return " ".join(visible.split())
+    if not folded.isascii():
+        folded = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+    return " ".join(folded.split())
 
 
 def _trimmed(text: str) -> str:
