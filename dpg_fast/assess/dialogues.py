@@ -56,14 +56,15 @@ def read_dialogue(record: DialogueRecord, target: str | None = None) -> Dialogue
     Raises:
         ValueError: nobody has the name asked for, nobody is the assistant, or several named speakers are.
     """
-    turns = [turn for turn in record.messages if turn.role != "system" and turn.content.strip()]
+    turns = [turn for turn in record.messages if turn.role != "system"]
     speakers = [_speaker(turn) for turn in turns]
     chosen = _choose(turns, speakers, record.character, target)
     numbers = {chosen: TARGET}
     lines = []
     for turn, speaker in zip(turns, speakers, strict=True):
-        number = numbers.setdefault(speaker, len(numbers))
-        lines.append(Line(number, turn.content.strip()))
+        if turn.content.strip():
+            number = numbers.setdefault(speaker, len(numbers))
+            lines.append(Line(number, turn.content.strip()))
     return Dialogue(tuple(lines))
 
 
