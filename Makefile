@@ -7,7 +7,7 @@ STAMP := $(VENV)/.dpg_fast_installed
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 TORCH_CPU ?= 2.13.0
 
-.PHONY: demo test check lint bench compile-report gpu-headers test-gpu bench-gpu setup clean
+.PHONY: demo test check lint bench compile-report gpu-headers test-gpu bench-gpu real-server setup clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -38,6 +38,13 @@ test-gpu:
 
 bench-gpu:
 	$(PYTHON) python/gpu.py bench --out $(OUT)
+
+# A real OpenAI-compatible server (vLLM on the CPU, SmolLM2) for the judge and the question builder, in .venv-vllm (3.4 GB).
+PORT ?= 8000
+
+real-server: $(STAMP)
+	$(BIN)/python python/real_server.py install
+	$(BIN)/python python/real_server.py serve --port $(PORT)
 
 setup: $(STAMP)
 
