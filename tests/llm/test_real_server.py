@@ -1,8 +1,8 @@
 """Judge and question builder against real servers with a real model, where there are any.
 
 vLLM, with structured output: made by `make real-server` (its environment is enough; the test starts it). transformers' own
-server, which refuses `response_format`: needs fastapi, uvicorn and accelerate. SmolLM2-135M is a bad judge; what is tested is that its
-replies come through.
+server, which refuses `response_format`: needs fastapi, uvicorn and accelerate. SmolLM2-135M is a bad judge; what is tested is
+that its replies come through.
 """
 
 from __future__ import annotations
