@@ -113,7 +113,7 @@ def light_python(folder: Path) -> str | None:
 
 
 def light_command(python: str, model: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    """Likewise for ``transformers serve``. It refuses `response_format` and knows max_tokens only."""
+    """Likewise for ``transformers serve``. It ignores `response_format` and knows max_tokens only."""
     program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
     arguments = [python, "-c", program, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
     return arguments, dict(os.environ) | {"HF_HUB_OFFLINE": "1"}

@@ -1,7 +1,7 @@
 """Judge and question builder against real servers with a real model, where there are any.
 
 vLLM, with structured output: made by `make real-server` (its environment is enough; the test starts it). transformers' own
-server, which refuses `response_format`: needs fastapi, uvicorn and accelerate. SmolLM2-135M is a bad judge; what is tested is
+server, which ignores `response_format`: needs fastapi, uvicorn and accelerate. SmolLM2-135M is a bad judge; what is tested is
 that its replies come through.
 """
 
@@ -168,7 +168,6 @@ def test_the_server_of_transformers(tmp_path: Path) -> None:
         _, failed = judge(tmp_path, "npti", url, str(model), *more)
         with ReplyCache(tmp_path / "npti.jsonl.replies.sqlite") as cache:
             replies = [json.loads(text) for (text,) in cache._connection.execute("SELECT reply FROM replies")]
-        # it refuses response_format in words that the client understands, so the schema goes into the prompt
-        assert len(replies) >= 4 and {reply["mode"] for reply in replies} == {"text"}
-        assert all(reply["content"] for reply in replies)
+        # it ignores response_format, so what is not JSON by luck is asked for again, with the schema in words
+        assert len(replies) >= 4 and all(reply["content"] for reply in replies)
         assert all(row["reasons"][0].partition(":")[0] in ("cut", "unreadable") for row in failed)
