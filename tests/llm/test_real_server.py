@@ -59,7 +59,7 @@ def running(arguments: list[str], environment: dict[str, str], url: str, log: Pa
             arguments, env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=log.parent
         )
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 500
         while True:
             try:
                 urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5).read()
@@ -160,7 +160,7 @@ def test_the_server_of_transformers(tmp_path: Path) -> None:
             "--traits",
             "E",
             "--max-tokens",
-            "120",
+            "60",
             "--legacy-max-tokens",
             "--concurrency",
             "1",
