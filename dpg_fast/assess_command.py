@@ -19,6 +19,10 @@ class Method(StrEnum):
     LOGPROBS = "logprobs"
     GENERATE = "generate"
     FREE = "free"
+    TEXT = "text"
+    PMI = "pmi"
+    STATEMENT = "statement"
+    SHIFT = "shift"
 
 
 class Options(StrEnum):
@@ -66,7 +70,11 @@ def questionnaire(
     forms: Annotated[int, typer.Option(min=1, help="Forms with items, options and labels in other orders.")] = 4,
     options: Annotated[Options, typer.Option(help="Order of the options on later forms.")] = Options.SHUFFLE,
     method: Annotated[
-        Method, typer.Option(help="Label probabilities, a generated label, or a free answer that is read.")
+        Method,
+        typer.Option(
+            help="Label probabilities; a generated label; a free answer; or the probability of whole texts: of the options "
+            "(text, and pmi: what the item adds), or of the statement itself (statement, shift)."
+        ),
     ] = Method.LOGPROBS,
     temperature: Annotated[float, typer.Option(min=0, help="Of generated labels; 0 takes the likeliest.")] = 0.0,
     context: Annotated[int, typer.Option(min=0, help="Earlier items kept in the conversation.")] = 0,
@@ -97,7 +105,7 @@ def questionnaire(
             raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
         found = find_inventory(inventory, items)
         settings = AdministrationSettings(
-            method="logprobs" if method is Method.LOGPROBS else "generate",
+            method="generate" if method is Method.FREE else method.value,  # type: ignore[arg-type]
             constrained=method is not Method.FREE,
             temperature=temperature,
             context=context,

@@ -14,7 +14,7 @@ from rich.table import Table
 from dpg_fast.assess.metrics import compare_prompted
 from dpg_fast.assess.questionnaire.norms import Sex, percentiles
 from dpg_fast.assess.questionnaire.scoring import score_answers, to_level
-from dpg_fast.assess.questionnaire.session import Session
+from dpg_fast.assess.questionnaire.session import WHOLE_TEXTS, Session
 from dpg_fast.assess.reliability import alpha_interval, icc_interval, retest_interval
 from dpg_fast.assess.results import SCHEMA
 from dpg_fast.assess.statistics import Interval
@@ -129,7 +129,8 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
     by_number = {form.number: form for form in session.forms}
     places: list[list[float]] = [[] for _ in range(session.inventory.levels)]
     labels: dict[str, list[float]] = {}
-    for answer in answers:
+    method = session.settings.method
+    for answer in answers if method not in ("statement", "shift") else ():  # those show no options
         form = by_number[answer.form]
         if answer.distribution is not None:
             share = list(answer.distribution)
@@ -139,7 +140,8 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         for place, rating in enumerate(form.option_order):
             places[place].append(share[rating - 1])
-            labels.setdefault(form.labels[place], []).append(share[rating - 1])
+            if method not in WHOLE_TEXTS:
+                labels.setdefault(form.labels[place], []).append(share[rating - 1])
     mass = [answer.mass for answer in answers if answer.mass is not None]
     bias = [p["acquiescence"] for p in people if p.get("acquiescence") is not None]
     return {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from dpg_fast.model.rows import Row
 from dpg_fast.personality import Personality
 
 _SECONDS = 5.0
+Method = Literal["logprobs", "generate", "text", "pmi", "statement", "shift"]
+METHODS: tuple[Method, ...] = get_args(Method)
+WHOLE_TEXTS: tuple[Method, ...] = ("text", "pmi", "statement", "shift")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class AdministrationSettings:
 
     Attributes:
         method: "logprobs" reads the probabilities of the option labels after the prompt (the rating is their expected value);
-            "generate" lets the model write its answer.
+            "generate" lets the model write its answer; "text", "pmi", "statement" and "shift" read the probabilities of whole
+            texts (see `whole_texts`).
         constrained: with "generate", allow nothing but a label.
         temperature: of constrained generation; 0 takes the most probable label. Free answers are greedy.
         context: how many earlier items stay in the conversation, with the answers given to them (most probable labels).
@@ -65,7 +69,7 @@ class AdministrationSettings:
         ValueError: a setting out of range.
     """
 
-    method: Literal["logprobs", "generate"] = "logprobs"
+    method: Method = "logprobs"
     constrained: bool = True
     temperature: float = 0.0
     context: int = 0
@@ -76,8 +80,10 @@ class AdministrationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in ("logprobs", "generate"):
-            raise ValueError(f"method is logprobs or generate, not {self.method!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method is one of {', '.join(METHODS)}; not {self.method!r}")
+        if self.method in WHOLE_TEXTS and (self.context or self.prefill):
+            raise ValueError(f"method {self.method} asks each item alone: context and prefill do not go with it")
         if self.steer not in ("all", "answer"):
             raise ValueError(f"steer is all or answer, not {self.steer!r}")
         if min(self.batch_size, self.max_new_tokens) < 1 or self.context < 0 or not 0 <= self.temperature < 100:
