@@ -40,6 +40,14 @@ class Steer(StrEnum):
     ANSWER = "answer"
 
 
+class Through(StrEnum):
+    """How people get their personality."""
+
+    ADAPTER = "adapter"
+    ADJECTIVES = "adjectives"
+    DESCRIPTION = "description"
+
+
 class Dtype(StrEnum):
     """Of the model's weights."""
 
@@ -63,6 +71,10 @@ def questionnaire(
     population: Annotated[
         int, typer.Option(min=0, help="Also this many personalities spread over -5..5: alpha is over people.")
     ] = 0,
+    through: Annotated[
+        Through,
+        typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model."),
+    ] = Through.ADAPTER,
     inventory: Annotated[
         str, typer.Option(help="bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or an inventory file.")
     ] = "bundled",
@@ -101,6 +113,8 @@ def questionnaire(
         if sex not in ("M", "F", "N"):
             raise ValueError(f"sex is M, F or N, not {sex!r}")
         respondents = _respondents(personality) + (people_of(population, seed=seed) if population else [])
+        if through is not Through.ADAPTER:
+            respondents = _told(respondents, through, adapter)
         if adapter is None and any(r.personality is not None for r in respondents):
             raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
         found = find_inventory(inventory, items)
@@ -121,7 +135,9 @@ def questionnaire(
         console = Console()
         session = _administer(loaded, tokenizer, found, respondents, sheets, settings, out / "answers.jsonl", console)
         result = analyse(session, sex=sex, age=age, seed=seed)  # type: ignore[arg-type]
-        result["adapter"] = adapter
+        result |= {"adapter": adapter, "through": through.value}
+        if through is not Through.ADAPTER:
+            result["method"] += f", people by {through.value} in the prompt"
         write_results(out / RESULTS, result)
         for table in tables(result):
             console.print(table)
@@ -198,6 +214,17 @@ def _respondents(texts: list[str] | None) -> list[Any]:
         if personality is not None:
             found.setdefault(text.strip(), Respondent(text.strip(), personality))
     return list(found.values())
+
+
+def _told(respondents: list[Any], through: Through, adapter: str | None) -> list[Any]:
+    """The people as instructions to the bare model, in the words of the evaluation's baselines."""
+    from dpg_fast.assess.evaluation.methods import DescriptionPrompt, SimplePrompt
+    from dpg_fast.assess.questionnaire.session import by_prompt
+
+    if adapter is not None:
+        raise ValueError(f"--through {through.value} is about the bare model: leave --adapter out")
+    kind = SimplePrompt if through is Through.ADJECTIVES else DescriptionPrompt
+    return by_prompt(respondents, kind.words)
 
 
 def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:

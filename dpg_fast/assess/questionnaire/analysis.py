@@ -18,7 +18,7 @@ from dpg_fast.assess.questionnaire.session import WHOLE_TEXTS, Session
 from dpg_fast.assess.reliability import alpha_interval, icc_interval, retest_interval
 from dpg_fast.assess.results import SCHEMA
 from dpg_fast.assess.statistics import Interval
-from dpg_fast.personality import Personality, Trait
+from dpg_fast.personality import Trait
 
 MINIMUM = 3  # people, for anything that correlates over people
 
@@ -58,9 +58,9 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
         "quality": _quality(session, people),
     }
     asked = [
-        (r.personality.scores, [p["scores"].get(t.value, math.nan) for t in Trait])
+        (r.target.scores, [p["scores"].get(t.value, math.nan) for t in Trait])
         for r, p in zip(session.respondents, people, strict=True)
-        if isinstance(r.personality, Personality) and p["scores"]
+        if r.target is not None and p["scores"]
     ]
     if asked:
         result["prompted"] = compare_prompted([a for a, _ in asked], [found for _, found in asked]).to_dict()
@@ -76,7 +76,10 @@ def _person(session: Session, r: int, ratings: NDArray[np.float64], sex: Sex, ag
         given = {item.id: float(v) for item, v in zip(inventory.items, row, strict=True) if math.isfinite(v)}
         if given:
             by_form.append(score_answers(inventory, given))
+    target = session.respondents[r].target
     person: dict[str, Any] = session.respondents[r].to_dict() | {"scores": {}}
+    if target is not None:
+        person["target"] = {trait.value: score for trait, score in zip(Trait, target, strict=True)}
     if not by_form:
         return person
     counts = np.isfinite(ratings).sum(axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,11 +32,18 @@ class Respondent:
         label: unique name.
         personality: given to a `PersonalityModel`; None is the base model.
         system: a system text, such as a description of a person: steering by prompt, to compare with.
+        asked: the personality that the system text describes, if it is known: what measured scores are compared with.
     """
 
     label: str
     personality: Row = None
     system: str | None = None
+    asked: Personality | None = None
+
+    @property
+    def target(self) -> Personality | None:
+        """The five scores asked for, by whatever means; None if there are none."""
+        return self.personality if isinstance(self.personality, Personality) else self.asked
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a personality as text."""
@@ -44,6 +51,7 @@ class Respondent:
             "label": self.label,
             "personality": None if self.personality is None else str(self.personality),
             "system": self.system,
+            "asked": None if self.asked is None else str(self.asked),
         }
 
 
@@ -234,6 +242,28 @@ class Checkpoint:
 def as_respondents(personalities: Sequence[tuple[str, Row]]) -> list[Respondent]:
     """Respondents of (label, personality) pairs."""
     return [Respondent(label, personality) for label, personality in personalities]
+
+
+def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality], str]) -> list[Respondent]:
+    """The same people as instructions to the bare model: the baseline of every other way.
+
+    Args:
+        respondents: those without a personality stay as they are.
+        persona: text that describes a personality; an empty one is no instruction.
+
+    Raises:
+        ValueError: somebody is a stored character, which no text describes.
+    """
+    found = []
+    for respondent in respondents:
+        if respondent.personality is None:
+            found.append(respondent)
+            continue
+        if not isinstance(respondent.personality, Personality):
+            raise ValueError(f"{respondent.label!r} is not given by five scores, so no text can describe it")
+        text = persona(respondent.personality)
+        found.append(Respondent(respondent.label, system=text or None, asked=respondent.personality))
+    return found
 
 
 def population(count: int, *, seed: int = 0) -> list[Respondent]:
