@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -96,6 +97,7 @@ def questionnaire(
     dtype: Annotated[Dtype, typer.Option(help="Of the model's weights.")] = Dtype.FLOAT32,
     sex: Annotated[str, typer.Option(help="Norms for percentiles of IPIP-NEO: M, F, or N (both).")] = "N",
     age: Annotated[int, typer.Option(help="Age of the norms.")] = 30,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its pictures and report.json.")] = None,
     seed: int = 0,
 ) -> None:
     """Give an inventory to one or many personalities at once; score it, with reliability and signs of careless answers."""
@@ -129,19 +131,25 @@ def questionnaire(
             seed=seed,
         )
         sheets = make_forms(found, forms, seed=seed, options=options.value)
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"{out} is a file; name a folder")
+        for folder in (out, report):
+            _check_folder(folder)
+        started = time.monotonic()
         loaded, tokenizer = _load(model, adapter, getattr(torch, dtype.value))
         console = Console()
         session = _administer(loaded, tokenizer, found, respondents, sheets, settings, out / "answers.jsonl", console)
         result = analyse(session, sex=sex, age=age, seed=seed)  # type: ignore[arg-type]
         result |= {"adapter": adapter, "through": through.value}
+        result["cost"] = {"seconds": round(time.monotonic() - started, 1), "answers": len(session.answers), "paid": 0}
         if through is not Through.ADAPTER:
             result["method"] += f", people by {through.value} in the prompt"
         write_results(out / RESULTS, result)
         for table in tables(result):
             console.print(table)
         console.print(f"Written to {out / RESULTS}")
+        if report is not None:
+            from dpg_fast.assess.reporting.questionnaire import write_questionnaire_report
+
+            console.print(f"Report: {write_questionnaire_report([result], report, session=session)}")
 
 
 @assess.command("compare")
@@ -149,6 +157,7 @@ def compare(
     results: Annotated[list[Path], typer.Argument(help="Two or more result files, or folders with results.json.")],
     out: Annotated[Path | None, typer.Option(help="JSON file for the comparison.")] = None,
     top: Annotated[int, typer.Option(min=0, help="Disagreements shown.")] = 10,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its pictures and report.json.")] = None,
     seed: int = 0,
 ) -> None:
     """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
@@ -161,7 +170,9 @@ def compare(
 
         if len(results) < 2:
             raise ValueError("name two results at least")
-        labels, scores = common_people([load_scores(path) for path in results])
+        _check_folder(report)
+        loaded = [load_scores(path) for path in results]
+        labels, scores = common_people(loaded)
         validity = multitrait_multimethod(scores, seed=seed)
         agreeing = agreements(scores, seed=seed)
         differing = disagreements(labels, scores, top=top)
@@ -183,15 +194,21 @@ def compare(
             shown.add_row(d.label, d.trait.value, " / ".join(d.methods), pair, f"{d.distance:.2f}")
         if differing:
             console.print(shown)
+        rows = [
+            {"label": d.label, "trait": d.trait.value, "methods": list(d.methods), "scores": list(d.scores)}
+            | {"distance": d.distance}
+            for d in differing
+        ]
+        agreement = [row.to_dict() for row in agreeing]
+        content = {"validity": validity.to_dict(), "agreement": agreement, "disagreements": rows}
         if out is not None:
-            rows = [
-                {"label": d.label, "trait": d.trait.value, "methods": list(d.methods), "scores": list(d.scores)}
-                | {"distance": d.distance}
-                for d in differing
-            ]
-            agreement = [row.to_dict() for row in agreeing]
-            write_results(out, {"validity": validity.to_dict(), "agreement": agreement, "disagreements": rows})
+            write_results(out, content)
             console.print(f"Written to {out}")
+        if report is not None:
+            from dpg_fast.assess.reporting.comparison import write_comparison_report
+
+            systems = [table.content for table in loaded]
+            console.print(f"Report: {write_comparison_report(systems, validity, agreeing, differing, report, content)}")
 
 
 @contextmanager
@@ -201,6 +218,11 @@ def _errors(command: str) -> Iterator[None]:
     except (ValueError, TypeError, ImportError, OSError) as error:
         typer.secho(f"dpg-fast assess {command}: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
+
+
+def _check_folder(path: Path | None) -> None:
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder")
 
 
 def _respondents(texts: list[str] | None) -> list[Any]:

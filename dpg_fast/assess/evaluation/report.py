@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dpg_fast.assess.evaluation.figures import MethodFigures, TraitFigures
 from dpg_fast.assess.evaluation.pictures import draw_cross, draw_sweep
 from dpg_fast.assess.evaluation.protocol import Results
+from dpg_fast.assess.reporting.sections import software
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.files import write_text
 from dpg_fast.personality import Trait
@@ -70,17 +69,6 @@ def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> s
     if change.high < 0:
         return f"{trait.value} goes the **wrong way**: {span}; the interval excludes 0 by {-change.high:.2f}."
     return f"{trait.value} is **not shown to work**: {span}; the interval includes 0."
-
-
-def software() -> dict[str, str]:
-    """Versions that the figures may depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("dpg-fast", "torch", "transformers", "numpy", "scipy", "lm_eval"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _what_works(results: Results, methods: Sequence[MethodFigures]) -> list[str]:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dpg_fast.assess.questionnaire.forms import Form
 from dpg_fast.assess.questionnaire.inventory import Inventory, Item
@@ -168,60 +169,94 @@ class TextReader:
     def likelihoods(self, rows: Sequence[TextRow]) -> NDArray[np.float64]:
         """Log-likelihood of each row's text in nats, float64 [rows]; the rows are one respondent's.
 
-        What all prompts begin with is run once.
+        What all prompts begin with is run once, every prompt once, and only the texts for each row.
         """
-        shared = min(
-            min(common_length(rows[0].ids, row.ids) for row in rows), min(len(row.ids) - row.length for row in rows) - 1
-        )
-        cache = self._prefix(rows[0], shared) if shared > 0 else None
+        prompts: dict[tuple[int, ...], list[int]] = {}
+        for n, row in enumerate(rows):
+            prompts.setdefault(row.ids[: -row.length], []).append(n)
+        order = sorted(prompts, key=len)  # less padding
+        shared = min(min(common_length(order[0], ids) for ids in order), len(order[0]) - 1)
+        cache = self._prefix(order[0][:shared], rows[0].personality) if shared > 0 else None
+        size = self.settings.batch_size
+        step = max(1, size * len(prompts) // len(rows))
         result = np.zeros(len(rows))
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))  # less padding
-        for start in range(0, len(rows), self.settings.batch_size):
-            places = order[start : start + self.settings.batch_size]
-            result[places] = self._score([rows[i] for i in places], cache, max(shared, 0))
+        for start in range(0, len(order), step):
+            asked = order[start : start + step]
+            first, own, mask = self._ask(asked, rows[0].personality, cache, max(shared, 0))
+            places = [(n, which) for which, ids in enumerate(asked) for n in prompts[ids]]
+            for begin in range(0, len(places), size):
+                part = places[begin : begin + size]
+                result[[n for n, _ in part]] = self._score(
+                    [rows[n] for n, _ in part], torch.tensor([which for _, which in part]), first, own, mask
+                )
         return result
 
-    def _prefix(self, row: TextRow, length: int) -> Any:
-        ids = torch.tensor([row.ids[:length]], device=self.model.device)
+    def _prefix(self, ids: tuple[int, ...], personality: Row) -> Any:
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.last_only else {}
-        if isinstance(self.model, PersonalityModel):
-            start = 0 if self.settings.steer == "all" else length
-            extra |= {"personality": [row.personality], "steer_from": start}
-        return self.model(input_ids=ids, use_cache=True, **extra).past_key_values
+        batch = torch.tensor([ids], device=self.model.device)
+        return self._forward(batch, [personality], len(ids), **extra).past_key_values
 
-    def _score(self, rows: Sequence[TextRow], cache: Any, cached: int) -> NDArray[np.float64]:
-        device = self.model.device
-        rest = [row.ids[cached:-1] for row in rows]  # the last token predicts nothing that is asked for
-        width, kept = max(map(len, rest)), max(row.length for row in rows)
-        ids = torch.full((len(rows), width), padding(self.tokenizer, self.model))
-        mask = torch.zeros((len(rows), cached + width), dtype=torch.long)
-        mask[:, :cached] = 1
-        for n, own in enumerate(rest):
-            ids[n, width - len(own) :] = torch.tensor(own)
-            mask[n, cached + width - len(own) :] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        extra: dict[str, Any] = {"logits_to_keep": kept} if self.last_only else {}
+    def _ask(
+        self, prompts: Sequence[tuple[int, ...]], personality: Row, cache: Any, cached: int
+    ) -> tuple[Tensor, Any, Tensor]:
+        """What comes after each prompt: log-probabilities [n, vocabulary], the cache, and its mask [n, tokens]."""
+        width = max(map(len, prompts)) - cached
+        ids = torch.full((len(prompts), width), padding(self.tokenizer, self.model))
+        mask = torch.ones((len(prompts), cached + width), dtype=torch.long)
+        for n, prompt in enumerate(prompts):
+            rest = len(prompt) - cached
+            ids[n, width - rest :] = torch.tensor(prompt[cached:])
+            mask[n, cached : cached + width - rest] = 0
+        extra: dict[str, Any] = {"logits_to_keep": 1} if self.last_only else {}
         if cache is not None:
-            extra["past_key_values"] = own_cache = copy.deepcopy(cache)
-            own_cache.batch_repeat_interleave(len(rows))
-        if isinstance(self.model, PersonalityModel):
-            extra["personality"] = [row.personality for row in rows]
-            if self.settings.steer == "answer":  # from the last token of the prompt on
-                first = [cached + width - row.length for row in rows]
-                extra["steer_from"] = torch.tensor(first, device=device)
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, cached:]
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **extra
+            extra["past_key_values"] = copy.deepcopy(cache)
+            extra["past_key_values"].batch_repeat_interleave(len(prompts))
+        mask = mask.to(self.model.device)
+        output = self._forward(
+            ids.to(self.model.device), [personality] * len(prompts), cached + width - 1, mask=mask, **extra
         )
-        logits = output.logits[:, -kept:].float()
-        wanted = torch.full((len(rows), kept), 0)
-        own_place = torch.zeros((len(rows), kept), dtype=torch.bool)
+        return output.logits[:, -1].float().log_softmax(1), output.past_key_values, mask
+
+    def _score(
+        self, rows: Sequence[TextRow], which: Tensor, first: Tensor, cache: Any, mask: Tensor
+    ) -> NDArray[np.float64]:
+        """Log-likelihoods of texts, each after prompt ``which``."""
+        device, longest = self.model.device, max(row.length for row in rows)
+        which = which.to(device)
+        ids = torch.full((len(rows), longest), padding(self.tokenizer, self.model))
+        real = torch.zeros((len(rows), longest), dtype=torch.long)
         for n, row in enumerate(rows):
-            wanted[n, kept - row.length :] = torch.tensor(row.ids[-row.length :])
-            own_place[n, kept - row.length :] = True
-        picked = logits.gather(2, wanted.to(device)[:, :, None])[:, :, 0] - logits.logsumexp(2)
-        sums: NDArray[np.float64] = picked.double().masked_fill(~own_place.to(device), 0.0).sum(1).cpu().numpy()
+            ids[n, : row.length] = torch.tensor(row.ids[-row.length :])
+            real[n, : row.length] = 1
+        ids, real = ids.to(device), real.to(device)
+        found = first[which].gather(1, ids[:, :1])
+        if longest > 1:
+            own = copy.deepcopy(cache)
+            own.batch_select_indices(which)
+            output = self._forward(
+                ids[:, :-1],
+                [row.personality for row in rows],
+                0,
+                mask=torch.cat([mask[which], real[:, :-1]], dim=1),
+                past_key_values=own,
+            )
+            logits = output.logits.float()
+            later = logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(2)
+            found = torch.cat([found, later], dim=1)
+        sums: NDArray[np.float64] = found.double().masked_fill(real == 0, 0.0).sum(1).cpu().numpy()
         return sums
+
+    def _forward(
+        self, ids: Tensor, people: Sequence[Row], answer_from: int, *, mask: Tensor | None = None, **extra: Any
+    ) -> Any:
+        """One pass; ``answer_from`` is the first token that steer="answer" steers, earlier tokens of the cache counted."""
+        if isinstance(self.model, PersonalityModel):
+            extra["personality"] = list(people)
+            extra["steer_from"] = 0 if self.settings.steer == "all" else answer_from
+        if mask is not None:
+            extra["attention_mask"] = mask
+            extra["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        return self.model(input_ids=ids, use_cache=True, **extra)
 
 
 def option_question(inventory: Inventory, form: Form, statement: str) -> str:
