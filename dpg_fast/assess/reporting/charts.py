@@ -46,7 +46,8 @@ def colour(place: int) -> str:
 
 def radars(profiles: Sequence[Profile], path: Path) -> None:
     """A radar for each person: -5 in the middle, 5 at the rim, a dotted ring at 0; what was asked for is dashed."""
-    columns = min(4, len(profiles))
+    # few rows, without leaving many places of the last one empty
+    columns = min(len(profiles), min((4, 5, 3), key=lambda c: (-len(profiles) % c > 1, -(-len(profiles) // c))))
     rows = -(-len(profiles) // columns)
     figure, axes = new_figure(
         max(4.2, 2.75 * columns), 3.05 * rows + 0.5, rows, columns, subplot_kw={"projection": "polar"}
@@ -95,7 +96,7 @@ def confusion(counts: Mapping[str, Mapping[Trait, ArrayLike]], path: Path) -> No
             table = np.asarray(tables[trait], dtype=np.float64)
             share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
             shown = np.where(table.sum(axis=1, keepdims=True) > 0, share, np.nan)
-            image = axis.imshow(shown, cmap="YlGnBu", vmin=0, vmax=1, origin="lower")
+            image = axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, origin="lower")
             axis.plot([-0.5, 10.5], [-0.5, 10.5], color="#D55E00", linewidth=0.8, alpha=0.8)
             axis.set_facecolor("#f1f3f6")
             axis.set_xticks(ticks, ["-5", "0", "+5"], fontsize=8)

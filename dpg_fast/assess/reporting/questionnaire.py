@@ -76,7 +76,7 @@ def write_questionnaire_report(
         subtitle="; ".join(
             f"{name}: {len(r['respondents'])} people, {r.get('forms', '?')} forms" for name, r in named.items()
         ),
-        lead=" ".join(trust(result, name if len(named) > 1 else "") for name, result in named.items()),
+        lead=" ".join(_sentence(trust(r, name if len(named) > 1 else "")) for name, r in named.items()),
         sections=[overview, *(section for section in sections if section is not None)],
         data={"systems": {name: dict(result) for name, result in named.items()}},
     )
@@ -104,6 +104,10 @@ def trust(result: Mapping[str, Any], name: str = "") -> str:
     return (
         f"{who}{', '.join(both)} can be read with care; the other traits miss {ACCEPTABLE} in alpha or between forms."
     )
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _at(row: Mapping[str, Any], key: str) -> float:
