@@ -211,6 +211,42 @@ def compare(
             console.print(f"Report: {write_comparison_report(systems, validity, agreeing, differing, report, content)}")
 
 
+@assess.command("agreement")
+def agreement(
+    ratings: Annotated[list[Path], typer.Argument(help="Two or more files of scores of the same texts, one a judge.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable: field that tells texts apart; default id, or question and answer, or messages."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Disagreements listed.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its picture and report.json.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 1000,
+    seed: int = 0,
+) -> None:
+    """How far judges agree on the same texts: weighted kappa, ICC, correlations, and the largest disagreements."""
+    with _errors("agreement"):
+        from rich.console import Console
+
+        from dpg_fast.assess.agreement import judge_agreement, read_ratings
+        from dpg_fast.assess.results import write_results
+
+        _check_folder(report)
+        found = judge_agreement(
+            [read_ratings(path, key or ()) for path in ratings], top=top, resamples=resamples, seed=seed
+        )
+        console = Console()
+        for table in found.tables():
+            console.print(table)
+        if out is not None:
+            write_results(out, found.to_dict())
+            console.print(f"Written to {out}")
+        if report is not None:
+            from dpg_fast.assess.reporting.judges import write_agreement_report
+
+            console.print(f"Report: {write_agreement_report(found, report)}")
+
+
 @contextmanager
 def _errors(command: str) -> Iterator[None]:
     try:
