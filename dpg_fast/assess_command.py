@@ -158,6 +158,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="JSON file for the comparison.")] = None,
     top: Annotated[int, typer.Option(min=0, help="Disagreements shown.")] = 10,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html, its pictures and report.json.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 1000,
     seed: int = 0,
 ) -> None:
     """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
@@ -173,8 +174,8 @@ def compare(
         _check_folder(report)
         loaded = [load_scores(path) for path in results]
         labels, scores = common_people(loaded)
-        validity = multitrait_multimethod(scores, seed=seed)
-        agreeing = agreements(scores, seed=seed)
+        validity = multitrait_multimethod(scores, resamples=resamples, seed=seed)
+        agreeing = agreements(scores, resamples=resamples, seed=seed)
         differing = disagreements(labels, scores, top=top)
         console = Console()
         for number, name in enumerate(validity.methods, 1):
@@ -209,6 +210,61 @@ def compare(
 
             systems = [table.content for table in loaded]
             console.print(f"Report: {write_comparison_report(systems, validity, agreeing, differing, report, content)}")
+
+
+@assess.command("drift")
+def drift(
+    out: Annotated[Path, typer.Option(help="Folder for answers, scores, drift.json; a killed run continues.")],
+    model: Annotated[
+        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
+    ] = "smollm2",
+    adapter: Annotated[
+        str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
+    ] = None,
+    personality: Annotated[
+        list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
+    ] = None,
+    through: Annotated[
+        Through,
+        typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model."),
+    ] = Through.ADAPTER,
+    turns: Annotated[
+        Path | None, typer.Option(help="What the user says, one turn a line; default: twelve turns.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first turns.")] = None,
+    traits: Annotated[str, typer.Option(help="Letters of the traits to judge.")] = "OCEAN",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 48,
+    system: Annotated[str | None, typer.Option(help="Instruction before every chat; it should name no trait.")] = None,
+    judge: Annotated[str, typer.Option(help="likelihood works offline; openai is any such API.")] = "likelihood",
+    judge_model: Annotated[str | None, typer.Option(help="Model of the API.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the model's weights.")] = Dtype.FLOAT32,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Repeatable: folder of another run that the report shows too.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its picture and report.json.")] = None,
+    seed: int = 0,
+) -> None:
+    """Chat for many turns as one or many personalities, judge every answer, and say whether the personality holds."""
+    with _errors("drift"):
+        import torch
+
+        from dpg_fast.drift_command import DriftOptions, run_drift
+        from dpg_fast.judge_options import JudgeOptions
+
+        for folder in (out, report):
+            _check_folder(folder)
+        people = _respondents(personality)
+        if through is not Through.ADAPTER:
+            people = _told(people, through, adapter)
+        if adapter is None and any(r.personality is not None for r in people):
+            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+        options = DriftOptions(
+            turns, limit, traits, max_new_tokens, system, JudgeOptions(judge, judge_model, judge_url), beside or ()
+        )
+        loaded, tokenizer = _load(model, adapter, getattr(torch, dtype.value))
+        about = {"model": model, "adapter": adapter, "through": through.value}
+        run_drift(loaded, tokenizer, people, out, options, about, report=report, seed=seed)
 
 
 @assess.command("agreement")

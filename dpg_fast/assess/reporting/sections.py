@@ -20,7 +20,14 @@ from dpg_fast.personality import Trait
 
 Results = Mapping[str, Mapping[str, Any]]  # system -> its result file's content
 _PANELS = 16
-_FIGURES = {"alpha": "alpha", "retest": "retest", "icc_2_1": "ICC(2,1)", "icc_3_1": "ICC(3,1)", "icc_2_k": "ICC(2,k)"}
+_FIGURES = {
+    "alpha": "alpha",
+    "alpha_centred": "alpha, centred",
+    "retest": "retest",
+    "icc_2_1": "ICC(2,1)",
+    "icc_3_1": "ICC(3,1)",
+    "icc_2_k": "ICC(2,k)",
+}
 _ENOUGH = 4  # people, for a correlation that means something in a picture
 
 
@@ -213,7 +220,7 @@ def reliability_section(results: Results, directory: Path) -> Section | None:
                 continue
             estimates = {
                 _FIGURES[k]: tuple(_nan(row[k][part]) for part in ("estimate", "low", "high"))
-                for k in ("alpha", "retest", "icc_2_1")
+                for k in ("alpha", "alpha_centred", "retest", "icc_2_1")
                 if k in row
             }
             lines.append((f"{trait.value} · {name}" if several else trait.value, estimates))
@@ -230,8 +237,8 @@ def reliability_section(results: Results, directory: Path) -> Section | None:
         Picture(
             "reliability.png",
             "Alpha, retest and ICC of each trait with intervals",
-            "Alpha: do the items of a trait agree? Retest and ICC(2,1): do other forms, with other orders of the options, give "
-            "the same scores? Arrows point to values below the edge.",
+            "Alpha: do the items of a trait agree (centred: without each person's liking for agreement)? Retest and ICC(2,1): do "
+            "other forms, with other orders of the options, give the same scores? Arrows point to values below the edge.",
         ),
         Table(
             ["trait", *(["system"] if several else []), "people", "items", *_FIGURES.values()],
