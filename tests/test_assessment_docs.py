@@ -51,6 +51,7 @@ def test_no_block_is_of_an_unknown_kind() -> None:
     assert {words[2] for words in COMMANDS} == set(QUICK)
 
 
+@pytest.mark.slow
 def test_commands_run_one_after_the_other(
     model: PersonalityModel, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_commands_run_one_after_the_other(
         assert "<script" not in (tmp_path / folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_python_blocks_run(
     model: PersonalityModel, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

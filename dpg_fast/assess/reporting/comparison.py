@@ -56,9 +56,9 @@ def write_comparison_report(
     named: Results = dict(zip(validity.methods, results, strict=True))
     sections = [
         Section("Overview", [_cards(validity), _legend(validity)]),
-        _agreement(agreeing, directory),
+        _agreement(agreeing, validity.methods, directory),
         _matrix(validity, directory),
-        _disagreements(differing),
+        _disagreements(differing, validity.methods),
         people_section(named, directory),
         asked_section(named, directory),
         reliability_section(named, directory),
@@ -104,16 +104,17 @@ def _legend(validity: MultitraitMultimethod) -> Table:
     return Table(["number", "method"], rows, left=2)
 
 
-def _agreement(agreeing: Sequence[Agreement], directory: Path) -> Section | None:
+def _agreement(agreeing: Sequence[Agreement], methods: Sequence[str], directory: Path) -> Section | None:
     if not agreeing:
         return None
     several = len({row.methods for row in agreeing}) > 1
     lines, rows = [], []
-    for row in agreeing:
-        name = f"{row.trait.value} · {' / '.join(row.methods)}" if several else row.trait.value
+    for row in sorted(agreeing, key=lambda row: row.trait.position):
+        pair = " / ".join(str(methods.index(method) + 1) for method in row.methods)
+        name = f"{row.trait.value} · {pair}" if several else row.trait.value
         found = {"Spearman": row.spearman, "ICC(2,1)": row.icc, "weighted kappa": row.kappa_interval}
         lines.append((name, {kind: (v.estimate, v.low, v.high) for kind, v in found.items()}))
-        rows.append([" / ".join(row.methods), row.trait.value, str(row.people), *map(bounds, found.values())])
+        rows.append([row.trait.value, pair, str(row.people), *map(bounds, found.values())])
     charts.intervals(
         lines,
         directory / "agreement.png",
@@ -126,7 +127,7 @@ def _agreement(agreeing: Sequence[Agreement], directory: Path) -> Section | None
             "Spearman, ICC and kappa of each trait",
             "Spearman: the same order of people. ICC(2,1) and quadratically weighted kappa: the same scores.",
         ),
-        Table(["methods", "trait", "people", "Spearman", "ICC(2,1)", "weighted kappa"], rows, left=2),
+        Table(["trait", "methods", "people", "Spearman", "ICC(2,1)", "weighted kappa"], rows, left=2),
     ]
     return Section("Agreement", blocks)
 
@@ -159,11 +160,17 @@ def _matrix(validity: MultitraitMultimethod, directory: Path) -> Section:
     )
 
 
-def _disagreements(differing: Sequence[Disagreement]) -> Section | None:
+def _disagreements(differing: Sequence[Disagreement], methods: Sequence[str]) -> Section | None:
     if not differing:
         return None
     rows = [
-        [d.label, d.trait.value, " / ".join(d.methods), *(f"{s:+.2f}" for s in d.scores), f"{d.distance:.2f}"]
+        [
+            d.label,
+            d.trait.value,
+            " / ".join(str(methods.index(m) + 1) for m in d.methods),
+            *(f"{s:+.2f}" for s in d.scores),
+            f"{d.distance:.2f}",
+        ]
         for d in differing
     ]
     head = ["person", "trait", "methods", "first", "second", "distance"]
