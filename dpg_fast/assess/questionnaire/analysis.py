@@ -29,11 +29,12 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
 
     Keys: `respondents` (scores -5..5, mean ratings 1..levels, their standard deviation over forms, facets, acquiescence,
     share of extreme ratings, `target`: what was asked for, percentiles for IPIP-NEO where five-factor-e is installed);
-    `reliability` per trait over people: `alpha` (items averaged over forms), `alpha_centred` (the same of ratings less the
-    person's own acquiescence on the form), `retest` (mean correlation between forms), `icc_2_1`, `icc_3_1`, `icc_2_k` of people
-    by forms, each with its bootstrap interval, or `reason` why there are none; `items`: `icc_2_1` of all (person, item) ratings
-    by forms; `quality`: refusals, invalid answers, probability outside the options, acquiescence, and the mean probability of
-    each place and label; `prompted` (see `compare_prompted`) over the people who were asked to be somebody.
+    `reliability` per trait over people (those asked to be somebody, if there are three): `alpha` (items averaged over forms),
+    `alpha_centred` (the same of ratings less the person's own acquiescence on the form), `retest` (mean correlation between
+    forms), `icc_2_1`, `icc_3_1`, `icc_2_k` of people by forms, each with its bootstrap interval, or `reason` why there are none;
+    `items`: `icc_2_1` of all (person, item) ratings by forms; `quality`: refusals, invalid answers, probability outside the
+    options, acquiescence, and the mean probability of each place and label; `prompted` (see `compare_prompted`) over the people
+    who were asked to be somebody.
 
     Args:
         session: complete or not; people without any answer get no scores.
@@ -45,6 +46,7 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
     keyed = np.where(reverse, inventory.levels + 1 - ratings, ratings)
     own = ratings - _agreement(inventory, ratings)[:, :, None]
     centred = np.where(reverse, -own, own)
+    among = _population(session)
     people = [_person(session, r, ratings[r], sex, age) for r in range(len(session.respondents))]
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -56,11 +58,11 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
         "respondents": people,
         "reliability": {
             trait.value: _reliability(
-                keyed, centred, [item.trait == trait for item in inventory.items], resamples, seed
+                keyed[among], centred[among], [item.trait == trait for item in inventory.items], resamples, seed
             )
             for trait in inventory.traits
         },
-        "items": _items(ratings, resamples, seed),
+        "items": _items(ratings[among], resamples, seed),
         "quality": _quality(session, people),
     }
     asked = [
@@ -103,6 +105,15 @@ def _person(session: Session, r: int, ratings: NDArray[np.float64], sex: Sex, ag
     if known and importlib.util.find_spec("ipipneo") is not None:
         person["percentiles"] = percentiles(averaged, sex=sex, age=age).to_dict()
     return person
+
+
+def _population(session: Session) -> list[int]:
+    """Whom reliability is over: those who were asked to be somebody, if they are enough, else everybody.
+
+    The bare model among steered ones is an outlier that raises every correlation over people.
+    """
+    asked = [place for place, respondent in enumerate(session.respondents) if respondent.target is not None]
+    return asked if len(asked) >= MINIMUM else list(range(len(session.respondents)))
 
 
 def _agreement(inventory: Inventory, ratings: NDArray[np.float64]) -> NDArray[np.float64]:

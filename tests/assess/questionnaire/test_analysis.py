@@ -207,3 +207,18 @@ def test_people_told_in_the_prompt(
     assert told["system"] == "You are extremely introverted." and told["personality"] is None
     assert told["target"]["extraversion"] == -5 and content["prompted"]["traits"] and content["cost"]["answers"] == 16
     assert "adjectives in the prompt" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_bare_model_is_no_member_of_the_population() -> None:
+    """Somebody unlike all others would make noise look reliable."""
+    found = session(4.0, people=8, forms=2)
+    noise = analyse(found, resamples=10)["reliability"]["openness"]
+    found.respondents = [Respondent("base"), *found.respondents]
+    for form in found.forms:
+        for item in found.inventory.items:
+            answer = Answer("base", form.number, item.id, "ok", keyed(item, 5, 5))
+            found.answers[answer.key] = answer
+    again = analyse(found, resamples=10)["reliability"]["openness"]
+    assert again == noise and again["people"] == 8
+    found.respondents = [replace(r, personality=None) for r in found.respondents]
+    assert analyse(found, resamples=10)["reliability"]["openness"]["people"] == 9
