@@ -220,7 +220,7 @@ def test_batch_files_there_and_back(tmp_path: Path) -> None:
                 if name == "refuses":
                     message = {"role": "assistant", "content": None, "refusal": "no"}
                 if name == "mends" and second:
-                    assert "These levels have no passage" in body["messages"][-1]["content"]
+                    assert "are not found in the target's turns" in body["messages"][-1]["content"]
                     message["content"] = reply(1)
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 done = {"id": "c", "object": "chat.completion", "model": "m-1", "choices": [choice]}

@@ -57,15 +57,24 @@ class CharacterRecord(BaseModel):
     nearest: float | None = Field(default=None, ge=0)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The scores of one text: whose, and whether a model wrote it."""
+
+    character: tuple[str, str]
+    generated: bool
+    scores: Scores
+
+
 @dataclass
 class Dataset:
-    """The result: records by split, characters, what was dropped, and items without a score."""
+    """The result: records by split, characters, what was dropped, items without a score, and all scores as judged."""
 
     records: dict[Split, list[DialogueRecord]]
     characters: list[CharacterRecord]
     dropped: list[DroppedRecord]
     unjudged: list[DroppedRecord] = field(default_factory=list)
-    all_scores: dict[str, list[Scores]] = field(default_factory=dict)  # "script" and "generated", as judged
+    judged: list[Judged] = field(default_factory=list)
 
 
 def texts_of(segments: Sequence[Segment]) -> list[Text]:
@@ -121,7 +130,7 @@ def _assemble(
 ) -> Dataset:
     dataset = Dataset({split: [] for split in SPLITS}, [], list(prepared.dropped))
     found = {segment.id: scores for segment in prepared.segments if (scores := scorer.scores(segment.id)) is not None}
-    dataset.all_scores = {"script": list(found.values()), "generated": []}
+    dataset.judged = [Judged(s.key, False, found[s.id]) for s in prepared.segments if s.id in found]
     centres = _centres(prepared, found)
     outliers: dict[tuple[str, str], int] = {}
     for segment in prepared.segments:
@@ -202,7 +211,7 @@ def _add_written(
                 DroppedRecord(kind="dialogue", target=name, text=text.answer, reason="not judged", detail=reason)
             )
             continue
-        dataset.all_scores["generated"].append(scores)
+        dataset.judged.append(Judged(request.character, True, scores))
 
         def drop(reason: str, detail: str, similar_to: str | None = None, name: str = name, text: Text = text) -> None:
             dataset.dropped.append(

@@ -149,9 +149,9 @@ class AddRmsnorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gh: Tensor, gout: Tensor) -> tuple[Tensor | None, ...]:
         """y and residual share their gradient."""
-        h, weight, *expand = ctx.saved_tensors
+        h, weight, u, B, codes, slots = ctx.saved_tensors
         n = ctx.needs_input_grad
-        lora = None if expand[0] is None else RideAlong(*expand, ctx.scale)
+        lora = None if u is None else RideAlong(u, B, codes, slots, ctx.scale)
         needs = (n[2], n[5], n[6], n[7])
         g, g_weight, gu, gB, gcodes = add_rmsnorm_backward(gh, gout, h, weight, ctx.eps, ctx.unit_offset, lora, needs)
         return g, g, g_weight, None, None, gu, gB, gcodes, None, None

@@ -277,6 +277,8 @@ def test_a_centre_by_hand() -> None:
         ('"Well, yes!"', "Well, yes!"),
         ("(laughs) Well. [exits] Yes! And then I", "Well. Yes!"),
         ("*sighs*\nFine.", "Fine."),
+        ("Well, yes! MARGOT: And no.\nTOBIAS: No?", "Well, yes!"),
+        ("Yes! </thought> No.", "Yes! No."),
         ("no end of a sentence", "no end of a sentence"),
         ("[exits]", None),
     ],
