@@ -278,7 +278,7 @@ def turns(
         people: their names, for the legend of one system; at most eight are named.
     """
     traits = [t for t in Trait if any(np.isfinite(x[:, :, t.position]).any() for x in scores.values())]
-    figure, axes = new_figure(2.5 * len(traits) + 0.6, 3.1, 1, len(traits), sharey=True)
+    figure, axes = new_figure(max(5.6, 2.5 * len(traits) + 0.6), 3.3, 1, len(traits), sharey=True)
     for axis, trait in zip(axes, traits, strict=True):
         axis.axhline(0, color=LINE, linewidth=0.8)
         for place, (name, table) in enumerate(scores.items()):
@@ -298,11 +298,11 @@ def turns(
                 shade = colour(place) if len(scores) > 1 else INK
                 axis.plot(number, mean, color=shade, linewidth=2.2, label=name if len(scores) > 1 else "mean")
         axis.set_title(trait.value, fontsize=10, color=INK)
+        axis.set_xlabel("turn of the chat", fontsize=9, color=SOFT)
         axis.set_ylim(-_LIMIT, _LIMIT)
         axis.set_yticks([-5, 0, 5])
         _plain(axis)
     axes[0].set_ylabel("judged score", fontsize=9, color=SOFT)
-    figure.supxlabel("turn of the chat", fontsize=9, color=SOFT)
     _legend(figure, axes)
     save_figure(figure, path)
 
