@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+)
 
 from ..files import write_atomically
 from ..personality import MAX_SCORE, MIN_SCORE, Personality
@@ -17,12 +25,24 @@ Score = Annotated[float, Field(ge=MIN_SCORE, le=MAX_SCORE, allow_inf_nan=False)]
 
 
 class Turn(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    Attributes:
+        role: who speaks.
+        content: what is said.
+        name: which of several speakers this is, where the role does not say; left out of what is written if there is none.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "user", "assistant"]
     content: str
+    name: Text | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_name(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = plain(self)
+        return found if self.name is not None else {key: value for key, value in found.items() if key != "name"}
 
 
 class JudgeNote(BaseModel):

@@ -69,7 +69,16 @@ class LLMSettings:
         Raises:
             ValueError: none is given and the default server would need one.
         """
-        found = self.api_key or os.environ.get(self.api_key_variable)
+        found = self._given()
         if not found and self.base_url is None and "OPENAI_BASE_URL" not in os.environ:
             raise ValueError(f"no API key: set {self.api_key_variable}, or give base_url for a server without one")
         return found or _NO_KEY
+
+    def redact(self, text: str) -> str:
+        """``text`` without the key."""
+        key = self._given()
+        return text.replace(key, "[key]") if key else text
+
+    def _given(self) -> str | None:
+        found = self.api_key or os.environ.get(self.api_key_variable)
+        return found.strip() if found else None  # a line end from a file would break the header, and show in the error
