@@ -21,8 +21,8 @@ _RUN = 8  # words in a row shared with the prompt
 _LEAKS = re.compile(
     r"\bas an ai\b|\b(?:large )?language model\b|\bsystem prompt\b|\bchat ?bot\b|\bmy (?:instructions|prompt|training data)\b"
     r"|\b(?:the|my|these|provided) (?:materials?|samples?)\b(?= (?:say|state|show|mention|do not|don't|are|contain|provided))"
-    r"|\baccording to (?:the|my) (?:materials?|samples?|text|passage|excerpt)\b|\brole-?play|\bin character\b|\bimitat(?:e|ing) the style"
-    r"|</?[a-z_]+-[0-9a-f]{16}>|<\|",
+    r"|\baccording to (?:the|my) (?:materials?|samples?|text|passage|excerpt)\b|\brole-?play|\bin character\b"
+    r"|\bimitat(?:e|ing) the style|</?[a-z_]+-[0-9a-f]{16}>|<\|",
     re.IGNORECASE,
 )
 _SOURCE_TALK = re.compile(

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,4 +187,4 @@ def _by_words(sentence: str, longest: int) -> list[str]:
     if len(ends) <= longest:
         return [sentence.strip()] if ends else []
     cuts = [0, *ends[longest - 1 : -1 : longest], len(sentence)]
-    return [part for a, b in zip(cuts, cuts[1:], strict=False) if (part := sentence[a:b].strip())]
+    return [part for a, b in pairwise(cuts) if (part := sentence[a:b].strip())]
