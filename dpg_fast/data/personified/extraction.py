@@ -38,8 +38,8 @@ _EXTRACT = (
 _STAGES = (
     "Below are notes, in the order of a text, on when its passages play in the life of {name}. {notice}\n"
     "Divide this life into {count} stages in the order of time, such that {name} knows and thinks different things in them. For "
-    "each give an id (one lower-case English word), one sentence in the present tense that says when it is and where {name} stands, "
-    "in the language of the text, and one sentence that says which passages belong to it."
+    "each give an id (one lower-case English word), one sentence in the present tense that says when it is and where {name} "
+    "stands, in the language of the text, and one sentence that says which passages belong to it."
 )
 _ASSIGN = (
     "Each item below is about {name} or in {name}'s words. {notice}\n"
