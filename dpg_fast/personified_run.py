@@ -17,6 +17,7 @@ from dpg_fast.data.personified.general import INSTRUCTIONS, load_instructions
 from dpg_fast.data.personified.material import Character, load_character
 from dpg_fast.data.personified.pairs import Pairs, PairSettings, pair_statistics, personality_pairs, stage_pairs
 from dpg_fast.data.personified.reading import count_words
+from dpg_fast.data.personified.record import PersonifiedRecord
 from dpg_fast.data.personified.retrieval import API, make_embedder
 from dpg_fast.data.personified.slots import PersonifySettings
 from dpg_fast.data.personified.writing import LOST, read_personified, write_pairs, write_personified
@@ -206,7 +207,8 @@ def run_pairs(
     console = console or Console()
     _check_folder(out)
     found: list[Pairs] = []
-    records, crossed = [], []
+    records: list[PersonifiedRecord] = []
+    crossed: list[PersonifiedRecord] = []
     for folder in folders:
         own, cross = read_personified(folder)
         if {r.character for r in own} & {r.character for r in records}:
