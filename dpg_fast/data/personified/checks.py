@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from ..question_rules import Limits, Rejection
@@ -56,10 +56,6 @@ class Checks:
         if language not in self._languages.labels:
             known = ", ".join(sorted(self._languages.labels))
             raise ValueError(f"language {language!r} cannot be recognised; known: {known}")
-
-    @cached_property
-    def _labels(self) -> frozenset[str]:
-        return frozenset(self._languages.labels)
 
     def question(self, text: str) -> Rejection | None:
         """Why ``text`` is no good user turn."""
@@ -129,6 +125,7 @@ def _length(text: str, limits: Limits) -> Rejection | None:
     return Rejection("too long", f"{count} words") if count > limits.longest else None
 
 
+@cache
 def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
