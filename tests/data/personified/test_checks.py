@@ -27,7 +27,9 @@ def answer(**change: Any) -> GoldenAnswer:
 
 @pytest.fixture(scope="module")
 def checks() -> Checks:
-    return Checks("Ada", "en", guidance="Let her mention the blue kettle on the stove whenever somebody speaks of home.")
+    return Checks(
+        "Ada", "en", guidance="Let her mention the blue kettle on the stove whenever somebody speaks of home."
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,13 @@ def test_replies_have_two_parts() -> None:
 
 
 def test_verdicts() -> None:
-    fine: dict[str, Any] = {"supported": True, "in_time": True, "premise_handled": True, "in_voice": True, "problem": ""}
+    fine: dict[str, Any] = {
+        "supported": True,
+        "in_time": True,
+        "premise_handled": True,
+        "in_voice": True,
+        "problem": "",
+    }
     assert fault_of(Verdict.model_validate(fine)) is None
     faults = {
         name: fault_of(Verdict.model_validate(fine | {name: False}))

@@ -31,7 +31,10 @@ def write(path: Path, content: str | bytes) -> Path:
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ("One line here.\nstill the same.\n\n\nAnother one here.\n", ["One line here. still the same.", "Another one here."]),
+        (
+            "One line here.\nstill the same.\n\n\nAnother one here.\n",
+            ["One line here. still the same.", "Another one here."],
+        ),
         ("A paragraph a line.\nThe next of them.\n", ["A paragraph a line.", "The next of them."]),
         ("A paragraph that was\nwrapped in the middle\nof its only sentence.\n", None),
         ("\ufeffMark at the start.\r\n\r\nSecond with returns.\r\n", ["Mark at the start.", "Second with returns."]),
@@ -105,7 +108,10 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
 
 
 def test_a_wrong_encoding_is_named_and_other_data_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt", "A fine line.\n\nSchöne Brücke dort.\n\nMore lines follow.\n\nAnd one more.\n".encode("cp1252"))
+    path = write(
+        tmp_path / "a.txt",
+        "A fine line.\n\nSchöne Brücke dort.\n\nMore lines follow.\n\nAnd one more.\n".encode("cp1252"),
+    )
     blocks, notes = read_blocks(path, "utf-8")
     assert len(blocks) == 4 and any("U+FFFD" in note and "line 3" in note for note in notes)
     with pytest.raises(ValueError, match="no encoding 'utf-99'"):
@@ -149,7 +155,10 @@ def test_ids_sources_and_repetitions(tmp_path: Path) -> None:
     folder = write_character(tmp_path / "ada", 2)
     place = folder / "early" / "knowledge"
     (place / "wiki").mkdir()
-    write(place / "wiki" / "b.md", "<!-- source: wiki/Ada#7 -->\nShe kept bees for a while.\n\nShe  kept bees for a WHILE!\n")
+    write(
+        place / "wiki" / "b.md",
+        "<!-- source: wiki/Ada#7 -->\nShe kept bees for a while.\n\nShe  kept bees for a WHILE!\n",
+    )
     character = load_character(folder)
     early = character.stages[0]
     assert [(p.id, p.origin) for p in early.knowledge] == [

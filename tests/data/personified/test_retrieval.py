@@ -14,7 +14,12 @@ from dpg_fast.data.personified.reading import count_words
 from dpg_fast.data.personified.retrieval import Budget, Retriever, SentenceEmbedder, TfidfEmbedder, make_embedder
 from dpg_fast.data.similarity import near_vectors, products
 
-KNOWN = ("The ferry crosses the river at noon.", "Her brother keeps bees.", "Bees swarm in May.", "The bridge has no toll.")
+KNOWN = (
+    "The ferry crosses the river at noon.",
+    "Her brother keeps bees.",
+    "Bees swarm in May.",
+    "The bridge has no toll.",
+)
 SAID = ("I love the river!", "Bees, bees, always bees.", "Nobody asked the bridge.")
 
 
@@ -64,7 +69,11 @@ def test_sparse_and_dense_vectors_find_the_same_repetitions() -> None:
     dense = vectors.toarray()
     assert np.allclose(products(vectors, vectors), dense @ dense.T, atol=1e-6)
     found = near_vectors(vectors, threshold=0.95)
-    assert [(d.index, d.of) for d in found] == [(1, 0), (5, 2)] == [(d.index, d.of) for d in near_vectors(dense, threshold=0.95)]
+    assert (
+        [(d.index, d.of) for d in found]
+        == [(1, 0), (5, 2)]
+        == [(d.index, d.of) for d in near_vectors(dense, threshold=0.95)]
+    )
     assert [d.index for d in near_vectors(vectors, threshold=0.95, keep=2)] == [5]
 
 
@@ -85,7 +94,14 @@ def test_a_sentence_transformers_model(tmp_path: Path) -> None:
     from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"the ferry crosses river at noon bees bridge what about".split()]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *["the", "ferry", "crosses", "river", "at", "noon", "bees", "bridge", "what", "about"],
+    ]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
     config = BertConfig(
