@@ -12,7 +12,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
 # A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-.PHONY: demo test test-all check lint bench compile-report gpu-headers test-gpu bench-gpu setup clean
+.PHONY: demo test test-all check lint bench compile-report gpu-headers test-gpu bench-gpu real-server setup clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -46,6 +46,13 @@ test-gpu:
 
 bench-gpu:
 	$(PYTHON) python/gpu.py bench --out $(OUT)
+
+# A real OpenAI-compatible server (vLLM on the CPU, SmolLM2) for the judge and the question builder, in .venv-vllm (3.4 GB).
+PORT ?= 8000
+
+real-server: $(STAMP)
+	$(BIN)/python python/real_server.py install
+	$(BIN)/python python/real_server.py serve --port $(PORT)
 
 setup: $(STAMP)
 

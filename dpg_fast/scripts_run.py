@@ -313,15 +313,15 @@ def _costs(scorer: Scorer, tools: _Tools) -> dict[str, Any]:
 
 
 def _print_dataset(dataset: Dataset, manifest: dict[str, Any], console: Console) -> None:
-    table = Table(title="Characters", caption="centre ± spread of the judged segments")
+    table = Table(title="Characters", caption="O to N: centre of the judged segments")
     for column in ("character", "split", "segments", "outliers", "written", "kept", *"OCEAN"):
         table.add_column(column, justify="left" if column in ("character", "split") else "right")
     for row in dataset.characters:
         values = ["", "", "", "", ""]
-        if row.centre is not None and row.spread is not None:
-            values = [f"{m:+.1f}±{s:.1f}" for m, s in zip(row.centre, row.spread, strict=True)]
+        if row.centre is not None:
+            values = [f"{mean:+.1f}" for mean in row.centre]
         numbers = (sum(row.segments.values()), row.outliers, row.generated, row.kept)
-        table.add_row(row.character, row.split, *map(str, numbers), *values)
+        table.add_row(row.character, "test" if row.split != "train" else "train", *map(str, numbers), *values)
     console.print(table)
     parts = ", ".join(f"{split} {count}" for split, count in manifest["records"].items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
@@ -342,7 +342,10 @@ def show_scripts(
     console = console or Console()
     for script in scripts:
         speeches = list(script.speeches())
-        table = Table(title=f"{script.name} ({script.format}): {len(script.scenes)} scenes, {len(speeches)} speeches")
+        console.print(
+            f"{script.name} ({script.format}): {len(script.scenes)} scenes, {len(speeches)} speeches", highlight=False
+        )
+        table = Table()
         for column in ("speaker", "speeches", "words"):
             table.add_column(column, justify="left" if column == "speaker" else "right")
         counts = Counter(speech.speaker for speech in speeches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -219,7 +220,7 @@ def test_batch_files_there_and_back(tmp_path: Path) -> None:
                 if name == "refuses":
                     message = {"role": "assistant", "content": None, "refusal": "no"}
                 if name == "mends" and second:
-                    assert "These levels have no passage" in body["messages"][-1]["content"]
+                    assert "are not found in the target's turns" in body["messages"][-1]["content"]
                     message["content"] = reply(1)
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 done = {"id": "c", "object": "chat.completion", "model": "m-1", "choices": [choice]}
@@ -273,6 +274,37 @@ def test_a_torn_line_is_made_again_and_another_judge_is_refused(tmp_path: Path) 
         notes.write_text("my notes\n")
         foreign = run(source, notes, server)
         assert "line 1: no judgement of a dialogue" in foreign.output and notes.read_text() == "my notes\n"
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    source, out = write(tmp_path / "in.jsonl", ["one"]), tmp_path / "out.jsonl"
+    seen: list[Result] = []
+
+    def script(body: dict[str, Any], number: int) -> Answer:
+        seen.append(run(source, out, server))
+        return Answer(reply())
+
+    with serve(script) as server:
+        assert run(source, out, server).exit_code == 0
+    assert "another run is writing" in seen[0].output and seen[0].exit_code == 2 and len(rows(out)) == 1
+
+
+def test_a_target_by_name(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    turns = [("Ann", "Let us go!"), ("Bob", "No, I am tired."), ("Cleo", "Me too.")]
+    messages = [{"role": "user", "name": name, "content": text} for name, text in turns]
+    source.write_text(json.dumps({"messages": messages, "source": "t", "character": "Ann"}) + "\n")
+    with serve(lambda body, number: Answer(reply(1, "I am tired"))) as server:
+        assert run(source, out, server, "--target", "bob").exit_code == 0
+        (body,) = server.requests
+        prompt = body["messages"][1]["content"]
+        marked = re.findall(r"^<(\w+)-\w+>\n(.*)$", prompt, re.MULTILINE)
+        assert marked == [("speaker_b", turns[0][1]), ("target", turns[1][1]), ("speaker_c", turns[2][1])]
+        assert not any(name in str(body["messages"]) for name, _ in turns)  # names are not shown
+        assert run(source, out, server, "--target", "Dan").exit_code == 1
+        assert "nobody named 'Dan' speaks" in rows(tmp_path / "out.failed.jsonl")[0]["reasons"][0]
+        assert len(rows(out)) == 1 and rows(out)[0]["traits"]["openness"]["supported"]
 
 
 @pytest.mark.parametrize(

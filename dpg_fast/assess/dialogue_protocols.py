@@ -128,7 +128,7 @@ class NPTIProtocol:
         failures = [result.failure for result in known if result.failure is not None]
         retry = tuple(f"{f.kind}: {f.detail}" for f in failures if not f.paid)
         final = tuple(f"{f.kind}: {f.detail}" for f in failures if f.paid)
-        return Outcome(content, retry or (() if means else final), sum((r.usage for r in known), Usage()))
+        return Outcome(content, retry or (() if means or fluency else final), sum((r.usage for r in known), Usage()))
 
     def describe(self) -> str:
         """As the judge says."""

@@ -75,10 +75,10 @@ def _speaker(turn: Turn) -> tuple[str, str]:
 def _choose(
     turns: Sequence[Turn], speakers: Sequence[tuple[str, str]], character: str | None, target: str | None
 ) -> tuple[str, str]:
-    for name in (target, character):
-        if name and ("name", name.strip().casefold()) in speakers:
-            return ("name", name.strip().casefold())
-    if target and (character is None or target.strip().casefold() != character.strip().casefold()):
+    wanted = (target or character or "").strip().casefold()
+    if wanted and ("name", wanted) in speakers:
+        return ("name", wanted)
+    if target and (character is None or wanted != character.strip().casefold()):
         names = sorted({turn.name for turn in turns if turn.name})
         raise ValueError(f"nobody named {target!r} speaks; named speakers: {', '.join(names) or 'none'}")
     assistants = {speaker for turn, speaker in zip(turns, speakers, strict=True) if turn.role == "assistant"}

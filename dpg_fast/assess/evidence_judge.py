@@ -255,11 +255,13 @@ def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
     bare = [trait for trait in Trait if reply.of(trait).level is not None and not _found(reply, trait, text)]
     if not bare:
         return None
-    lines = [f"{trait.value}: " + ("; ".join(reply.of(trait).quotes) or "no passage given") for trait in bare]
+    named = ", ".join(
+        trait.value for trait in bare
+    )  # not the quotations: they may be words of the text under judgement
     return (
-        "These levels have no passage that is found in the target's turns:\n" + "\n".join(lines) + "\n"
-        "Give the whole answer again. Copy passages letter for letter from the target's turns, two words at least; where "
-        "there are none, give no passages and null as the level."
+        f"The passages given for these levels are not found in the target's turns, or there are none: {named}. Give the whole "
+        "answer again. Copy passages letter for letter from the target's turns, two words at least; where there are none, "
+        "give no passages and null as the level."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel
 
 from dpg_fast.llm.cache import Reply, content_key
+from dpg_fast.llm.fence import defuse
 from dpg_fast.llm.prices import Usage
 from dpg_fast.llm.structured import (
     Mode,
@@ -146,7 +147,8 @@ def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Reque
         if fault is None:
             return found
         plea = f"{fault}\n{format_instruction(call.answer)}"
-    messages = (*request.messages, {"role": "assistant", "content": text}, {"role": "user", "content": plea})
+    said = {"role": "assistant", "content": defuse(text)}  # it may repeat text under judgement
+    messages = (*request.messages, said, {"role": "user", "content": plea})
     return Request(content_key(["repair", request.key, text]), messages, repair=True)
 
 

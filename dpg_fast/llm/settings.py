@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from dpg_fast.llm.structured import MODES
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+_SHORTEST_SECRET = 8
 _NO_KEY = "no-key"  # local servers want none, the SDK wants something
 
 
@@ -75,9 +76,9 @@ class LLMSettings:
         return found or _NO_KEY
 
     def redact(self, text: str) -> str:
-        """``text`` without the key."""
+        """``text`` without the key. "EMPTY", "test" and the like are no secrets, and may be words of the text."""
         key = self._given()
-        return text.replace(key, "[key]") if key else text
+        return text.replace(key, "[key]") if key and len(key) >= _SHORTEST_SECRET else text
 
     def _given(self) -> str | None:
         found = self.api_key or os.environ.get(self.api_key_variable)

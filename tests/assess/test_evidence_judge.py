@@ -133,8 +133,8 @@ def test_quotations_are_looked_up_and_asked_for_once_more(tmp_path: Path) -> Non
         text = body["messages"][1]["content"]
         if len(body["messages"]) == 2:
             return Answer(answer(2, [good]) if "Right" in text else first)
-        assert "openness: I adore crowds" in body["messages"][3]["content"]
-        assert "extraversion:" not in body["messages"][3]["content"].partition("{")[0]
+        plea = body["messages"][3]["content"].partition("{")[0]
+        assert "there are none: openness. " in plea and "I adore crowds" not in plea  # no quotation outside a fence
         if "Stubborn" in text:
             return Answer(first)
         if "Broken" in text:
@@ -167,7 +167,7 @@ def test_a_quotation_of_somebody_else_is_wrong() -> None:
     text = quoted_text([Line(1, "I love noise."), Line(0, "I like peace.")])
     reply = EvidenceReply.model_validate_json(answer(3, ["I love noise"]))
     fault = find_fault(reply, text)
-    assert fault is not None and all(f"{trait.value}: I love noise" in fault for trait in Trait)
+    assert fault is not None and all(trait.value in fault for trait in Trait) and "noise" not in fault
     assert find_fault(EvidenceReply.model_validate_json(answer(3, ["I like peace"])), text) is None
     assert find_fault(EvidenceReply.model_validate_json(answer(None, ["I love noise"])), text) is None
 

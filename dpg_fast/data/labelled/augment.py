@@ -42,6 +42,8 @@ _USER = """{examples}
 What does {character} answer?"""
 _NAME = re.compile(r"^\s*\"?[^\W\d_][\w .'-]{0,40}:\s*")
 _STAGE = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|\*[^*\n]+\*")
+_NEXT = re.compile(r"\s+[A-Z][A-Z .'-]{1,30}:\s")  # where a model goes on as somebody else
+_TAG = re.compile(r"</?\w[^<>]{0,40}>")
 _SENTENCE = re.compile(r"(?s).*[.!?…][\"'”’)]*")
 
 
@@ -210,10 +212,11 @@ class Writer:
         done = 0
         for start in range(0, len(requests), _BATCH):
             batch = requests[start : start + _BATCH]
-            if self.missing(batch):
+            missing = {request.id for request in self.missing(batch)}
+            if missing:
                 texts = self.generator.write(batch)
-                rows = [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True)]
-                self.journal.append(rows)
+                rows = [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True) if r.id in missing]
+                self.journal.append(rows)  # what was written before stays: it may have been judged
             done += len(batch)
             if progress is not None:
                 progress(done, len(requests))
@@ -225,8 +228,9 @@ class Writer:
 
 
 def clean(text: str) -> str | None:
-    """Spoken words alone: without a name in front, stage directions, quotation marks and an unfinished last sentence."""
-    text = _STAGE.sub(" ", _NAME.sub("", text.strip(), count=1))
+    """Spoken words alone: no name in front, other speakers, directions, quotation marks or unfinished last sentence."""
+    text = _NEXT.split(_TAG.sub(" ", _NAME.sub("", text.strip(), count=1)), maxsplit=1)[0]
+    text = _STAGE.sub(" ", text)
     text = " ".join(text.split())
     whole = _SENTENCE.match(text)
     text = (whole.group() if whole else text).strip()

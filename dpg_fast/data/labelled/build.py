@@ -6,6 +6,8 @@ chance: a run that was killed ends with the same records as one that was not, an
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +26,6 @@ from .prepare import SPLITS, Prepared, Split
 from .settings import LabelSettings
 
 Report = Callable[[str, int, int], None]
-WRITTEN_ID = "w"  # before the id of a generated text
 
 
 class CharacterRecord(BaseModel):
@@ -56,15 +57,24 @@ class CharacterRecord(BaseModel):
     nearest: float | None = Field(default=None, ge=0)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The scores of one text: whose, and whether a model wrote it."""
+
+    character: tuple[str, str]
+    generated: bool
+    scores: Scores
+
+
 @dataclass
 class Dataset:
-    """The result: records by split, characters, what was dropped, and items without a score."""
+    """The result: records by split, characters, what was dropped, items without a score, and all scores as judged."""
 
     records: dict[Split, list[DialogueRecord]]
     characters: list[CharacterRecord]
     dropped: list[DroppedRecord]
     unjudged: list[DroppedRecord] = field(default_factory=list)
-    all_scores: dict[str, list[Scores]] = field(default_factory=dict)  # "script" and "generated", as judged
+    judged: list[Judged] = field(default_factory=list)
 
 
 def texts_of(segments: Sequence[Segment]) -> list[Text]:
@@ -78,8 +88,12 @@ def written_texts(requests: Sequence[Request], writer: Writer) -> list[tuple[Req
     for request in requests:
         words = writer.words(request)
         if words is not None:
-            found.append((request, Text(WRITTEN_ID + request.id, request.question, words)))
+            found.append((request, Text(_address(request.question, words), request.question, words)))
     return found
+
+
+def _address(question: str, words: str) -> str:
+    return "w" + hashlib.sha256(json.dumps([question, words]).encode()).hexdigest()[:20]
 
 
 def build(
@@ -116,7 +130,7 @@ def _assemble(
 ) -> Dataset:
     dataset = Dataset({split: [] for split in SPLITS}, [], list(prepared.dropped))
     found = {segment.id: scores for segment in prepared.segments if (scores := scorer.scores(segment.id)) is not None}
-    dataset.all_scores = {"script": list(found.values()), "generated": []}
+    dataset.judged = [Judged(s.key, False, found[s.id]) for s in prepared.segments if s.id in found]
     centres = _centres(prepared, found)
     outliers: dict[tuple[str, str], int] = {}
     for segment in prepared.segments:
@@ -197,7 +211,7 @@ def _add_written(
                 DroppedRecord(kind="dialogue", target=name, text=text.answer, reason="not judged", detail=reason)
             )
             continue
-        dataset.all_scores["generated"].append(scores)
+        dataset.judged.append(Judged(request.character, True, scores))
 
         def drop(reason: str, detail: str, similar_to: str | None = None, name: str = name, text: Text = text) -> None:
             dataset.dropped.append(

@@ -4,36 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...neurons.plots import COLOURS, new_figure, save_figure
 from ...personality import Trait
-from .build import CharacterRecord, Dataset
+from .build import CharacterRecord, Dataset, Judged
 
 _MOST = 40  # characters in one picture
 
 
 def draw_scores(dataset: Dataset, path: Path) -> None:
-    """How the judge's scores are distributed, a panel for each trait: scripts as bars, generated dialogue as a line."""
-    figure, axes = new_figure(11, 2.6, 1, len(Trait), sharey=True)
-    edges = np.arange(-5.5, 6.0, 1.0)  # a bar for each of the eleven levels
-    for axis, trait, colour in zip(axes, Trait, COLOURS, strict=True):
-        for kind, style in (("script", "bar"), ("generated", "line")):
-            values = [row[trait.position] for row in dataset.all_scores.get(kind, [])]
-            if not values:
-                continue
-            share = np.histogram(values, edges)[0] / len(values)
-            if style == "bar":
-                axis.bar(edges[:-1] + 0.5, share, width=0.9, color=colour, alpha=0.7, label=f"scripts ({len(values)})")
-            else:
-                axis.step(edges[:-1] + 0.5, share, where="mid", color="black", label=f"generated ({len(values)})")
+    """How the judge's scores are distributed over the eleven levels, a panel for each trait.
+
+    The upper row holds everybody, the lower one the training character with most segments and, dashed, its centre (as DPG's
+    figure A1 shows one character). Scripts are bars, generated dialogue is a line; both as judged, before anything is dropped.
+    """
+    rows = [row for row in dataset.characters if row.centre is not None and row.split == "train"]
+    most = max(rows, key=lambda row: sum(row.segments.values()), default=None)
+    figure, axes = new_figure(11, 2.4 if most is None else 4.4, 1 if most is None else 2, len(Trait), sharey="row")
+    for axis, trait, colour in zip(axes, Trait, COLOURS, strict=False):
+        _draw_levels(axis, dataset.judged, trait, colour)
         axis.set_title(trait.value, fontsize=9)
+    axes[0].set_ylabel("share of all", fontsize=9)
+    if most is not None and most.centre is not None:
+        own = [row for row in dataset.judged if row.character == (most.cast, most.character)]
+        lower = axes[len(Trait) :]
+        for axis, trait, colour in zip(lower, Trait, COLOURS, strict=True):
+            _draw_levels(axis, own, trait, colour)
+            axis.axvline(most.centre[trait.position], color="black", linestyle="--", linewidth=1)
+        lower[0].set_ylabel(f"share of {most.character}'s", fontsize=9)
+    for axis in axes[-len(Trait) :]:
         axis.set_xlabel("judged score", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.legend(fontsize=7, frameon=False)
-    axes[0].set_ylabel("share", fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     save_figure(figure, path)
+
+
+def _draw_levels(axis: Any, rows: Sequence[Judged], trait: Trait, colour: str) -> None:
+    edges = np.arange(-5.5, 6.0, 1.0)  # a bar for each of the eleven levels
+    for generated in (False, True):
+        values = [row.scores[trait.position] for row in rows if row.generated == generated]
+        if not values:
+            continue
+        share = np.histogram(values, edges)[0] / len(values)
+        if generated:
+            axis.step(edges[:-1] + 0.5, share, where="mid", color="black", label=f"generated ({len(values)})")
+        else:
+            axis.bar(edges[:-1] + 0.5, share, width=0.9, color=colour, alpha=0.7, label=f"scripts ({len(values)})")
+    axis.tick_params(labelsize=8)
 
 
 def draw_characters(characters: Sequence[CharacterRecord], path: Path) -> None:

@@ -28,7 +28,7 @@ _SHOT = re.compile(
     r"(?:INSERT|SUPER|SUPERIMPOSE|TITLE CARD|CHYRON|MONTAGE|SERIES OF SHOTS|FLASHBACK|TRACKING SHOT)\b|ON (?:THE|A|SCREEN)\b|"
     r"(?:MOMENTS |A MOMENT |MINUTES |HOURS |DAYS )?LATER$|(?:CONTINUED|OMITTED|INTERCUT|THE END|END CREDITS)$|.*'S? POV\b"
 )
-_SENTENCE_END = re.compile(r"(?:[!?:;,\"\u201d]|--|\u2014|\.\.\.|\u2026)$")
+_SENTENCE_END = re.compile(r"(?:[!?:;,]|--|\u2014|\.\.\.|\u2026)$")
 _ABBREVIATION = re.compile(r"(?:^|[ .])[A-Z]{1,3}\.$")
 _OPENING = re.compile(r"\(([^()]{1,60})\)\s*(?=\S)")
 _STARS = re.compile(r"(\*{1,3})(?=[^\s*])(.+?)(?<=[^\s*])\1")

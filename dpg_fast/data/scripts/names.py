@@ -66,7 +66,9 @@ def split_cue(cue: str) -> tuple[str, tuple[str, ...]]:
 def plain_name(name: str) -> str:
     """The form in which names are compared: capitals, composed accents, single spaces, no dot or colon at the end."""
     text = unicodedata.normalize("NFC", name.translate(_QUOTES)).upper()
-    text = " ".join(text.split()).strip("\"'*_- ")
+    text = " ".join(text.split()).strip("*_- ")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
     return text.rstrip(":. ") if not re.search(r"\b[A-Z]\.[A-Z]\.$", text) else text
 
 

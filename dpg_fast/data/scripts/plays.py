@@ -7,8 +7,8 @@ What is a speech:
 - ``NAME. Words`` and ``NAME.`` alone, in capitals, where the file uses it at least as often as colons;
 - ``Name [aside]: words`` and ``NAME (to Jack). Words``: what is in brackets is a parenthetical.
 
-A speech goes on until an empty line, the next name, a heading or a line that is in brackets as a whole; where the file sets names
-alone on their lines, also past empty lines. Text that has no name before it is a direction. Brackets and parentheses inside a
+A speech goes on until an empty line, the next name or a heading; where the file sets names alone on their lines, also past
+empty lines. Text that has no name before it is a direction. Brackets and parentheses inside a
 speech are parentheticals: nobody says them.
 """
 
@@ -50,11 +50,12 @@ _LABEL_PHRASES = (
     "TELEPLAY BY",
     "RELEASE DATE",
 )
-_HEADING = re.compile(
-    r"(?:ACT|SCENE)\s+(?:[IVXLC]+|\d+|THE \w+|[A-Z]+)(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|"
-    r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)\b",
-    re.IGNORECASE,
+_COUNT = (
+    r"(?:[IVXLC]+|\d+|ONE|TWO|THREE|FOUR|FIVE|SIX|SEVEN|EIGHT|NINE|TEN|THE (?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST))"
 )
+_ORDINAL = r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)"
+_HEADING = re.compile(rf"(?:ACT|SCENE)\s+{_COUNT}(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|{_ORDINAL}\b", re.IGNORECASE)
+_ORDINAL_ALONE = re.compile(rf"{_ORDINAL}\.?$", re.IGNORECASE)
 _BRACKET_SCENE = re.compile(r"[\[(]\s*Scene\s*:?\s*(.+?)[\])]?\s*$", re.IGNORECASE)
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
@@ -143,8 +144,7 @@ class _Reader:
             self._unclosed(text, number)
             return
         whole = text[0] in "[(" and text[-1:] in "])" and not _INSIDE.sub("", text).strip()
-        if self.speech is None or (whole and text[0] == "["):
-            self.speech = None if self.speech is None or self.speech.parts else self.speech
+        if self.speech is None or (whole and blank_before and self.speech.parts):
             self.builder.add(Direction("action", unstyled(text.strip("[]()") if whole else text), number))
             self.unspoken += not whole and text[0] not in "[("
             return
@@ -171,8 +171,11 @@ class _Reader:
     def _is_heading(self, text: str, blank_before: bool) -> bool:
         if not blank_before or len(text) > 120:
             return False
-        found = _HEADING.match(text)
-        return found is not None and (text.upper() == text or found.group()[0].isupper())
+        if _HEADING.match(text) is None:
+            return False
+        if text.upper() == text or _ORDINAL_ALONE.match(text):
+            return True
+        return text[0].isupper() and not re.match(_ORDINAL, text, re.IGNORECASE)  # "Second act; what of it?" is speech
 
     def _open_speech(self, found: re.Match[str], number: int) -> None:
         name, extensions = split_cue(found.group("name"))
@@ -190,7 +193,9 @@ class _Reader:
         if self.open:
             closing = text.find("]" if self.open == "[" else ")")
             inside = text if closing < 0 else text[:closing]
-            parts[-1] = Part("parenthetical", f"{parts[-1].text} {unstyled(inside.strip())}".strip(), parts[-1].line)
+            parts[-1] = Part(
+                "parenthetical", f"{parts[-1].text} {unstyled(inside.strip())}".strip("_ "), parts[-1].line
+            )
             if closing < 0:
                 return
             self.open, text = "", text[closing + 1 :]
@@ -203,7 +208,10 @@ class _Reader:
             position = found.end()
         rest = text[position:]
         opening = min((i for i in (rest.find("["), rest.find("(")) if i >= 0), default=-1)
-        if opening >= 0 and self._closes(rest[opening], number):
+        if opening >= 0 and rest.startswith("[_", opening) and rest.endswith("_"):  # as old prints end a paragraph
+            self._spoken(rest[:opening], number)
+            parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip("_")), number))
+        elif opening >= 0 and self._closes(rest[opening], number):
             self._spoken(rest[:opening], number)
             self.open = rest[opening]
             parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip()), number))

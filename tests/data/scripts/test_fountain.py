@@ -128,6 +128,8 @@ def test_an_exclamation_is_no_name_and_is_reported(script: Script) -> None:
         ("\nTHE DOOR, WHICH IS VERY OLD INDEED\nopens.", []),
         ("\n@ANGLE ON\nForced.", [("ANGLE ON", "Forced.")]),
         ("\nDR. K.\nAn abbreviation may end with a dot.", [("DR. K", "An abbreviation may end with a dot.")]),
+        ('\nCLERK "LE MARTINEZ"\nOui.', [('CLERK "LE MARTINEZ"', "Oui.")]),
+        ('\n"MAX"\nQuoted.', [("MAX", "Quoted.")]),
         ("\n   ANNA\n   Indented.", [("ANNA", "Indented.")]),
         ("\nANNA (whispering\nThe bracket is open.", [("ANNA", "The bracket is open.")]),
         ("\nANNA\n(sighs) Fine.", [("ANNA", "Fine.")]),

@@ -31,6 +31,8 @@ def said(script: Script) -> list[tuple[str, str]]:
         ("Anna: see http://example.org/x: it is there", [("ANNA", "see http://example.org/x: it is there")]),
         ("http://example.org is no name", []),
         ("ANNA: [She goes out\nvery slowly.] Bye.", [("ANNA", "Bye.")]),
+        ("ANNA.\n\nAct now!\n\nBEN.\n\nSecond act; so what? [_He goes._\n\nANNA.\n\nOh.", "acts"),
+        ("ANNA: One.\n[She sits.]\nTwo.", [("ANNA", "One. Two.")]),
         ("ANNA. Hi.\nBEN. Ho.\nMRS. HALL. Hm.", [("ANNA", "Hi."), ("BEN", "Ho."), ("MRS. HALL", "Hm.")]),
         ("ANNA.\n\nHi.\n\nBEN.\n\nHo.\n\nAnd more.\n\nANNA.\n\n[Rising.] So.", "alone"),
         ("ALGERNON. [Sarcastically.] I believe so.\n\nLANE. Yes, sir.\n\nLANE. No. Sir.", "dots"),
@@ -40,6 +42,8 @@ def said(script: Script) -> list[tuple[str, str]]:
 def test_what_is_a_speech(text: str, expected: list[tuple[str, str]] | str) -> None:
     if expected == "alone":
         expected = [("ANNA", "Hi."), ("BEN", "Ho. And more."), ("ANNA", "So.")]
+    if expected == "acts":
+        expected = [("ANNA", "Act now!"), ("BEN", "Second act; so what?"), ("ANNA", "Oh.")]
     if expected == "dots":
         expected = [("ALGERNON", "I believe so."), ("LANE", "Yes, sir."), ("LANE", "No. Sir.")]
     assert said(read(text)) == expected
