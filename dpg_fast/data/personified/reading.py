@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote
 
 from ..scripts.encoding import decode
 
 ENDINGS = (".txt", ".md", ".html", ".htm", ".xhtml", ".epub")
 LONGEST = 200  # words of a paragraph; longer ones are cut at sentences
+MAX_CHAPTER_BYTES = 100_000_000  # of an EPUB, unpacked: a small archive can hold a huge one
 SHORTEST = 3  # words; what is shorter is a page number or a heading
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['\u2019-][^\W{_CJK}]+)*")
@@ -68,7 +71,7 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
 
     Raises:
         ValueError: the file is not what its ending says, or holds no text but other data.
-        ImportError: HTML needs beautifulsoup4 and lxml, EPUB also ebooklib.
+        ImportError: HTML and EPUB need beautifulsoup4 and lxml.
     """
     ending = path.suffix.lower()
     if ending == ".epub":
@@ -137,19 +140,26 @@ def _html(text: str) -> list[str]:
 
 
 def _epub(path: Path) -> list[Block]:
+    """The chapters in the order of the book's spine. A chapter's name in the book is its blocks' origin."""
     try:
-        import ebooklib
-        from ebooklib import epub
+        from lxml import etree
     except ImportError as error:
-        raise ImportError("EPUB files need ebooklib: pip install 'dpg-fast[data]'") from error
+        raise ImportError("EPUB files need lxml and beautifulsoup4: pip install 'dpg-fast[data]'") from error
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            book: Any = epub.read_epub(str(path), options={"ignore_ncx": True})
-        documents = {item.get_id(): item for item in book.get_items_of_type(ebooklib.ITEM_DOCUMENT)}
-        order = [documents[name] for name, _ in book.spine if name in documents]
-        pages = [(item.get_name(), item.get_content().decode("utf-8", "replace")) for item in order]
-    except Exception as error:  # ebooklib lets errors of zip, XML and its own through
+        with zipfile.ZipFile(path) as book:
+            container = etree.fromstring(book.read("META-INF/container.xml"), parser)
+            package = str(container.xpath("string(//*[local-name()='rootfile']/@full-path)"))
+            root = etree.fromstring(book.read(package), parser)
+            files = {item.get("id"): item.get("href") for item in root.iterfind(".//{*}manifest/{*}item")}
+            order = [files[item.get("idref")] for item in root.iterfind(".//{*}spine/{*}itemref")]
+            pages = []
+            for name in order:
+                inside = posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(name)))
+                if book.getinfo(inside).file_size > MAX_CHAPTER_BYTES:
+                    raise ValueError(f"{inside} is larger than {MAX_CHAPTER_BYTES / 1e6:.0f} MB")
+                pages.append((name, book.read(inside).decode("utf-8", "replace")))
+    except (zipfile.BadZipFile, etree.XMLSyntaxError, KeyError, ValueError, OSError, RuntimeError) as error:
         raise ValueError(f"{path.name} is no readable EPUB: {error}") from error
     return [Block(text, name) for name, page in pages for text in _html(page)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("yaml")
 
+from dpg_fast.data.personified import reading
 from dpg_fast.data.personified.material import MAX_STAGE_BYTES, load_character, read_entry
 from dpg_fast.data.personified.reading import count_words, read_blocks, split_long, terms
 
@@ -75,29 +77,45 @@ def test_html_without_the_furniture(tmp_path: Path) -> None:
     assert texts(path) == ["Born by the sea.", "First of the list", "Second of the list", "She said: never again."]
 
 
+CONTAINER = (
+    '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+    '<rootfile full-path="OPS/book.opf" media-type="application/oebps-package+xml"/></rootfiles></container>'
+)
+
+
+def write_epub(path: Path, chapters: dict[str, str], order: list[str]) -> Path:
+    items = "".join(f'<item id="{name}" href="text/{name}%20a.xhtml" media-type="a"/>' for name in chapters)
+    spine = "".join(f'<itemref idref="{name}"/>' for name in order)
+    package = (
+        f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{spine}</spine></package>'
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("META-INF/container.xml", CONTAINER)
+        book.writestr("OPS/book.opf", package)
+        for name, body in chapters.items():
+            head = '<?xml version="1.0" encoding="utf-8"?><html xmlns="http://www.w3.org/1999/xhtml"><body>'
+            book.writestr(f"OPS/text/{name} a.xhtml", f"{head}{body}</body></html>")
+    return path
+
+
 def test_epub_in_the_order_of_its_spine(tmp_path: Path) -> None:
-    epub = pytest.importorskip("ebooklib.epub")
     pytest.importorskip("bs4")
-    book = epub.EpubBook()
-    book.set_identifier("a")
-    book.set_title("A")
-    book.set_language("en")
-    chapters = []
-    for name in ("two", "one"):
-        chapter = epub.EpubHtml(title=name, file_name=f"{name}.xhtml")
-        chapter.content = f"<h1>{name}</h1><p>This is chapter {name}.</p>"
-        book.add_item(chapter)
-        chapters.append(chapter)
-    book.spine = chapters[::-1]
-    book.add_item(epub.EpubNcx())
-    epub.write_epub(str(tmp_path / "a.epub"), book)
-    blocks, _ = read_blocks(tmp_path / "a.epub")
+    chapters = {"two": "<h1>Two</h1><p>This is chapter two.</p>", "one": "<p>This is chapter one, für alle.</p>"}
+    blocks, _ = read_blocks(write_epub(tmp_path / "a.epub", chapters, ["one", "two"]))
     assert [(b.text, b.origin) for b in blocks] == [
-        ("This is chapter one.", "one.xhtml"),
-        ("This is chapter two.", "two.xhtml"),
+        ("This is chapter one, für alle.", "text/one%20a.xhtml"),
+        ("This is chapter two.", "text/two%20a.xhtml"),
     ]
-    with pytest.raises(ValueError, match=r"b\.epub is no readable EPUB"):
-        read_blocks(write(tmp_path / "b.epub", b"PK\x03\x04 no zip at all"))
+    for bad in (write(tmp_path / "b.epub", b"PK\x03\x04 no zip"), write_epub(tmp_path / "c.epub", {}, ["missing"])):
+        with pytest.raises(ValueError, match=rf"{bad.name} is no readable EPUB"):
+            read_blocks(bad)
+
+
+def test_an_epub_that_unpacks_to_more_than_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_CHAPTER_BYTES", 1000)
+    path = write_epub(tmp_path / "a.epub", {"one": "<p>" + "word " * 1000 + "</p>"}, ["one"])
+    with pytest.raises(ValueError, match="is larger than"):
+        read_blocks(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
