@@ -24,6 +24,7 @@ from .record import Annotation, ItemKind, LostItem, PersonifiedRecord, join_repl
 from .retrieval import Embedder, Materials, Retriever
 from .slots import PersonifySettings, Slot, check_feasible, slots, split_of
 
+_STAND_IN = "and so it went, as far as I remember it " * 6  # about as long as a response
 Step = Literal["question", "answer", "check", "verdict", "follow-up"]
 
 
@@ -119,7 +120,7 @@ class Annotator:
         """The call that judges a draft's answer."""
         assert draft.materials is not None and draft.answer is not None
         return prompts.verdict_call(
-            draft.id, self.character.name, draft.stage, draft.question, draft.answer, draft.materials
+            draft.id, self.character.name, draft.stage, draft.question, draft.answer, draft.materials, draft.exchanges
         )
 
     def general_drafts(self, stage: Stage) -> list[Draft]:
@@ -211,7 +212,7 @@ class Annotator:
             rejection = self.checks.answer(answer, draft.kind, own_question=draft.asked_of is None)
             if rejection is not None:
                 text = f"{draft.question}\n{answer.response}"
-                self._drop(done, draft, rejection.reason, rejection.detail, text, "check")
+                self._drop(done, draft, rejection.reason, rejection.detail, text, "check" if step == "answer" else step)
                 continue
             if draft.kind == "general" and not answer.answerable:
                 answer = answer.model_copy(update={"response": self.settings.refusal, "stance": "does not know"})
@@ -223,10 +224,18 @@ class Annotator:
         for draft, result in zip(judged, verdicts, strict=True):
             fault = None if result.value is None else prompts.fault_of(result.value)
             if result.value is None:
-                self._fail(done, draft.id, draft.stage, draft.kind, "verdict", result, draft.source_id)
+                self._fail(
+                    done,
+                    draft.id,
+                    draft.stage,
+                    draft.kind,
+                    "verdict" if step == "answer" else step,
+                    result,
+                    draft.source_id,
+                )
             elif fault is not None:
                 text = f"{draft.question}\n{draft.answer.response if draft.answer else ''}"
-                self._drop(done, draft, fault, result.value.problem, text, "verdict")
+                self._drop(done, draft, fault, result.value.problem, text, "verdict" if step == "answer" else step)
             if result.value is None or fault is not None:
                 faulty.add(draft.id)
         passed = [draft for draft in answered if draft.id not in faulty]
@@ -252,7 +261,7 @@ class Annotator:
                 if result.value is None:
                     self._fail(done, draft.id, draft.stage, draft.kind, "follow-up", result, draft.source_id)
                     continue
-                text = " ".join(result.value.text.split())
+                text = _clean(result.value.text)
                 rejection = self.checks.question(text)
                 if rejection is not None:
                     self._drop(done, draft, rejection.reason, rejection.detail, text, "follow-up")
@@ -359,6 +368,11 @@ def answers_of(record: PersonifiedRecord) -> list[str]:
     return [split_reply(turn.content)[1] for turn in record.messages if turn.role == "assistant"]
 
 
+def _clean(text: str) -> str:
+    """A user turn on one line, without quotation marks around it."""
+    return " ".join(text.split()).strip('"“”')
+
+
 def expected_calls(annotator: Annotator) -> list[tuple[str, list[Call[Any]], int]]:
     """What `Annotator.build` would ask, without asking: (step, calls, expected tokens of a reply).
 
@@ -384,7 +398,7 @@ def expected_calls(annotator: Annotator) -> list[tuple[str, list[Call[Any]], int
         if other.id != d.stage.id
     ]
     further = [
-        replace(d, id=f"{d.id}+{number}", exchanges=[(d.question, join_reply("-", d.question))] * (number - 1))
+        replace(d, id=f"{d.id}+{number}", exchanges=[(d.question, join_reply("-", _STAND_IN))] * (number - 1))
         for number in range(2, settings.turns + 1)
         for d in drafts
     ]

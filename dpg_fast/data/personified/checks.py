@@ -19,14 +19,15 @@ ANALYSIS_LIMITS = Limits(5, 250)
 _LANGUAGE_WORDS = 10  # below, a guess of the language is too often wrong
 _RUN = 8  # words in a row shared with the prompt
 _LEAKS = re.compile(
-    r"\bas an ai\b|\b(?:large )?language model\b|\bsystem prompt\b|\bchat ?bot\b|\bmy (?:instructions|prompt|training data)\b"
+    r"\bas an ai\b|\b(?:large )?language model\b|\bsystem prompt\b|\bchat ?bot\b|\bmy (?:prompt|training data)\b"
     r"|\b(?:the|my|these|provided) (?:materials?|samples?)\b(?= (?:say|state|show|mention|do not|don't|are|contain|provided))"
-    r"|\baccording to (?:the|my) (?:materials?|samples?|text|passage|excerpt)\b|\brole-?play|\bin character\b"
+    r"|\baccording to (?:the|my) (?:materials?|samples?|text|passage|excerpt)\b|\brole-?play|\bstay(?:ing)? in character\b"
     r"|\bimitat(?:e|ing) the style|</?[a-z_]+-[0-9a-f]{16}>|<\|",
     re.IGNORECASE,
 )
 _SOURCE_TALK = re.compile(
-    r"\b(?:the|this|that) (?:text|passage|paragraph|excerpt)\b|\baccording to the (?:text|material)|</?[a-z_]+-[0-9a-f]{16}>",
+    r"\b(?:the|this|that) (?:text|paragraph|excerpt)\b|\bdoes (?:the|this) passage\b"
+    r"|\b(?:the|this) passage (?:says|mentions|states)\b|\baccording to the (?:text|material)|</?[a-z_]+-[0-9a-f]{16}>",
     re.IGNORECASE,
 )
 
