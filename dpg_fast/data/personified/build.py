@@ -178,7 +178,7 @@ class Annotator:
                 continue
             done.written += 1
             text = " ".join(result.value.text.split()).strip('"“”')
-            rejection = self.checks.question(text)
+            rejection = self.checks.question(text, slot.source.text)
             if rejection is None:
                 good.append((slot, text))
             else:
@@ -209,7 +209,9 @@ class Annotator:
                 self._fail(done, draft.id, draft.stage, draft.kind, step, result, draft.source_id)
                 continue
             answer: GoldenAnswer = result.value
-            rejection = self.checks.answer(answer, draft.kind, own_question=draft.asked_of is None)
+            assert draft.materials is not None
+            given = [paragraph.text for paragraph in (*draft.materials.knowledge, *draft.materials.style)]
+            rejection = self.checks.answer(answer, draft.kind, draft.asked_of is None, given)
             if rejection is not None:
                 text = f"{draft.question}\n{answer.response}"
                 self._drop(done, draft, rejection.reason, rejection.detail, text, "check" if step == "answer" else step)

@@ -94,6 +94,17 @@ def test_user_turns(checks: Checks, text: str, reason: str | None) -> None:
     assert (found.reason if found else None) == reason
 
 
+def test_copies(checks: Checks) -> None:
+    source = "She sold the boat in the spring of that year and never said a word about it to her brother."
+    assert (found := checks.question(source, source)) is not None and found.reason == "copies its source"
+    assert checks.question("Is it true that you sold the boat in the spring of that year?", source) is None
+    copied = answer(response=source)
+    assert (found := checks.answer(copied, "thought", materials=["Bees.", source])) is not None
+    assert found.reason == "copies its source"
+    assert checks.answer(copied, "thought", materials=["Bees."]) is None
+    assert checks.answer(answer(response="She sold the boat."), "thought", materials=[source]) is None
+
+
 def test_a_fault_names_what_to_mend(checks: Checks) -> None:
     assert checks.fault(answer()) is None
     assert "too short" in (checks.fault(answer(response="No.")) or "")
