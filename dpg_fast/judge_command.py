@@ -117,6 +117,9 @@ def judge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print calls, tokens and price; send and write nothing.")
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for an HTML report of all judgements in the output, with pictures.")
+    ] = None,
 ) -> None:
     """Score the Big Five of one speaker in each dialogue of a file, or compare systems' answers with references.
 
@@ -161,6 +164,11 @@ def judge(
                 complete = _judge_there(files, client, way, read, total, protocol.noun, more, console)
             finally:
                 client.cache.close()
+        if report is not None and not dry_run and out.exists():
+            from dpg_fast.assess.dialogue_run import failed_file
+            from dpg_fast.assess.reporting.judgements import write_judgement_report
+
+            console.print(f"Report: {write_judgement_report(out, failed_file(out), report)}", highlight=False)
     if not complete:
         raise typer.Exit(1)
 

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from dpg_fast.data.personified import extraction, novel
 from dpg_fast.data.personified.asking import Asker
-from dpg_fast.data.personified.build import Annotator, expected_calls
+from dpg_fast.data.personified.build import Annotator
 from dpg_fast.data.personified.general import INSTRUCTIONS, load_instructions
 from dpg_fast.data.personified.material import Character, load_character
 from dpg_fast.data.personified.pairs import Pairs, PairSettings, pair_statistics, personality_pairs, stage_pairs
+from dpg_fast.data.personified.planning import expected_calls
 from dpg_fast.data.personified.reading import count_words
 from dpg_fast.data.personified.record import PersonifiedRecord
 from dpg_fast.data.personified.retrieval import API, make_embedder

@@ -117,6 +117,11 @@ class Summary:
     usage: Usage = NOTHING
 
 
+def failed_file(path: Path) -> Path:
+    """Where the dialogues without a judgement are listed, beside the output."""
+    return path.with_name(f"{path.stem}.failed{path.suffix}")
+
+
 class JudgementFile:
     """The output, opened for one run at a time.
 
@@ -130,7 +135,7 @@ class JudgementFile:
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path = path
-        self.failed_path = path.with_name(f"{path.stem}.failed{path.suffix}")
+        self.failed_path = failed_file(path)
         self.about = dict(about)
         self.done = read_done(path, about)
         path.parent.mkdir(parents=True, exist_ok=True)

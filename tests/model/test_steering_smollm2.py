@@ -52,6 +52,7 @@ def test_greedy_tokens_in_a_mixed_batch(model: PersonalityModel, smollm2: tuple[
             assert not torch.equal(mixed[row], expected[row]), f"{person} changes nothing"
 
 
+@pytest.mark.slow
 def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smollm2: tuple[Any, Any]) -> None:
     """On held-back questions; intervals are printed (pytest -s) and must exclude zero where they did when measured."""
     bare, tokenizer = smollm2

@@ -119,7 +119,7 @@ class Annotator:
         """The call that judges a draft's answer."""
         assert draft.materials is not None and draft.answer is not None
         return prompts.verdict_call(
-            draft.id, self.character.name, draft.stage, draft.question, draft.answer, draft.materials
+            draft.id, self.character.name, draft.stage, draft.question, draft.answer, draft.materials, draft.exchanges
         )
 
     def general_drafts(self, stage: Stage) -> list[Draft]:
@@ -177,7 +177,7 @@ class Annotator:
                 continue
             done.written += 1
             text = " ".join(result.value.text.split()).strip('"“”')
-            rejection = self.checks.question(text)
+            rejection = self.checks.question(text, slot.source.text)
             if rejection is None:
                 good.append((slot, text))
             else:
@@ -208,10 +208,12 @@ class Annotator:
                 self._fail(done, draft.id, draft.stage, draft.kind, step, result, draft.source_id)
                 continue
             answer: GoldenAnswer = result.value
-            rejection = self.checks.answer(answer, draft.kind, own_question=draft.asked_of is None)
+            assert draft.materials is not None
+            given = [paragraph.text for paragraph in (*draft.materials.knowledge, *draft.materials.style)]
+            rejection = self.checks.answer(answer, draft.kind, draft.asked_of is None, given)
             if rejection is not None:
                 text = f"{draft.question}\n{answer.response}"
-                self._drop(done, draft, rejection.reason, rejection.detail, text, "check")
+                self._drop(done, draft, rejection.reason, rejection.detail, text, "check" if step == "answer" else step)
                 continue
             if draft.kind == "general" and not answer.answerable:
                 answer = answer.model_copy(update={"response": self.settings.refusal, "stance": "does not know"})
@@ -223,10 +225,18 @@ class Annotator:
         for draft, result in zip(judged, verdicts, strict=True):
             fault = None if result.value is None else prompts.fault_of(result.value)
             if result.value is None:
-                self._fail(done, draft.id, draft.stage, draft.kind, "verdict", result, draft.source_id)
+                self._fail(
+                    done,
+                    draft.id,
+                    draft.stage,
+                    draft.kind,
+                    "verdict" if step == "answer" else step,
+                    result,
+                    draft.source_id,
+                )
             elif fault is not None:
                 text = f"{draft.question}\n{draft.answer.response if draft.answer else ''}"
-                self._drop(done, draft, fault, result.value.problem, text, "verdict")
+                self._drop(done, draft, fault, result.value.problem, text, "verdict" if step == "answer" else step)
             if result.value is None or fault is not None:
                 faulty.add(draft.id)
         passed = [draft for draft in answered if draft.id not in faulty]
@@ -252,7 +262,7 @@ class Annotator:
                 if result.value is None:
                     self._fail(done, draft.id, draft.stage, draft.kind, "follow-up", result, draft.source_id)
                     continue
-                text = " ".join(result.value.text.split())
+                text = clean_turn(result.value.text)
                 rejection = self.checks.question(text)
                 if rejection is not None:
                     self._drop(done, draft, rejection.reason, rejection.detail, text, "follow-up")
@@ -359,60 +369,6 @@ def answers_of(record: PersonifiedRecord) -> list[str]:
     return [split_reply(turn.content)[1] for turn in record.messages if turn.role == "assistant"]
 
 
-def expected_calls(annotator: Annotator) -> list[tuple[str, list[Call[Any]], int]]:
-    """What `Annotator.build` would ask, without asking: (step, calls, expected tokens of a reply).
-
-    User turns that are stored are taken as they are; for the others the source paragraph stands in, so their answers are
-    estimates. Answers are stood in for likewise.
-    """
-    settings, client = annotator.settings, annotator.asker.client
-    questions: list[Call[Any]] = []
-    drafts: list[Draft] = []
-    for stage in annotator.character.stages:
-        for slot in islice(slots(stage, settings), settings.items):
-            call = annotator.question_call(slot)
-            known = client.stored(call)
-            text = known.value.text if known is not None and known.value is not None else slot.source.text
-            questions.append(call)
-            text = " ".join(text.split()).strip('"“”')
-            drafts.append(Draft(slot.id, stage, slot.kind, slot.source, slot.source.id, text))
-    general = [draft for stage in annotator.character.stages for draft in annotator.general_drafts(stage)]
-    cross = [
-        Draft(f"{d.id}@{other.id}", other, d.kind, None, d.source_id, d.question, d.stage.id)
-        for d in drafts[: round(len(drafts) * settings.cross * (1 - settings.test))]
-        for other in annotator.character.stages
-        if other.id != d.stage.id
-    ]
-    further = [
-        replace(d, id=f"{d.id}+{number}", exchanges=[(d.question, join_reply("-", d.question))] * (number - 1))
-        for number in range(2, settings.turns + 1)
-        for d in drafts
-    ]
-    answered = [*drafts, *further, *general, *cross]
-    annotator.find_materials(answered)
-    plan: list[tuple[str, list[Call[Any]], int]] = [("user turns", questions, prompts.QUESTION_TOKENS)]
-    if further:
-        who = annotator.character
-        calls: list[Call[Any]] = [
-            prompts.follow_up_call(d.id, who.name, who.language, d.stage, d.source, d.exchanges, settings.guidance)
-            for d in further
-            if d.source is not None
-        ]
-        plan.append(("further user turns", calls, prompts.QUESTION_TOKENS))
-    plan.append(("answers", [annotator.answer_call(d) for d in answered], prompts.ANSWER_TOKENS))
-    if settings.verify:
-        plan.append(("verdicts", _verdicts(annotator, answered), prompts.VERDICT_TOKENS))
-    return plan
-
-
-def _verdicts(annotator: Annotator, drafts: Sequence[Draft]) -> list[Call[Any]]:
-    calls = []
-    for draft in drafts:
-        if draft.kind == "general":
-            continue
-        known = annotator.asker.client.stored(annotator.answer_call(draft))
-        value = None if known is None else known.value
-        stand_in = GoldenAnswer(analysis="-", stance="neutral", answerable=True, response=draft.question)
-        draft.answer = value or stand_in
-        calls.append(annotator.verdict_call(draft))
-    return calls
+def clean_turn(text: str) -> str:
+    """A user turn on one line, without quotation marks around it."""
+    return " ".join(text.split()).strip('"“”')

@@ -17,16 +17,18 @@ QUESTION_LIMITS = Limits(3, 120)
 RESPONSE_LIMITS = Limits(2, 250)
 ANALYSIS_LIMITS = Limits(5, 250)
 _LANGUAGE_WORDS = 10  # below, a guess of the language is too often wrong
+_COPIED_RUN, _COPIED = 5, 0.7  # words in a row, and the share of such runs that a text may have from its source
 _RUN = 8  # words in a row shared with the prompt
 _LEAKS = re.compile(
-    r"\bas an ai\b|\b(?:large )?language model\b|\bsystem prompt\b|\bchat ?bot\b|\bmy (?:instructions|prompt|training data)\b"
+    r"\bas an ai\b|\b(?:large )?language model\b|\bsystem prompt\b|\bchat ?bot\b|\bmy (?:prompt|training data)\b"
     r"|\b(?:the|my|these|provided) (?:materials?|samples?)\b(?= (?:say|state|show|mention|do not|don't|are|contain|provided))"
-    r"|\baccording to (?:the|my) (?:materials?|samples?|text|passage|excerpt)\b|\brole-?play|\bin character\b"
+    r"|\baccording to (?:the|my) (?:materials?|samples?|text|passage|excerpt)\b|\brole-?play|\bstay(?:ing)? in character\b"
     r"|\bimitat(?:e|ing) the style|</?[a-z_]+-[0-9a-f]{16}>|<\|",
     re.IGNORECASE,
 )
 _SOURCE_TALK = re.compile(
-    r"\b(?:the|this|that) (?:text|passage|paragraph|excerpt)\b|\baccording to the (?:text|material)|</?[a-z_]+-[0-9a-f]{16}>",
+    r"\b(?:the|this|that) (?:text|paragraph|excerpt)\b|\bdoes (?:the|this) passage\b"
+    r"|\b(?:the|this) passage (?:says|mentions|states)\b|\baccording to the (?:text|material)|</?[a-z_]+-[0-9a-f]{16}>",
     re.IGNORECASE,
 )
 
@@ -57,22 +59,25 @@ class Checks:
             known = ", ".join(sorted(self._languages.labels))
             raise ValueError(f"language {language!r} cannot be recognised; known: {known}")
 
-    def question(self, text: str) -> Rejection | None:
-        """Why ``text`` is no good user turn."""
+    def question(self, text: str, source: str = "") -> Rejection | None:
+        """Why ``text``, written from the paragraph ``source``, is no good user turn."""
         if ANALYSIS.lower() in text.lower() or RESPONSE.lower() in text.lower():
             return Rejection("marker in the user turn")
         found = _SOURCE_TALK.search(text) or _LEAKS.search(text)
         if found:
             return Rejection("speaks of its source", found.group())
-        return _length(text, QUESTION_LIMITS) or self._other_language(text)
+        return _length(text, QUESTION_LIMITS) or _copied(text, [source]) or self._other_language(text)
 
-    def answer(self, answer: GoldenAnswer, kind: ItemKind, own_question: bool = True) -> Rejection | None:
+    def answer(
+        self, answer: GoldenAnswer, kind: ItemKind, own_question: bool = True, materials: Sequence[str] = ()
+    ) -> Rejection | None:
         """Why ``answer`` is no good.
 
         Args:
             answer: as the model gave it.
             kind: of user turn.
             own_question: whether the question was written for this stage; only such a one must be answerable.
+            materials: what the answer was written from, and must not merely copy.
         """
         try:
             split_reply(join_reply(answer.analysis, answer.response))
@@ -84,7 +89,7 @@ class Checks:
             rejection = self._leak(text) or _length(text, limits)
             if rejection is not None:
                 return rejection
-        rejection = self._other_language(answer.response)
+        rejection = _copied(answer.response, materials) or self._other_language(answer.response)
         if rejection is not None or not own_question or kind == "general":
             return rejection
         if kind == "error" and answer.stance not in ("corrects", "disagrees", "does not know"):
@@ -116,6 +121,14 @@ class Checks:
         if best != self.language and probable[best] > 0.95 and probable[self.language] < 0.01:
             return Rejection("another language", best)
         return None
+
+
+def _copied(text: str, sources: Sequence[str]) -> Rejection | None:
+    grams = ngrams(text, _COPIED_RUN)
+    if min(map(len, grams), default=0) < _COPIED_RUN:
+        return None
+    share = len(grams & {gram for source in sources for gram in ngrams(source, _COPIED_RUN)}) / len(grams)
+    return Rejection("copies its source", f"{share:.0%}") if share > _COPIED else None
 
 
 def _length(text: str, limits: Limits) -> Rejection | None:

@@ -28,6 +28,7 @@ MAX_STAGE_BYTES = 32_000_000
 SAME = 0.8  # word-trigram overlap from which a paragraph repeats another
 _NEAR_UP_TO = 500_000  # words of one stage and kind; above, only equal paragraphs are found
 _NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
+MAX_STAGES = len(_NUMERALS)
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -64,7 +65,7 @@ class CharacterEntry(BaseModel):
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")] = "en"
     aliases: list[Text] = Field(default_factory=list)
     reviewed: bool = True
-    stages: list[StageEntry] = Field(min_length=1, max_length=len(_NUMERALS))
+    stages: list[StageEntry] = Field(min_length=1, max_length=MAX_STAGES)
 
     @field_validator("language", mode="before")
     @classmethod

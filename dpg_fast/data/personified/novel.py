@@ -26,7 +26,7 @@ from .extraction import (
     passages,
     stages_call,
 )
-from .material import KINDS, STAGES_FILE, CharacterEntry, Kind, StageEntry
+from .material import KINDS, MAX_STAGES, STAGES_FILE, CharacterEntry, Kind, StageEntry
 from .reading import find_texts, read_blocks
 
 REVIEW, MANIFEST = "review.jsonl", "material.json"
@@ -64,8 +64,8 @@ class Wanted:
     def __post_init__(self) -> None:
         if not self.name.strip() or not all(alias.strip() for alias in self.aliases):
             raise ValueError("the character needs a name, and no alias may be empty")
-        if not 1 <= self.stage_count <= 10 or len(self.stages) > 10:
-            raise ValueError("a life has 1 to 10 stages here")
+        if not 1 <= self.stage_count <= MAX_STAGES or len(self.stages) > MAX_STAGES:
+            raise ValueError(f"a life has 1 to {MAX_STAGES} stages here")
 
 
 @dataclass
@@ -165,7 +165,11 @@ def make_material(found: Sequence[Passage], wanted: Wanted, asker: Asker) -> Mat
             assert result.failure is not None
             made.failed.append((result.item, result.failure.kind, result.failure.detail))
             return made
-        made.stages = result.value.stages
+        proposed = {stage.id: stage for stage in reversed(result.value.stages)}  # of two with one id the first
+        made.stages = list(reversed(proposed.values()))[:MAX_STAGES]
+        if not made.stages:
+            made.failed.append((result.item, "unreadable", "the model named no stage"))
+            return made
     groups = [good[i : i + ASSIGNED_AT_ONCE] for i in range(0, len(good), ASSIGNED_AT_ONCE)]
     calls = [
         assign_call(number, [(item.when, item.text) for item in group], wanted.name, made.stages)

@@ -126,14 +126,23 @@ def answer_call(
 
 
 def verdict_call(
-    item: str, name: str, stage: Stage, question: str, answer: GoldenAnswer, materials: Materials
+    item: str,
+    name: str,
+    stage: Stage,
+    question: str,
+    answer: GoldenAnswer,
+    materials: Materials,
+    dialogue: Dialogue = (),
 ) -> Call[Verdict]:
     """The call that judges an answer by the materials it was written from."""
     known = _join((*materials.knowledge, *materials.style))
-    fence = Fence.around([known, question, answer.response])
+    said = _transcript(dialogue)
+    fence = Fence.around([known, said, question, answer.response])
     system = wording.VERDICT_SYSTEM.format(name=name, time=_time(stage), notice=fence.notice())
     user = (
-        f"Materials:\n{fence.wrap('materials', known)}\n\nThe user said:\n{fence.wrap('message', question)}\n\n"
+        f"Materials:\n{fence.wrap('materials', known)}\n\n"
+        + (f"The conversation so far:\n{fence.wrap('conversation', said)}\n\n" if said else "")
+        + f"The user said:\n{fence.wrap('message', question)}\n\n"
         f"The answer:\n{fence.wrap('answer', answer.response)}"
     )
     return _call(item, system, user, Verdict)

@@ -41,6 +41,7 @@ def checks() -> Checks:
         ({"analysis": "The materials say that it was cold on the boat."}, "ordinary", "speaks of its instructions"),
         ({"response": "Yes <knowledge-0123456789abcdef> it was."}, "ordinary", "speaks of its instructions"),
         ({"response": "We had materials and samples of cloth in the shop."}, "ordinary", None),
+        ({"response": "I gave my instructions, and leaving early was quite in character for him."}, "ordinary", None),
         ({"response": wording.EXAMPLES[2][2]}, "ordinary", "repeats its instructions"),
         (
             {"response": "Oh, I mention the blue kettle on the stove whenever somebody speaks of home."},
@@ -83,7 +84,7 @@ def test_another_stages_question_need_not_be_answerable_nor_corrected(checks: Ch
         ("Tell me?", "too short"),
         ("What does the passage say about your boat?", "speaks of its source"),
         ("Is it true, according to the text, that it sank?", "speaks of its source"),
-        ("Was the passage over the bar rough?", "speaks of its source"),  # the price of a rule by words
+        ("Was the passage over the bar rough?", None),
         ("Say [Response] and then your name, will you?", "marker in the user turn"),
         ("Warum hast du damals im Winter das Boot deines Vaters an den Händler verkauft?", "another language"),
     ],
@@ -91,6 +92,17 @@ def test_another_stages_question_need_not_be_answerable_nor_corrected(checks: Ch
 def test_user_turns(checks: Checks, text: str, reason: str | None) -> None:
     found = checks.question(text)
     assert (found.reason if found else None) == reason
+
+
+def test_copies(checks: Checks) -> None:
+    source = "She sold the boat in the spring of that year and never said a word about it to her brother."
+    assert (found := checks.question(source, source)) is not None and found.reason == "copies its source"
+    assert checks.question("Is it true that you sold the boat in the spring of that year?", source) is None
+    copied = answer(response=source)
+    assert (found := checks.answer(copied, "thought", materials=["Bees.", source])) is not None
+    assert found.reason == "copies its source"
+    assert checks.answer(copied, "thought", materials=["Bees."]) is None
+    assert checks.answer(answer(response="She sold the boat."), "thought", materials=[source]) is None
 
 
 def test_a_fault_names_what_to_mend(checks: Checks) -> None:

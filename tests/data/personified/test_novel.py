@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli import app
 from dpg_fast.data.personified.extraction import ExtractedItem, check_item, passages
-from dpg_fast.data.personified.material import load_character
+from dpg_fast.data.personified.material import load_character, read_entry
 from dpg_fast.data.personified.novel import ReviewItem, Wanted, read_novel
 from dpg_fast.data.personified.reading import Block
 from dpg_fast.data.records import read_records
@@ -154,6 +154,18 @@ def test_a_server_that_says_nothing_useful(tmp_path: Path, content: str) -> None
     with serve(lambda body, number: Answer(content)) as server:
         output = run(tmp_path, server, code=1)
     assert "took nothing" in output and not (tmp_path / "nora" / "stages.yaml").exists()
+
+
+@pytest.mark.parametrize("ids", [("young", "young", "old"), ("young", "old", "ancient"), ()])
+def test_stages_that_are_not_what_was_asked_for(tmp_path: Path, ids: tuple[str, ...]) -> None:
+    proposed = [{"id": name, "time": "It is then.", "belongs": name} for name in ids]
+    with serve(Annotator(ProposedStages={"stages": proposed})) as server:
+        run(tmp_path, server, code=0 if ids[:2] == ("young", "young") else 1)
+    if ids:
+        written = [stage.id for stage in read_entry(tmp_path / "nora").stages]
+        assert written == list(dict.fromkeys(ids))
+    else:
+        assert "named no stage" in (tmp_path / "nora" / "material.json").read_text()
 
 
 def test_wiki_pages_in_a_folder(tmp_path: Path) -> None:
