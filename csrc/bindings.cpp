@@ -242,72 +242,110 @@ PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   });
 }
 
-// (h, gate, up, act, lora, steering): lora None or (u_gate, B_gate, u_up, B_up, codes, slots, scale), where u_up None
-// means that u_gate holds both, [2, T, r]; steering None or (clamp_mask, add, strengths, slots).
+// None, or (u_gate, B_gate, u_up, B_up, codes, slots, scale), where u_up None means that u_gate holds both, [2, T, r].
+bool read_lora(PyObject* object, const View& gate, int64_t T, int64_t width, cpu::GatedLora* lora) {
+  if (object == Py_None) return true;
+  if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 7) return false;
+  const auto item = [&](int i) { return PyTuple_GET_ITEM(object, i); };
+  View ug, bg, uu, bu, codes, slots;
+  const bool packed = item(2) == Py_None;
+  if (!ug.read(item(0)) || !bg.read(item(1)) || (!packed && !uu.read(item(2))) || !bu.read(item(3)) ||
+      !codes.read(item(4)) || !slots.read(item(5)))
+    return false;
+  int64_t K2, r2, dg, du, count;
+  if (!bg.bank(&lora->K, &lora->r, &dg, &lora->gate.B) || !bu.bank(&K2, &r2, &du, &lora->up.B) || K2 != lora->K ||
+      r2 != lora->r || dg != width || du != width || !bg.same_type(gate) || !bu.same_type(gate) ||
+      !codes.table(&lora->codes.rows, lora->K) || !slots.slot_list(T) || !scale_of(item(6), &lora->scale))
+    return false;
+  lora->gate.u = static_cast<float*>(ug.data);
+  if (packed) {
+    if (ug.ndim != 3 || ug.shape[0] != 2 || ug.shape[1] != T || ug.shape[2] != lora->r || !ug.is(dlpack::kFloat, 32) ||
+        !ug.contiguous())
+      return false;
+    lora->up.u = lora->gate.u + T * lora->r;
+  } else {
+    if (!ug.table(&count, lora->r) || count != T || !uu.table(&count, lora->r) || count != T) return false;
+    lora->up.u = static_cast<float*>(uu.data);
+  }
+  lora->codes.data = static_cast<float*>(codes.data);
+  lora->slots = static_cast<int32_t*>(slots.data);
+  return true;
+}
+
+// None, or (clamp_mask, add, strengths, slots).
+bool read_steering(PyObject* object, int64_t T, int64_t width, cpu::Steering* steering) {
+  if (object == Py_None) return true;
+  if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 4) return false;
+  const auto item = [&](int i) { return PyTuple_GET_ITEM(object, i); };
+  View mask, add, strengths, slots;
+  if (!mask.read(item(0)) || !add.read(item(1)) || !strengths.read(item(2)) || !slots.read(item(3))) return false;
+  int64_t poles;
+  if (mask.ndim != 1 || mask.shape[0] != width || !mask.is(dlpack::kInt, 16) || !mask.contiguous() ||
+      !add.table(&poles, width) || poles != kPoles || !strengths.table(&steering->strengths.rows, kPoles) ||
+      !slots.slot_list(T))
+    return false;
+  steering->clamp_mask = static_cast<int16_t*>(mask.data);
+  steering->add = static_cast<float*>(add.data);
+  steering->strengths.data = static_cast<float*>(strengths.data);
+  steering->slots = static_cast<int32_t*>(slots.data);
+  return true;
+}
+
+// The first of some [..., width] tensors of one type, and whether another has its shape.
+struct Shaped {
+  DType type;
+  cpu::Matrix rows;
+  int64_t T, width;
+  bool read(const View& first) { return first.float_type(&type) && first.rows(&T, &width, &rows); }
+  bool like(const View& first, const View& other, cpu::Matrix* out) const {
+    int64_t t, w;
+    return first.same_type(other) && other.rows(&t, &w, out) && t == T && w == width;
+  }
+};
+
+long act_of(PyObject* object) {
+  const long act = PyLong_AsLong(object);
+  if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  return act < kActs ? act : -1;
+}
+
+// (h, gate, up, act, lora, steering)
 PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View h, gate, up;
   if (n != 6 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
-  DType type;
-  cpu::Matrix hm, gm, um;
-  int64_t T, width, tu, wu, th, wh;
-  const long act = PyLong_AsLong(a[3]);
-  if (act == -1 && PyErr_Occurred()) PyErr_Clear();
-  const bool has_lora = a[4] != Py_None, has_steering = a[5] != Py_None;
-  if ((has_lora && (!PyTuple_Check(a[4]) || PyTuple_GET_SIZE(a[4]) != 7)) ||
-      (has_steering && (!PyTuple_Check(a[5]) || PyTuple_GET_SIZE(a[5]) != 4)))
-    Py_RETURN_FALSE;
-  const auto lora_item = [&](int i) { return PyTuple_GET_ITEM(a[4], i); };
-  const auto steering_item = [&](int i) { return PyTuple_GET_ITEM(a[5], i); };
-  if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.same_type(up) || !gate.same_type(h) ||
-      !gate.rows(&T, &width, &gm) || !up.rows(&tu, &wu, &um) || !h.rows(&th, &wh, &hm) || tu != T || th != T ||
-      wu != width || wh != width)
-    Py_RETURN_FALSE;
-
+  Shaped s;
+  cpu::Matrix hm, um;
   cpu::GatedLora lora{};
-  if (has_lora) {
-    View ug, bg, uu, bu, codes, slots;
-    const bool packed = lora_item(2) == Py_None;
-    if (!ug.read(lora_item(0)) || !bg.read(lora_item(1)) || (!packed && !uu.read(lora_item(2))) ||
-        !bu.read(lora_item(3)) || !codes.read(lora_item(4)) || !slots.read(lora_item(5)))
-      Py_RETURN_FALSE;
-    int64_t K2, r2, dg, du, count;
-    if (!bg.bank(&lora.K, &lora.r, &dg, &lora.gate.B) || !bu.bank(&K2, &r2, &du, &lora.up.B) || K2 != lora.K ||
-        r2 != lora.r || dg != width || du != width || !bg.same_type(gate) || !bu.same_type(gate) ||
-        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(T) || !scale_of(lora_item(6), &lora.scale))
-      Py_RETURN_FALSE;
-    lora.gate.u = static_cast<float*>(ug.data);
-    if (packed) {
-      if (ug.ndim != 3 || ug.shape[0] != 2 || ug.shape[1] != T || ug.shape[2] != lora.r ||
-          !ug.is(dlpack::kFloat, 32) || !ug.contiguous())
-        Py_RETURN_FALSE;
-      lora.up.u = lora.gate.u + T * lora.r;
-    } else {
-      if (!ug.table(&count, lora.r) || count != T || !uu.table(&count, lora.r) || count != T) Py_RETURN_FALSE;
-      lora.up.u = static_cast<float*>(uu.data);
-    }
-    lora.codes.data = static_cast<float*>(codes.data);
-    lora.slots = static_cast<int32_t*>(slots.data);
-  }
-
   cpu::Steering steering{};
-  if (has_steering) {
-    View mask, add, strengths, slots;
-    if (!mask.read(steering_item(0)) || !add.read(steering_item(1)) || !strengths.read(steering_item(2)) ||
-        !slots.read(steering_item(3)))
-      Py_RETURN_FALSE;
-    int64_t poles;
-    if (mask.ndim != 1 || mask.shape[0] != width || !mask.is(dlpack::kInt, 16) || !mask.contiguous() ||
-        !add.table(&poles, width) || poles != kPoles || !strengths.table(&steering.strengths.rows, kPoles) ||
-        !slots.slot_list(T))
-      Py_RETURN_FALSE;
-    steering.clamp_mask = static_cast<int16_t*>(mask.data);
-    steering.add = static_cast<float*>(add.data);
-    steering.strengths.data = static_cast<float*>(strengths.data);
-    steering.slots = static_cast<int32_t*>(slots.data);
-  }
-  return call(T * width * (2 * lora.K * lora.r + 16), [&] {
-    return cpu::steered_gated_act(type, static_cast<Act>(act), gm, um, hm, has_lora ? &lora : nullptr,
-                                  has_steering ? &steering : nullptr, T, width);
+  const long act = act_of(a[3]);
+  if (act < 0 || !s.read(gate) || !s.like(gate, up, &um) || !s.like(gate, h, &hm) ||
+      !read_lora(a[4], gate, s.T, s.width, &lora) || !read_steering(a[5], s.T, s.width, &steering))
+    Py_RETURN_FALSE;
+  return call(s.T * s.width * (2 * lora.K * lora.r + 16), [&] {
+    return cpu::steered_gated_act(s.type, static_cast<Act>(act), s.rows, um, hm, a[4] != Py_None ? &lora : nullptr,
+                                  a[5] != Py_None ? &steering : nullptr, nullptr, s.T, s.width);
+  });
+}
+
+// (g_gate, g_up, g_v or None, gh, gate, up, act, lora, steering)
+PyObject* py_steered_gated_act_grad(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View g_gate, g_up, g_v, gh, gate, up;
+  if (n != 9 || !g_api || !g_gate.read(a[0]) || !g_up.read(a[1]) || (a[2] != Py_None && !g_v.read(a[2])) ||
+      !gh.read(a[3]) || !gate.read(a[4]) || !up.read(a[5]))
+    Py_RETURN_FALSE;
+  Shaped s;
+  cpu::Matrix out, um;
+  cpu::GatedGrad grad{};
+  cpu::GatedLora lora{};
+  cpu::Steering steering{};
+  const long act = act_of(a[6]);
+  if (act < 0 || !s.read(gate) || !s.like(gate, up, &um) || !s.like(gate, g_gate, &out) ||
+      !s.like(gate, g_up, &grad.up) || (a[2] != Py_None && !s.like(gate, g_v, &grad.v)) || !s.like(gate, gh, &grad.h) ||
+      !read_lora(a[7], gate, s.T, s.width, &lora) || !read_steering(a[8], s.T, s.width, &steering))
+    Py_RETURN_FALSE;
+  return call(s.T * s.width * (2 * lora.K * lora.r + 24), [&] {
+    return cpu::steered_gated_act(s.type, static_cast<Act>(act), s.rows, um, out, a[7] != Py_None ? &lora : nullptr,
+                                  a[8] != Py_None ? &steering : nullptr, &grad, s.T, s.width);
   });
 }
 
@@ -320,10 +358,9 @@ PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
   DType type;
   cpu::Matrix gm;
   int64_t T, width;
-  const long act = PyLong_AsLong(a[1]);
-  if (act == -1 && PyErr_Occurred()) PyErr_Clear();
+  const long act = act_of(a[1]);
   const bool wide = histogram.is(dlpack::kInt, 64);
-  if (act < 0 || act >= kActs || !gate.float_type(&type) || !gate.rows(&T, &width, &gm) || !slots.slot_list(T) ||
+  if (act < 0 || !gate.float_type(&type) || !gate.rows(&T, &width, &gm) || !slots.slot_list(T) ||
       edges.ndim != 1 || edges.shape[0] < 1 || !edges.is(dlpack::kFloat, 32) || !edges.contiguous() ||
       positive.ndim != 2 || positive.shape[1] != width || !positive.is(dlpack::kInt, 64) || !positive.contiguous() ||
       histogram.ndim != 3 || histogram.shape[0] != positive.shape[0] || histogram.shape[1] != width ||
@@ -346,6 +383,8 @@ PyMethodDef kHot[] = {
      nullptr},
     {"steered_gated_act", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act)), METH_FASTCALL,
      nullptr},
+    {"steered_gated_act_grad", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act_grad)),
+     METH_FASTCALL, nullptr},
     {"activation_stats", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_activation_stats)), METH_FASTCALL,
      nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -48,7 +48,8 @@ struct Expand {
   const float* coef;
 };
 
-// h[rows[i]] = gated activation; with coef_gate set the two expands ride along.
+// h[rows[i]] = gated activation; with coef_gate set the two expands ride along. With gh set, the gradient of h, h is that of
+// the (expanded) gate, g_up that of up and, unless null, g_v that of the steered activation.
 struct Gated {
   const void *gate, *up;
   void* h;
@@ -61,6 +62,9 @@ struct Gated {
   const float* add;
   int64_t ld_add;
   const SteerRow* steer;  // indexed by token; null without steering
+  const void* gh;
+  void *g_up, *g_v;
+  int64_t ldgh, ld_up, ld_v;
 };
 
 // Tokens rows[begin, end) add to one row of the tables.

@@ -313,7 +313,7 @@ Status lora_stacked_add(DType type, Matrix y, Matrix S, Matrix B, Codes codes_a,
 }
 
 Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
-                         const Steering* steering, int64_t T, int64_t width) {
+                         const Steering* steering, const GatedGrad* grad, int64_t T, int64_t width) {
   if (lora && !slots_ok(lora->slots, T, lora->codes.rows)) return Status::bad_slot;
   if (steering && !slots_ok(steering->slots, T, steering->strengths.rows)) return Status::bad_slot;
   if (T == 0) return Status::ok;
@@ -347,7 +347,13 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   Gated p{gate.data, up.data, h.data, gate.ld, up.ld, h.ld, rows,
           lora ? lora->gate.B.data : nullptr, lora ? lora->up.B.data : nullptr,
           lora ? lora->gate.B.ld : 0, lora ? lora->up.B.ld : 0, kr, nullptr, nullptr,
-          steering ? steering->clamp_mask : nullptr, steering ? steering->add : nullptr, width, steer};
+          steering ? steering->clamp_mask : nullptr, steering ? steering->add : nullptr, width, steer,
+          nullptr, nullptr, nullptr, 0, 0, 0};
+  if (grad) {
+    p.gh = grad->h.data, p.ldgh = grad->h.ld;
+    p.g_up = grad->up.data, p.ld_up = grad->up.ld;
+    p.g_v = grad->v.data, p.ld_v = grad->v.ld;
+  }
   const auto run = [&](const Gated& job, const Team& team, int64_t m) {
     split_2d(team, k.col_unit, width, m,
              [&](int64_t c0, int64_t c1, int64_t a, int64_t b) { k.gated[type](job, act, c0, c1, a, b); });
@@ -362,7 +368,7 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   const bool early = chunk >= n && n * kr <= kSerialSpread;
   if (early && n > 0) spread_both(0, 0, n);
   // An element of the activation itself costs about as much as 16 multiply-adds, a steered one more.
-  with_team((2 * n * kr + (steering ? 24 : 16) * T) * width, [&](const Team& team) {
+  with_team((2 * n * kr + ((steering ? 24 : 16) + (grad ? 8 : 0)) * T) * width, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       if (!early) {

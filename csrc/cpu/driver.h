@@ -55,9 +55,13 @@ struct Steering {
   Codes strengths;   // [S, 10]
   const int32_t* slots;
 };
-// lora and steering may be null.
+// What the gradient reads and writes beside the gradient of gate; v.data may be null.
+struct GatedGrad {
+  Matrix h, up, v;
+};
+// lora and steering may be null. With grad, h is the gradient of the (expanded) gate.
 Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
-                         const Steering* steering, int64_t T, int64_t width);
+                         const Steering* steering, const GatedGrad* grad, int64_t T, int64_t width);
 
 // positive and histogram rows `slots` get the counts of act(gate) added; edges [bins - 1], at least one.
 Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, const float* edges, int64_t bins,

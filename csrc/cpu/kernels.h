@@ -293,10 +293,16 @@ void expand(const Expand& p, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
 
 // ---- gated activation ------------------------------------------------------------------------------------------------
 
-// n columns, the first of them column c of the layer, of one token
+template <class T>
+DPG_FN T* part_of(void* base, int64_t ld, int64_t row, int64_t c) {
+  return static_cast<T*>(base) + row * ld + c;
+}
+
+// n columns of one token (row), the first of them column c of the layer
 template <class T, int ACT>
-__attribute__((noinline)) void act_row(const Gated& p, const T* gate, const T* up, T* h, const SteerRow* steer,
-                                       int64_t c, int64_t n) {
+__attribute__((noinline)) void act_row(const Gated& p, const T* gate, const T* up, int64_t row, int64_t c, int64_t n) {
+  T* h = part_of<T>(p.h, p.ldh, row, c);
+  const SteerRow* steer = p.steer ? p.steer + row : nullptr;
   if (!steer || !steer->count) {
     int64_t i = 0;
     for (; i + VF::N <= n; i += VF::N) vstore(h + i, gated<T, ACT>(vload(gate + i), vload(up + i)));
@@ -337,8 +343,34 @@ __attribute__((noinline)) void act_row(const Gated& p, const T* gate, const T* u
   }
 }
 
+// The same for the gradients.
+template <class T, int ACT>
+__attribute__((noinline)) void grad_row(const Gated& p, const T* gate, const T* up, int64_t row, int64_t c, int64_t n) {
+  const T* gh = static_cast<const T*>(p.gh) + row * p.ldgh + c;
+  T *g_gate = part_of<T>(p.h, p.ldh, row, c), *g_up = part_of<T>(p.g_up, p.ld_up, row, c);
+  T* g_v = p.g_v ? part_of<T>(p.g_v, p.ld_v, row, c) : nullptr;
+  const SteerRow* steer = p.steer && p.steer[row].count ? p.steer + row : nullptr;
+  const auto read = [](const auto* from, int count) { return count == VF::N ? vload(from) : vload_n(from, count); };
+  for (int64_t i = 0; i < n; i += VF::N) {
+    const int count = static_cast<int>(least(VF::N, n - i));
+    const VF gradient = read(gh + i, count);
+    VF slope, v = vround<T>(activation_and_slope<ACT>(read(gate + i, count), &slope)), of_v = gradient * read(up + i, count);
+    if (g_v) vstore_n(g_v + i, of_v, count);
+    if (steer) {
+      VF add(0.0f);
+      for (int e = 0; e < steer->count; ++e)
+        add = vfma(VF(steer->strength[e]), read(p.add + steer->pole[e] * p.ld_add + c + i, count), add);
+      const VF bound = vbound(p.clamp_mask + c + i, steer->bits, count);
+      of_v = vzero_above(v, bound, of_v);
+      v = vround<T>(vmin(v, bound) + add);
+    }
+    vstore_n(g_gate + i, of_v * slope, count);
+    vstore_n(g_up + i, gradient * v, count);
+  }
+}
+
 template <class T>
-using ActRow = void (*)(const Gated&, const T*, const T*, T*, const SteerRow*, int64_t, int64_t);
+using ActRow = void (*)(const Gated&, const T*, const T*, int64_t, int64_t, int64_t);
 
 template <class T>
 struct GatedJob {
@@ -382,9 +414,7 @@ struct GatedOf {
           expand_block<TT, NV, TAIL, T, T>(up_in, up_out, b_up, p.ldb_up, coef_up, p.kr, ahead_up, rest);
         }
         for (int t = 0; t < TT; ++t) {
-          const int64_t row = p.rows[i + t];
-          job.act(p, gate + t * width, up + t * width, static_cast<T*>(p.h) + row * p.ldh + c,
-                  p.steer ? p.steer + row : nullptr, c, n);
+          job.act(p, gate + t * width, up + t * width, p.rows[i + t], c, n);
         }
       }
     }
@@ -395,14 +425,14 @@ template <class T>
 DPG_FN void gated_part(const GatedJob<T>& job, int64_t i, int64_t c, int64_t n) {
   const Gated& p = job.p;
   const int64_t row = p.rows[i];
-  job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c, static_cast<const T*>(p.up) + row * p.ldu + c,
-          static_cast<T*>(p.h) + row * p.ldh + c, p.steer ? p.steer + row : nullptr, c, n);
+  job.act(p, static_cast<const T*>(p.gate) + row * p.ldg + c, static_cast<const T*>(p.up) + row * p.ldu + c, row, c, n);
 }
 
 template <class T>
 void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
-  const ActRow<T> table[kActs] = {act_row<T, kSilu>, act_row<T, kGeluTanh>, act_row<T, kGelu>};
-  const GatedJob<T> job{p, table[act]};
+  const ActRow<T> forward[kActs] = {act_row<T, kSilu>, act_row<T, kGeluTanh>, act_row<T, kGelu>};
+  const ActRow<T> backward[kActs] = {grad_row<T, kSilu>, grad_row<T, kGeluTanh>, grad_row<T, kGelu>};
+  const GatedJob<T> job{p, p.gh ? backward[act] : forward[act]};
   if (p.coef_gate) {
     over_tokens<GatedOf<T>::template Tiles, GatedJob<T>, kTileT>(job, c0, c1, i0, i1);
     return;

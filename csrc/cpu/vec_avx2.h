@@ -37,6 +37,10 @@ DPG_FN VF vcopysign(VF a, VF sign) {
 DPG_FN VF vpick_below(VF x, float limit, VF a, VF b) {
   return VF(_mm256_blendv_ps(a.v, b.v, _mm256_cmp_ps(x.v, _mm256_set1_ps(limit), _CMP_LT_OQ)));
 }
+// 0 where v > bound, else a
+DPG_FN VF vzero_above(VF v, VF bound, VF a) {
+  return VF(_mm256_andnot_ps(_mm256_cmp_ps(v.v, bound.v, _CMP_GT_OQ), a.v));
+}
 DPG_FN VF vnearest(VF a) { return VF(_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 // p * 2^n in two steps, so that subnormal and overflowing results come out right; |n| < 252
 DPG_FN VF vscale2(VF p, VF n) {

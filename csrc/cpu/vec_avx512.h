@@ -38,6 +38,10 @@ DPG_FN VF vcopysign(VF a, VF sign) {
 DPG_FN VF vpick_below(VF x, float limit, VF a, VF b) {
   return VF(_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_LT_OQ), a.v, b.v));
 }
+// 0 where v > bound, else a
+DPG_FN VF vzero_above(VF v, VF bound, VF a) {
+  return VF(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v.v, bound.v, _CMP_NGT_UQ), a.v));
+}
 DPG_FN VF vnearest(VF a) { return VF(_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 DPG_FN VF vscale2(VF p, VF n) { return VF(_mm512_scalef_ps(p.v, n.v)); }
 

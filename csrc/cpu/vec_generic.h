@@ -43,6 +43,12 @@ DPG_FN VF vmin(VF a, VF bound) {
   return out;
 }
 
+DPG_FN VF vzero_above(VF v, VF bound, VF a) {
+  VF out;
+  for (int i = 0; i < VF::N; ++i) out.v[i] = vzero_above(v.v[i], bound.v[i], a.v[i]);
+  return out;
+}
+
 template <class T>
 DPG_FN VF vload(const T* p) {
   VF out;

@@ -48,6 +48,11 @@ def power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def rank_tile(r: int, dtype: torch.dtype) -> int:
+    """Ranks per product of an expand, padded. float32 products keep all of them in registers: few, or these spill."""
+    return max(min(power_of_2(r), 16 if dtype == torch.float32 else 64), 16)
+
+
 def token_bucket(tokens: int) -> int:
     """Coarse size of a batch, on which tuning is keyed. Kernels get it as a number they do not read, so a new one
     means measuring again, not compiling again."""
@@ -57,6 +62,11 @@ def token_bucket(tokens: int) -> int:
 def config(warps: int, stages: int, **blocks: int) -> triton.Config:
     """A candidate for tuning."""
     return triton.Config(blocks, num_warps=warps, num_stages=stages)
+
+
+def fitting(configs: list[triton.Config], named: dict[str, Any], **rest: Any) -> list[triton.Config]:
+    """Candidates for this many tokens: a tile of 32 would be half empty for 16."""
+    return [c for c in configs if c.kwargs["BT"] <= 16 or {**named, **rest}["TOKENS"] > 16]
 
 
 def tuned(
@@ -229,15 +239,16 @@ def expanded_from(
     scale: tl.tensor,
     stride_k: tl.tensor,
     stride_j: tl.tensor,
+    first: tl.tensor,
     K: tl.constexpr,
     R: tl.constexpr,
     RANK: tl.constexpr,
 ) -> tl.tensor:
-    """acc + scale * sum_k codes[slot, k] * (u @ B[k]), 0 for tokens that are not valid: [BT, BN] float32.
+    """acc + scale * sum_k codes[slot, k] * (u @ B[k, first : first + RANK]): [BT, BN] float32.
 
-    u [BT, RANK], RANK >= 16 pads R with zeros; columns of B before `end`.
+    u [BT, RANK], 0 beyond R and for tokens that are not valid; columns of B before `end`.
     """
-    j = tl.arange(0, RANK)
+    j = first + tl.arange(0, RANK)
     inside = (j < R)[:, None] & (columns < end)[None, :]
     for k in range(0, K):
         code = scale * tl.load(codes + slot * K + k, mask=valid, other=0.0)
@@ -266,11 +277,15 @@ def expanded(
     PLANES: tl.constexpr,
     RANK: tl.constexpr,
 ) -> tl.tensor:
-    """`expanded_from` with u the sum of PLANES tensors [T, R] that lie `plane` elements apart."""
-    j = tl.arange(0, RANK)
-    inside = valid[:, None] & (j < R)[None, :]
-    where = tokens.to(tl.int64)[:, None] * R + j[None, :]
-    values = tl.load(u + where, mask=inside, other=0.0)
-    for p in range(1, PLANES):
-        values += tl.load(u + p * plane + where, mask=inside, other=0.0)
-    return expanded_from(acc, values, B, codes, slot, valid, columns, d, scale, stride_k, stride_j, K, R, RANK)
+    """The sum of `expanded_from` over all of R, with u the sum of PLANES tensors [T, R], `plane` elements apart."""
+    for first in range(0, R, RANK):
+        j = first + tl.arange(0, RANK)
+        inside = valid[:, None] & (j < R)[None, :]
+        where = tokens.to(tl.int64)[:, None] * R + j[None, :]
+        values = tl.load(u + where, mask=inside, other=0.0)
+        for p in range(1, PLANES):
+            values += tl.load(u + p * plane + where, mask=inside, other=0.0)
+        acc = expanded_from(
+            acc, values, B, codes, slot, valid, columns, d, scale, stride_k, stride_j, first, K, R, RANK
+        )
+    return acc

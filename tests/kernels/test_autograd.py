@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from dpg_fast.kernels import (
     ACTIVATIONS,
     GatedLora,
     Steering,
+    _grad,
     isas,
     lora_add,
     lora_add_reference,
@@ -22,7 +24,10 @@ from dpg_fast.kernels import (
     steered_gated_act_reference,
     use_backend,
 )
+from dpg_fast.kernels.steered_gated_act import backward as gated_backward
+from dpg_fast.testing import assert_as_accurate
 from tests.kernels import cases
+from tests.kernels.ways import using
 
 BACKENDS = ["reference", *(["cpu"] if isas() else [])]
 
@@ -153,6 +158,115 @@ def test_opcheck(backend: str, dtype: torch.dtype) -> None:
         torch.library.opcheck(ops.lora_add_, (c.y, c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, 0.5))
         torch.library.opcheck(ops.steered_gated_act, (gate, up, "silu", *lora, *steering))
         torch.library.opcheck(ops.steered_gated_act, (gate, up, "gelu", *(None,) * 6, 1.0, *(None,) * 4))
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_gradients_are_as_accurate_as_unfused_ones(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the tokens are worked through in pieces."""
+    c = cases.lora_case(200, 6, 8, 300, 130, dtype)
+    weight = cases.randn(cases.generator(5), 200, 130, dtype=dtype)
+
+    def leaves(case: cases.Lora) -> list[Tensor]:
+        return [t.requires_grad_() for t in (case.y, case.x, case.A, case.B, case.codes_a, case.codes_b)]
+
+    def added(case: cases.Lora, how: Callable[..., Tensor]) -> Tensor:
+        return how(
+            case.y.clone(), case.x, case.A, case.B, case.codes_a, case.codes_b, case.slots, case.scale
+        )  # fmt: skip
+
+    d = c.to(torch.float64)
+    wanted = leaves(d)
+    exact = torch.autograd.grad((added(d, lora_add_reference) * weight).sum(), wanted)
+    wanted = leaves(c)
+    unfused = cases.unfused_add(c.y, cases.unfused_shrink(c), c.B, c.codes_b, c.slots, c.scale)
+    baseline = torch.autograd.grad((unfused * weight).sum(), wanted)
+    for piece in (_grad.PIECE, 1):
+        monkeypatch.setattr(_grad, "PIECE", piece)
+        got = torch.autograd.grad((added(c, lora_add) * weight).sum(), wanted)
+        for g, b, e in zip(got, baseline, exact, strict=True):
+            assert g.dtype == b.dtype and g.shape == b.shape
+            assert_as_accurate(g, b, e)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("way", [*cases.ISAS, "reference"])
+def test_gated_gradients_are_as_accurate_as_unfused_ones(
+    way: str, dtype: torch.dtype, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without the gradients of steering, in one piece and in several."""
+    gate, up, lora, steering = cases.gated_case(70, 13, 4, 91, dtype)
+    weight = cases.randn(cases.generator(6), 70, 91, dtype=dtype)
+    Run = Callable[..., Tensor]
+
+    def run(kind: torch.dtype, how: Run, steer_too: bool = True) -> tuple[Tensor, ...]:
+        side = torch.float64 if kind == torch.float64 else torch.float32
+        assert lora.u_up is not None
+        wide = [gate.to(kind), up.to(kind), lora.B_gate.to(kind), lora.B_up.to(kind)]
+        narrow = [t.to(side) for t in (lora.u_gate, lora.u_up, lora.codes, steering.add, steering.strengths)]
+        leaves = [t.clone().requires_grad_() for t in (*wide, *narrow)]
+        g, u, bg, bu, ug, uu, codes, add, strengths = leaves
+        both = GatedLora(ug, bg, uu, bu, codes, lora.slots, lora.scale)
+        if not steer_too:
+            add, strengths = add.detach(), strengths.detach()
+        steer = Steering(steering.clamp_mask, add, strengths, steering.slots)
+        out = how(g, u, act, both, steer)
+        return torch.autograd.grad((out * weight.to(kind)).sum(), leaves if steer_too else leaves[:-2])
+
+    def fused(g: Tensor, u: Tensor, act: str, both: GatedLora, steer: Steering) -> Tensor:
+        return steered_gated_act(g, u, act, lora=both, steering=steer)
+
+    def reference(g: Tensor, u: Tensor, act: str, both: GatedLora, steer: Steering) -> Tensor:
+        return steered_gated_act_reference(g, u, act, lora=both, steering=steer)
+
+    expected, baseline = run(torch.float64, reference), run(dtype, cases.unfused_gated)
+    with using(way):
+        for tokens in (256, 16):
+            monkeypatch.setattr(gated_backward, "_TOKENS", tokens)
+            got = run(dtype, fused)
+            for g, b, e in zip(got, baseline, expected, strict=True):
+                assert g.dtype == b.dtype and g.shape == b.shape
+                assert_as_accurate(g, b, e)
+            assert all(torch.equal(a, b) for a, b in zip(run(dtype, fused), got, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(run(dtype, fused, False), got[:-2], strict=True))
+
+
+def allocations(function: Callable[[], object]) -> tuple[int, int]:
+    """(largest single allocation, largest sum alive) in bytes while the function runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        kept = function()
+    events = profile.profiler.kineto_results.events()
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()) if e.name() == "[memory]"]
+    del kept
+    assert max(sizes) > 0
+    return max(sizes), max(accumulate(sizes))
+
+
+@pytest.mark.skipif(not isas(), reason="the compiled module is not built")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_memory_of_a_backward_pass(dtype: torch.dtype) -> None:
+    """Beside the gradients: nothing as wide as the activations, and [T, K r] only in pieces."""
+    tokens, K, r, d = 6000, 6, 16, 512
+    c = cases.lora_case(tokens, K, r, d, d, dtype)
+    leaves = [t.requires_grad_() for t in (c.x, c.A, c.B, c.codes_a, c.codes_b)]
+    gradients = sum(t.numel() * t.element_size() for t in leaves)
+    narrow = 4 * tokens * 4 * (r + K)
+    y = lora_add(c.y, c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, c.scale)
+    gy = torch.ones_like(y)
+    largest, alive = allocations(lambda: torch.autograd.grad(y, leaves, gy))
+    assert largest <= c.x.numel() * dtype.itemsize
+    assert alive <= gradients + narrow + 6 * 4 * _grad.PIECE
+
+    gate, up, lora, steering = cases.gated_case(tokens, K, r, d, dtype)
+    assert lora.u_up is not None
+    of_lora = [lora.u_gate, lora.B_gate, lora.u_up, lora.B_up, lora.codes]
+    leaves = [t.requires_grad_() for t in (gate.detach(), up.detach(), *of_lora, steering.add, steering.strengths)]
+    gradients = sum(t.numel() * t.element_size() for t in leaves)
+    h = steered_gated_act(leaves[0], leaves[1], "silu", lora=lora, steering=steering)
+    gh = torch.ones_like(h)
+    largest, alive = allocations(lambda: torch.autograd.grad(h, leaves, gh))
+    assert largest <= gate.numel() * dtype.itemsize
+    assert alive <= gradients + narrow + 6 * 4 * _grad.PIECE
 
 
 def mlp(c: cases.Lora, act: str, lora: GatedLora, steering: Steering) -> Callable[[Tensor, Tensor], Tensor]:

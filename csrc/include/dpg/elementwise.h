@@ -88,6 +88,8 @@ DPG_FN float vfma(float a, float b, float c) {
 }
 // min(v, bound) that keeps a NaN in v, as torch.clamp does.
 DPG_FN float vmin(float v, float bound) { return v > bound ? bound : v; }
+// 0 where v > bound, else a
+DPG_FN float vzero_above(float v, float bound, float a) { return v > bound ? 0.0f : a; }
 template <class T>
 DPG_FN float vround(float x) {
   return to_float(from_float<T>(x));
@@ -103,6 +105,24 @@ DPG_FN F activation(F x) {
     return x / (one + vexp(F(-1.5957691216057308f) * inner));
   }
   return F(0.5f) * x * (one + verf(x * F(0.70710678118654752f)));
+}
+
+// The derivative of the activation at x, whose value is also returned.
+template <int ACT, class F>
+DPG_FN F activation_and_slope(F x, F* slope) {
+  const F one(1.0f);
+  if (ACT == kGelu) {
+    const F half = F(0.5f) * (one + verf(x * F(0.70710678118654752f)));
+    *slope = vfma(x * F(0.3989422804014327f), vexp(F(-0.5f) * x * x), half);
+    return x * half;
+  }
+  // x s with s = sigmoid(z): the derivative is s + x s (1 - s) dz/dx. Far out, where s (1 - s) is 0, x may not overflow.
+  const F zero(0.0f), far(20.0f), c = ACT == kSilu ? x : zero - vmin(zero - vmin(x, far), far);
+  const F z = ACT == kSilu ? x : F(1.5957691216057308f) * vfma(F(0.044715f) * c, c * c, c);
+  const F steep = ACT == kSilu ? one : vfma(F(0.21406444881780074f) * c, c, F(1.5957691216057308f));
+  const F e = vexp(vmin(zero - z, F(80.0f))), s = one / (one + e);
+  *slope = vfma(c * steep, s * (e * s), s);
+  return x / (one + e);
 }
 
 // v = round(act(g)); steering: v = round(min(v, bound) + add); h = v * u (the caller's store rounds it).

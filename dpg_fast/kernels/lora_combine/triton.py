@@ -18,12 +18,16 @@ def combined(
     valid: tl.tensor,
     rows: tl.tensor,
     g: tl.tensor,
+    first: tl.tensor,
     K: tl.constexpr,
     R: tl.constexpr,
     RANK: tl.constexpr,
 ) -> tl.tensor:
-    """u[t, j] = sum_k codes[slot, k] S[t, (g K + k) R + j], in order: [BT, RANK] float32; rows: offsets in S."""
-    j = tl.arange(0, RANK)
+    """u[t, j] = sum_k codes[slot, k] S[t, (g K + k) R + j] for RANK values of j from `first` on: [BT, RANK] float32.
+
+    Summed in the order of k; rows: offsets in S.
+    """
+    j = first + tl.arange(0, RANK)
     inside = valid[:, None] & (j < R)[None, :]
     u = tl.zeros([slot.shape[0], RANK], dtype=tl.float32)
     for start in range(0, K, 8):  # sums of eight, summed: long chains of additions lose digits
@@ -54,7 +58,7 @@ def combine_kernel(
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     g = tl.program_id(1)
     slot, valid = slots_of(slots, tokens, T, rows)
-    values = combined(S, codes, slot, valid, tokens.to(tl.int64) * stride, g, K, R, RANK)
+    values = combined(S, codes, slot, valid, tokens.to(tl.int64) * stride, g, 0, K, R, RANK)
     j = tl.arange(0, RANK)
     where = (g.to(tl.int64) * T + tokens)[:, None] * R + j[None, :]
     tl.store(u + where, values, mask=(tokens < T)[:, None] & (j < R)[None, :])

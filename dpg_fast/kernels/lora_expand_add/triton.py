@@ -10,8 +10,9 @@ from torch import Tensor
 from dpg_fast.kernels._triton_jit import (
     config,
     expanded,
+    fitting,
     launch,
-    power_of_2,
+    rank_tile,
     rounded,
     slots_of,
     token_bucket,
@@ -19,16 +20,17 @@ from dpg_fast.kernels._triton_jit import (
     widened,
 )
 
-#: Candidates. At most 32 tokens: from 64 on, newer GPUs would use another matrix instruction.
+#: Candidates. At most 32 tokens: from 64 on, newer GPUs would use another matrix instruction. Eight warps for 128
+#: columns: with four, the assembler prefers some spilled registers to fewer blocks at a time.
 EXPAND_CONFIGS = [
-    config(4, 2, BT=16, BN=128),
     config(4, 3, BT=16, BN=64),
-    config(4, 2, BT=32, BN=128),
+    config(8, 2, BT=16, BN=128),
+    config(8, 2, BT=32, BN=128),
     config(8, 2, BT=32, BN=256),
 ]
 
 
-@tuned(EXPAND_CONFIGS, key=["TOKENS", "d", "K", "R", "PLANES"], restore=["y"])
+@tuned(EXPAND_CONFIGS, key=["TOKENS", "d", "K", "R", "PLANES"], restore=["y"], prune=fitting)
 @triton.jit(do_not_specialize=["T", "S", "TOKENS"])
 def expand_kernel(
     y: tl.tensor,
@@ -109,7 +111,7 @@ def expand(
         G=G,
         K=K,
         R=r,
-        RANK=max(power_of_2(r), 16),
+        RANK=rank_tile(r, y.dtype),
         PLANES=planes,
         ADD=add,
         TOKENS=bucket,

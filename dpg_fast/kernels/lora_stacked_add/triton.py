@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dpg_fast.kernels._triton_jit import (
     expanded_from,
+    fitting,
     launch,
-    power_of_2,
+    rank_tile,
     rounded,
     slots_of,
     token_bucket,
@@ -22,7 +23,7 @@ from dpg_fast.kernels.lora_expand_add.triton import EXPAND_CONFIGS
 GROUPS = 4  # in one launch
 
 
-@tuned(EXPAND_CONFIGS, key=["TOKENS", "end_0", "end_3", "K", "R"], restore=["y"])
+@tuned(EXPAND_CONFIGS, key=["TOKENS", "end_0", "end_3", "K", "R"], restore=["y"], prune=fitting)
 @triton.jit(do_not_specialize=["T", "rows", "TOKENS"])
 def stacked_kernel(
     y: tl.tensor,
@@ -64,9 +65,10 @@ def stacked_kernel(
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     columns = first + tl.arange(0, BN)
     slot, valid = slots_of(slots, tokens, T, rows)
-    u = combined(S, codes_a, slot, valid, tokens.to(tl.int64) * stride_s, g, K, R, RANK)
     acc = tl.zeros([BT, BN], dtype=tl.float32)
-    acc = expanded_from(acc, u, B, codes_b, slot, valid, columns, end, scale, stride_k, stride_j, K, R, RANK)
+    for rank in range(0, R, RANK):
+        u = combined(S, codes_a, slot, valid, tokens.to(tl.int64) * stride_s, g, rank, K, R, RANK)
+        acc = expanded_from(acc, u, B, codes_b, slot, valid, columns, end, scale, stride_k, stride_j, rank, K, R, RANK)
     where = y + tokens.to(tl.int64)[:, None] * stride_y + columns[None, :]
     inside = valid[:, None] & (columns < end)[None, :]
     acc += widened(tl.load(where, mask=inside, other=0.0))
@@ -124,6 +126,6 @@ def run(
             stride_j=B.stride(1),
             K=K,
             R=r,
-            RANK=max(power_of_2(r), 16),
+            RANK=rank_tile(r, y.dtype),
             TOKENS=bucket,
         )

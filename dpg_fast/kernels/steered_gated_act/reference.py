@@ -17,18 +17,27 @@ def activation(x: Tensor, act: str) -> Tensor:
     return F.gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
+def _active(steering: Steering, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[T, 10]: each token's strengths, and which of them are positive."""
+    of_token = steering.strengths.to(dtype)[steering.slots.clamp(min=0).long()]
+    return of_token, (of_token > 0) & (steering.slots >= 0)[:, None]
+
+
+def clamped_reference(steering: Steering, dtype: torch.dtype) -> Tensor:
+    """bool [T, I]: whether an active pole of the token caps the neuron."""
+    poles = torch.arange(POLES, device=steering.clamp_mask.device, dtype=torch.int32)
+    bits = (steering.clamp_mask[None, :].int() >> poles[:, None]) & 1
+    return (_active(steering, dtype)[1].to(dtype) @ bits.to(dtype)) > 0
+
+
 def steer_reference(v: Tensor, steering: Steering) -> Tensor:
     """Clamp, then add. v [T, I] holds values of some dtype in float32 (or float64).
 
     The result is not rounded.
     """
-    clamp_mask, add, strengths, slots = steering
-    of_token = strengths.to(v.dtype)[slots.clamp(min=0).long()]  # [T, 10]
-    active = (of_token > 0) & (slots >= 0)[:, None]
-    bits = (clamp_mask[None, :].int() >> torch.arange(POLES, device=v.device, dtype=torch.int32)[:, None]) & 1
-    clamped = (active.to(v.dtype) @ bits.to(v.dtype)) > 0  # [T, I]
-    capped = torch.where(clamped, v.clamp(max=0), v)
-    added = torch.where(active, of_token, torch.zeros_like(of_token)) @ add.to(v.dtype)
+    of_token, active = _active(steering, v.dtype)
+    capped = torch.where(clamped_reference(steering, v.dtype), v.clamp(max=0), v)
+    added = torch.where(active, of_token, torch.zeros_like(of_token)) @ steering.add.to(v.dtype)
     return torch.where(active.any(1)[:, None], capped + added, v)
 
 

@@ -14,8 +14,9 @@ from dpg_fast.kernels._triton_jit import (
     activation_slope,
     config,
     expanded,
+    fitting,
     launch,
-    power_of_2,
+    rank_tile,
     rounded,
     slots_of,
     token_bucket,
@@ -25,8 +26,8 @@ from dpg_fast.kernels._triton_jit import (
 
 #: Candidates; those with 16 or 32 tokens also serve the expands, whose products need them.
 GATED_CONFIGS = [
-    config(4, 2, BT=16, BN=128),
-    config(4, 2, BT=16, BN=64),
+    config(8, 2, BT=16, BN=64),
+    config(8, 2, BT=16, BN=128),
     config(8, 2, BT=32, BN=128),
     config(4, 2, BT=1, BN=1024),
     config(4, 2, BT=4, BN=512),
@@ -35,8 +36,8 @@ GATED_CONFIGS = [
 
 
 def _fitting(configs: list[triton.Config], named: dict[str, Any], **rest: Any) -> list[triton.Config]:
-    lora = {**named, **rest}["LORA"]
-    return [c for c in configs if not lora or c.kwargs["BT"] >= 16]
+    known = {**named, **rest}
+    return fitting([c for c in configs if c.kwargs["BT"] >= 16], known) if known["LORA"] else configs
 
 
 @triton.jit
@@ -227,7 +228,7 @@ def _launch(
         WANT_V=out_v is not None,
         K=K,
         R=r,
-        RANK=max(power_of_2(r), 16),
+        RANK=rank_tile(r, gate.dtype),
         TOKENS=bucket,
     )
 
