@@ -36,6 +36,9 @@ def grouped_attention(
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
+    kept = query.dtype
+    if length > 1:  # float32: batched bfloat16 products of a backward pass first copy their transposed factors
+        query, key, value = query.float(), key.float(), value.float()
     grouped = (query * scale).reshape(batch, groups, heads // groups * length, width)
     scores = (grouped @ key.transpose(-1, -2)).view(batch, heads, length, -1)
     if attention_mask is not None:
@@ -48,7 +51,7 @@ def grouped_attention(
         allowed = allowed.tril(key.shape[2] - length)
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     weights = scores.float().softmax(-1).to(value.dtype).view(batch, groups, heads // groups * length, -1)
-    return (weights @ value).view(batch, heads, length, width).transpose(1, 2).contiguous(), None
+    return (weights @ value).view(batch, heads, length, width).transpose(1, 2).to(kept).contiguous(), None
 
 
 @contextmanager
