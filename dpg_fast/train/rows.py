@@ -6,7 +6,7 @@ probability 1 (the usual loss on assistant tokens); a lesson has the teacher's d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpg_fast.data.records import DialogueRecord
-from dpg_fast.personality import MAX_SCORE, Trait
+from dpg_fast.personality import MAX_SCORE, Personality
 from dpg_fast.prompting import chat_prompt
 from dpg_fast.train.lessons import Lesson
 from dpg_fast.train.teacher import TaughtAnswer, mix
 
+PromptOf = Callable[[Personality], Tensor]
 _TESTED = np.array([-5.0, -2.0, 2.0, 5.0])  # levels of the evaluation's new personalities
 
 
@@ -74,6 +75,8 @@ class TaughtSource:
 
     The text is then not what the teacher would have said, but what it would say next is known all the same. Full
     personalities whose levels are all among -5, -2, 2 and 5 are never drawn: the evaluation asks for those.
+
+    With ``prompt_of`` the scores are written into the prompt instead, and the personality of the row is neutral.
     """
 
     prompt: Tensor
@@ -81,6 +84,7 @@ class TaughtSource:
     answer: TaughtAnswer
     strength: float
     redraw: float
+    prompt_of: PromptOf | None = None
 
     def row(self, random: np.random.Generator) -> Row:
         levels = np.array(self.levels)
@@ -91,8 +95,11 @@ class TaughtSource:
             levels = levels * 0.99
         scores = torch.tensor(levels, dtype=torch.float32)
         target = mix(self.answer.log_base, self.answer.log_ratio, scores[own], self.strength)
-        tokens = torch.cat([self.prompt, self.answer.tokens.long()])
-        positions = torch.arange(len(self.answer.tokens)) + len(self.prompt) - 1
+        prompt = self.prompt
+        if self.prompt_of is not None:
+            prompt, scores = self.prompt_of(Personality.clipped(levels)), torch.zeros_like(scores)
+        tokens = torch.cat([prompt, self.answer.tokens.long()])
+        positions = torch.arange(len(self.answer.tokens)) + len(prompt) - 1
         return Row(tokens, positions, self.answer.candidates.long(), target, scores)
 
 
@@ -107,15 +114,33 @@ class TextSource:
 
 
 def taught_sources(
-    lessons: Iterable[Lesson], tokenizer: Any, *, strength: float, redraw: float = 0.5
+    lessons: Iterable[Lesson],
+    tokenizer: Any,
+    *,
+    strength: float,
+    redraw: float = 0.5,
+    persona: Callable[[Personality], str] | None = None,
 ) -> list[TaughtSource]:
-    """A source for each answer of the lessons."""
+    """A source for each answer of the lessons.
+
+    Args:
+        lessons: of the teacher.
+        tokenizer: with a chat template.
+        strength: of the teacher's targets.
+        redraw: share of the visits at other levels than the answer's own.
+        persona: writes scores into the instruction, for models that read them there.
+    """
     found = []
     for lesson in lessons:
-        messages = [{"role": "user", "content": lesson.question}]
-        prompt = _encode(tokenizer, chat_prompt(tokenizer, messages, system=lesson.system))
+
+        def prompt_of(person: Personality | None, lesson: Lesson = lesson) -> Tensor:
+            told = f"{persona(person)} {lesson.system}".strip() if person is not None and persona else lesson.system
+            messages = [{"role": "user", "content": lesson.question}]
+            return _encode(tokenizer, chat_prompt(tokenizer, messages, system=told))
+
+        prompt, written = prompt_of(None), prompt_of if persona is not None else None
         for levels, answer in zip(lesson.levels, lesson.answers, strict=True):
-            found.append(TaughtSource(prompt, levels, answer, strength, redraw))
+            found.append(TaughtSource(prompt, levels, answer, strength, redraw, written))
     return found
 
 

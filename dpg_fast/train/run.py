@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from dpg_fast.assess.evaluation.methods import score_text
 from dpg_fast.base_models import load_base
 from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.model import PersonalityModel
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.lessons import load_lessons, make_lessons
@@ -24,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 def run_training(settings: TrainSettings, progress: Progress | None = None) -> Path:
-    """Make missing lessons, train, and write the adapter; its directory.
+    """Make missing lessons, train, and write the adapter (or the baseline's LoRA); its directory.
 
     Args:
         settings: of the run. Checkpoints in ``settings.output`` are continued from.
@@ -38,15 +41,24 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     with arguments.main_process_first(desc="lessons"):
         sources = load_sources(settings, base, tokenizer, progress)
     torch.manual_seed(arguments.seed)
-    model = PersonalityModel.from_model(base, hypernet=settings.hypernet)
+    model = PersonalityModel.from_model(base, hypernet=_network(settings))
+    if settings.plain_lora:
+        assert isinstance(model.hypernet, HyperNetwork)
+        model.hypernet.trunk.requires_grad_(False)  # its one code stays the constant 1
     rows = Rows(sources, settings.data.visits, arguments.seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with grouped(base) if settings.grouped_attention else nullcontext():
         trainer = HypernetTrainer(model, arguments, rows, pad)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
+    if settings.plain_lora:
+        return trainer.save_lora(settings.output / "lora")
     directory = settings.output / "adapter"
     trainer.save_adapter(directory)
     return directory
+
+
+def _network(settings: TrainSettings) -> HypernetConfig:
+    return dataclasses.replace(settings.hypernet, codes=1, depth=0) if settings.plain_lora else settings.hypernet
 
 
 def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
@@ -68,7 +80,9 @@ def load_sources(settings: TrainSettings, base: Any, tokenizer: Any, progress: P
     sources: list[Source] = []
     if data.lessons is not None:
         files = make_lessons(base, tokenizer, data.lessons, settings.teaching, progress)
-        sources += taught_sources(load_lessons(files), tokenizer, strength=data.strength, redraw=data.redraw)
+        persona = score_text if settings.plain_lora else None
+        lessons = load_lessons(files)
+        sources += taught_sources(lessons, tokenizer, strength=data.strength, redraw=data.redraw, persona=persona)
     for file in data.records:
         sources += text_sources(read_records(file, DialogueRecord), tokenizer, data.max_length)
     return sources

@@ -61,6 +61,8 @@ class TrainSettings:
         teaching: how lessons are made.
         trainer: fields of transformers' ``TrainingArguments``, checked by it (report_to, learning_rate, fsdp ...).
         grouped_attention: on a CPU, attention that does not copy keys and values.
+        plain_lora: train the baseline instead: one ordinary LoRA adapter of this rank, the scores written in the instruction
+            (lessons only). It is written to ``output/lora`` in PEFT's format.
     """
 
     output: Path
@@ -71,12 +73,15 @@ class TrainSettings:
     teaching: LessonSettings = field(default_factory=LessonSettings)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     grouped_attention: bool = True
+    plain_lora: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if "output_dir" in self.trainer:
             raise ValueError("trainer.output_dir is called output here")
+        if self.plain_lora and self.data.records:
+            raise ValueError("plain_lora learns from lessons alone; leave data.records out")
 
 
 def load_settings(file: Path | None, overrides: Sequence[str] = ()) -> TrainSettings:

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainingArguments
 from dpg_fast.files import write_atomically
 from dpg_fast.hypernet import HyperNetwork
 from dpg_fast.model import PersonalityModel
+from dpg_fast.personality import Personality
 from dpg_fast.train.loss import batch_loss
 from dpg_fast.train.rows import Rows, collate
 
@@ -97,12 +98,26 @@ class HypernetTrainer(Trainer):
             directory: made if needed.
             notes: Markdown for the card.
         """
-        state = self.accelerator.get_state_dict(self.model_wrapped)
+        model = self._trained()
         if self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(directory, notes=notes, bank_dtype=torch.bfloat16)
+
+    def save_lora(self, directory: Path) -> Path:
+        """Write the neutral personality's LoRA in PEFT's format, for baselines that have one personality; the directory."""
+        model = self._trained()
+        if self.args.should_save:
+            name = str(getattr(model.base.config, "_name_or_path", ""))
+            model.hypernet.to_peft(Personality(), directory, base_model=name, overwrite=True)
+        return directory
+
+    def _trained(self) -> Any:
+        """The model, its hypernetwork gathered where several processes hold parts of it."""
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        model = self.accelerator.unwrap_model(self.model)
+        if self.args.should_save:
             found = {n.removeprefix("hypernet."): t for n, t in state.items() if n.startswith("hypernet.")}
             model.hypernet.load_state_dict(found)
-            model.save_pretrained(directory, notes=notes, bank_dtype=torch.bfloat16)
+        return model
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         network = self.accelerator.unwrap_model(model or self.model).hypernet

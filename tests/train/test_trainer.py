@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 PEOPLE = [[5.0 if bit else -5.0 for bit in (n & 4, n & 2, n & 1, n & 4 and n & 1, n & 2)] for n in range(8)]
 
 
-def records(dialogues: int = 8) -> list[DialogueRecord]:
+def records(dialogues: int = 8, letters: int = 8) -> list[DialogueRecord]:
     """Eight people who give the same questions answers of their own."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for scores in PEOPLE:
         for number in range(dialogues):
-            letters = torch.randint(97, 123, (8,), generator=generator).tolist()
-            turns = [Turn(role="user", content=f"{number}?"), Turn(role="assistant", content=bytes(letters).decode())]
+            said = bytes(torch.randint(97, 123, (letters,), generator=generator).tolist()).decode()
+            turns = [Turn(role="user", content=f"{number}?"), Turn(role="assistant", content=said)]
             found.append(DialogueRecord(messages=turns, personality=scores, source="test"))  # type: ignore[arg-type]
     return found
 
@@ -134,33 +134,33 @@ def test_a_model_without_hypernetwork_is_refused(tiny_llama: Any, tmp_path: Path
         HypernetTrainer(PersonalityModel(tiny_llama), trainer_arguments(settings), None, 0)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_overfitting_reaches_what_a_lora_for_each_person_reaches(tiny_llama: Any, byte_tokenizer: Any) -> None:
-    """8 people x 8 dialogues: the loss is at most 1.1 of that of eight plain LoRA adapters of the same rank."""
-    sources = [source.finished for source in text_sources(records(), byte_tokenizer)]
+    """8 people x 8 dialogues: the loss is at most 1.1 times that of plain LoRA adapters of the same rank, one for each of three."""
+    sources = [source.finished for source in text_sources(records(letters=3), byte_tokenizer)]
 
-    def fit(model: PersonalityModel, rows: list[Any], steps: int) -> float:
+    def fit(config: HypernetConfig, rows: list[Any], steps: int, rate: float) -> float:
+        torch.manual_seed(0)
+        model = PersonalityModel.from_model(tiny_llama, hypernet=config)
         assert model.hypernet is not None
-        optimizer = torch.optim.Adam(model.hypernet.parameters(), lr=0.02)
+        optimizer = torch.optim.Adam(model.hypernet.parameters(), lr=rate)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
+        loss = torch.zeros(())
         for _ in range(steps):
             optimizer.zero_grad()
             total, count = batch_loss(model, collate(rows, 0))
-            (total / count).backward()
+            loss = total / count
+            loss.backward()
             optimizer.step()
-        with torch.no_grad():
-            total, count = batch_loss(model, collate(rows, 0))
-        return float(total / count)
-
-    alone = []
-    for first in range(0, 64, 8):
-        torch.manual_seed(0)
-        # One code, which starts as the constant 1 and sees a constant personality: a plain LoRA.
-        model = PersonalityModel.from_model(tiny_llama, hypernet=HypernetConfig(rank=4, codes=1, depth=0, alpha=8))
-        alone.append(fit(model, sources[first : first + 8], 60))
+            schedule.step()
         model.unload()
-    torch.manual_seed(0)
-    model = PersonalityModel.from_model(tiny_llama, hypernet=HypernetConfig(rank=4, codes=12, hidden=32, depth=1, alpha=8))
-    together = fit(model, sources, 120)
-    assert together <= 1.1 * sum(alone) / 8 + 0.02
+        return float(loss.detach())
+
+    # One code, which is the constant 1 for one person: a plain LoRA.
+    plain = HypernetConfig(rank=4, codes=1, depth=0, alpha=8)
+    alone = [fit(plain, sources[first : first + 8], 60, 0.02) for first in (0, 24, 56)]
+    together = fit(HypernetConfig(rank=4, codes=16, hidden=64, depth=2, alpha=8), sources, 160, 0.01)
+    assert together <= 1.1 * sum(alone) / len(alone)
 
 
 def _start(project: Path, *overrides: str, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
