@@ -65,7 +65,13 @@ def run(options: argparse.Namespace) -> None:
         if "questions" in tasks:
             plan = TraitPlan(held_out_questions(traits, options.questions), options.levels, options.cross)
             results = run_evaluation(
-                methods, scorer, plan, options.output / "questions", shared, batch_size=settings.batch_size, progress=report
+                methods,
+                scorer,
+                plan,
+                options.output / "questions",
+                shared,
+                batch_size=settings.batch_size,
+                progress=report,
             )
             figures = [method_figures(results, method.name) for method in methods]
             about = {**shared, **identity, "split": "holdout"}
@@ -101,7 +107,9 @@ def run(options: argparse.Namespace) -> None:
             console.print(f"Written to {path}")
 
 
-def build(options: argparse.Namespace, base: Any, tokenizer: Any, settings: AnswerSettings) -> tuple[list[Method], dict[str, Any]]:
+def build(
+    options: argparse.Namespace, base: Any, tokenizer: Any, settings: AnswerSettings
+) -> tuple[list[Method], dict[str, Any]]:
     """The bare model, the baselines, and last the hypernetwork."""
     adapter = artifact.locate(options.adapter)
     identity = adapter_identity(adapter)

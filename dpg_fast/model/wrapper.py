@@ -133,9 +133,7 @@ class PersonalityModel(nn.Module):
         parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
         return cls(model, parts.hypernet, parts.steering, parts.calibration)
 
-    def save_pretrained(
-        self, directory: str | Path, *, notes: str = "", bank_dtype: torch.dtype | None = None
-    ) -> None:
+    def save_pretrained(self, directory: str | Path, *, notes: str = "", bank_dtype: torch.dtype | None = None) -> None:
         """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
 
         Args:

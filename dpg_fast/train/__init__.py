@@ -1,4 +1,4 @@
-"""Training of hypernetworks: lessons of a persona-prompted teacher or recorded dialogue, and transformers' Trainer around them."""
+"""Training of hypernetworks: lessons of a persona-prompted teacher or recorded dialogue, by transformers' Trainer."""
 
 from dpg_fast.train.lessons import Lesson, LessonSettings, load_lessons, make_lessons
 from dpg_fast.train.loss import batch_loss, target_loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class LessonSettings:
     people: int = 8
     system: str = NEUTRAL_SYSTEM
     seed: int = 0
-    teacher: TeacherSettings = TeacherSettings()
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
     def __post_init__(self) -> None:
         if self.people < 1 or self.questions < 0:

@@ -11,7 +11,13 @@ from torch.utils.checkpoint import checkpoint
 from dpg_fast.model import PersonalityModel
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
-_CHANGED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+_CHANGED_LOGITS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
 
 
 def target_loss(logits: Tensor, candidates: Tensor, log_target: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ class DataSettings:
         if self.lessons is None and not self.records:
             raise ValueError("data: name a directory of lessons or files of records")
         if not 0 <= self.redraw <= 1 or self.strength < 0 or self.visits < 1 or self.max_length < 2:
-            raise ValueError("data: redraw lies in 0..1, strength is at least 0, visits at least 1, max_length at least 2")
+            raise ValueError(
+                "data: redraw lies in 0..1, strength is at least 0, visits at least 1, max_length at least 2"
+            )
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ class PersonaTeacher:
             system: the neutral instruction of the base model.
             generator: of the samples.
         """
-        own = [[t for t in Trait if person.scores[t.position]] for person in people] if traits is None else traits
-        active = [tuple(row) for row in own]
+        asked_of = [[t for t in Trait if person.scores[t.position]] for person in people] if traits is None else traits
+        active = [tuple(row) for row in asked_of]
         used = [t for t in Trait if any(t in own for own in active)]
         prompts = [chat_prompt(self.tokenizer, [{"role": "user", "content": question}], system=system)]
         for trait in used:

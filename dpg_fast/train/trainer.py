@@ -63,7 +63,9 @@ class HypernetTrainer(Trainer):
             eval_dataset=evaluation,
             **options,
         )
-        self.model_accepts_loss_kwargs = False  # the loss is a mean of its own; the Trainer divides by accumulation steps
+        self.model_accepts_loss_kwargs = (
+            False  # the loss is a mean of its own; the Trainer divides by accumulation steps
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -81,7 +83,7 @@ class HypernetTrainer(Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        directory = Path(output_dir or self.args.output_dir)
+        directory = Path(output_dir or self.args.output_dir or ".")
         directory.mkdir(parents=True, exist_ok=True)
         network = self.accelerator.unwrap_model(self.model).hypernet
         if state_dict is None:

@@ -77,7 +77,9 @@ def test_scripted_cases_are_last_answered_turns() -> None:
         turns = [Turn(role="user" if i % 2 == 0 else "assistant", content=text) for i, text in enumerate(texts)]
         return DialogueRecord(messages=turns, personality=scores, source="test")
 
-    cases = scripted([record((1, 0, 0, 0, 0), "A?", "a", "B?", "b"), record(None, "C?", "c"), record((2, 0, 0, 0, 0), "D?")])
+    cases = scripted(
+        [record((1, 0, 0, 0, 0), "A?", "a", "B?", "b"), record(None, "C?", "c"), record((2, 0, 0, 0, 0), "D?")]
+    )
     assert [case.question for case in cases] == ["B?"] and cases[0].traits == tuple(Trait)
     with pytest.raises(ValueError, match="no record"):
         scripted([record(None, "C?", "c")])
@@ -113,13 +115,19 @@ def test_interval_widens_with_noise() -> None:
 
 
 def test_report_names_methods_and_figures(tmp_path: Path) -> None:
-    cases = [Case(Personality([5, -5, 2, -2, 5]), "A?", tuple(Trait)), Case(Personality([-5, 5, -2, 2, -5]), "B?", tuple(Trait))]
+    cases = [
+        Case(Personality([5, -5, 2, -2, 5]), "A?", tuple(Trait)),
+        Case(Personality([-5, 5, -2, 2, -5]), "B?", tuple(Trait)),
+    ]
     good = np.array([case.personality.scores for case in cases])
     report = build_case_report(cases, {"one": -good, "two": good}, "two", resamples=50)
-    path = write_case_report("Task", cases, report, {"one": "says", "two": "says too"}, tmp_path, judge="J", settings={"a": 1})
+    path = write_case_report(
+        "Task", cases, report, {"one": "says", "two": "says too"}, tmp_path, judge="J", settings={"a": 1}
+    )
     text = path.read_text()
     assert "# Task" in text and "## two beside the others" in text and "+2.00" in text
-    assert json.loads((tmp_path / "figures.json").read_text())["figures"]["two"]["mean_spearman"]["estimate"] == pytest.approx(1.0)
+    stored = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert stored["two"]["mean_spearman"]["estimate"] == pytest.approx(1.0)
     assert (tmp_path / "levels.png").stat().st_size > 1000
 
 

@@ -31,7 +31,10 @@ def wrapped(tiny_llama: Any) -> PersonalityModel:
 
 
 def rows_of(tokenizer: Any) -> list[Row]:
-    records = [record((5, 0, 0, 0, 0), "Hi?", "Hello there."), record((0, -3, 2, 0, 0), "Why?", "No.", "And?", "Yes, so.")]
+    records = [
+        record((5, 0, 0, 0, 0), "Hi?", "Hello there."),
+        record((0, -3, 2, 0, 0), "Why?", "No.", "And?", "Yes, so."),
+    ]
     return [source.finished for source in text_sources(records, tokenizer)]
 
 
@@ -60,7 +63,9 @@ def test_loss_is_zero_where_the_model_is_the_target() -> None:
 
 
 def test_only_the_assistant_is_learnt(byte_tokenizer: Any) -> None:
-    for row, expected in zip(rows_of(byte_tokenizer), ("Hello there.<|end|>", "No.<|end|>Yes, so.<|end|>"), strict=True):
+    for row, expected in zip(
+        rows_of(byte_tokenizer), ("Hello there.<|end|>", "No.<|end|>Yes, so.<|end|>"), strict=True
+    ):
         assert byte_tokenizer.decode(row.tokens[row.positions + 1]) == expected
         assert torch.equal(row.candidates[:, 0], row.tokens[row.positions + 1])
 
@@ -93,7 +98,9 @@ def test_gradients_of_a_mixed_batch_are_the_sum_of_single_ones(wrapped: Personal
     mixed, parts = gradients(wrapped, rows), [gradients(wrapped, [row]) for row in rows]
     assert set(mixed) == {name for name, _ in wrapped.hypernet.named_parameters()}  # type: ignore[union-attr]
     for name, found in mixed.items():
-        torch.testing.assert_close(found, parts[0][name] + parts[1][name], rtol=1e-3, atol=1e-4 * float(found.abs().max()))
+        torch.testing.assert_close(
+            found, parts[0][name] + parts[1][name], rtol=1e-3, atol=1e-4 * float(found.abs().max())
+        )
     assert all(p.grad is None for p in wrapped.base.parameters())
 
 
@@ -114,7 +121,9 @@ def test_grouped_attention_equals_the_usual_one(tiny_llama: Any, padding: str) -
     kept = mask.bool()
     expected = tiny_llama(input_ids=ids, attention_mask=mask).logits[kept]
     with grouped(tiny_llama):
-        torch.testing.assert_close(tiny_llama(input_ids=ids, attention_mask=mask).logits[kept], expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            tiny_llama(input_ids=ids, attention_mask=mask).logits[kept], expected, rtol=1e-3, atol=1e-3
+        )
         torch.testing.assert_close(
             tiny_llama.generate(ids, max_new_tokens=5, do_sample=False),
             tiny_llama.generate(ids, max_new_tokens=5, do_sample=False, use_cache=False),

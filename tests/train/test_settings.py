@@ -21,7 +21,9 @@ trainer: {learning_rate: 3e-3, max_steps: 7}
 def test_file_and_overrides(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(YAML)
-    settings = load_settings(file, ["hypernet.rank=2", "trainer.learning_rate=1e-4", "data.records=[a.jsonl]", "dtype=float32"])
+    settings = load_settings(
+        file, ["hypernet.rank=2", "trainer.learning_rate=1e-4", "data.records=[a.jsonl]", "dtype=float32"]
+    )
     assert settings.hypernet.rank == 2 and settings.hypernet.targets == ("q_proj", "down_proj")
     assert settings.data.records == (Path("a.jsonl"),) and settings.data.visits == 3
     assert settings.teaching.teacher.strength == 0.5

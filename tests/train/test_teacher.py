@@ -19,7 +19,11 @@ from dpg_fast.train.lessons import asked_questions, draw_people
 from dpg_fast.train.teacher import mix
 
 SETTINGS = TeacherSettings(candidates=6, max_new_tokens=5, temperature=0, repetition_penalty=1.0, strength=1.0)
-TEXTS = {Pole(trait, high): f"You are {trait.value} {'high' if high else 'low'}." for trait in Trait for high in (True, False)}
+TEXTS = {
+    Pole(trait, high): f"You are {trait.value} {'high' if high else 'low'}."
+    for trait in Trait
+    for high in (True, False)
+}
 
 
 def log_p(model: Any, tokenizer: Any, prompt: str, answer: torch.Tensor) -> torch.Tensor:
@@ -47,9 +51,13 @@ def test_what_each_prompt_thought_is_what_the_model_says(tiny_llama: Any, byte_t
                 text = TEXTS[Pole(trait, high)]
                 asked = USER_TEMPLATE.format(question="Why?", description=text)
                 prompt = chat_prompt(
-                    byte_tokenizer, [{"role": "user", "content": asked}], system=SYSTEM_TEMPLATE.format(description=text)
+                    byte_tokenizer,
+                    [{"role": "user", "content": asked}],
+                    system=SYSTEM_TEMPLATE.format(description=text),
                 )
-                sides.append(log_p(tiny_llama, byte_tokenizer, prompt, answer.tokens).gather(1, answer.candidates.long()))
+                sides.append(
+                    log_p(tiny_llama, byte_tokenizer, prompt, answer.tokens).gather(1, answer.candidates.long())
+                )
             torch.testing.assert_close(ratio, sides[0] - sides[1], rtol=1e-3, atol=4e-3)
         levels = torch.tensor([person.scores[t.position] for t in answer.traits])
         likeliest = mix(answer.log_base, answer.log_ratio, levels, 1.0).argmax(1)

@@ -136,7 +136,7 @@ def test_a_model_without_hypernetwork_is_refused(tiny_llama: Any, tmp_path: Path
 
 @pytest.mark.slow
 def test_overfitting_reaches_what_a_lora_for_each_person_reaches(tiny_llama: Any, byte_tokenizer: Any) -> None:
-    """8 people x 8 dialogues: the loss is at most 1.1 times that of plain LoRA adapters of the same rank, one for each of three."""
+    """8 people x 8 dialogues: the loss is at most 1.1 times that of plain LoRA adapters, one for each of three people."""
     sources = [source.finished for source in text_sources(records(letters=3), byte_tokenizer)]
 
     def fit(config: HypernetConfig, rows: list[Any], steps: int, rate: float) -> float:
@@ -194,7 +194,7 @@ def test_two_processes(project: Path, config: str) -> None:
     launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes" / config))
     process = _start(project, "trainer.max_steps=4", launcher=launcher)
     output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output[-3000:]
+    assert process.returncode == 0, output[-6000:]
     assert (project / "out" / "adapter" / "dpg_config.json").exists()
     found = losses(project / "out")
     assert len(found) == 4 and all(0 < loss < 20 for loss in found)

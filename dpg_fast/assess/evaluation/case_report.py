@@ -90,7 +90,9 @@ def write_case_report(
         "## Judge",
         judge,
         "## Settings",
-        "\n".join(f"- {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in {**settings, "software": software()}.items()),
+        "\n".join(
+            f"- {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in {**settings, "software": software()}.items()
+        ),
     ]
     write_text(directory / "figures.json", json.dumps(_plain(report), indent=1) + "\n")
     write_text(directory / "report.md", "\n\n".join(lines) + "\n")

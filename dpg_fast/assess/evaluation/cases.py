@@ -119,7 +119,8 @@ def run_cases(
                 batch = missing[start : start + batch_size]
                 texts = method.answer([case.question for case in batch], [case.personality for case in batch])
                 answers.append(
-                    {**dict(zip(KEY, case.key, strict=True)), "answer": text} for case, text in zip(batch, texts, strict=True)
+                    {**dict(zip(KEY, case.key, strict=True)), "answer": text}
+                    for case, text in zip(batch, texts, strict=True)
                 )
                 report(f"{method.name}: answers", start + len(batch), len(missing))
         finally:
@@ -128,7 +129,9 @@ def run_cases(
     return {method.name: _matrix(scores, cases) for method, _, scores in kept}
 
 
-def _judge(kept: Sequence[tuple[Method, Journal, Journal]], scorer: Scorer, cases: Sequence[Case], report: Progress) -> None:
+def _judge(
+    kept: Sequence[tuple[Method, Journal, Journal]], scorer: Scorer, cases: Sequence[Case], report: Progress
+) -> None:
     """All answers to a question are judged on a trait at once: judges share work between them."""
     groups: dict[tuple[str, Trait], list[tuple[Journal, Journal, Case]]] = {}
     for case in cases:
@@ -208,7 +211,9 @@ def _draws(cases: Sequence[Case], resamples: int, seed: int) -> list[NDArray[np.
         people.setdefault(case.key[0], []).append(row)
     groups = [np.array(rows) for rows in people.values()]
     random = np.random.default_rng(seed)
-    return [np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(resamples)]
+    return [
+        np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(resamples)
+    ]
 
 
 def _mean(values: Scores) -> float:
