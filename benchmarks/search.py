@@ -18,7 +18,7 @@ from dpg_fast.architecture import find_architecture
 from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.neurons import ActivationCounter, SearchSettings
 from dpg_fast.neurons.search import answer, end_tokens, make_jobs
-from dpg_fast.neurons.tap import DecodeTap
+from dpg_fast.neurons.tap import DecodeTap, steps_together
 from dpg_fast.personality import POLES, Trait
 from dpg_fast.smollm2 import load_smollm2
 
@@ -33,10 +33,11 @@ def measure(dtype: torch.dtype, batch_size: int, tokens: int, rounds: int) -> di
     prompts = [job.prompt for job in batch]
     slots = torch.tensor([job.pole.index for job in batch], dtype=torch.int32)
     architecture = find_architecture(model)
+    window = steps_together(architecture.num_layers, architecture.intermediate, batch_size, tokens, dtype)
     taps: dict[str, DecodeTap | None] = {"plain generation": None}
     for name, means in (("counts and histograms", False), ("and means of answers", True)):
         counter = ActivationCounter(architecture.num_layers, architecture.intermediate, len(POLES), means=means)
-        taps[name] = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer))
+        taps[name] = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer), window)
     ways: dict[str, Callable[[], torch.Tensor]] = {
         name: lambda tap=tap: answer(model, tokenizer, prompts, settings, tap, slots)  # type: ignore[misc]
         for name, tap in taps.items()

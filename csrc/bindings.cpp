@@ -349,6 +349,42 @@ PyObject* py_steered_gated_act_grad(PyObject*, PyObject* const* a, Py_ssize_t n)
   });
 }
 
+// (h, out, y, residual, weight, eps, unit_offset, lora): lora None or (u, B, codes, slots, scale)
+PyObject* py_add_rmsnorm(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  View h, out, y, residual, weight;
+  if (n != 8 || !g_api || !h.read(a[0]) || !out.read(a[1]) || !y.read(a[2]) || !residual.read(a[3]) ||
+      !weight.read(a[4]))
+    Py_RETURN_FALSE;
+  Shaped s;
+  cpu::Matrix hm, om, rm;
+  float eps;
+  const int unit_offset = PyObject_IsTrue(a[6]);
+  if (unit_offset < 0) PyErr_Clear();
+  if (unit_offset < 0 || !s.read(y) || !s.like(y, residual, &rm) || !s.like(y, h, &hm) || !s.like(y, out, &om) ||
+      weight.ndim != 1 || weight.shape[0] != s.width || !weight.same_type(y) || !weight.contiguous() ||
+      !scale_of(a[5], &eps))
+    Py_RETURN_FALSE;
+  cpu::RideAlong lora{};
+  const bool has_lora = a[7] != Py_None;
+  if (has_lora) {
+    if (!PyTuple_Check(a[7]) || PyTuple_GET_SIZE(a[7]) != 5) Py_RETURN_FALSE;
+    const auto item = [&](int i) { return PyTuple_GET_ITEM(a[7], i); };
+    View u, B, codes, slots;
+    int64_t d, tokens;
+    if (!u.read(item(0)) || !B.read(item(1)) || !codes.read(item(2)) || !slots.read(item(3)) || !B.same_type(y) ||
+        !B.bank(&lora.K, &lora.r, &d, &lora.B) || d != s.width || !u.table(&tokens, lora.r) || tokens != s.T ||
+        !codes.table(&lora.codes.rows, lora.K) || !slots.slot_list(s.T) || !scale_of(item(4), &lora.scale))
+      Py_RETURN_FALSE;
+    lora.u = static_cast<float*>(u.data);
+    lora.codes.data = static_cast<float*>(codes.data);
+    lora.slots = static_cast<int32_t*>(slots.data);
+  }
+  return call(s.T * s.width * (lora.K * lora.r + 8), [&] {
+    return cpu::add_rmsnorm(s.type, s.rows, rm, weight.data, eps, unit_offset != 0, has_lora ? &lora : nullptr, hm, om,
+                            s.T, s.width);
+  });
+}
+
 // (gate, act, slots, edges, positive, histogram)
 PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View gate, slots, edges, positive, histogram;
@@ -385,6 +421,7 @@ PyMethodDef kHot[] = {
      nullptr},
     {"steered_gated_act_grad", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_steered_gated_act_grad)),
      METH_FASTCALL, nullptr},
+    {"add_rmsnorm", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_add_rmsnorm)), METH_FASTCALL, nullptr},
     {"activation_stats", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_activation_stats)), METH_FASTCALL,
      nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -41,6 +41,7 @@ void bind_cuda(py::module_& m) {
   add(m, "cuda_lora_expand_add", dpg_cuda_lora_expand_add);
   add(m, "cuda_lora_add", dpg_cuda_lora_add);
   add(m, "cuda_steered_gated_act", dpg_cuda_steered_gated_act);
+  add(m, "cuda_add_rmsnorm", dpg_cuda_add_rmsnorm);
   add(m, "cuda_activation_stats", dpg_cuda_activation_stats);
 }
 

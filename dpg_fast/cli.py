@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from dpg_fast.assess_command import assess
+from dpg_fast.data_command import data
+from dpg_fast.judge_command import judge
 from dpg_fast.neurons_cli import neurons
 from dpg_fast.questions_command import questions
 
@@ -48,7 +50,9 @@ def demo(
         raise typer.Exit(2) from None
 
 
+assess.command("judge")(judge)
 app.add_typer(assess, name="assess")
+app.add_typer(data, name="data")
 app.add_typer(neurons, name="neurons")
 app.add_typer(questions, name="questions")
 

@@ -73,7 +73,11 @@ def run(options: argparse.Namespace) -> None:
     figures = [method_figures(results, method.name) for method in methods]
     asked = "PersonalityBench" if options.personalitybench else "holdout"
     written = write_report(
-        results, figures, options.output, judge=judge.describe(), settings={**shared, **identity, "split": asked}
+        results,
+        figures,
+        options.output,
+        judge=judge.describe(),
+        settings={**shared, **identity, "split": asked, "judge_cost": scorer.spent()},
     )
     for method in figures[1:]:
         console.print(f"[bold]{method.name}[/bold]")

@@ -20,7 +20,7 @@ runner = CliRunner()
 def test_help_names_the_commands() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("env", "demo", "assess", "neurons", "questions"):
+    for command in ("env", "demo", "assess", "data", "neurons", "questions"):
         assert command in result.output
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels import ceilings, gated_ops, linear_ops
+from benchmarks.kernels import ceilings, gated_ops, linear_ops, norm_op
 from benchmarks.kernels.shapes import Work, grid
 from benchmarks.kernels.timing import Pool, Times, measure
 from benchmarks.kernels.way import LIMIT, RIVAL_LIMIT, Cost, Op, Verdict, Way, sample_rows, verdict
 from benchmarks.report import Absent, Line, Result
 from dpg_fast.kernels import use_backend
 
-OPS: dict[str, Op[Any]] = {op.name: op for op in (*linear_ops.OPS, *gated_ops.OPS)}
+OPS: dict[str, Op[Any]] = {op.name: op for op in (*linear_ops.OPS, norm_op.NORM, *gated_ops.OPS)}
 POOL_LIMIT = {"cpu": 16, "cuda": 256}
 POOL_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 FEWEST_ROUNDS = 3

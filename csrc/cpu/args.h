@@ -38,10 +38,12 @@ struct Combine {
   float scale;
 };
 
-// y[rows[i]] += sum_kj coef[i, kj] * B[kj]
+// y[rows[i]] = in[rows[i]] + sum_kj coef[i, kj] * B[kj]; in may be y
 struct Expand {
   void* y;
   int64_t ldy;
+  const void* in;
+  int64_t ld_in;
   const int32_t* rows;
   const void* B;
   int64_t ldb, kr;
@@ -87,6 +89,17 @@ struct Stats {
   bool wide;           // int64
 };
 
+// h = residual + y, or residual + h for a token with a slot, whose h holds y with its expand; out = the norm of h.
+struct Norm {
+  const void *y, *residual, *weight;
+  int64_t ldy, ld_residual, width;
+  const int32_t* slots;  // null: no token has one
+  void *h, *out;
+  int64_t ldh, ld_out;
+  float eps;
+  bool unit_offset;
+};
+
 struct Kernels {
   const char* isa;
   int64_t col_unit;    // columns are split over threads in multiples of this
@@ -98,6 +111,8 @@ struct Kernels {
   // columns [c0, c1), entries [i0, i1) of rows
   void (*expand[kDTypes])(const Expand&, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
   void (*gated[kDTypes])(const Gated&, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1);
+  // tokens rows[i0, i1)
+  void (*norm[kDTypes])(const Norm&, const int32_t* rows, int64_t i0, int64_t i1);
   void (*stats[kDTypes])(const Stats&, Act act, int64_t c0, int64_t c1);
 };
 

@@ -226,7 +226,7 @@ Status lora_expand_add(DType type, Matrix y, const float* u, Matrix B, Codes cod
         spread(u, codes, slots, rows + i, scale, K, r, i0, i1, coef);
         team.barrier();
       }
-      const Expand p{y.data, y.ld, rows + i, B.data, B.ld, kr, coef};
+      const Expand p{y.data, y.ld, y.data, y.ld, rows + i, B.data, B.ld, kr, coef};
       split_2d(team, k.col_unit, d, m, [&](int64_t c0, int64_t c1, int64_t a, int64_t b) { k.expand[type](p, c0, c1, a, b); });
       if (i + chunk < n) team.barrier();
     }
@@ -250,7 +250,7 @@ Status lora_add(DType type, Matrix y, Matrix x, const void* A, Matrix B, Codes c
                      nullptr, 0, coef, codes_b.data, scale};
       run_shrink(k, type, s, team);
       team.barrier();
-      const Expand p{y.data, y.ld, rows + i, B.data, B.ld, kr, coef};
+      const Expand p{y.data, y.ld, y.data, y.ld, rows + i, B.data, B.ld, kr, coef};
       split_2d(team, k.col_unit, d_out, m, [&](int64_t c0, int64_t c1, int64_t a, int64_t b) { k.expand[type](p, c0, c1, a, b); });
       if (i + chunk < n) team.barrier();
     }
@@ -301,7 +301,7 @@ Status lora_stacked_add(DType type, Matrix y, Matrix S, Matrix B, Codes codes_a,
       }
       split_2d(team, k.col_unit, ends[groups - 1], m, [&](int64_t c0, int64_t c1, int64_t a, int64_t b) {
         for (int64_t g = 0, begin = 0; g < groups; begin = ends[g++]) {
-          const Expand p{y.data, y.ld, rows + i, B.data, B.ld, kr, coef + g * chunk * kr};
+          const Expand p{y.data, y.ld, y.data, y.ld, rows + i, B.data, B.ld, kr, coef + g * chunk * kr};
           const int64_t first = std::max(c0, begin), last = std::min(c1, ends[g]);
           if (first < last) k.expand[type](p, first, last, a, b);
         }
@@ -389,6 +389,44 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
       job.rows = rows + n;
       run(job, team, T - n);
     }
+  });
+  return Status::ok;
+}
+
+Status add_rmsnorm(DType type, Matrix y, Matrix residual, const void* weight, float eps, bool unit_offset,
+                   const RideAlong* lora, Matrix h, Matrix out, int64_t T, int64_t width) {
+  if (lora && !slots_ok(lora->slots, T, lora->codes.rows)) return Status::bad_slot;
+  const Kernels& k = kernels();
+  int32_t* rows = scratch(t_rows, T);
+  int64_t n = 0;
+  if (lora) {
+    n = list_active(lora->slots, T, rows, true);
+  } else {
+    for (int64_t t = 0; t < T; ++t) rows[t] = static_cast<int32_t>(t);
+  }
+  const int64_t kr = lora ? lora->K * lora->r : 0;
+  const int64_t chunk = std::max<int64_t>(1, std::min(n, chunk_tokens(kr)));
+  float* coef = lora ? scratch(t_coef, chunk * kr) : nullptr;
+  const Norm p{y.data, residual.data, weight, y.ld, residual.ld, width, lora ? lora->slots : nullptr,
+               h.data, out.data, h.ld, out.ld, eps, unit_offset};
+  // Whole rows to each thread, since a norm needs them: eight at a time, which share the bank's columns.
+  constexpr int64_t kTile = 8;
+  with_team((n * kr + 8 * T) * width, [&](const Team& team) {
+    for (int64_t i = 0; i < n; i += chunk) {
+      const int64_t m = std::min(chunk, n - i);
+      int64_t first, last;
+      team.share((m + kTile - 1) / kTile, &first, &last);
+      const int64_t i0 = first * kTile, i1 = std::min(m, last * kTile);
+      if (i0 < i1) {  // a thread spreads the coefficients that it needs
+        spread(lora->u, lora->codes, lora->slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, coef);
+        k.expand[type]({h.data, h.ld, y.data, y.ld, rows + i, lora->B.data, lora->B.ld, kr, coef}, 0, width, i0, i1);
+        k.norm[type](p, rows + i, i0, i1);
+      }
+      if (i + chunk < n) team.barrier();
+    }
+    int64_t i0, i1;
+    team.share(T - n, &i0, &i1);
+    k.norm[type](p, rows + n, i0, i1);
   });
   return Status::ok;
 }

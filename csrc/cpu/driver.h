@@ -63,6 +63,18 @@ struct GatedGrad {
 Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
                          const Steering* steering, const GatedGrad* grad, int64_t T, int64_t width);
 
+struct RideAlong {
+  const float* u;  // [T, r]
+  Matrix B;
+  Codes codes;
+  const int32_t* slots;
+  float scale;
+  int64_t K, r;
+};
+// h = residual + (y [+ expand]), out = its RMSNorm times weight (unit_offset: 1 + weight). lora may be null.
+Status add_rmsnorm(DType type, Matrix y, Matrix residual, const void* weight, float eps, bool unit_offset,
+                   const RideAlong* lora, Matrix h, Matrix out, int64_t T, int64_t width);
+
 // positive and histogram rows `slots` get the counts of act(gate) added; edges [bins - 1], at least one.
 Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, const float* edges, int64_t bins,
                         int64_t* positive, void* histogram, bool wide, int64_t rows, int64_t T, int64_t width);

@@ -13,6 +13,7 @@ namespace {
 using cpu::Combine;
 using cpu::Expand;
 using cpu::Gated;
+using cpu::Norm;
 using cpu::Shrink;
 using cpu::Stats;
 using cpu::StatsRun;
@@ -268,6 +269,7 @@ struct ExpandOf {
     void block(int64_t c, int rest) const {
       constexpr int64_t width = NV * VF::N;
       T* y = static_cast<T*>(p.y) + c;
+      const T* in = static_cast<const T*>(p.in) + c;
       const T* b = static_cast<const T*>(p.B) + c;
       const Ahead<T, width> ahead(static_cast<const T*>(p.B), p.ldb, p.kr, c0, c1, c);
       const Ahead<float, width> none(nullptr, 0, 0, 0, 0, 0);
@@ -275,12 +277,12 @@ struct ExpandOf {
         alignas(64) float packed[kPackRows * width];
         pack_block<NV>(b, p.ldb, p.kr, ahead, packed);
         for (int64_t i = i0; i < i1; i += TT)
-          expand_block<TT, NV, TAIL, T, float>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, packed, width,
+          expand_block<TT, NV, TAIL, T, float>({in, p.ld_in, p.rows + i}, {y, p.ldy, p.rows + i}, packed, width,
                                                p.coef + i * p.kr, p.kr, none, rest);
         return;
       }
       for (int64_t i = i0; i < i1; i += TT)
-        expand_block<TT, NV, TAIL, T, T>({y, p.ldy, p.rows + i}, {y, p.ldy, p.rows + i}, b, p.ldb, p.coef + i * p.kr,
+        expand_block<TT, NV, TAIL, T, T>({in, p.ld_in, p.rows + i}, {y, p.ldy, p.rows + i}, b, p.ldb, p.coef + i * p.kr,
                                          p.kr, ahead, rest);
     }
   };
@@ -451,6 +453,39 @@ void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int6
   }
 }
 
+// ---- residual and norm -----------------------------------------------------------------------------------------------
+
+template <class T, bool OFFSET>
+void norm_row(const Norm& p, int64_t row) {
+  T* h = static_cast<T*>(p.h) + row * p.ldh;
+  const T* y = p.slots && p.slots[row] >= 0 ? h : static_cast<const T*>(p.y) + row * p.ldy;
+  const T* residual = static_cast<const T*>(p.residual) + row * p.ld_residual;
+  const auto read = [](const T* from, int count) { return count == VF::N ? vload(from) : vload_n(from, count); };
+  constexpr int kChains = 4;
+  VF squares[kChains] = {VF(0.0f), VF(0.0f), VF(0.0f), VF(0.0f)};
+  int chain = 0;
+  for (int64_t c = 0; c < p.width; c += VF::N, chain = (chain + 1) % kChains) {
+    const int count = static_cast<int>(least(VF::N, p.width - c));
+    const VF v = vround<T>(read(residual + c, count) + read(y + c, count));
+    vstore_n(h + c, v, count);
+    squares[chain] = vfma(v, v, squares[chain]);
+  }
+  const float mean = vsum((squares[0] + squares[1]) + (squares[2] + squares[3])) / static_cast<float>(p.width);
+  const VF scale(1.0f / __builtin_sqrtf(mean + p.eps)), one(1.0f);
+  T* out = static_cast<T*>(p.out) + row * p.ld_out;
+  const T* weight = static_cast<const T*>(p.weight);
+  for (int64_t c = 0; c < p.width; c += VF::N) {
+    const int count = static_cast<int>(least(VF::N, p.width - c));
+    const VF normed = read(h + c, count) * scale, w = read(weight + c, count);
+    vstore_n(out + c, OFFSET ? normed * (one + w) : vround<T>(normed) * w, count);
+  }
+}
+
+template <class T>
+void norm(const Norm& p, const int32_t* rows, int64_t i0, int64_t i1) {
+  for (int64_t i = i0; i < i1; ++i) p.unit_offset ? norm_row<T, true>(p, rows[i]) : norm_row<T, false>(p, rows[i]);
+}
+
 // ---- activation statistics -------------------------------------------------------------------------------------------
 
 // One vector of neurons at a time: their histograms stay in cache while all tokens of a run pass, and the lowest bin,
@@ -511,6 +546,7 @@ const cpu::Kernels kTable = {
     {combine<float>, combine<bf16>, combine<f16>},
     {expand<float>, expand<bf16>, expand<f16>},
     {gated_act<float>, gated_act<bf16>, gated_act<f16>},
+    {norm<float>, norm<bf16>, norm<f16>},
     {stats<float>, stats<bf16>, stats<f16>},
 };
 

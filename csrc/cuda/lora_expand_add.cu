@@ -11,7 +11,9 @@ constexpr int kMaxGroups = 8;
 struct ExpandAdd {
   Expand expand;
   void* y;
-  int64_t ldy, tokens;
+  int64_t ldy;
+  const void* in;  // what the delta is added to; may be y
+  int64_t ld_in, tokens;
   int64_t end[kMaxGroups];  // first column after each group; groups that do not exist have none
   const void* S;            // null: u is given
   int64_t lds;
@@ -61,7 +63,7 @@ __device__ __forceinline__ void expand_add(const ExpandAdd& p) {
     Pack<T> y[Place<T>::kRows];
 #pragma unroll
     for (int i = 0; i < Place<T>::kRows; ++i)
-      y[i] = load_columns<ALIGNED, false>(row_of_tile<T>(p.y, p.ldy, token0, i, p.tokens), column, at.end);
+      y[i] = load_columns<ALIGNED, false>(row_of_tile<T>(p.in, p.ld_in, token0, i, p.tokens), column, at.end);
     Delta<T> delta[1];
     if (STACKED) {
       for (int i = threadIdx.x; i < kTileTokens * r; i += kTileThreads) {
@@ -132,7 +134,7 @@ int launch_tiles(const ExpandAdd& p, void* stream) {
 
 template <class T>
 int launch_type(const ExpandAdd& p, void* stream) {
-  bool aligned = rows_aligned16(p.y, p.ldy, sizeof(T)) && bank_aligned<T>(p.expand.bank[0]);
+  bool aligned = rows_aligned16(p.y, p.ldy, sizeof(T)) && rows_aligned16(p.in, p.ld_in, sizeof(T)) && bank_aligned<T>(p.expand.bank[0]);
   for (const int64_t end : p.end) aligned = aligned && end % Pack<T>::n == 0;
   return aligned ? launch_tiles<T, true>(p, stream) : launch_tiles<T, false>(p, stream);
 }
@@ -158,8 +160,15 @@ Expand expand_of(const void* u, const void* B, int64_t ldb, const void* codes, i
 extern "C" int dpg_cuda_lora_expand_add(int64_t type, void* y, int64_t ldy, const void* u, const void* B, int64_t ldb,
                                         const void* codes, int64_t code_rows, const void* slots, double scale,
                                         int64_t tokens, int64_t K, int64_t r, int64_t width, void* stream) {
+  return dpg_cuda_lora_expand_into(type, y, ldy, y, ldy, u, B, ldb, codes, code_rows, slots, scale, tokens, K, r, width,
+                                   stream);
+}
+
+int dpg_cuda_lora_expand_into(int64_t type, void* y, int64_t ldy, const void* in, int64_t ld_in, const void* u,
+                              const void* B, int64_t ldb, const void* codes, int64_t code_rows, const void* slots,
+                              double scale, int64_t tokens, int64_t K, int64_t r, int64_t width, void* stream) {
   using namespace dpg::cuda;
-  ExpandAdd p{expand_of(u, B, ldb, codes, code_rows, slots, scale, K, r), y, ldy, tokens, {}, nullptr, 0, nullptr};
+  ExpandAdd p{expand_of(u, B, ldb, codes, code_rows, slots, scale, K, r), y, ldy, in, ld_in, tokens, {}, nullptr, 0, nullptr};
   for (int64_t& end : p.end) end = width;
   return launch_any(type, p, stream);
 }
@@ -172,7 +181,7 @@ extern "C" int dpg_cuda_lora_stacked_add(int64_t type, void* y, int64_t ldy, con
   using namespace dpg::cuda;
   if (groups > kMaxGroups) return static_cast<int>(cudaErrorInvalidValue);
   const int64_t widths[kMaxGroups] = {width0, width1, width2, width3, width4, width5, width6, width7};
-  ExpandAdd p{expand_of(nullptr, B, ldb, codes_b, code_rows, slots, scale, K, r), y, ldy, tokens, {}, S, lds,
+  ExpandAdd p{expand_of(nullptr, B, ldb, codes_b, code_rows, slots, scale, K, r), y, ldy, y, ldy, tokens, {}, S, lds,
               static_cast<const float*>(codes_a)};
   int64_t end = 0;
   for (int g = 0; g < kMaxGroups; ++g) p.end[g] = end += widths[g];

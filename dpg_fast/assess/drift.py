@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from dpg_fast.assess.journal import Journal
 from dpg_fast.assess.judges import Judge
+from dpg_fast.assess.questionnaire.identity import model_identity
+from dpg_fast.assess.questionnaire.session import Respondent
 from dpg_fast.assess.reliability import bootstrap_rows
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.rows import Row, read_rows
 from dpg_fast.personality import Personality, Trait
-from dpg_fast.prompting import Message
+from dpg_fast.prompting import Message, with_system
 
+ANSWERS, SCORES = "answers", "scores"
+Progress = Callable[[str, int, int], None]
 USER_TURNS = (
     "Hi! How has your day been so far?",
     "What would you do with a free afternoon that came as a surprise?",
@@ -45,7 +51,9 @@ class Drift:
         scores: [people, turns, 5] in -5..5; nan where the judge found nothing to judge.
         slopes: trait -> change of the score per turn (least squares, mean over people). The interval resamples people, or turns
             where there is one person.
-        distances: [turns] mean absolute distance to the personality asked for, over people who have one; nan without any.
+        distances: [turns] mean absolute distance to the personality asked for, over people who have one and their traits
+            that are not 0; nan without any.
+        targets: [people][5] asked for; nan for who was asked for nothing.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +62,7 @@ class Drift:
     scores: NDArray[np.float64]
     slopes: dict[Trait, Interval]
     distances: tuple[float, ...]
+    targets: tuple[tuple[float, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; what is undefined is None."""
@@ -67,6 +76,7 @@ class Drift:
                 for trait, s in self.slopes.items()
             },
             "distances": [_number(value) for value in self.distances],
+            "targets": [[_number(value) for value in row] for row in self.targets],
         }
 
     def table(self) -> Table:
@@ -87,13 +97,14 @@ def measure_drift(
     model: PersonalityModel,
     tokenizer: Any,
     judge: Judge,
-    people: Sequence[tuple[str, Row | str]],
+    people: Sequence[Respondent | tuple[str, Row | str]],
     *,
     turns: Sequence[str] = USER_TURNS,
     system: str | None = None,
     max_new_tokens: int = 48,
     traits: Sequence[Trait] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    directory: Path | None = None,
+    progress: Progress | None = None,
     resamples: int = 1000,
     seed: int = 0,
     **generation: Any,
@@ -104,43 +115,107 @@ def measure_drift(
         model: with whatever the personalities need.
         tokenizer: with a chat template.
         judge: of answers.
-        people: (label, personality); None is the base model.
+        people: respondents, or (label, personality); None is the base model. A respondent's own system text stands before
+            ``system``: personality by prompt, to compare with.
         turns: what the user says, two turns at least.
-        system: put before the conversation; it should name no trait.
+        system: put before every conversation; it should name no trait.
         max_new_tokens: length of each answer.
         traits: to judge; default: all that the judge knows.
-        progress: called with how many turns have been answered, and of how many.
+        directory: keeps answers and scores turn by turn; a killed run continues from there.
+        progress: gets what is done, how much of it, and of how much.
         resamples, seed: of the intervals.
         **generation: passed to `generate`; default greedy with repetition penalty 1.1.
 
     Raises:
-        ValueError: no people, or fewer than two turns.
+        ValueError: no people, fewer than two turns, or a directory that holds another chat.
     """
     if not people or len(turns) < 2:
         raise ValueError("drift needs one person and two turns at least")
-    labels = tuple(label for label, _ in people)
-    rows = read_rows([row for _, row in people], len(people))
+    given = [person if isinstance(person, Respondent) else Respondent(person[0]) for person in people]
+    wanted = [person.personality if isinstance(person, Respondent) else person[1] for person in people]
+    rows = read_rows(wanted, len(people))
     options = {"do_sample": False, "repetition_penalty": 1.1} | generation
-    chats: list[list[Message]] = [[] for _ in people]
-    for number, turn in enumerate(turns, 1):
-        for chat in chats:
-            chat.append({"role": "user", "content": turn})
-        said = model.chat(
-            chats, personality=rows, tokenizer=tokenizer, system=system, max_new_tokens=max_new_tokens, **options
-        )
-        for chat, text in zip(chats, said, strict=True):
-            chat.append({"role": "assistant", "content": text})
-        if progress is not None:
-            progress(number, len(turns))
-    answers = tuple(tuple(message["content"] for message in chat[1::2]) for chat in chats)
-    pairs = [(turn, texts[i]) for texts in answers for i, turn in enumerate(turns)]
-    scores = np.full((len(people), len(turns), len(Trait)), math.nan)
-    for place, verdict in enumerate(judge.judge_all(pairs, traits=traits)):
-        for trait, value in verdict.scores.items():
-            scores[place // len(turns), place % len(turns), trait.position] = value
-    return Drift(
-        labels, tuple(turns), answers, scores, slopes(scores, resamples=resamples, seed=seed), _distances(scores, rows)
-    )
+    about: dict[str, Any] = {}
+    if directory is not None:
+        asked = [Respondent(r.label, row, r.system, r.asked).to_dict() for r, row in zip(given, rows, strict=True)]
+        about = {"model": model_identity(model), "people": asked, "turns": list(turns), "system": system}
+        about |= {"max_new_tokens": max_new_tokens, "generation": {k: str(v) for k, v in options.items()}}
+    report = progress or (lambda what, done, total: None)
+    systems = [" ".join(filter(None, (person.system, system))) or None for person in given]
+    kept = _Kept(directory, ANSWERS, about)
+    for number, turn in enumerate(turns):
+        report(ANSWERS, number, len(turns))
+        if number in kept:
+            continue
+        chats = [
+            with_system(tokenizer, [*_chat(turns, kept, number, place), {"role": "user", "content": turn}], own)
+            for place, own in enumerate(systems)
+        ]
+        said = model.chat(chats, personality=rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, **options)
+        kept[number] = list(said)
+    report(ANSWERS, len(turns), len(turns))
+    answers = tuple(tuple(kept[number][place] for number in range(len(turns))) for place in range(len(given)))
+    scores = _judged(judge, turns, answers, traits, directory, about, report)
+    labels = tuple(person.label for person in given)
+    targets: list[Row] = [
+        person.asked if row is None and person.asked else row for person, row in zip(given, rows, strict=True)
+    ]
+    found = slopes(scores, resamples=resamples, seed=seed)
+    return Drift(labels, tuple(turns), answers, scores, found, _distances(scores, targets), _targets(targets))
+
+
+class _Kept(dict[int, list[Any]]):
+    """Rows by turn, in memory, and in a journal if there is a directory."""
+
+    def __init__(self, directory: Path | None, name: str, about: dict[str, Any]) -> None:
+        super().__init__()
+        self.journal: Journal | None = None
+        if directory is not None:
+            self.journal = Journal(directory / f"{name}.jsonl", about, ("turn",))
+            self.update({row["turn"]: row["rows"] for row in self.journal.rows.values()})
+
+    def __setitem__(self, turn: int, rows: list[Any]) -> None:
+        super().__setitem__(turn, rows)
+        if self.journal is not None:
+            self.journal.append([{"turn": turn, "rows": rows}])
+
+
+def _chat(turns: Sequence[str], kept: dict[int, list[Any]], upto: int, place: int) -> list[Message]:
+    """One person's conversation before a turn."""
+    said: list[Message] = []
+    for number in range(upto):
+        said.append({"role": "user", "content": turns[number]})
+        said.append({"role": "assistant", "content": kept[number][place]})
+    return said
+
+
+def _judged(
+    judge: Judge,
+    turns: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    traits: Sequence[Trait] | None,
+    directory: Path | None,
+    about: dict[str, Any],
+    report: Progress,
+) -> NDArray[np.float64]:
+    """[people, turns, 5] scores; all answers to a turn are judged together, for judges share work between them."""
+    names = None if traits is None else [trait.value for trait in traits]
+    kept = _Kept(directory, SCORES, about | {"judge": judge.describe(), "traits": names})
+    scores = np.full((len(answers), len(turns), len(Trait)), math.nan)
+    for number, turn in enumerate(turns):
+        report(SCORES, number, len(turns))
+        if number in kept:
+            found = kept[number]
+        else:
+            verdicts = judge.judge_all([(turn, own[number]) for own in answers], traits=traits)
+            found = [{trait.value: value for trait, value in verdict.scores.items()} for verdict in verdicts]
+            if all(row or not own[number].strip() for row, own in zip(found, answers, strict=True)):
+                kept[number] = found  # failed calls are made again by a later run
+        for place, row in enumerate(found):
+            for name, value in row.items():
+                scores[place, number, Trait.parse(name).position] = value
+    report(SCORES, len(turns), len(turns))
+    return scores
 
 
 def slopes(scores: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> dict[Trait, Interval]:
@@ -175,9 +250,14 @@ def _slope(x: NDArray[Any], y: NDArray[np.float64]) -> float:
     return float(centred @ (y - y.mean()) / (centred @ centred))
 
 
+def _targets(rows: Sequence[Row]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) if isinstance(row, Personality) else (math.nan,) * len(Trait) for row in rows)
+
+
 def _distances(scores: NDArray[np.float64], rows: Sequence[Row]) -> tuple[float, ...]:
-    asked = np.array([list(row) if isinstance(row, Personality) else [math.nan] * len(Trait) for row in rows])
-    gaps = np.abs(scores - asked[:, None, :])
+    """Over the scores asked for that are not 0: a neutral trait is asked of nobody."""
+    asked = np.array(_targets(rows))
+    gaps = np.where(asked[:, None, :] != 0, np.abs(scores - asked[:, None, :]), math.nan)
     return tuple(_mean(gaps[:, turn]) for turn in range(scores.shape[1]))
 
 

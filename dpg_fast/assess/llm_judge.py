@@ -24,6 +24,7 @@ from dpg_fast.llm.results import Run
 from dpg_fast.personality import MAX_SCORE, Trait
 
 PROMPT_VERSION = "npti-like-1"
+REPLY_TOKENS = 80  # of thirty words and their frame
 _PARAMETERS = {"temperature": 0}
 _TRAIT_SYSTEM = """You are an impartial judge of texts. You rate how strongly an answer shows the Big Five trait {trait}.
 Look at what the answer shows of {facets}.
@@ -116,7 +117,7 @@ class LLMJudge:
         Raises:
             LLMError: the server cannot be used at all.
         """
-        calls, owners = self._calls(pairs, traits)
+        calls, owners = self.calls(pairs, traits)
         open_calls = [0] * len(pairs)
         for owner in owners:
             open_calls[owner] += 1
@@ -136,14 +137,20 @@ class LLMJudge:
             progress(done, len(pairs))
         run = self.client.run(calls, progress=step)
         self.last_run = run
-        grouped: list[dict[str, Result[Any]]] = [{} for _ in pairs]
-        for call, owner, result in zip(calls, owners, run.results, strict=True):
+        return self.read(len(pairs), calls, owners, run.results)
+
+    def read(
+        self, number: int, calls: Sequence[Call[Rating]], owners: Sequence[int], results: Sequence[Result[Any]]
+    ) -> list[LLMJudgement]:
+        """The judgements of ``number`` answers, given what `calls` returned and the calls' results."""
+        grouped: list[dict[str, Result[Any]]] = [{} for _ in range(number)]
+        for call, owner, result in zip(calls, owners, results, strict=True):
             grouped[owner][call.item.rpartition(": ")[2]] = result
-        return [self._judgement(results) for results in grouped]
+        return [self._judgement(found) for found in grouped]
 
     def plan(self, pairs: Sequence[tuple[str, str]], *, traits: Sequence[Trait] | None = None) -> Plan:
-        """What `judge_all` would send and cost; a reply is taken to have 80 tokens. Nothing is sent."""
-        return self.client.plan(self._calls(pairs, traits)[0], completion_tokens=80)
+        """What `judge_all` would send and cost; a reply is taken to have `REPLY_TOKENS`. Nothing is sent."""
+        return self.client.plan(self.calls(pairs, traits)[0], completion_tokens=REPLY_TOKENS)
 
     def note(self, judgement: LLMJudgement) -> JudgeNote:
         """Who judged, for a record; with the cost if the client knows the price."""
@@ -161,9 +168,10 @@ class LLMJudge:
             "data, which marks them but cannot force a model to ignore what they ask."
         )
 
-    def _calls(
-        self, pairs: Sequence[tuple[str, str]], traits: Sequence[Trait] | None
+    def calls(
+        self, pairs: Sequence[tuple[str, str]], traits: Sequence[Trait] | None = None, name: str = "answer"
     ) -> tuple[list[Call[Rating]], list[int]]:
+        """The calls that rate (question, answer) pairs, and for each call the position of its pair."""
         wanted = list(dict.fromkeys(Trait if traits is None else traits))
         calls: list[Call[Rating]] = []
         owners = []
@@ -173,8 +181,8 @@ class LLMJudge:
             mine = [(trait.value, trait_messages(trait, question, answer)) for trait in wanted]
             if self.fluency:
                 mine.append((FLUENCY, fluency_messages(answer)))
-            for name, messages in mine:
-                item = f"answer {i + 1}: {name}"
+            for what, messages in mine:
+                item = f"{name} {i + 1}: {what}"
                 calls.append(Call(item, messages, Rating, PROMPT_VERSION, self.parameters))
                 owners.append(i)
         return calls, owners

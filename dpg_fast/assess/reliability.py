@@ -153,14 +153,65 @@ def weighted_kappa(
     known = np.unique(np.concatenate([x, y])) if categories is None else np.asarray(categories)
     if not np.isin(np.concatenate([x, y]), known).all():
         raise ValueError(f"a rating is none of the categories {known.tolist()}")
-    places = {value: place for place, value in enumerate(known.tolist())}
+    order = np.argsort(known, kind="stable")
+    sorted_known = known[order]
+    left, right = (order[np.searchsorted(sorted_known, side)] for side in (x, y))
     table = np.zeros((known.size, known.size))
-    for left, right in zip(x.tolist(), y.tolist(), strict=True):
-        table[places[left], places[right]] += 1
+    np.add.at(table, (left, right), 1)
     distance = np.abs(np.subtract.outer(np.arange(known.size), np.arange(known.size))).astype(np.float64)
     cost = {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}[weights]
     expected = (cost * np.outer(table.sum(axis=1), table.sum(axis=0))).sum() / x.size
     return float(1 - (cost * table).sum() / expected) if expected > 0 else math.nan
+
+
+def kappa_interval(
+    ratings: ArrayLike,
+    *,
+    categories: ArrayLike,
+    weights: Literal["none", "linear", "quadratic"] = "quadratic",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """`weighted_kappa` of [targets, 2] numeric ratings with a bootstrap interval over targets.
+
+    Raises:
+        ValueError: as `weighted_kappa`, or not two raters.
+    """
+    matrix = matrix_of(ratings, rows=1)
+    if matrix.shape[1] != 2:
+        raise ValueError(f"kappa is of two raters, not {matrix.shape[1]}")
+    known = np.asarray(categories, dtype=np.float64)
+    return bootstrap_rows(
+        lambda rows: weighted_kappa(rows[:, 0], rows[:, 1], categories=known, weights=weights),
+        matrix,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def fleiss_kappa(counts: ArrayLike) -> float:
+    """Fleiss' kappa (1971) of any number of raters: chance-corrected agreement on nominal categories.
+
+    Args:
+        counts: [targets, categories], how many raters put each target into each category; as many raters for every target.
+
+    Returns:
+        nan if all ratings are of one category.
+
+    Raises:
+        ValueError: fewer than two raters, another number of raters for some target, or negative counts.
+    """
+    table = matrix_of(counts, rows=1)
+    raters = table.sum(axis=1)
+    if (table < 0).any() or raters[0] < 2 or not np.allclose(raters, raters[0]):
+        raise ValueError("every target is rated by the same number of raters, two at least")
+    n = float(raters[0])
+    agreement = ((table**2).sum(axis=1) - n) / (n * (n - 1))
+    share = table.sum(axis=0) / table.sum()
+    chance = float((share**2).sum())
+    return float((agreement.mean() - chance) / (1 - chance)) if chance < 1 - 1e-12 else math.nan
 
 
 def pearson(a: ArrayLike, b: ArrayLike) -> float:

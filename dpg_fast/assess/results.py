@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """[people, 5] scores in -5..5, nan where a trait was not measured."""
+    """[people, 5] scores in -5..5, nan where a trait was not measured; `content` is the whole file, for reports."""
 
     method: str
     labels: tuple[str, ...]
     scores: NDArray[np.float64]
+    content: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_scores(path: Path | str, method: str, labels: Sequence[str], scores: ArrayLike, **more: Any) -> None:
@@ -93,7 +94,7 @@ def load_scores(path: Path | str) -> ScoreTable:
         rows.append(row)
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(f"{path}: respondents need different labels, and there must be one at least")
-    return ScoreTable(content["method"], tuple(labels), np.array(rows))
+    return ScoreTable(content["method"], tuple(labels), np.array(rows), content)
 
 
 def common_people(tables: Sequence[ScoreTable]) -> tuple[list[str], dict[str, NDArray[np.float64]]]:

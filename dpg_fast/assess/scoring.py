@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from dpg_fast.assess.answering import NEUTRAL_SYSTEM
 from dpg_fast.assess.fluency import answer_likelihoods, repeated_ngrams
 from dpg_fast.assess.judges import Judge
+from dpg_fast.llm.prices import Usage
 from dpg_fast.personality import Trait
 
 
@@ -31,10 +32,23 @@ class Scorer:
     tokenizer: Any
     system: str = NEUTRAL_SYSTEM
     autocast: torch.dtype | None = None
+    _runs: list[tuple[Usage, float | None, str]] = field(default_factory=list, repr=False, compare=False)
 
     def about(self) -> dict[str, Any]:
         """What the scores depend on, besides the answers."""
         return {"judge": self.judge.describe(), "perplexity_system": self.system, "autocast": str(self.autocast)}
+
+    def spent(self) -> dict[str, Any]:
+        """What this program's calls of the judge cost so far, JSON-ready: calls, tokens and price; empty for a local judge.
+
+        Stored replies cost nothing. The price is None where the model's is not known.
+        """
+        if not self._runs:
+            return {}
+        usage = sum((paid for paid, _, _ in self._runs), Usage())
+        costs = [cost for _, cost, _ in self._runs]
+        price = None if None in costs else round(sum(cost for cost in costs if cost is not None), 6)
+        return {**usage.model_dump(), "price": price, "currency": self._runs[0][2]}
 
     def score(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
         """:meth:`judge_traits` and :meth:`fluency` together."""
@@ -45,6 +59,9 @@ class Scorer:
         """For each answer, JSON-ready: ``scores`` (trait name -> -5..5, without those that could not be judged), ``reason``,
         ``rated_fluency`` (1 to 5 if the judge gives it) and ``empty``."""
         verdicts = self.judge.judge_all([(question, answer) for answer in answers], traits=traits)
+        run = getattr(self.judge, "last_run", None)
+        if run is not None:  # a judge over an API says what it spent
+            self._runs.append((run.paid, run.cost, run.prices.currency))
         return [
             {
                 "scores": {trait.value: verdict.scores[trait] for trait in traits if trait in verdict.scores},

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
 from dpg_fast.assess.metrics import LEVELS, nearest_level
-from dpg_fast.assess.reliability import correlation_interval, icc_interval, pearson, weighted_kappa
+from dpg_fast.assess.reliability import correlation_interval, icc_interval, kappa_interval, pearson
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
 
@@ -141,7 +141,7 @@ class Agreement:
     Attributes:
         people: scored by both.
         spearman, icc: with bootstrap intervals; the ICC is ICC(2,1).
-        kappa: quadratically weighted, of scores rounded to the levels -5..5.
+        kappa_interval: quadratically weighted kappa of scores rounded to the levels -5..5, likewise.
     """
 
     methods: tuple[str, str]
@@ -149,14 +149,19 @@ class Agreement:
     people: int
     spearman: Interval
     icc: Interval
-    kappa: float
+    kappa_interval: Interval
+
+    @property
+    def kappa(self) -> float:
+        """The estimate of `kappa_interval`."""
+        return self.kappa_interval.estimate
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; undefined values are None."""
         row: dict[str, Any] = {"methods": list(self.methods), "trait": self.trait.value, "people": self.people}
-        for name, value in (("spearman", self.spearman), ("icc_2_1", self.icc)):
+        for name, value in (("spearman", self.spearman), ("icc_2_1", self.icc), ("kappa", self.kappa_interval)):
             row[name] = {"estimate": _number(value.estimate), "low": _number(value.low), "high": _number(value.high)}
-        return row | {"kappa": _number(self.kappa)}
+        return row
 
 
 def agreements(scores: Mapping[str, ArrayLike], *, resamples: int = 1000, seed: int = 0) -> list[Agreement]:
@@ -181,7 +186,7 @@ def agreements(scores: Mapping[str, ArrayLike], *, resamples: int = 1000, seed: 
                     pair.shape[0],
                     correlation_interval(pair[:, 0], pair[:, 1], "spearman", resamples=resamples, seed=seed),
                     icc_interval(pair, "2,1", resamples=resamples, seed=seed),
-                    weighted_kappa(levels[:, 0], levels[:, 1], categories=LEVELS),
+                    kappa_interval(levels, categories=LEVELS, resamples=resamples, seed=seed),
                 )
             )
     return found
@@ -193,10 +198,8 @@ def agreement_table(rows: Sequence[Agreement]) -> Table:
     for column in ("methods", "trait", "people", "Spearman", "ICC(2,1)", "weighted kappa"):
         table.add_column(column)
     for row in rows:
-        kappa = "-" if math.isnan(row.kappa) else f"{row.kappa:.2f}"
-        table.add_row(
-            " / ".join(row.methods), row.trait.value, str(row.people), _bounds(row.spearman), _bounds(row.icc), kappa
-        )
+        found = (_bounds(value) for value in (row.spearman, row.icc, row.kappa_interval))
+        table.add_row(" / ".join(row.methods), row.trait.value, str(row.people), *found)
     return table
 
 

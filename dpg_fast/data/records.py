@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+)
 
 from ..files import write_atomically
 from ..personality import MAX_SCORE, MIN_SCORE, Personality
@@ -17,12 +25,24 @@ Score = Annotated[float, Field(ge=MIN_SCORE, le=MAX_SCORE, allow_inf_nan=False)]
 
 
 class Turn(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    Attributes:
+        role: who speaks.
+        content: what is said.
+        name: which of several speakers this is, where the role does not say; left out of what is written if there is none.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "user", "assistant"]
     content: str
+    name: Text | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_name(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = plain(self)
+        return found if self.name is not None else {key: value for key, value in found.items() if key != "name"}
 
 
 class JudgeNote(BaseModel):
@@ -36,6 +56,37 @@ class JudgeNote(BaseModel):
     currency: str | None = None
 
 
+Scores = tuple[Score, Score, Score, Score, Score]
+
+
+class Origin(BaseModel):
+    """Where in which script a conversation is from, and how it lies to its character's other ones.
+
+    Attributes:
+        id: content address of the script's segment, or of the generated text.
+        script: the file's name without its ending; of generated text, the cast.
+        scene, heading, lines: place in the script; none of generated text. Lines count from 1.
+        generated: written by a model in the character's manner, not taken from a script.
+        scores: what the judge gave this conversation, -5..5, OCEAN order.
+        centre: mean scores of the character's training conversations.
+        distance: Euclidean, from `scores` to `centre`.
+        outlier: far from the character's other conversations in at least one trait.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    script: str
+    scene: int | None = None
+    heading: str | None = None
+    lines: tuple[int, int] | None = None
+    generated: bool = False
+    scores: Scores
+    centre: Scores | None = None
+    distance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    outlier: bool = False
+
+
 class DialogueRecord(BaseModel):
     """A conversation, and what is known about who speaks as the assistant.
 
@@ -46,16 +97,18 @@ class DialogueRecord(BaseModel):
         stage: stage of that character's life or story.
         source: where the text is from.
         judge: who gave the personality's scores.
+        origin: place in a labelled script.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     messages: list[Turn] = Field(min_length=1)
-    personality: tuple[Score, Score, Score, Score, Score] | None = None
+    personality: Scores | None = None
     character: str | None = None
     stage: str | None = None
     source: str
     judge: JudgeNote | None = None
+    origin: Origin | None = None
 
     def get_personality(self) -> Personality | None:
         """The scores as a `Personality`."""
@@ -69,10 +122,10 @@ class QuestionRecord(BaseModel):
 
 
 class DroppedRecord(BaseModel):
-    """A generated text that a rule removed, and why."""
+    """A text that a rule removed, and why."""
 
-    kind: Literal["question", "description"]
-    target: str  # a trait ("openness") or a pole ("O+")
+    kind: Literal["question", "description", "dialogue"]
+    target: str  # a trait ("openness"), a pole ("O+") or a character
     text: str
     reason: str
     detail: str = ""

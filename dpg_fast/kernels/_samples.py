@@ -29,5 +29,7 @@ def sample_arguments(op: str, device: torch.device, dtype: torch.dtype) -> tuple
     if op == "activation_stats":
         edges = torch.tensor([0.0, 1.0], device=device)
         return x, "silu", slots, edges, zeros(2, 8, dt=torch.int64), zeros(2, 8, 3, dt=torch.int64)
+    if op == "add_rmsnorm":
+        return x, x.clone(), zeros(8), 1e-6, False, u, bank, codes, slots, 1.0
     steering = (zeros(8, dt=torch.int16), zeros(10, 8, dt=side), zeros(2, 10, dt=side), slots)
     return x, x.clone(), "silu", None, None, None, None, None, None, 1.0, *steering

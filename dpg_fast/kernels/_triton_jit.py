@@ -50,7 +50,7 @@ def power_of_2(n: int) -> int:
 
 def rank_tile(r: int, dtype: torch.dtype) -> int:
     """Ranks per product of an expand, padded. float32 products keep all of them in registers: few, or these spill."""
-    return max(min(power_of_2(r), 16 if dtype == torch.float32 else 64), 16)
+    return max(min(power_of_2(r), 16 if dtype == torch.float32 else 32), 16)
 
 
 def token_bucket(tokens: int) -> int:

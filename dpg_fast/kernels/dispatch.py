@@ -28,6 +28,7 @@ OPS: tuple[str, ...] = (
     "lora_stacked_add",
     "steered_gated_act",
     "activation_stats",
+    "add_rmsnorm",
 )
 ORDER: tuple[str, ...] = ("cuda", "triton", "cpu", "reference")
 ABSENT = "not available in this version"

@@ -21,9 +21,14 @@ from dpg_fast.kernels import _triton
 from dpg_fast.kernels.types import ACTIVATIONS, POLES
 
 #: name -> (hidden size, MLP width, bank entries, rank)
-MODELS: dict[str, tuple[int, int, int, int]] = {"smollm2-135m": (576, 1536, 6, 8), "llama-8b": (4096, 14336, 6, 16)}
+MODELS: dict[str, tuple[int, int, int, int]] = {
+    "smollm2-135m": (576, 1536, 6, 8),
+    "llama-8b": (4096, 14336, 6, 16),
+    "rank-64": (576, 1536, 6, 64),
+}
 TOKENS: dict[str, int] = {"decode": 8, "prefill": 2048}
-DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TRAINING = ("lora_shrink_grad", "lora_delta", "slot_sums", "steered_gated_act_grad")  # never run for a few tokens
 SLOTS, BINS = 64, 301
 
 _TYPES = {
@@ -92,6 +97,7 @@ def _target(name: str, kernel: Any, arguments: dict[str, Any]) -> Target:
 def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(op, function of the backend, arguments on "meta")."""
     from dpg_fast.kernels.activation_stats import triton as stats
+    from dpg_fast.kernels.add_rmsnorm import triton as add_rmsnorm
     from dpg_fast.kernels.lora_add import triton as lora_add
     from dpg_fast.kernels.lora_combine import triton as lora_combine
     from dpg_fast.kernels.lora_expand_add import triton as lora_expand_add
@@ -117,6 +123,10 @@ def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, A
     yield "lora_combine", lora_combine.run, (S, codes, slots, 3)
     yield "lora_stacked_add", lora_stacked_add.run, (empty(tokens, 3 * d), S, wide, codes, codes, slots, [d, d, d], 0.5)
 
+    lora_of_y = (u, A, codes, slots, 0.5)
+    yield "add_rmsnorm", add_rmsnorm.run, (x, x, empty(d), 1e-5, False, *lora_of_y)
+    yield "add_rmsnorm", add_rmsnorm.run, (x, x, empty(d), 1e-5, True, *(None,) * 4, 1.0)
+
     gate, B = empty(tokens, width), empty(K, r, width)
     lora = (u, B, u, B, codes, slots, 0.5)
     steering = (empty(width, dt=torch.int16), empty(POLES, width, dt=f32), empty(SLOTS, POLES, dt=f32), slots)
@@ -138,11 +148,11 @@ def targets(
     models: tuple[str, ...] = tuple(MODELS),
     phases: tuple[str, ...] = tuple(TOKENS),
     dtypes: tuple[str, ...] = tuple(DTYPES),
-    all_candidates: bool = False,
+    all_candidates: bool | None = None,
 ) -> Iterator[Target]:
-    """Every distinct kernel behind these ops (None: all), models, phases and dtypes.
+    """Every distinct kernel behind these ops (None: all), models, phases and dtypes; training only in "prefill".
 
-    all_candidates: every candidate of the tuner, else the first one.
+    all_candidates: every candidate of the tuner, or the first one; None: every one for "decode" alone.
 
     Raises:
         RuntimeError: Triton is not installed, or runs under its interpreter in this process.
@@ -155,8 +165,10 @@ def targets(
         for phase in phases:
             for dtype in dtypes:
                 for op, function, arguments in _calls(model, TOKENS[phase], DTYPES[dtype]):
-                    if ops is not None and op.split("/")[0] not in ops:
+                    name = op.split("/")[0]
+                    if (ops is not None and name not in ops) or (phase == "decode" and name in TRAINING):
                         continue
+                    every = phase == "decode" if all_candidates is None else all_candidates
                     with recorded() as launches:
                         function(*arguments)
                     for kernel, given in launches:
@@ -170,7 +182,7 @@ def targets(
                                 if kernel.early_config_prune
                                 else candidates
                             )
-                            chosen = [c.all_kwargs() for c in kept[: None if all_candidates else 1]]
+                            chosen = [c.all_kwargs() for c in kept[: None if every else 1]]
                         for config in chosen:
                             label = ",".join(f"{k}={v}" for k, v in config.items())
                             jit = kernel.fn if candidates is not None else kernel
@@ -183,6 +195,25 @@ def targets(
 
 _USAGE = re.compile(r"Used (\d+) registers")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+
+
+def report_targets() -> Iterator[Target]:
+    """The selection of `benchmarks.compile_report`: what can be chosen for decoding, in every dtype, and samples of the rest.
+
+    Activations other than SiLU differ in their elementwise part alone, so they stand for it once; the sizes of the large
+    model change constants, not code.
+    """
+    wide = ("lora_shrink", "lora_expand_add", "lora_stacked_add", "steered_gated_act")
+    for target in targets(models=("smollm2-135m",), phases=("decode",)):
+        if not re.search(r"/gelu", target.name) or re.search(r"lora_steered|activation_stats", target.name):
+            yield target
+    for target in targets(wide, ("rank-64",), ("decode",)):
+        if "act/" not in target.name or "silu/lora_steered" in target.name:
+            yield target
+    some = targets(models=("llama-8b",), dtypes=("bf16",))
+    yield from (t for t in some if "act" not in t.name or "silu/lora_steered" in t.name)
+    grad = targets(TRAINING, ("smollm2-135m",), ("prefill",), ("fp16", "fp32"))
+    yield from (t for t in grad if "act_grad" not in t.name or "silu/lora_steered" in t.name)
 
 
 def compile_target(target: Target, capability: int = 90) -> Compiled:

@@ -13,6 +13,16 @@ ACTIVATIONS: tuple[str, ...] = ("silu", "gelu_tanh", "gelu")
 POLES = 10
 
 
+class RideAlong(NamedTuple):
+    """The LoRA expand of one linear layer, riding along with an operation on its output (see `lora_expand_add`)."""
+
+    u: torch.Tensor  # float32 [T, r]
+    B: torch.Tensor  # [K, r, d], dtype of the output
+    codes: torch.Tensor  # float32 [S, K]
+    slots: torch.Tensor  # int32 [T], -1: no expand for that token
+    scale: float = 1.0
+
+
 class GatedLora(NamedTuple):
     """LoRA expands that ride along with the gated activation (see `lora_expand_add`).
 

@@ -11,13 +11,22 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel
 
 from dpg_fast.llm.cache import Reply, content_key
+from dpg_fast.llm.fence import defuse
 from dpg_fast.llm.prices import Usage
-from dpg_fast.llm.structured import Mode, UnreadableReply, format_instruction, plain_schema, read_reply, strict_schema
+from dpg_fast.llm.structured import (
+    Mode,
+    UnreadableReply,
+    format_instruction,
+    plain_schema,
+    read_reply,
+    response_format,
+    strict_schema,
+)
 
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
 NOTHING = Usage()
-FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable"]
+FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable", "open"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class Call(Generic[T]):
         prompt_version: name of the prompt's wording; changing it asks anew.
         parameters: sent with this call, over those of the client (temperature, max_completion_tokens, ...).
         draw: the n-th independent reply to the same prompt.
+        check: finds fault with a readable answer, in words for the model, or returns None. A fault asks for one repair; the
+            repaired answer counts if it is readable, else the first one. Must depend on the answer alone.
     """
 
     item: str
@@ -39,6 +50,7 @@ class Call(Generic[T]):
     prompt_version: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     draw: int = 0
+    check: Callable[[T], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Failure:
 
     Kinds: "refused" by the model or a content filter, "cut" at the token limit, "unreadable" also after one repair
     (these replies were paid for and are kept); "rejected" by the server as a bad request, "unreachable" after all retries
-    (nothing was paid, and the next run tries again).
+    (nothing was paid, and the next run tries again); "open" where nothing was to be sent and no reply is stored.
     """
 
     kind: FailureKind
@@ -114,22 +126,60 @@ def first_request(call: Call[Any], key: str) -> Request:
 
 def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Request:
     """The answer in ``reply``, or why there is none, or the repair to ask for."""
+    found = _read(call, reply)
+    text = reply.content or ""
+    if request.repair:
+        if not isinstance(found, (Failure, UnreadableReply)):
+            return found
+        try:  # the first answer, if it could be read and was only found fault with
+            return read_reply(call.answer, request.messages[-2]["content"])
+        except UnreadableReply:
+            pass
+        if isinstance(found, Failure):
+            return found
+        return Failure("unreadable", f"{found}; the reply was {text[:200]!r}")
+    if isinstance(found, Failure):
+        return found
+    if isinstance(found, UnreadableReply):
+        plea = f"That reply cannot be read: {found}.\n{format_instruction(call.answer)}"
+    else:
+        fault = call.check(found) if call.check is not None else None
+        if fault is None:
+            return found
+        plea = f"{fault}\n{format_instruction(call.answer)}"
+    said = {"role": "assistant", "content": defuse(text)}  # it may repeat text under judgement
+    messages = (*request.messages, said, {"role": "user", "content": plea})
+    return Request(content_key(["repair", request.key, text]), messages, repair=True)
+
+
+def _read(call: Call[T], reply: Reply) -> T | Failure | UnreadableReply:
     if reply.refusal:
         return Failure("refused", reply.refusal)
     if reply.finish_reason == "content_filter":
         return Failure("refused", "stopped by the server's content filter")
     if reply.finish_reason == "length":
         return Failure("cut", f"the reply was cut after {reply.completion_tokens or '?'} tokens; allow more of them")
-    text = reply.content or ""
     try:
-        return read_reply(call.answer, text)
+        return read_reply(call.answer, reply.content or "")
     except UnreadableReply as error:
-        problem = str(error)
-    if request.repair:
-        return Failure("unreadable", f"{problem}; the reply was {text[:200]!r}")
-    plea = f"That reply cannot be read: {problem}.\n{format_instruction(call.answer)}"
-    messages = (*request.messages, {"role": "assistant", "content": text}, {"role": "user", "content": plea})
-    return Request(content_key(["repair", request.key, text]), messages, repair=True)
+        return error
+
+
+def result_of(call: Call[T], outcome: T | Failure | Request, used: Sequence[Reply], paid: Sequence[Reply]) -> Result[T]:
+    """The result of a settled call, with the tokens of the replies used, and of those among them that were paid for now."""
+    assert not isinstance(outcome, Request)
+    value, failure = (None, outcome) if isinstance(outcome, Failure) else (outcome, None)
+    usage, now = sum(map(usage_of, used), Usage()), sum(map(usage_of, paid), Usage())
+    return Result(call.item, value, failure, usage, now, used[-1].served_by if used else None)
+
+
+def request_body(
+    call: Call[Any], request: Request, model: str, parameters: Mapping[str, Any], mode: Mode
+) -> dict[str, Any]:
+    """What is sent, as arguments of the SDK's ``chat.completions.create``."""
+    body = {"model": model, "messages": with_instruction(request, call, mode), **parameters, **call.parameters}
+    wanted = response_format(call.answer, mode)
+    return body if wanted is None else body | {"response_format": wanted}
 
 
 def with_instruction(request: Request, call: Call[Any], mode: Mode) -> list[dict[str, str]]:

@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _LABEL = re.compile(r"[a-z][a-z_]{0,31}")
+_NOT_ALNUM = re.compile(r"[^0-9a-z]+")  # of lower-case ASCII
 _TOKEN_LENGTH = 16  # hex digits
+_ASCII_CONTROLS = dict.fromkeys(code for code in (*range(32), 127) if chr(code) not in "\n\t")
 _TAGS = ("\U000e0000", "\U000e007f")  # invisible copies of ASCII
 _CONTROL = re.compile(
     r"<(?=[|\uff5c])"  # <|im_start|>, <|eot_id|>, and the full-width bar of DeepSeek
@@ -33,6 +35,8 @@ def defuse(text: str) -> str:
     ``"<|im_end|>"`` becomes ``"< |im_end|>"``; ordinary text is returned unchanged. Control characters other than
     newline and tab and Unicode tag characters go; other invisible ones go where they hide such a token.
     """
+    if text.isascii():  # the same, much faster
+        return _CONTROL.sub(lambda found: found.group() + " ", text.translate(_ASCII_CONTROLS))
     text = "".join(c for c in text if c in "\n\t" or not (unicodedata.category(c) == "Cc" or _TAGS[0] <= c <= _TAGS[1]))
     visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
     if _CONTROL.search(visible) is None:
@@ -85,4 +89,8 @@ class Fence:
 
 def _squeeze(text: str) -> str:
     """Lower case, compatibility forms, letters and digits only: lookalike spellings of a token become equal to it."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+    return (
+        _NOT_ALNUM.sub("", text.casefold())
+        if text.isascii()
+        else "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+    )

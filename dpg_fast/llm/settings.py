@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from dpg_fast.llm.structured import MODES
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+_SHORTEST_SECRET = 8
 _NO_KEY = "no-key"  # local servers want none, the SDK wants something
 
 
@@ -69,7 +70,16 @@ class LLMSettings:
         Raises:
             ValueError: none is given and the default server would need one.
         """
-        found = self.api_key or os.environ.get(self.api_key_variable)
+        found = self._given()
         if not found and self.base_url is None and "OPENAI_BASE_URL" not in os.environ:
             raise ValueError(f"no API key: set {self.api_key_variable}, or give base_url for a server without one")
         return found or _NO_KEY
+
+    def redact(self, text: str) -> str:
+        """``text`` without the key. "EMPTY", "test" and the like are no secrets, and may be words of the text."""
+        key = self._given()
+        return text.replace(key, "[key]") if key and len(key) >= _SHORTEST_SECRET else text
+
+    def _given(self) -> str | None:
+        found = self.api_key or os.environ.get(self.api_key_variable)
+        return found.strip() if found else None  # a line end from a file would break the header, and show in the error

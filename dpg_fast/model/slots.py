@@ -33,11 +33,12 @@ class SlotTable:
     """
 
     def __init__(self, codes: int, device: torch.device, capacity: int = 64) -> None:
-        self.values = SlotValues(
-            torch.zeros(capacity, codes, device=device),
-            torch.zeros(capacity, codes, device=device),
-            torch.zeros(capacity, 10, device=device),
-        )
+        with torch.inference_mode(False):  # what is made in that mode could only be changed in it
+            self.values = SlotValues(
+                torch.zeros(capacity, codes, device=device),
+                torch.zeros(capacity, codes, device=device),
+                torch.zeros(capacity, 10, device=device),
+            )
         self._slot: OrderedDict[Hashable, int] = OrderedDict()
         self._pins: Counter[int] = Counter()
         self._free = list(range(capacity - 1, -1, -1))
@@ -84,6 +85,7 @@ class SlotTable:
                 del self._slot[item]
                 return slot
         old = self.capacity
-        self.values = SlotValues(*(torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values))
+        with torch.inference_mode(False):
+            self.values = SlotValues(*(torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values))
         self._free = list(range(2 * old - 1, old, -1))
         return old

@@ -22,7 +22,7 @@ from dpg_fast.neurons.checkpoint import Checkpoint, identity
 from dpg_fast.neurons.selection import SelectionRule, select_all
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics, table_bytes
 from dpg_fast.neurons.table import SteeringTable
-from dpg_fast.neurons.tap import WINDOW, DecodeTap
+from dpg_fast.neurons.tap import DecodeTap, steps_together
 from dpg_fast.personality import POLES, Pole, Trait
 from dpg_fast.prompting import chat_prompt, encode_prompts
 
@@ -99,7 +99,8 @@ def search_memory(
     most = max(answers.values()) * settings.max_new_tokens
     tables = table_bytes(num_layers, intermediate, len(answers), most, settings.means)
     batch = num_layers * intermediate * settings.batch_size
-    return tables + batch * WINDOW * dtype.itemsize + (batch * 4 if settings.means else 0)
+    window = steps_together(num_layers, intermediate, settings.batch_size, settings.max_new_tokens, dtype)
+    return tables + batch * window * dtype.itemsize + (batch * 4 if settings.means else 0)
 
 
 def collect_statistics(
@@ -158,7 +159,8 @@ def collect_statistics(
             progress(Progress(done, len(jobs), tokens, time.perf_counter() - started))
 
     report()
-    tap = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer))
+    sizes = (architecture.num_layers, architecture.intermediate, settings.batch_size, settings.max_new_tokens)
+    tap = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer), steps_together(*sizes, model.dtype))
     batches = 0
     while done < len(jobs):
         batch = jobs[done : done + settings.batch_size]

@@ -3,8 +3,8 @@
 A token counts as decoded when its position lies past the prompt in the cache and its row has not ended; a prompt is never
 counted, however short (the released NPTI code goes by the number of rows and counts short prompts).
 
-Gates of :data:`WINDOW` steps are kept and counted together: a neuron's histogram then stays in the cache for several tokens,
-which halves the time on a CPU.
+Gates of several steps are kept and counted together: a neuron's histogram then stays in the cache for all their tokens, and
+on a CPU reaching the histograms in memory is what counting costs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,21 @@ from torch import Tensor, nn
 from dpg_fast.architecture import Architecture
 from dpg_fast.neurons.statistics import ActivationCounter
 
-#: decode steps whose gates are counted together
-WINDOW = 16
+#: most bytes of gates that wait to be counted
+WAITING_BYTES = 512 * 2**20
+
+
+def steps_together(num_layers: int, intermediate: int, rows: int, max_new_tokens: int, dtype: torch.dtype) -> int:
+    """Decode steps whose gates are counted together: a whole answer's, or what fits into :data:`WAITING_BYTES`.
+
+    Args:
+        num_layers: L.
+        intermediate: I, neurons per layer.
+        rows: of a batch.
+        max_new_tokens: decode steps of a batch.
+        dtype: of the gates.
+    """
+    return max(1, min(max_new_tokens, WAITING_BYTES // (num_layers * intermediate * rows * dtype.itemsize)))
 
 
 class DecodeTap:
@@ -31,12 +44,16 @@ class DecodeTap:
         architecture: its gated MLPs.
         counter: takes the activations.
         eos: tokens that end a row; they and what follows are not counted.
+        window: decode steps whose gates wait to be counted together (:func:`steps_together`).
     """
 
-    def __init__(self, model: nn.Module, architecture: Architecture, counter: ActivationCounter, eos: set[int]) -> None:
+    def __init__(
+        self, model: nn.Module, architecture: Architecture, counter: ActivationCounter, eos: set[int], window: int
+    ) -> None:
         self._model = model
         self._architecture = architecture
         self._counter = counter
+        self._window = window
         self._eos = torch.tensor(sorted(eos), dtype=torch.int64, device=counter.positive.device)
         self._prompt_length = 0
         self._rows = torch.empty(0)
@@ -109,8 +126,8 @@ class DecodeTap:
         self._used += self._new
         if self._used + slots.numel() > self._gates.shape[1]:
             self._flush()
-        if slots.numel() * WINDOW > self._gates.shape[1]:
-            shape = (self._architecture.num_layers, slots.numel() * WINDOW, self._architecture.intermediate)
+        if slots.numel() * self._window > self._gates.shape[1]:
+            shape = (self._architecture.num_layers, slots.numel() * self._window, self._architecture.intermediate)
             weight = next(iter(self._architecture.mlps[0].module.parameters()))
             dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16
             self._gates = torch.empty(shape, dtype=dtype, device=slots.device)

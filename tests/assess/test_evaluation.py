@@ -194,8 +194,14 @@ def test_report_and_raw_numbers(tiny_llama: Any, byte_tokenizer: Any, bare: Bare
     pytest.importorskip("matplotlib")
     results = run_evaluation([bare, Obedient()], scorer(tiny_llama, byte_tokenizer), TraitPlan(QUESTIONS), tmp_path, {})
     figures = [method_figures(results, name) for name in ("bare", "obedient")]
-    report = write_report(results, figures, tmp_path, judge="reads scores", settings={"model": "toy"})
-    text = report.read_text()
+    asked = ("extraversion", 5.0, QUESTIONS[E][0])
+    results.rows["obedient"][asked]["answer"] = "<script>alert(5)</script>"  # type: ignore[index]
+    page = write_report(results, figures, tmp_path, judge="reads scores", settings={"model": "toy"})
+    html = page.read_text()
+    assert "&lt;script&gt;alert(5)&lt;/script&gt;" in html and "<script" not in html
+    assert "extraversion works" in html and "obedient, extraversion +5" in html and html.count("data:image/png") == 3
+    assert str(tmp_path) not in html and json.loads((tmp_path / "report.json").read_text())["figures"]["bare"]
+    text = (tmp_path / "report.md").read_text()
     for expected in (
         "extraversion **works**",
         "neuroticism goes the **wrong way**",

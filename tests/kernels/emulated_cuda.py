@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -22,6 +22,7 @@ from dpg_fast.kernels import _cuda, use_backend
 ROOT = Path(__file__).resolve().parents[2]
 #: environment variable with the file of a library built by a parent process
 BUILT = "DPG_FAST_EMULATED_CUDA"
+KEPT = ROOT / "build" / "emulator"
 EMULATOR = ROOT / "tests" / "cuda_emulator"
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
 
@@ -34,15 +35,32 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+def fingerprint(compiler: str) -> str:
+    """Hash of the compiler's version, the flags and every source."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    found = hashlib.sha256(version + repr(FLAGS).encode())
+    for folder in (ROOT / "csrc" / "cuda", ROOT / "csrc" / "include", EMULATOR):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:32]
+
+
 @functools.cache
 def library_file() -> str:
-    """The library's file, deleted when this process ends; a parent process that has one passes it on in `BUILT`."""
+    """The library's file; a parent process that has one passes it on in `BUILT`.
+
+    Kept in build/emulator under the hash of all that it is made from, because compiling takes most of a minute.
+    """
     if os.environ.get(BUILT):
         return os.environ[BUILT]
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("the CUDA emulator needs g++")
-    folder = Path(tempfile.mkdtemp(prefix="dpg_fast_emulator_"))
+    kept = KEPT / f"{fingerprint(compiler)}.so"
+    if kept.exists():
+        return str(kept)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="making-", dir=KEPT))
     include = [f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'include'}"]
 
     def run(*command: str) -> None:
@@ -61,11 +79,10 @@ def library_file() -> str:
             objects = list(pool.map(compiled, sources))
         built = folder / "emulated.so"
         run(compiler, "-shared", "-o", str(built), *objects)
-    except BaseException:
+        built.replace(kept)
+    finally:
         shutil.rmtree(folder)
-        raise
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return str(built)
+    return str(kept)
 
 
 def launch(name: str, device: torch.device, *args: int | float) -> None:

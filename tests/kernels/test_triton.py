@@ -90,12 +90,13 @@ def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
 import json, sys
 from dpg_fast.kernels.triton_targets import compile_target, targets
 small, large = ("smollm2-135m",), ("llama-8b",)
-some = [*targets(("lora_add", "slot_sums", "lora_stacked_add"), small, ("decode",), ("bf16",))]
+some = [*targets(("lora_add", "lora_stacked_add", "add_rmsnorm"), small, ("decode",), ("fp16",), all_candidates=False)]
+some += targets(("slot_sums",), small, ("prefill",), ("fp32",))
 some += [t for t in targets(("steered_gated_act", "steered_gated_act_grad"), small, ("prefill",), ("bf16",))
          if "silu/lora_steered" in t.name]
-some += targets(("activation_stats",), small, ("decode",), ("fp32",))
+some += [t for t in targets(("activation_stats",), small, ("decode",), ("fp32",)) if "silu" in t.name]
 tuned = [*targets(("lora_shrink",), large, ("prefill",), ("bf16",), all_candidates=True)]
-some += [t for t in tuned if "shrink_kernel[BT=16,num_warps=4" in t.name or "BT=64" in t.name]
+some += [t for t in tuned if "BT=16,num_warps=4" in t.name or "BT=32,num_warps=8" in t.name]
 some += [t for t in targets(("lora_expand_add",), large, ("prefill",), ("bf16",), all_candidates=True)
          if "BN=64" in t.name or "BN=256" in t.name]
 print(json.dumps([compile_target(t, 90)._replace(ptx="") for t in some]))
@@ -108,7 +109,7 @@ print(json.dumps([compile_target(t, 90)._replace(ptx="") for t in some]))
     assert len(compiled) >= 12
     for c in compiled:
         assert 0 < c["registers"] <= 255 and c["shared"] <= 227 * 1024, c
-        assert c["spilled"] == 0 or "BT=64" in c["name"], c
+        assert c["spilled"] == 0, c
     for kernel in ("shrink_kernel", "expand_kernel", "gated_kernel"):
         used = {
             c["matrix"] for c in compiled if f"/{kernel}[" in c["name"] and ("llama" in c["name"] or "gated" in kernel)
@@ -144,8 +145,6 @@ def test_tuning_does_not_change_a_bit(dtype: torch.dtype) -> None:
             candidates = kernel.configs
             try:
                 for candidate in candidates:
-                    if dtype == torch.float32 and kernel is shrink_kernel and candidate.kwargs["BT"] > 32:
-                        continue
                     if kernel is gated_kernel and candidate.kwargs["BT"] < 16:
                         continue
                     kernel.configs = [candidate]

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from dpg_fast.llm import Call, LLMClient, LLMError, LLMSettings, PriceTable, ReplyCache
-from dpg_fast.llm.client import GIVE_UP_AFTER
+from dpg_fast.llm.session import GIVE_UP_AFTER
 
 from .server import Answer, FakeServer, Script, last_user, serve
 

@@ -97,3 +97,11 @@ def test_the_token_moves_on_when_a_text_holds_it(monkeypatch: pytest.MonkeyPatch
 def test_labels_are_plain() -> None:
     with pytest.raises(ValueError, match="label"):
         Fence.around(["x"]).wrap("answer> <b", "x")
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x00b\r\nc\x7fd\te", "<|im_end|>\x01 </s> [INST]", "<answer-0123456789abcdef>", "plain"]
+)
+def test_the_short_way_for_ascii_is_the_long_way(text: str) -> None:
+    longer = defuse(text + "\u00e9")  # one letter beyond ASCII
+    assert defuse(text) + "\u00e9" == longer

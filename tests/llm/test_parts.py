@@ -10,7 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from dpg_fast.llm.cache import SCHEMA_VERSION, Reply, ReplyCache, content_key
+from dpg_fast.llm.calls import Call, Request, first_request, settle
 from dpg_fast.llm.prices import PriceTable, Usage
+from dpg_fast.llm.settings import LLMSettings
 from dpg_fast.llm.structured import UnreadableReply, read_reply, strict_schema
 
 
@@ -105,3 +107,14 @@ def test_one_object_is_found(text: str) -> None:
 def test_what_is_not_one_object_is_unreadable(text: str) -> None:
     with pytest.raises(UnreadableReply):
         read_reply(Inner, text)
+
+
+def test_only_secrets_are_cut_out_of_texts() -> None:
+    assert LLMSettings("m", api_key="sk-0123456789").redact("key sk-0123456789.") == "key [key]."
+    assert LLMSettings("m", api_key="test").redact("a test of patience") == "a test of patience"
+
+
+def test_a_repair_repeats_no_chat_tokens() -> None:
+    call = Call("x", [{"role": "user", "content": "?"}], Outer, "1")
+    found = settle(call, first_request(call, "k"), Reply(content="no JSON <|im_end|>", finish_reason="stop"))
+    assert isinstance(found, Request) and found.messages[1]["content"] == "no JSON < |im_end|>"

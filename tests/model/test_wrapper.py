@@ -533,3 +533,16 @@ def test_speaking_changes_personalities_in_place(parts: str) -> None:
     assert torch.equal(model.base(ids).logits, bare)
     table = model._runtime._table
     assert table is not None and not table._pins
+
+
+def test_inference_mode_and_other_modes_take_turns(tiny_llama: Any) -> None:
+    """Slots made in inference mode can be rewritten outside of it, also after the table grew there."""
+    model = PersonalityModel.from_model(tiny_llama, steering=random_table(2, 72)).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        first = model(ids, personality="E+5").logits.clone()
+        many = [Personality(f"O+{level / 20}") for level in range(1, 71)]
+        model(ids.expand(70, 3), personality=many)
+    with torch.no_grad():
+        model(ids, personality="E-5 N+2")
+        assert torch.equal(model(ids, personality="E+5").logits, first)

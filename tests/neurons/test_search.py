@@ -14,7 +14,7 @@ from dpg_fast.neurons import search as search_module
 from dpg_fast.neurons.checkpoint import RUNNING
 from dpg_fast.neurons.search import collect_statistics, search_memory
 from dpg_fast.neurons.statistics import table_bytes
-from dpg_fast.neurons.tap import WINDOW, DecodeTap
+from dpg_fast.neurons.tap import WAITING_BYTES, DecodeTap, steps_together
 from dpg_fast.personality import POLES, Pole, Trait
 
 QUESTIONS = {
@@ -37,7 +37,7 @@ def test_only_decoded_tokens_before_the_end_count(tiny_llama: Any, prompt_length
     eos = int(plain[0, prompt_length + 3])  # so that at least one row ends early
     counter = ActivationCounter(architecture.num_layers, architecture.intermediate, 3, means=True)
     slots = torch.tensor([2, 0, 2, -1], dtype=torch.int32)
-    with DecodeTap(tiny_llama, architecture, counter, {eos}).watch(prompt_length, slots):
+    with DecodeTap(tiny_llama, architecture, counter, {eos}, 2).watch(prompt_length, slots):
         output = tiny_llama.generate(
             ids, attention_mask=mask, do_sample=False, max_new_tokens=9, pad_token_id=0, eos_token_id=eos
         )
@@ -167,13 +167,21 @@ def test_finished_statistics_serve_another_selection(tiny_llama: Any, byte_token
     assert all(len(found) <= 3 for found in table.neurons.values())
 
 
+def test_waiting_gates_are_bounded() -> None:
+    assert steps_together(30, 1536, 24, 48, torch.bfloat16) == 48
+    steps = steps_together(32, 14336, 64, 400, torch.bfloat16)
+    assert 1 < steps < 400
+    assert steps * 32 * 14336 * 64 * 2 <= WAITING_BYTES < (steps + 1) * 32 * 14336 * 64 * 2
+    assert steps_together(80, 28672, 512, 400, torch.float32) == 1
+
+
 def test_memory_is_what_the_tables_take() -> None:
     answers = {Pole.parse("E+"): 5, Pole.parse("E-"): 4}
     counter = ActivationCounter(3, 8, 2, means=True, max_tokens=5 * 6)
     held = sum(t.numel() * t.element_size() for n, t in counter.state().items() if n not in ("tokens", "answers"))
     assert held == table_bytes(3, 8, 2, 5 * 6, True)
-    # gates of WINDOW steps of two rows in bfloat16, and the rows' running sums in float32
-    assert search_memory(3, 8, answers, SETTINGS, torch.bfloat16) == held + 3 * 8 * 2 * (WINDOW * 2 + 4)
+    # gates of all six steps of two rows in bfloat16, and the rows' running sums in float32
+    assert search_memory(3, 8, answers, SETTINGS, torch.bfloat16) == held + 3 * 8 * 2 * (6 * 2 + 4)
     assert ActivationCounter(1, 1, max_tokens=2**31).histogram.dtype == torch.int64
     assert counter.histogram.dtype == torch.int32
     # NPTI's full search of Llama-3-8B: 36,000 answers of up to 500 tokens for each of ten poles

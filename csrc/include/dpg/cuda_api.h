@@ -23,6 +23,11 @@ int dpg_cuda_lora_expand_add(int64_t type, void* y, int64_t ldy, const void* u, 
                              const void* codes, int64_t code_rows, const void* slots, double scale, int64_t tokens,
                              int64_t K, int64_t r, int64_t width, void* stream);
 
+// The same with in + delta written to y for tokens with a slot; y of the others is not written.
+int dpg_cuda_lora_expand_into(int64_t type, void* y, int64_t ldy, const void* in, int64_t ld_in, const void* u,
+                              const void* B, int64_t ldb, const void* codes, int64_t code_rows, const void* slots,
+                              double scale, int64_t tokens, int64_t K, int64_t r, int64_t width, void* stream);
+
 // Both, one after the other on the stream; u [T, r] float32 is scratch of the caller.
 int dpg_cuda_lora_add(int64_t type, void* y, int64_t ldy, const void* x, int64_t ldx, const void* A, const void* B,
                       int64_t ldb, const void* codes_a, const void* codes_b, int64_t code_rows, const void* slots,
@@ -43,6 +48,13 @@ int dpg_cuda_steered_gated_act(int64_t type, int64_t act, const void* gate, int6
                                int64_t ldb_up, const void* codes, int64_t code_rows, const void* lora_slots,
                                double scale, int64_t K, int64_t r, const void* clamp_mask, const void* add,
                                const void* strengths, int64_t strength_rows, const void* steer_slots, void* stream);
+
+// h = residual + y' and out = h / sqrt(mean(h^2) + eps) * weight (unit_offset 1: * (1 + weight)), where y' is y with the
+// expand of lora_expand_add (u null: without). h and out [T, width] are contiguous.
+int dpg_cuda_add_rmsnorm(int64_t type, const void* y, int64_t ldy, const void* residual, int64_t ld_residual,
+                         const void* weight, double eps, int64_t unit_offset, void* h, void* out, int64_t tokens,
+                         int64_t width, const void* u, const void* B, int64_t ldb, const void* codes, int64_t code_rows,
+                         const void* slots, double scale, int64_t K, int64_t r, void* stream);
 
 // positive[s, i] += [v > 0] and histogram[s, i, bin(v)] += 1 with v = act(gate) and s = slots[t]; NaN counts nowhere.
 // positive int64 [rows, width]; histogram int32 (wide 0) or int64 (wide 1) [rows, width, bins]; edges [bins - 1].

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.assess.capability.run import BARE, ROLLING, Cost
-from dpg_fast.assess.evaluation.report import software
+from dpg_fast.assess.reporting.sections import software
 from dpg_fast.files import write_text
 
 REPORT, RAW = "capability.md", "capability.json"

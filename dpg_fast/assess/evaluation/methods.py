@@ -105,6 +105,11 @@ class SimplePrompt(BareModel):
         return {"example": self.persona(Personality("O5 C-4 E3 A-2 N1"))}
 
     def persona(self, personality: Personality) -> str:
+        return self.words(personality)
+
+    @staticmethod
+    def words(personality: Personality) -> str:
+        """The adjectives of a personality as a sentence; empty for one whose scores are all 0."""
         words = [
             f"{_word(_DEGREES, level)} {ADJECTIVES[pole.trait.letter][0 if pole.high else 1]}"
             for pole, level in zip(POLES, personality.pole_scores, strict=True)
@@ -128,6 +133,11 @@ class DescriptionPrompt(BareModel):
         return {"example": self.persona(Personality("O5 C-4 E3 A-2 N1"))}
 
     def persona(self, personality: Personality) -> str:
+        return self.words(personality)
+
+    @staticmethod
+    def words(personality: Personality) -> str:
+        """The paragraphs that describe a personality; empty for one whose scores are all 0."""
         parts = [
             f"{load_descriptions(pole, 'search')[0].text} This describes you {_word(_FIT, level)}."
             for pole, level in zip(POLES, personality.pole_scores, strict=True)

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dpg_fast.assess.evaluation.figures import MethodFigures, TraitFigures
 from dpg_fast.assess.evaluation.pictures import draw_cross, draw_sweep
 from dpg_fast.assess.evaluation.protocol import Results
+from dpg_fast.assess.reporting.evaluation import BARE, FEW, write_evaluation_page
+from dpg_fast.assess.reporting.sections import software
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.files import write_text
 from dpg_fast.personality import Trait
 
 REPORT, RAW = "report.md", "results.json"
-FEW = 8  # questions below which a bootstrap interval is named unreliable
-BARE = "bare"
 
 
 def write_report(
     results: Results, methods: Sequence[MethodFigures], directory: Path, *, judge: str, settings: Mapping[str, Any]
 ) -> Path:
-    """Write ``report.md``, its pictures and ``results.json`` (every answer, score and figure); the report's path.
+    """Write ``report.html``, ``report.md``, their pictures and ``results.json`` (every answer, score and figure).
+
+    Returns:
+        Path of ``report.html``.
 
     Args:
         results: of the evaluation.
@@ -36,14 +37,15 @@ def write_report(
         settings: of the run, JSON-ready.
 
     Raises:
-        ImportError: matplotlib is missing.
+        ImportError: matplotlib or jinja2 is missing.
     """
     draw_sweep(methods, directory / "sweep.png")
     crossed = any(method.cross is not None for method in methods)
     if crossed:
         draw_cross([method for method in methods if method.name != BARE], directory / "cross_trait.png")
     about = {**settings, "software": software(), "judge": judge}
-    write_text(directory / RAW, json.dumps(_raw(results, methods, about), indent=1, ensure_ascii=False) + "\n")
+    raw = _raw(results, methods, about)
+    write_text(directory / RAW, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
     parts = [
         "# Measured personality",
         *_what_works(results, methods),
@@ -56,7 +58,9 @@ def write_report(
         *_settings(results, methods, judge, about),
     ]
     write_text(directory / REPORT, "\n\n".join(parts) + "\n")
-    return directory / REPORT
+    verdicts = {m.name: [verdict(t, f, results.plan.ends) for t, f in m.traits.items()] for m in methods}
+    figures = {name: value for name, value in raw.items() if name != "answers"}  # those are in results.json
+    return write_evaluation_page(results, methods, directory, verdicts=verdicts, judge=judge, about=about, data=figures)
 
 
 def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> str:
@@ -70,17 +74,6 @@ def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> s
     if change.high < 0:
         return f"{trait.value} goes the **wrong way**: {span}; the interval excludes 0 by {-change.high:.2f}."
     return f"{trait.value} is **not shown to work**: {span}; the interval includes 0."
-
-
-def software() -> dict[str, str]:
-    """Versions that the figures may depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("dpg-fast", "torch", "transformers", "numpy", "scipy", "lm_eval"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _what_works(results: Results, methods: Sequence[MethodFigures]) -> list[str]:

@@ -1,8 +1,8 @@
 """Put an inventory to a chat model: many respondents, forms and items in one batch.
 
 Each item is asked in a conversation of its own (or with some earlier items and answers before it). The answer is read from the
-probabilities of the option labels or from generated text. A row's answer does not depend on what else is in its batch, up to
-rounding of the base model's own products.
+probabilities of the option labels, from generated text, or from the probabilities of whole texts (`whole_texts`). A row's answer
+does not depend on what else is in its batch, up to rounding of the base model's own products.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from dpg_fast.assess.questionnaire import forms as form_texts
 from dpg_fast.assess.questionnaire.forms import Form
 from dpg_fast.assess.questionnaire.identity import model_identity
 from dpg_fast.assess.questionnaire.inventory import Inventory, Item
-from dpg_fast.assess.questionnaire.session import AdministrationSettings, Answer, Checkpoint, Respondent, Session
+from dpg_fast.assess.questionnaire.session import (
+    WHOLE_TEXTS,
+    AdministrationSettings,
+    Answer,
+    Checkpoint,
+    Respondent,
+    Session,
+)
+from dpg_fast.assess.questionnaire.whole_texts import TextReader, common_length
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
 from dpg_fast.prompting import chat_prompt
@@ -134,12 +142,31 @@ class _Asker:
     def run(self) -> None:
         session = self.session
         places = range(len(self.inventory.items))
-        if self.settings.context == 0:
+        if self.settings.method in WHOLE_TEXTS:
+            self._ask_texts()
+        elif self.settings.context == 0:
             self._ask([self._task(r, f, place) for r in session.respondents for f in session.forms for place in places])
         else:  # an item's prompt holds the answers before it
             for place in places:
                 self._ask([self._task(r, f, place) for r in session.respondents for f in session.forms])
         self.checkpoint.save()
+
+    def _ask_texts(self) -> None:
+        session, answers = self.session, self.session.answers
+        todo = [
+            (respondent, form, self.inventory.items[place])
+            for form in session.forms
+            for respondent in session.respondents
+            for place in form.item_order
+            if (respondent.label, form.number, self.inventory.items[place].id) not in answers
+        ]
+        reader = TextReader(self.model, self.tokenizer, self.inventory, self.settings, self._last_only)
+        report = self.progress or (lambda done, total: None)
+        report(len(answers), session.total)
+        with torch.inference_mode():
+            for batch in reader.batches(todo):
+                self.checkpoint.add(batch)
+                report(len(answers), session.total)
 
     def _task(self, respondent: Respondent, form: Form, place: int) -> _Task:
         item = self.inventory.items[form.item_order[place]]
@@ -207,7 +234,7 @@ class _Asker:
     def _shared(self, people: Sequence[Sequence[_Task]], at_once: int) -> Iterator[Callable[[], list[Answer]]]:
         """Batches of ``at_once`` items of each of some people, whose prompts have one beginning."""
         every = [task.ids for tasks in people for task in tasks]
-        length = min(min(_common(every[0], ids) for ids in every), min(map(len, every)) - 1)
+        length = min(min(common_length(every[0], ids) for ids in every), min(map(len, every)) - 1)
         if length == 0:
             for tasks in people:
                 yield from (partial(self._probabilities, tasks[i : i + at_once]) for i in range(0, len(tasks), at_once))
@@ -309,14 +336,6 @@ class _Asker:
         text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         status, rating = form_texts.read_answer(text, self.inventory, task.form)
         return Answer(*where, status, None if rating is None else float(rating), text=text)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first elements are the same."""
-    for position, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return position
-    return min(len(a), len(b))
 
 
 def encode_with_options(

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from dpg_fast.assess.metrics import compare_prompted
+from dpg_fast.assess.questionnaire.inventory import Inventory
 from dpg_fast.assess.questionnaire.norms import Sex, percentiles
 from dpg_fast.assess.questionnaire.scoring import score_answers, to_level
-from dpg_fast.assess.questionnaire.session import Session
+from dpg_fast.assess.questionnaire.session import WHOLE_TEXTS, Session
 from dpg_fast.assess.reliability import alpha_interval, icc_interval, retest_interval
 from dpg_fast.assess.results import SCHEMA
 from dpg_fast.assess.statistics import Interval
-from dpg_fast.personality import Personality, Trait
+from dpg_fast.personality import Trait
 
 MINIMUM = 3  # people, for anything that correlates over people
 
@@ -27,11 +28,13 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
     """The result of a session in plain JSON types, of the form that `results.load_scores` reads.
 
     Keys: `respondents` (scores -5..5, mean ratings 1..levels, their standard deviation over forms, facets, acquiescence,
-    share of extreme ratings, percentiles for IPIP-NEO where five-factor-e is installed); `reliability` per trait over people:
-    `alpha` (items averaged over forms), `retest` (mean correlation between forms), `icc_2_1`, `icc_3_1`, `icc_2_k` of people by
-    forms, each with its bootstrap interval, or `reason` why there are none; `items`: `icc_2_1` of all (person, item) ratings by
-    forms; `quality`: refusals, invalid answers, probability outside the options, acquiescence, and the mean probability of each
-    place and label; `prompted` (see `compare_prompted`) over the people who have a personality.
+    share of extreme ratings, `target`: what was asked for, percentiles for IPIP-NEO where five-factor-e is installed);
+    `reliability` per trait over people (those asked to be somebody, if there are three): `alpha` (items averaged over forms),
+    `alpha_centred` (the same of ratings less the person's own acquiescence on the form), `retest` (mean correlation between
+    forms), `icc_2_1`, `icc_3_1`, `icc_2_k` of people by forms, each with its bootstrap interval, or `reason` why there are none;
+    `items`: `icc_2_1` of all (person, item) ratings by forms; `quality`: refusals, invalid answers, probability outside the
+    options, acquiescence, and the mean probability of each place and label; `prompted` (see `compare_prompted`) over the people
+    who were asked to be somebody.
 
     Args:
         session: complete or not; people without any answer get no scores.
@@ -41,6 +44,9 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
     inventory, ratings = session.inventory, session.ratings()
     reverse = np.array([item.reverse for item in inventory.items])
     keyed = np.where(reverse, inventory.levels + 1 - ratings, ratings)
+    own = ratings - _agreement(inventory, ratings)[:, :, None]
+    centred = np.where(reverse, -own, own)
+    among = _population(session)
     people = [_person(session, r, ratings[r], sex, age) for r in range(len(session.respondents))]
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -51,16 +57,18 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
         "settings": session.settings.to_dict(),
         "respondents": people,
         "reliability": {
-            trait.value: _reliability(keyed, [item.trait == trait for item in inventory.items], resamples, seed)
+            trait.value: _reliability(
+                keyed[among], centred[among], [item.trait == trait for item in inventory.items], resamples, seed
+            )
             for trait in inventory.traits
         },
-        "items": _items(ratings, resamples, seed),
+        "items": _items(ratings[among], resamples, seed),
         "quality": _quality(session, people),
     }
     asked = [
-        (r.personality.scores, [p["scores"].get(t.value, math.nan) for t in Trait])
+        (r.target.scores, [p["scores"].get(t.value, math.nan) for t in Trait])
         for r, p in zip(session.respondents, people, strict=True)
-        if isinstance(r.personality, Personality) and p["scores"]
+        if r.target is not None and p["scores"]
     ]
     if asked:
         result["prompted"] = compare_prompted([a for a, _ in asked], [found for _, found in asked]).to_dict()
@@ -76,7 +84,10 @@ def _person(session: Session, r: int, ratings: NDArray[np.float64], sex: Sex, ag
         given = {item.id: float(v) for item, v in zip(inventory.items, row, strict=True) if math.isfinite(v)}
         if given:
             by_form.append(score_answers(inventory, given))
+    target = session.respondents[r].target
     person: dict[str, Any] = session.respondents[r].to_dict() | {"scores": {}}
+    if target is not None:
+        person["target"] = {trait.value: score for trait, score in zip(Trait, target, strict=True)}
     if not by_form:
         return person
     counts = np.isfinite(ratings).sum(axis=0)
@@ -96,16 +107,42 @@ def _person(session: Session, r: int, ratings: NDArray[np.float64], sex: Sex, ag
     return person
 
 
-def _reliability(keyed: NDArray[np.float64], of_trait: list[bool], resamples: int, seed: int) -> dict[str, Any]:
-    """[people, forms, items] of all traits, and which items are this one's."""
-    table = keyed[:, :, np.array(of_trait)]
-    table = table[np.isfinite(table).all(axis=(1, 2))]
+def _population(session: Session) -> list[int]:
+    """Whom reliability is over: those who were asked to be somebody, if they are enough, else everybody.
+
+    The bare model among steered ones is an outlier that raises every correlation over people.
+    """
+    asked = [place for place, respondent in enumerate(session.respondents) if respondent.target is not None]
+    return asked if len(asked) >= MINIMUM else list(range(len(session.respondents)))
+
+
+def _agreement(inventory: Inventory, ratings: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[people, forms] mean rating of everybody whatever the content: items of both keys of every trait weigh alike."""
+    sides = [
+        ratings[:, :, [item.trait == trait and item.reverse is side for item in inventory.items]]
+        for trait in inventory.traits
+        for side in (False, True)
+        if {item.reverse for item in inventory.of_trait(trait)} == {False, True}
+    ]
+    if not sides:
+        return np.zeros(ratings.shape[:2])
+    return np.mean([side.mean(axis=2) for side in sides], axis=0)
+
+
+def _reliability(
+    keyed: NDArray[np.float64], centred: NDArray[np.float64], of_trait: list[bool], resamples: int, seed: int
+) -> dict[str, Any]:
+    """[people, forms, items] of all traits, plain and without acquiescence, and which items are this one's."""
+    table, free = keyed[:, :, np.array(of_trait)], centred[:, :, np.array(of_trait)]
+    complete = np.isfinite(table).all(axis=(1, 2)) & np.isfinite(free).all(axis=(1, 2))
+    table, free = table[complete], free[complete]
     people, forms, items = table.shape
     found: dict[str, Any] = {"people": people, "items": items}
     if people < MINIMUM:
         return found | {"reason": f"{people} people with complete answers; {MINIMUM} are needed"}
     if items > 1:
         found["alpha"] = _interval(alpha_interval(table.mean(axis=1), resamples=resamples, seed=seed))
+        found["alpha_centred"] = _interval(alpha_interval(free.mean(axis=1), resamples=resamples, seed=seed))
     if forms > 1:
         scores = table.mean(axis=2)
         found["retest"] = _interval(retest_interval(scores, resamples=resamples, seed=seed))
@@ -129,7 +166,8 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
     by_number = {form.number: form for form in session.forms}
     places: list[list[float]] = [[] for _ in range(session.inventory.levels)]
     labels: dict[str, list[float]] = {}
-    for answer in answers:
+    method = session.settings.method
+    for answer in answers if method not in ("statement", "shift") else ():  # those show no options
         form = by_number[answer.form]
         if answer.distribution is not None:
             share = list(answer.distribution)
@@ -139,7 +177,8 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         for place, rating in enumerate(form.option_order):
             places[place].append(share[rating - 1])
-            labels.setdefault(form.labels[place], []).append(share[rating - 1])
+            if method not in WHOLE_TEXTS:
+                labels.setdefault(form.labels[place], []).append(share[rating - 1])
     mass = [answer.mass for answer in answers if answer.mass is not None]
     bias = [p["acquiescence"] for p in people if p.get("acquiescence") is not None]
     return {
@@ -183,7 +222,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     rows = result["reliability"]
     if not all("reason" in row for row in rows.values()):
         reliability = Table(title="Reliability over people, with 95% bootstrap intervals")
-        names = ("alpha", "retest", "icc_2_1", "icc_3_1", "icc_2_k")
+        names = ("alpha", "alpha_centred", "retest", "icc_2_1", "icc_2_k")
         for column in ("trait", "people", *names):
             reliability.add_column(column, justify="left" if column == "trait" else "right")
         for trait in traits:

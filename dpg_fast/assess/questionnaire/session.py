@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from dpg_fast.model.rows import Row
 from dpg_fast.personality import Personality
 
 _SECONDS = 5.0
+Method = Literal["logprobs", "generate", "text", "pmi", "statement", "shift"]
+METHODS: tuple[Method, ...] = get_args(Method)
+WHOLE_TEXTS: tuple[Method, ...] = ("text", "pmi", "statement", "shift")
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,18 @@ class Respondent:
         label: unique name.
         personality: given to a `PersonalityModel`; None is the base model.
         system: a system text, such as a description of a person: steering by prompt, to compare with.
+        asked: the personality that the system text describes, if it is known: what measured scores are compared with.
     """
 
     label: str
     personality: Row = None
     system: str | None = None
+    asked: Personality | None = None
+
+    @property
+    def target(self) -> Personality | None:
+        """The five scores asked for, by whatever means; None if there are none."""
+        return self.personality if isinstance(self.personality, Personality) else self.asked
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a personality as text."""
@@ -41,6 +51,7 @@ class Respondent:
             "label": self.label,
             "personality": None if self.personality is None else str(self.personality),
             "system": self.system,
+            "asked": None if self.asked is None else str(self.asked),
         }
 
 
@@ -50,7 +61,8 @@ class AdministrationSettings:
 
     Attributes:
         method: "logprobs" reads the probabilities of the option labels after the prompt (the rating is their expected value);
-            "generate" lets the model write its answer.
+            "generate" lets the model write its answer; "text", "pmi", "statement" and "shift" read the probabilities of whole
+            texts (see `whole_texts`).
         constrained: with "generate", allow nothing but a label.
         temperature: of constrained generation; 0 takes the most probable label. Free answers are greedy.
         context: how many earlier items stay in the conversation, with the answers given to them (most probable labels).
@@ -65,7 +77,7 @@ class AdministrationSettings:
         ValueError: a setting out of range.
     """
 
-    method: Literal["logprobs", "generate"] = "logprobs"
+    method: Method = "logprobs"
     constrained: bool = True
     temperature: float = 0.0
     context: int = 0
@@ -76,8 +88,10 @@ class AdministrationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in ("logprobs", "generate"):
-            raise ValueError(f"method is logprobs or generate, not {self.method!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method is one of {', '.join(METHODS)}; not {self.method!r}")
+        if self.method in WHOLE_TEXTS and (self.context or self.prefill):
+            raise ValueError(f"method {self.method} asks each item alone: context and prefill do not go with it")
         if self.steer not in ("all", "answer"):
             raise ValueError(f"steer is all or answer, not {self.steer!r}")
         if min(self.batch_size, self.max_new_tokens) < 1 or self.context < 0 or not 0 <= self.temperature < 100:
@@ -228,6 +242,28 @@ class Checkpoint:
 def as_respondents(personalities: Sequence[tuple[str, Row]]) -> list[Respondent]:
     """Respondents of (label, personality) pairs."""
     return [Respondent(label, personality) for label, personality in personalities]
+
+
+def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality], str]) -> list[Respondent]:
+    """The same people as instructions to the bare model: the baseline of every other way.
+
+    Args:
+        respondents: those without a personality stay as they are.
+        persona: text that describes a personality; an empty one is no instruction.
+
+    Raises:
+        ValueError: somebody is a stored character, which no text describes.
+    """
+    found = []
+    for respondent in respondents:
+        if respondent.personality is None:
+            found.append(respondent)
+            continue
+        if not isinstance(respondent.personality, Personality):
+            raise ValueError(f"{respondent.label!r} is not given by five scores, so no text can describe it")
+        text = persona(respondent.personality)
+        found.append(Respondent(respondent.label, system=text or None, asked=respondent.personality))
+    return found
 
 
 def population(count: int, *, seed: int = 0) -> list[Respondent]:

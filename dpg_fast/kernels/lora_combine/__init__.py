@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
-from dpg_fast.kernels._grad import codes_of_tokens, into_slots
+from dpg_fast.kernels._grad import codes_of_tokens, into_slots, pieces
 from dpg_fast.kernels._library import library, nobody_watches
 from dpg_fast.kernels.lora_combine import cuda as _cuda
 from dpg_fast.kernels.lora_combine.reference import lora_combine_reference
@@ -107,13 +107,16 @@ class LoraCombine(torch.autograd.Function):
         """Gradients of S and codes."""
         S, codes, slots = ctx.saved_tensors
         spread = gu.transpose(0, 1)[:, :, None, :]  # [T, G, 1, r]
-        gS = gcodes = None
-        if ctx.needs_input_grad[0]:
-            of_token = codes_of_tokens(codes, slots)[:, None, :, None]
-            gS = (of_token * spread).reshape(S.shape).to(S.dtype)
-        if ctx.needs_input_grad[1]:
-            parts = S.to(gu.dtype).view(S.shape[0], ctx.groups, codes.shape[1], -1)
-            gcodes = into_slots((parts * spread).sum((1, 3)), slots, codes.shape[0]).to(codes.dtype)
+        of_token = codes_of_tokens(codes, slots)[:, None, :, None]
+        shape = (-1, ctx.groups, codes.shape[1], gu.shape[2])
+        gS = torch.empty(S.shape, dtype=S.dtype, device=S.device) if ctx.needs_input_grad[0] else None
+        per_token = []
+        for piece in pieces(*S.shape):
+            if gS is not None:
+                gS[piece] = (of_token[piece] * spread[piece]).flatten(1)
+            if ctx.needs_input_grad[1]:
+                per_token.append((S[piece].view(shape) * spread[piece]).sum((1, 3)))
+        gcodes = into_slots(torch.cat(per_token), slots, codes.shape[0]) if per_token else None
         return gS, gcodes, None, None
 
 

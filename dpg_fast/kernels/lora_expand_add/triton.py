@@ -34,6 +34,7 @@ EXPAND_CONFIGS = [
 @triton.jit(do_not_specialize=["T", "S", "TOKENS"])
 def expand_kernel(
     y: tl.tensor,
+    source: tl.tensor,
     u: tl.tensor,
     B: tl.tensor,
     codes: tl.tensor,
@@ -43,6 +44,7 @@ def expand_kernel(
     d: tl.tensor,
     scale: tl.tensor,
     stride_y: tl.tensor,
+    stride_source: tl.tensor,
     stride_g: tl.tensor,
     stride_k: tl.tensor,
     stride_j: tl.tensor,
@@ -57,7 +59,7 @@ def expand_kernel(
     BT: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:
-    """y += delta for valid tokens (ADD), or y = delta, 0 for the others; delta summed over G banks."""
+    """y = source + delta for valid tokens (ADD), or y = delta, 0 for the others; delta summed over G banks."""
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     slot, valid = slots_of(slots, tokens, T, S)
@@ -71,7 +73,8 @@ def expand_kernel(
     where = y + tokens.to(tl.int64)[:, None] * stride_y + columns[None, :]
     if ADD:
         inside = valid[:, None] & (columns < d)[None, :]
-        acc += widened(tl.load(where, mask=inside, other=0.0))
+        from_where = source + tokens.to(tl.int64)[:, None] * stride_source + columns[None, :]
+        acc += widened(tl.load(from_where, mask=inside, other=0.0))
     else:
         inside = (tokens < T)[:, None] & (columns < d)[None, :]
         acc = tl.where(valid[:, None], acc, 0.0)
@@ -79,9 +82,22 @@ def expand_kernel(
 
 
 def expand(
-    y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float, *, planes: int = 1, add: bool = True
+    y: Tensor,
+    u: Tensor,
+    B: Tensor,
+    codes: Tensor,
+    slots: Tensor,
+    scale: float,
+    *,
+    planes: int = 1,
+    add: bool = True,
+    source: Tensor | None = None,
 ) -> None:
-    """The kernel on y [T, d], u [planes, G, T, r], B [G, K, r, d] (any strides but the last)."""
+    """The kernel on y [T, d], u [planes, G, T, r], B [G, K, r, d] (any strides but the last).
+
+    source [T, d]: what the delta is added to, None for y itself.
+    """
+    source = y if source is None else source
     tokens, d = y.shape
     G, K, r, _ = B.shape
     if tokens == 0 or d == 0 or r == 0 or K == 0 or G == 0:
@@ -95,6 +111,7 @@ def expand(
         y,
         (bucket, d, K, r, planes, add, G),
         y=y,
+        source=source,
         u=u,
         B=B,
         codes=codes,
@@ -104,6 +121,7 @@ def expand(
         d=d,
         scale=float(scale),
         stride_y=y.stride(0),
+        stride_source=source.stride(0),
         stride_g=B.stride(0),
         stride_k=B.stride(1),
         stride_j=B.stride(2),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpg_fast.kernels._triton_jit import (
     config,
+    fitting,
     launch,
     launch_plain,
     power_of_2,
@@ -59,24 +60,17 @@ def plan(d: int, K: int, r: int, dtype: torch.dtype) -> Plan:
     return Plan(rank, kb, bd, piece, pieces, group, triton.cdiv(products, group))
 
 
-def _narrow(configs: list[triton.Config], named: dict[str, Any], **rest: Any) -> list[triton.Config]:
-    """float32 products run on the ordinary units: short tiles, or registers spill."""
-    if {**named, **rest}["x"].dtype != torch.float32:
-        return configs
-    return [c for c in configs if c.kwargs["BT"] <= 32]
-
-
-#: Candidates: with 4 warps or more, all use the same matrix instruction for the same bank.
+#: Candidates: with 4 warps or more, all use the same matrix instruction for the same bank. At most 32 tokens: with 64,
+#: registers spill.
 SHRINK_CONFIGS = [
     config(4, 3, BT=16),
     config(8, 3, BT=16),
     config(4, 3, BT=32),
     config(8, 2, BT=32),
-    config(8, 3, BT=64),
 ]
 
 
-@tuned(SHRINK_CONFIGS, key=["TOKENS", "d", "K", "R"], prune=_narrow)
+@tuned(SHRINK_CONFIGS, key=["TOKENS", "d", "K", "R"], prune=fitting)
 @triton.jit(do_not_specialize=["T", "S", "TOKENS"])
 def shrink_kernel(
     x: tl.tensor,

@@ -26,7 +26,7 @@ from dpg_fast.kernels._triton_jit import (
 
 #: Candidates; those with 16 or 32 tokens also serve the expands, whose products need them.
 GATED_CONFIGS = [
-    config(8, 2, BT=16, BN=64),
+    config(4, 2, BT=16, BN=32),
     config(8, 2, BT=16, BN=128),
     config(8, 2, BT=32, BN=128),
     config(4, 2, BT=1, BN=1024),

@@ -141,6 +141,8 @@ def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Pa
         (["--inventory", "ipip-50"], "do not come with this package"),
         (["--sex", "x"], "sex is M, F or N"),
         (["--temperature", "1"], "a temperature belongs to"),
+        (["--method", "text", "--context", "1"], "context and prefill do not go with it"),
+        (["--personality", "E+5", "--through", "adjectives", "--adapter", "smollm2"], "leave --adapter out"),
     ],
 )
 def test_questionnaire_refuses_bad_input_before_loading(
@@ -178,7 +180,9 @@ def test_questionnaire_and_compare_commands(
     assert again.exit_code == 2 and "another session" in again.output
     folders = [str(tmp_path / method) for method in ("logprobs", "generate")]
     result = runner.invoke(
-        app, ["assess", "compare", *folders, "--out", str(tmp_path / "c.json")], env={"COLUMNS": "200"}
+        app,
+        ["assess", "compare", *folders, "--resamples", "50", "--out", str(tmp_path / "c.json")],
+        env={"COLUMNS": "200"},
     )
     assert result.exit_code == 0, result.output
     assert "Multitrait-multimethod" in result.output and "Largest disagreements" in result.output
@@ -186,3 +190,35 @@ def test_questionnaire_and_compare_commands(
     assert len(compared["agreement"]) == 5 and "Agreement of methods" in result.output
     assert compared["validity"]["people"] == 6 and len(compared["disagreements"]) == 10
     assert runner.invoke(app, ["assess", "compare", folders[0]]).exit_code == 2
+
+
+def test_people_told_in_the_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llama: Any, byte_tokenizer: Any
+) -> None:
+    monkeypatch.setattr("dpg_fast.assess_command._load", lambda *_: (tiny_llama, byte_tokenizer))
+    inventory = bundled_inventory()
+    replace(inventory, items=inventory.items[:4]).save(tmp_path / "four.jsonl")
+    arguments = ["--through", "adjectives", "--personality", "E-5", "--method", "statement", "--forms", "2"]
+    paths = ["--inventory", str(tmp_path / "four.jsonl"), "--out", str(tmp_path / "o"), "--report", str(tmp_path / "r")]
+    result = runner.invoke(app, ["assess", "questionnaire", *arguments, *paths])
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "o" / "results.json").read_text())
+    told = content["respondents"][1]
+    assert told["system"] == "You are extremely introverted." and told["personality"] is None
+    assert told["target"]["extraversion"] == -5 and content["prompted"]["traits"] and content["cost"]["answers"] == 16
+    assert "adjectives in the prompt" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_bare_model_is_no_member_of_the_population() -> None:
+    """Somebody unlike all others would make noise look reliable."""
+    found = session(4.0, people=8, forms=2)
+    noise = analyse(found, resamples=10)["reliability"]["openness"]
+    found.respondents = [Respondent("base"), *found.respondents]
+    for form in found.forms:
+        for item in found.inventory.items:
+            answer = Answer("base", form.number, item.id, "ok", keyed(item, 5, 5))
+            found.answers[answer.key] = answer
+    again = analyse(found, resamples=10)["reliability"]["openness"]
+    assert again == noise and again["people"] == 8
+    found.respondents = [replace(r, personality=None) for r in found.respondents]
+    assert analyse(found, resamples=10)["reliability"]["openness"]["people"] == 9

@@ -1,0 +1,244 @@
+"""Further dialogue in a character's manner, written by a model.
+
+How DPG augments its data is not public; this is a reconstruction of our own. A model sees some of the character's training
+segments and an everyday question of the package's "search" split, and says what the character would answer. It is not told
+any scores. What the judge puts far from the character's centre is dropped afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, Field
+
+from ...assess.journal import Journal
+from ...llm import Call, Fence, LLMClient, Usage
+from ...prompting import chat_prompt, encode_prompts
+from ..scripts.segments import Segment
+from ..texts import load_questions
+from .prepare import Prepared
+from .settings import LabelSettings
+
+PROMPT_VERSION = "in-character-1"
+EXAMPLES = 5
+_BATCH = 8
+_JSON_TOKENS = 30  # around the words
+_SYSTEM = """You write dialogue. You are shown what a character says in some scenes of a script, and then a question that \
+somebody asks this character. Write the character's answer: spoken words alone, in the character's own manner, one to five \
+sentences, without the name, without stage directions, and without repeating the scenes.
+{notice}"""
+_USER = """{examples}
+
+{question}
+
+What does {character} answer?"""
+_NAME = re.compile(r"^\s*\"?[^\W\d_][\w .'-]{0,40}:\s*")
+_STAGE = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|\*[^*\n]+\*")
+_NEXT = re.compile(r"\s+[A-Z][A-Z .'-]{1,30}:\s")  # where a model goes on as somebody else
+_TAG = re.compile(r"</?\w[^<>]{0,40}>")
+_SENTENCE = re.compile(r"(?s).*[.!?…][\"'”’)]*")
+
+
+class Answer(BaseModel):
+    """A model's reply."""
+
+    words: str = Field(description="what the character says, nothing else")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One dialogue to write.
+
+    Attributes:
+        examples: the character's segments that the model sees.
+        number: the n-th of this character.
+    """
+
+    character: tuple[str, str]
+    number: int
+    question: str
+    examples: tuple[Segment, ...]
+
+    @property
+    def id(self) -> str:
+        """A content address of what the answer depends on."""
+        value = [*self.character, self.number, self.question, [segment.id for segment in self.examples], PROMPT_VERSION]
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:20]
+
+    def prompt(self) -> list[dict[str, str]]:
+        """The messages to a model; all of the script's words are fenced."""
+        shown = "\n\n".join(_shown(segment) for segment in self.examples)
+        name = self.character[1]
+        fence = Fence.around([shown, self.question, name])
+        user = _USER.format(
+            examples=fence.wrap("scenes", shown), question=fence.wrap("question", self.question), character=name
+        )
+        return [
+            {"role": "system", "content": _SYSTEM.format(notice=fence.notice())},
+            {"role": "user", "content": user},
+        ]
+
+
+class Generator(Protocol):
+    """Writes answers: `LocalGenerator` with a model at hand, `APIGenerator` behind an API."""
+
+    def write(self, requests: Sequence[Request]) -> Sequence[str | None]:
+        """One text for each request; empty where nothing is left of it, None where the next run is to try again."""
+
+
+def make_requests(prepared: Prepared, settings: LabelSettings) -> list[Request]:
+    """`settings.generate` requests for each character with training segments; test segments are not shown to the model."""
+    questions = [question.question for question in load_questions(split="search")]
+    found = []
+    for character in prepared.characters:
+        own = prepared.of(character, "train")
+        if not own:
+            continue
+        draw = random.Random(f"{settings.seed} {character}")
+        order = draw.sample(questions, len(questions))
+        for number in range(settings.generate):
+            examples = tuple(draw.sample(own, min(EXAMPLES, len(own))))
+            found.append(Request(character, number, order[number % len(order)], examples))
+    return found
+
+
+class APIGenerator:
+    """Asks a language model behind an API; its replies are kept by the client."""
+
+    def __init__(self, client: LLMClient, *, max_tokens: int = 120) -> None:
+        self.client = client
+        self.max_tokens = max_tokens
+        self._paid = Usage()
+
+    @property
+    def cost(self) -> float | None:
+        """What was paid so far; None if the model has no price."""
+        return self.client.prices.cost(self.client.settings.model, self._paid)
+
+    def calls(self, requests: Sequence[Request]) -> list[Call[Answer]]:
+        """What `write` sends."""
+        return [
+            Call(
+                f"{r.character[1]}, dialogue {r.number + 1}",
+                r.prompt(),
+                Answer,
+                PROMPT_VERSION,
+                {"max_completion_tokens": self.max_tokens + _JSON_TOKENS},
+                draw=r.number,
+            )
+            for r in requests
+        ]
+
+    def write(self, requests: Sequence[Request]) -> list[str | None]:
+        """One text for each request, None where the call failed.
+
+        Raises:
+            LLMError: the server cannot be used at all.
+        """
+        run = self.client.run(self.calls(requests))
+        self._paid += run.paid
+        return [None if result.value is None else clean(result.value.words) or "" for result in run.results]
+
+
+class LocalGenerator:
+    """Samples from a causal LM with a chat template. A batch's seed follows from its requests, so a killed run goes on alike."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, seed: int = 0, temperature: float = 0.8, max_new_tokens: int = 120
+    ) -> None:
+        if not temperature > 0 or max_new_tokens < 1:
+            raise ValueError("temperature must be above 0 and max_new_tokens at least 1")
+        self.model, self.tokenizer = model, tokenizer
+        self.seed, self.temperature, self.max_new_tokens = seed, temperature, max_new_tokens
+
+    def write(self, requests: Sequence[Request]) -> list[str | None]:
+        """One text for each request, empty where nothing but stage directions came."""
+        prompts = [chat_prompt(self.tokenizer, request.prompt()) for request in requests]
+        device = next(self.model.parameters()).device
+        batch = encode_prompts(self.tokenizer, prompts, device)
+        digest = hashlib.sha256(f"{self.seed} {[request.id for request in requests]}".encode()).digest()
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(int.from_bytes(digest[:7], "little"))
+            out = self.model.generate(
+                **batch,
+                do_sample=True,
+                temperature=self.temperature,
+                top_k=0,
+                max_new_tokens=self.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        texts = self.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [clean(text) or "" for text in texts]
+
+
+class Writer:
+    """A generator with a memory on disk.
+
+    Args:
+        generator: made when it is first needed.
+        about: what its texts depend on, JSON-ready.
+        file: where they are kept.
+
+    Raises:
+        ValueError: the file belongs to another generator.
+    """
+
+    def __init__(self, generator: Callable[[], Generator], about: Mapping[str, Any], file: Path) -> None:
+        self._make = generator
+        self._generator: Generator | None = None
+        self.journal = Journal(file, {"generator": dict(about)}, ("id",))
+
+    @property
+    def generator(self) -> Generator:
+        """The generator itself."""
+        if self._generator is None:
+            self._generator = self._make()
+        return self._generator
+
+    def missing(self, requests: Sequence[Request]) -> list[Request]:
+        """Those without a text; calls that failed are made again."""
+        return [r for r in requests if (r.id,) not in self.journal or self.journal[(r.id,)]["words"] is None]
+
+    def write(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> None:
+        """Write what is missing. Batches are cut before it is known what is missing, so a batch is the same on each run."""
+        done = 0
+        for start in range(0, len(requests), _BATCH):
+            batch = requests[start : start + _BATCH]
+            missing = {request.id for request in self.missing(batch)}
+            if missing:
+                texts = self.generator.write(batch)
+                rows = [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True) if r.id in missing]
+                self.journal.append(rows)  # what was written before stays: it may have been judged
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(requests))
+
+    def words(self, request: Request) -> str | None:
+        """What was written; None if nothing was."""
+        found = self.journal[(request.id,)]["words"] if (request.id,) in self.journal else None
+        return str(found) if found else None
+
+
+def clean(text: str) -> str | None:
+    """Spoken words alone: no name in front, other speakers, directions, quotation marks or unfinished last sentence."""
+    text = _NEXT.split(_TAG.sub(" ", _NAME.sub("", text.strip(), count=1)), maxsplit=1)[0]
+    text = _STAGE.sub(" ", text)
+    text = " ".join(text.split())
+    whole = _SENTENCE.match(text)
+    text = (whole.group() if whole else text).strip()
+    if len(text) > 1 and text[0] in '"“' and text[-1] in '"”':
+        text = text[1:-1].strip()
+    return text or None
+
+
+def _shown(segment: Segment) -> str:
+    lines = [f"[{segment.heading}]"] if segment.heading else []
+    return "\n".join(lines + [f"{turn.speaker}: {turn.words}" for turn in segment.turns])

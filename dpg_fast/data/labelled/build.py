@@ -1,0 +1,312 @@
+"""From scripts to labelled records: judge, find centres, augment, and put it together.
+
+What is on disk (scores, generated texts) is addressed by content, and everything else follows from it and the settings without
+chance: a run that was killed ends with the same records as one that was not, and a folder that has grown costs only what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...personality import MAX_SCORE, MIN_SCORE
+from ..records import DialogueRecord, DroppedRecord, Origin, Turn
+from ..records import Scores as RecordScores
+from ..scripts.script import Script
+from ..scripts.segments import Segment
+from ..similarity import near_duplicates
+from .augment import Request, Writer, make_requests
+from .centres import Centre, Scores
+from .judging import Scorer, Text
+from .prepare import SPLITS, Prepared, Split
+from .settings import LabelSettings
+
+Report = Callable[[str, int, int], None]
+
+
+class CharacterRecord(BaseModel):
+    """One character of a labelled dataset.
+
+    Attributes:
+        cast: the script, or what several scripts with the same people share.
+        split: "train", or "test_character" if none of the character's words is trained on.
+        segments: judged ones of each split, outliers included.
+        outliers: of these, how many are outliers.
+        centre, spread: mean and standard deviation of the segments behind it, OCEAN order; None without any.
+        radius: their root mean square distance from the centre, at least half a level in each trait.
+        generated, kept: dialogues written in the character's manner, and how many lie near enough.
+        nearest: of a test character, the distance of its centre from the closest training character's.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cast: str
+    character: str
+    split: str
+    segments: dict[str, int]
+    outliers: int
+    centre: RecordScores | None
+    spread: tuple[float, float, float, float, float] | None
+    radius: float | None
+    generated: int = 0
+    kept: int = 0
+    nearest: float | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores of one text: whose, and whether a model wrote it."""
+
+    character: tuple[str, str]
+    generated: bool
+    scores: Scores
+
+
+@dataclass
+class Dataset:
+    """The result: records by split, characters, what was dropped, items without a score, and all scores as judged."""
+
+    records: dict[Split, list[DialogueRecord]]
+    characters: list[CharacterRecord]
+    dropped: list[DroppedRecord]
+    unjudged: list[DroppedRecord] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+
+
+def texts_of(segments: Sequence[Segment]) -> list[Text]:
+    """What a judge is shown of the segments."""
+    return [Text(segment.id, segment.situation, segment.answer) for segment in segments]
+
+
+def written_texts(requests: Sequence[Request], writer: Writer) -> list[tuple[Request, Text]]:
+    """The generated texts that there are; what was asked is the situation."""
+    found = []
+    for request in requests:
+        words = writer.words(request)
+        if words is not None:
+            found.append((request, Text(_address(request.question, words), request.question, words)))
+    return found
+
+
+def _address(question: str, words: str) -> str:
+    return "w" + hashlib.sha256(json.dumps([question, words]).encode()).hexdigest()[:20]
+
+
+def build(
+    prepared: Prepared,
+    settings: LabelSettings,
+    scorer: Scorer,
+    writer: Writer | None,
+    report: Report = lambda what, done, total: None,
+) -> Dataset:
+    """Judge, generate, judge that, and put the records together.
+
+    Args:
+        writer: needed if `settings.generate` is above 0.
+        report: gets what is being done, how much is done, and of how much.
+    """
+    scorer.score(texts_of(prepared.segments), lambda done, total: report("judging scripts", done, total))
+    written: list[tuple[Request, Text]] = []
+    requests: list[Request] = []
+    if settings.generate:
+        assert writer is not None, "generation needs a writer"
+        requests = make_requests(prepared, settings)
+        writer.write(requests, lambda done, total: report("writing dialogue", done, total))
+        written = written_texts(requests, writer)
+        scorer.score([text for _, text in written], lambda done, total: report("judging dialogue", done, total))
+    return _assemble(prepared, settings, scorer, requests, written)
+
+
+def _assemble(
+    prepared: Prepared,
+    settings: LabelSettings,
+    scorer: Scorer,
+    requests: Sequence[Request],
+    written: Sequence[tuple[Request, Text]],
+) -> Dataset:
+    dataset = Dataset({split: [] for split in SPLITS}, [], list(prepared.dropped))
+    found = {segment.id: scores for segment in prepared.segments if (scores := scorer.scores(segment.id)) is not None}
+    dataset.judged = [Judged(s.key, False, found[s.id]) for s in prepared.segments if s.id in found]
+    centres = _centres(prepared, found)
+    outliers: dict[tuple[str, str], int] = {}
+    for segment in prepared.segments:
+        if segment.id not in found:
+            dataset.unjudged.append(_drop(segment, "not judged", scorer.reason(segment.id)))
+            continue
+        scores, centre = found[segment.id], centres.get(segment.key)
+        outlier = centre is not None and centre.is_outlier(scores)
+        outliers[segment.key] = outliers.get(segment.key, 0) + outlier
+        if outlier and settings.outliers == "drop":
+            dataset.dropped.append(_drop(segment, "outlier", _listed(scores)))
+            continue
+        dataset.records[prepared.split[segment.id]].append(
+            _of_segment(segment, scores, centre, outlier, settings, scorer)
+        )
+    kept = _add_written(dataset, prepared, settings, scorer, written, centres)
+    dataset.characters = _characters(prepared, found, centres, outliers, requests, kept)
+    return dataset
+
+
+def _centres(prepared: Prepared, found: dict[str, Scores]) -> dict[tuple[str, str], Centre]:
+    """Centres from training segments; of test characters from all of theirs."""
+    rows: dict[tuple[str, str], list[Scores]] = {}
+    for segment in prepared.segments:
+        if segment.id in found and prepared.split[segment.id] != "test_scene":
+            rows.setdefault(segment.key, []).append(found[segment.id])
+    return {key: Centre.of(values) for key, values in rows.items()}
+
+
+def _of_segment(
+    segment: Segment, scores: Scores, centre: Centre | None, outlier: bool, settings: LabelSettings, scorer: Scorer
+) -> DialogueRecord:
+    origin = Origin(
+        id=segment.id,
+        script=segment.script,
+        scene=segment.scene,
+        heading=segment.heading or None,
+        lines=(segment.turns[0].lines[0], segment.turns[-1].lines[1]),
+        scores=scores,
+        centre=None if centre is None else centre.mean,
+        distance=None if centre is None else centre.distance(scores),
+        outlier=outlier,
+    )
+    return DialogueRecord(
+        messages=segment.messages(),
+        personality=_label(scores, centre, settings),
+        character=segment.character,
+        source=f"script {segment.script}",
+        judge=scorer.note(segment.id),
+        origin=origin,
+    )
+
+
+def _add_written(
+    dataset: Dataset,
+    prepared: Prepared,
+    settings: LabelSettings,
+    scorer: Scorer,
+    written: Sequence[tuple[Request, Text]],
+    centres: dict[tuple[str, str], Centre],
+) -> dict[tuple[str, str], int]:
+    """Add the generated dialogues that lie near their character's centre; how many of each character those are."""
+    scripted = [segment.answer for segment in prepared.segments]
+    repeated = {
+        duplicate.index - len(scripted): duplicate
+        for duplicate in near_duplicates(
+            [*scripted, *(text.answer for _, text in written)], threshold=settings.similarity, keep=len(scripted)
+        )
+    }
+    everything = [*scripted, *(text.answer for _, text in written)]
+    kept: dict[tuple[str, str], int] = {}
+    for i, (request, text) in enumerate(written):
+        name = request.character[1]
+        scores, centre = scorer.scores(text.id), centres.get(request.character)
+        if scores is None:
+            reason = scorer.reason(text.id)
+            dataset.unjudged.append(
+                DroppedRecord(kind="dialogue", target=name, text=text.answer, reason="not judged", detail=reason)
+            )
+            continue
+        dataset.judged.append(Judged(request.character, True, scores))
+
+        def drop(reason: str, detail: str, similar_to: str | None = None, name: str = name, text: Text = text) -> None:
+            dataset.dropped.append(
+                DroppedRecord(
+                    kind="dialogue", target=name, text=text.answer, reason=reason, detail=detail, similar_to=similar_to
+                )
+            )
+
+        if i in repeated:
+            drop("repeats words", f"{repeated[i].similarity:.2f}", everything[repeated[i].of])
+            continue
+        if centre is None:
+            drop("no centre", "no training segment of the character was judged")
+            continue
+        distance = centre.distance(scores)
+        if distance > settings.near * centre.radius:
+            drop("far from the centre", f"{distance:.2f} of {settings.near * centre.radius:.2f}")
+            continue
+        kept[request.character] = kept.get(request.character, 0) + 1
+        origin = Origin(
+            id=request.id,
+            script=request.character[0],
+            generated=True,
+            scores=scores,
+            centre=centre.mean,
+            distance=distance,
+        )
+        dataset.records["train"].append(
+            DialogueRecord(
+                messages=[Turn(role="user", content=request.question), Turn(role="assistant", content=text.answer)],
+                personality=_label(scores, centre, settings),
+                character=name,
+                source=f"generated in the manner of {name}",
+                judge=scorer.note(text.id),
+                origin=origin,
+            )
+        )
+    return kept
+
+
+def _characters(
+    prepared: Prepared,
+    found: dict[str, Scores],
+    centres: dict[tuple[str, str], Centre],
+    outliers: dict[tuple[str, str], int],
+    requests: Sequence[Request],
+    kept: dict[tuple[str, str], int],
+) -> list[CharacterRecord]:
+    rows = []
+    trained = [key for key in centres if key not in prepared.held_out]
+    for key in prepared.characters:
+        centre = centres.get(key)
+        judged = [segment for segment in prepared.of(key) if segment.id in found]
+        held_out = key in prepared.held_out
+        nearest = None
+        if held_out and centre is not None and trained:
+            nearest = min(centre.distance(centres[other].mean) for other in trained)
+        rows.append(
+            CharacterRecord(
+                cast=key[0],
+                character=key[1],
+                split="test_character" if held_out else "train",
+                segments={
+                    split: count
+                    for split in SPLITS
+                    if (count := sum(prepared.split[segment.id] == split for segment in judged))
+                },
+                outliers=outliers.get(key, 0),
+                centre=None if centre is None else centre.mean,
+                spread=None if centre is None else centre.spread,
+                radius=None if centre is None else centre.radius,
+                generated=sum(request.character == key for request in requests),
+                kept=kept.get(key, 0),
+                nearest=nearest,
+            )
+        )
+    return rows
+
+
+def _label(scores: Scores, centre: Centre | None, settings: LabelSettings) -> Scores:
+    chosen = centre.mean if settings.label == "centre" and centre is not None else scores
+    if not settings.integers:
+        return chosen
+    o, c, e, a, n = (min(MAX_SCORE, max(MIN_SCORE, float(round(value)))) + 0.0 for value in chosen)
+    return (o, c, e, a, n)
+
+
+def _drop(segment: Segment, reason: str, detail: str) -> DroppedRecord:
+    return DroppedRecord(kind="dialogue", target=segment.character, text=segment.answer, reason=reason, detail=detail)
+
+
+def _listed(scores: Scores) -> str:
+    return " ".join(f"{letter}{value:+.1f}" for letter, value in zip("OCEAN", scores, strict=True))
+
+
+def problems_of(scripts: Sequence[Script]) -> list[dict[str, object]]:
+    """What was wrong with the files, one row each."""
+    return [{"script": s.name, "line": p.line, "problem": p.what} for s in scripts for p in s.problems]

@@ -1,0 +1,206 @@
+"""A labelled dataset as files: JSON Lines that ``datasets.load_dataset`` reads, a card, pictures, what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...files import write_text
+from ...personality import TRAITS
+from ..records import write_records
+from .build import CharacterRecord, Dataset, problems_of
+from .prepare import SPLITS, Prepared
+from .settings import LabelSettings
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+PICTURES = ("scores.png", "characters.png")
+_FEATURES = """\
+  features:
+  - name: messages
+    list:
+    - {name: role, dtype: string}
+    - {name: content, dtype: string}
+  - {name: personality, list: float64}
+  - {name: character, dtype: string}
+  - {name: stage, dtype: string}
+  - {name: source, dtype: string}
+  - name: judge
+    struct:
+    - {name: model, dtype: string}
+    - {name: prompt_version, dtype: string}
+    - {name: cost, dtype: float64}
+    - {name: currency, dtype: string}
+  - name: origin
+    struct:
+    - {name: id, dtype: string}
+    - {name: script, dtype: string}
+    - {name: scene, dtype: int64}
+    - {name: heading, dtype: string}
+    - {name: lines, list: int64}
+    - {name: generated, dtype: bool}
+    - {name: scores, list: float64}
+    - {name: centre, list: float64}
+    - {name: distance, dtype: float64}
+    - {name: outlier, dtype: bool}
+"""
+
+
+def write_dataset(
+    out: Path,
+    dataset: Dataset,
+    prepared: Prepared,
+    settings: LabelSettings,
+    judge: str,
+    about: Mapping[str, Any],
+    cost: Mapping[str, Any] | None = None,
+    *,
+    plots: bool = True,
+) -> dict[str, Any]:
+    """Write everything to the folder ``out`` and return the manifest, which is written last.
+
+    Files: ``{split}.jsonl`` (records; none for an empty split), ``characters.jsonl``, ``dropped.jsonl`` with reasons,
+    ``problems.jsonl`` (of the scripts), ``README.md`` (the card), pictures, ``manifest.json``.
+
+    Args:
+        judge: what it is and how far it can be trusted, in plain words.
+        about: judge and generator, JSON-ready.
+        cost: what was paid.
+        plots: draw the pictures; they need matplotlib.
+    """
+    for split in SPLITS:
+        file = out / f"{split}.jsonl"
+        if dataset.records[split]:
+            write_records(file, dataset.records[split])
+        else:
+            file.unlink(missing_ok=True)
+    write_records(out / "characters.jsonl", dataset.characters)
+    write_records(out / "dropped.jsonl", [*dataset.dropped, *dataset.unjudged])
+    problems = problems_of(prepared.scripts)
+    write_text(out / "problems.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in problems))
+    if plots:
+        from .pictures import draw_characters, draw_scores
+
+        draw_scores(dataset, out / PICTURES[0])
+        draw_characters(dataset.characters, out / PICTURES[1])
+    else:
+        for name in PICTURES:
+            (out / name).unlink(missing_ok=True)
+    manifest = {
+        "dpg_fast": __version__,
+        **about,
+        "settings": asdict(settings),
+        "scripts": [
+            {
+                "name": script.name,
+                "format": script.format,
+                "scenes": len(script.scenes),
+                "speeches": sum(1 for _ in script.speeches()),
+                "problems": len(script.problems),
+                "merged": script.merged,
+                "not_merged": [list(pair) for pair in script.unmerged],
+            }
+            for script in prepared.scripts
+        ],
+        "records": {split: len(dataset.records[split]) for split in SPLITS},
+        "generated": sum(record.origin is not None and record.origin.generated for record in dataset.records["train"]),
+        "characters": dict(Counter(row.split for row in dataset.characters)),
+        "dropped": dict(Counter(row.reason for row in dataset.dropped)),
+        "unjudged": len(dataset.unjudged),
+        "cost": dict(cost or {}),
+    }
+    write_text(out / CARD, _card(dataset, manifest, settings, judge, plots))
+    write_text(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def _card(dataset: Dataset, manifest: Mapping[str, Any], settings: LabelSettings, judge: str, plots: bool) -> str:
+    splits = [split for split in SPLITS if dataset.records[split]]
+    files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
+    records = [record for split in splits for record in dataset.records[split]]
+    words = sum(len(turn.content.split()) for r in records for turn in r.messages if turn.role == "assistant")
+    meaning = {
+        "train": "for training",
+        "test_scene": "characters of the training split in scenes that it does not hold",
+        "test_character": "characters of whom the training split holds nothing",
+    }
+    rows = "".join(
+        f"| {split} | {len(dataset.records[split])} | {len({r.character for r in dataset.records[split]})} | "
+        f"{sum(1 for r in dataset.records[split] if r.origin and r.origin.generated)} | {meaning[split]} |\n"
+        for split in splits
+    )
+    mixed = "" if settings.keep_mixed else " No test character speaks in a training conversation."
+    label = "its character's centre" if settings.label == "centre" else "the judge's scores of this conversation"
+    rounded = ", rounded to whole levels" if settings.integers else ""
+    nearest = [row.nearest for row in dataset.characters if row.nearest is not None]
+    new = (
+        f" The test characters' centres are {min(nearest):.2f} to {max(nearest):.2f} away from the closest training "
+        "character's (Euclidean; each scale runs from -5 to 5)."
+        if nearest
+        else ""
+    )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
+    pictures = (
+        "\n![Distribution of the judge's scores](scores.png)\n\n![Centres and spreads of the characters](characters.png)\n"
+        if plots
+        else ""
+    )
+    scripts = ", ".join(f"{row['name']} ({row['format']}, {row['speeches']} speeches)" for row in manifest["scripts"])
+    generated = (
+        f"\n{manifest['generated']} training conversations are not from the scripts: a model wrote them in a character's manner, "
+        f"and the judge put them within {settings.near:g} x the character's own radius of its centre.\n"
+        if manifest["generated"]
+        else ""
+    )
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+{files}dataset_info:
+{_FEATURES}---
+
+# Dialogue with judged Big Five personalities
+
+Made by dpg_fast {__version__} from {scripts}. The licence of the scripts' words is that of the scripts.
+
+| split | conversations | characters | generated | what it is |
+|---|---|---|---|---|
+{rows}
+{len(records)} conversations, {words} words of the characters.{mixed}{new}
+{generated}
+Each conversation (`messages`) has the character as the assistant; others' words carry their names. `personality` is \
+{label}{rounded}: five numbers in -5..5 ({", ".join(TRAITS)}). `origin` says where it is from and how far from the character's \
+centre it lies. Left out: {dropped} (`dropped.jsonl`).
+
+The pipeline follows what is public about DPG (arXiv 2404.07084); cutting, centres, outliers, augmentation and splits are \
+dpg_fast's own.
+
+## The judge
+
+{judge}
+
+A judge's scores are not measurements of people or of characters. What it sees names the others who speak, but not the one whose \
+words it scores.
+
+## Characters
+
+{_table(dataset.characters)}{pictures}"""
+
+
+def _table(characters: Sequence[CharacterRecord]) -> str:
+    columns = ("character", "script", "split", "segments", "outliers", *"OCEAN")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in characters:
+        if row.centre is None or row.spread is None:
+            values = ["", "", "", "", ""]
+        else:
+            values = [f"{mean:+.1f} ± {spread:.1f}" for mean, spread in zip(row.centre, row.spread, strict=True)]
+        name, cast = (text.replace("|", "\\|") for text in (row.character, row.cast))
+        cells = [name, cast, row.split, str(sum(row.segments.values())), str(row.outliers), *values]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,109 @@
+"""Judge texts once and keep what was found, so that a killed run asks for nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...assess.journal import Journal, is_scored
+from ...assess.judges import Judge
+from ...personality import Trait
+from ..records import JudgeNote
+from .centres import Scores
+
+Progress = Callable[[int, int], None]
+_REPLIES = 64  # texts judged before their scores are written, where an API's replies are kept one by one anyway
+
+
+@dataclass(frozen=True)
+class Text:
+    """Something to judge: a situation, what somebody says in it, and an address for the result."""
+
+    id: str
+    situation: str
+    answer: str
+
+
+class Scorer:
+    """A judge with a memory on disk.
+
+    Args:
+        judge: made when it is first needed.
+        about: what its scores depend on, JSON-ready.
+        file: where scores are kept; a file about another judge is refused.
+        name: of the judge, for records that it writes no note for itself.
+
+    Raises:
+        ValueError: the file belongs to another judge.
+    """
+
+    def __init__(self, judge: Callable[[], Judge], about: Mapping[str, Any], file: Path, name: str) -> None:
+        self._make = judge
+        self._judge: Judge | None = None
+        self.name = name
+        self.journal = Journal(file, {"judge": dict(about)}, ("id",))
+
+    @property
+    def judge(self) -> Judge:
+        """The judge itself."""
+        if self._judge is None:
+            self._judge = self._make()
+        return self._judge
+
+    def missing(self, texts: Sequence[Text]) -> list[Text]:
+        """Those not judged yet, each once."""
+        unique = {text.id: text for text in texts}
+        return [text for text in unique.values() if not is_scored(self.journal, (text.id,))]
+
+    def score(self, texts: Sequence[Text], progress: Progress | None = None) -> None:
+        """Judge what is missing.
+
+        Raises:
+            LLMError: an API cannot be used at all; what came before is kept.
+        """
+        todo = self.missing(texts)
+        done = len({text.id for text in texts}) - len(todo)
+        total = done + len(todo)
+        if progress is not None:
+            progress(done, total)
+        step = _REPLIES if todo and hasattr(self.judge, "client") else 1
+        for start in range(0, len(todo), step):
+            batch = todo[start : start + step]
+            verdicts = self.judge.judge_all([(text.situation, text.answer) for text in batch])
+            rows = []
+            for text, verdict in zip(batch, verdicts, strict=True):
+                scores = {trait.value: float(score) for trait, score in verdict.scores.items()}
+                note = self._note(verdict).model_dump(exclude_none=True)
+                row = {"id": text.id, "scores": scores, "empty": False, "reason": verdict.reason, "note": note}
+                if len(scores) < len(Trait):  # a failed call is made again by the next run
+                    row["scores"] = {}
+                rows.append(row)
+            self.journal.append(rows)
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+
+    def scores(self, id: str) -> Scores | None:
+        """Five scores in OCEAN order; None if there are none."""
+        found = self.journal[(id,)]["scores"] if (id,) in self.journal else {}
+        if not found:
+            return None
+        o, c, e, a, n = (float(found[trait.value]) for trait in Trait)
+        return (o, c, e, a, n)
+
+    def reason(self, id: str) -> str:
+        """Why there are no scores."""
+        return str(self.journal[(id,)]["reason"]) if (id,) in self.journal else "not judged"
+
+    def note(self, id: str) -> JudgeNote:
+        """Who judged."""
+        return JudgeNote.model_validate(self.journal[(id,)]["note"])
+
+    def _note(self, verdict: Any) -> JudgeNote:
+        own = getattr(self.judge, "note", None)
+        if callable(own):
+            note: JudgeNote = own(verdict)
+            return note
+        return JudgeNote(model=self.name, prompt_version=type(self.judge).__name__)

@@ -1,0 +1,131 @@
+"""Everything that costs nothing: segments, characters, splits, repetitions."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from ..records import DroppedRecord
+from ..scripts.script import Script
+from ..scripts.segments import Segment, segments
+from ..similarity import near_duplicates
+from .settings import LabelSettings
+
+Split = Literal["train", "test_scene", "test_character"]
+SPLITS: tuple[Split, ...] = ("train", "test_scene", "test_character")
+ONE_CAST = "all"
+T = TypeVar("T", bound=Any)
+
+
+@dataclass
+class Prepared:
+    """Segments to be judged, in the order of scripts, and what was left out.
+
+    Attributes:
+        split: segment id -> split.
+        held_out: characters for testing, as (cast, name).
+    """
+
+    scripts: Sequence[Script]
+    segments: list[Segment]
+    split: dict[str, Split]
+    held_out: frozenset[tuple[str, str]]
+    dropped: list[DroppedRecord] = field(default_factory=list)
+
+    def of(self, character: tuple[str, str], split: Split | None = None) -> list[Segment]:
+        """A character's segments, of one split if that is given."""
+        return [s for s in self.segments if s.key == character and split in (None, self.split[s.id])]
+
+    @property
+    def characters(self) -> list[tuple[str, str]]:
+        """Everybody with segments, in the order of appearance."""
+        return list(dict.fromkeys(segment.key for segment in self.segments))
+
+
+def prepare(scripts: Sequence[Script], settings: LabelSettings) -> Prepared:
+    """Cut, split and remove repetitions.
+
+    A character's every segment is for testing if the character is held out. Of the others, those of held-out scenes are. A
+    training segment in which a held-out character speaks is left out, unless `keep_mixed`: what is new in the test must not
+    have been read before. Of two texts that resemble each other the one for testing stays.
+
+    Raises:
+        ValueError: nobody speaks enough.
+    """
+    found: dict[str, Segment] = {}
+    for script in scripts:
+        for segment in segments(script, settings.cut, cast=ONE_CAST if settings.one_cast else None):
+            found.setdefault(segment.id, segment)
+    dropped: list[DroppedRecord] = []
+    counts = Counter(segment.key for segment in found.values())
+    enough = {key for key, count in counts.items() if count >= settings.min_segments}
+    if not enough:
+        raise ValueError(
+            f"no character has {settings.min_segments} segments ({len(counts)} characters, {len(found)} segments in all); lower "
+            "--min-segments or --min-words, or give longer scripts"
+        )
+    kept = [segment for segment in found.values() if segment.key in enough]
+    dropped += [
+        _dropped(segment, "too few segments of the character", str(counts[segment.key]))
+        for segment in found.values()
+        if segment.key not in enough
+    ]
+    held_out = _share(sorted(enough), settings.test_characters, f"{settings.seed} characters")
+    scenes: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for segment in kept:
+        scenes[segment.cast].add((segment.script, segment.scene))
+    test_scenes = {
+        (cast, *scene)
+        for cast, numbers in scenes.items()
+        for scene in _share(sorted(numbers), settings.test_scenes, f"{settings.seed} scenes {cast}")
+    }
+    split: dict[str, Split] = {}
+    clean: list[Segment] = []
+    for segment in kept:
+        if segment.key in held_out:
+            split[segment.id] = "test_character"
+        elif (segment.cast, segment.script, segment.scene) in test_scenes:
+            split[segment.id] = "test_scene"
+        else:
+            others = {(segment.cast, speaker) for speaker in segment.speakers} & held_out
+            if others and not settings.keep_mixed:
+                names = ", ".join(sorted(name for _, name in others))
+                dropped.append(_dropped(segment, "a test character speaks in it", names))
+                continue
+            split[segment.id] = "train"
+        clean.append(segment)
+    unique = _without_repetitions(clean, split, settings.similarity, dropped)
+    return Prepared(scripts, unique, {s.id: split[s.id] for s in unique}, frozenset(held_out), dropped)
+
+
+def _share(items: Sequence[T], share: float, seed: str) -> set[T]:
+    """That share of the items, rounded, drawn without regard to their order; never all of them."""
+    count = min(round(share * len(items)), len(items) - 1)
+    return set(random.Random(seed).sample(list(items), max(0, count)))
+
+
+def _without_repetitions(
+    found: Sequence[Segment], split: dict[str, Split], threshold: float, dropped: list[DroppedRecord]
+) -> list[Segment]:
+    order = sorted(range(len(found)), key=lambda i: (-SPLITS.index(split[found[i].id]), i))
+    texts = [found[i].answer for i in order]
+    gone = set()
+    for duplicate in near_duplicates(texts, threshold=threshold):
+        gone.add(order[duplicate.index])
+        segment = found[order[duplicate.index]]
+        dropped.append(_dropped(segment, "repeats words", f"{duplicate.similarity:.2f}", texts[duplicate.of]))
+    return [segment for i, segment in enumerate(found) if i not in gone]
+
+
+def _dropped(segment: Segment, reason: str, detail: str = "", similar_to: str | None = None) -> DroppedRecord:
+    return DroppedRecord(
+        kind="dialogue",
+        target=segment.character,
+        text=segment.answer,
+        reason=reason,
+        detail=detail,
+        similar_to=similar_to,
+    )

@@ -1,0 +1,132 @@
+"""Scripts from files and folders: encoding, format, speakers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from .chats import read_chats
+from .encoding import decode
+from .fountain import read_fountain
+from .names import load_aliases, merge_speakers
+from .plays import cue_styles, read_play
+from .script import Problem, Script
+from .subtitles import read_subtitles
+
+FORMATS = ("fountain", "play", "subtitles", "chats", "novel")
+_OF_ENDING = {
+    ".fountain": "fountain",
+    ".spmd": "fountain",
+    ".srt": "subtitles",
+    ".vtt": "subtitles",
+    ".ass": "subtitles",
+    ".ssa": "subtitles",
+    ".jsonl": "chats",
+    ".ndjson": "chats",
+}
+_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript")
+SAMPLES = "samples"  # names the scripts of the package
+ALIASES = ".aliases.json"  # beside a script, after its name
+_READERS = {"fountain": read_fountain, "play": read_play, "subtitles": read_subtitles, "chats": read_chats}
+_SCREENPLAY_HEADING = re.compile(r"(?:INT|EXT|INT\.?/EXT|I/E)[. ]")
+
+
+def read_script(
+    path: Path | str,
+    *,
+    format: str | None = None,
+    encoding: str | None = None,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+) -> Script:
+    """The script in a file, its speakers merged by the rules of `names`.
+
+    Args:
+        path: the file. ``NAME.aliases.json`` beside it adds aliases for it alone.
+        format: one of `FORMATS` without "novel"; default: by ending, and for plain text by its look.
+        encoding: default: found out.
+        aliases: person -> other names.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: an unknown format, ending or encoding, or aliases that contradict each other.
+    """
+    path = Path(path)
+    lines, problems = read_lines(path, encoding)
+    format = format or guess_format(path, lines)
+    if format not in _READERS:
+        known = ", ".join(_READERS)
+        raise ValueError(f"{path.name}: cannot be read as {format!r} here; accepted: {known}")
+    script = _READERS[format](lines, path.stem)
+    script.problems[:0] = problems
+    return merge_speakers(script, merged_aliases(path, aliases))
+
+
+def read_lines(path: Path, encoding: str | None = None) -> tuple[list[str], list[Problem]]:
+    """A file's lines and what had to be mended in them.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: an unknown encoding.
+    """
+    try:
+        return decode(path.read_bytes(), encoding)
+    except LookupError as error:
+        raise ValueError(f"unknown encoding {encoding!r}") from error
+
+
+def merged_aliases(path: Path, aliases: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    """The given aliases, and those of the file beside the script, which come first for a person of the same name."""
+    beside = path.with_name(path.stem + ALIASES)
+    found = {person: list(names) for person, names in (aliases or {}).items()}
+    return found | load_aliases(beside) if beside.is_file() else found
+
+
+def guess_format(path: Path, lines: Sequence[str]) -> str:
+    """The format by the file's ending, or for plain text by what its lines look like.
+
+    Raises:
+        ValueError: neither tells.
+    """
+    ending = path.suffix.lower()
+    if ending in _OF_ENDING:
+        return _OF_ENDING[ending]
+    if ending not in _TEXT_ENDINGS:
+        raise ValueError(f"{path.name}: unknown ending; name the format: {', '.join(FORMATS)}")
+    headings = sum(_SCREENPLAY_HEADING.match(line.strip()) is not None for line in lines)
+    styles = cue_styles(lines)
+    if headings and styles["colon"] < 2 * headings:
+        return "fountain"
+    if sum(styles.values()) >= 2:
+        return "play"
+    raise ValueError(
+        f"{path.name}: neither scene headings nor names before the words; name the format: {', '.join(FORMATS)}"
+    )
+
+
+def find_scripts(folder: Path | str) -> list[Path]:
+    """The files of a folder and below whose endings are known, in the order of their paths; or the one file given.
+
+    "samples", where there is no such folder, is the one with the package's own scripts.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: nothing in it could be a script.
+    """
+    folder = Path(folder)
+    if str(folder) == SAMPLES and not folder.exists():
+        folder = Path(str(resources.files("dpg_fast"))) / "assets" / "scripts"
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such file or folder: {folder}")
+    endings = {*_OF_ENDING, *_TEXT_ENDINGS}
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in endings and path.is_file() and not path.name.startswith((".", "README"))
+    )
+    if not found:
+        raise ValueError(f"no scripts in {folder}; endings: {', '.join(sorted(endings))}")
+    return found

@@ -1,0 +1,148 @@
+"""Calls as files for a provider's batch interface, and its result files read back: cheaper, and done within a day.
+
+The format is OpenAI's: JSON Lines, each with a `custom_id`, here the content address of the request, and the body that would
+have been sent. A result is stored under that address, so everything that reads stored replies goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dpg_fast.files import write_text
+from dpg_fast.llm.calls import Call, request_body
+from dpg_fast.llm.client import LLMClient
+from dpg_fast.llm.session import reply_of, without_key
+
+ENDPOINT = "/v1/chat/completions"
+MAX_REQUESTS = 50_000  # in one file, OpenAI's limits
+MAX_BYTES = 190_000_000
+
+
+@dataclass
+class Imported:
+    """What was found in result files.
+
+    Attributes:
+        stored: replies stored.
+        known: replies to requests that had one already; the earlier ones stay.
+        unknown: lines whose custom_id belongs to none of the calls.
+        errors: custom_id -> why there is no reply.
+    """
+
+    stored: int = 0
+    known: int = 0
+    unknown: int = 0
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def export_batch(
+    client: LLMClient, calls: Iterable[Call[Any]], path: Path, *, max_requests: int = MAX_REQUESTS
+) -> list[tuple[Path, int]]:
+    """Write the requests that stored replies do not settle; the files and how many requests each has.
+
+    Where one file does not hold them, ``requests.jsonl`` is followed by ``requests-2.jsonl`` and so on. The key is in none.
+
+    Raises:
+        ValueError: a single request is larger than a batch file may be.
+    """
+    written: list[tuple[Path, int]] = []
+    lines: list[str] = []
+    size = 0
+    seen: set[str] = set()
+
+    def close() -> None:
+        nonlocal size
+        target = path if not written else path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}")
+        write_text(target, "".join(lines))
+        written.append((target, len(lines)))
+        lines.clear()
+        size = 0
+
+    for call in calls:
+        request = client.pending(call)
+        if request is None or request.key in seen:
+            continue
+        seen.add(request.key)
+        body = request_body(call, request, client.settings.model, client.settings.parameters, client.mode)
+        body |= body.pop("extra_body", {})
+        entry = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}
+        line = json.dumps(entry, ensure_ascii=False) + "\n"
+        length = len(line.encode("utf-8", "surrogatepass"))
+        if length > MAX_BYTES:
+            raise ValueError(f"{call.item}: a request of {length:,} bytes is more than a batch file may hold")
+        if len(lines) == max_requests or size + length > MAX_BYTES:
+            close()
+        lines.append(line)
+        size += length
+    if lines:
+        close()
+    return written
+
+
+def import_batch(client: LLMClient, calls: Iterable[Call[Any]], paths: Sequence[Path]) -> Imported:
+    """Store the replies in output and error files of a batch. The first reply to a request stays.
+
+    Args:
+        client: whose cache the replies go to.
+        calls: those that were exported; replies to others are not stored.
+        paths: the files.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is no batch result; the message names file and line.
+    """
+    wanted: dict[str, str] = {}  # key of a request -> prompt version
+    settled: set[str] = set()
+    for call in calls:
+        request = client.pending(call)
+        if request is None:
+            settled.add(client.key(call))
+        else:
+            wanted[request.key] = call.prompt_version
+    found = Imported()
+    for path in paths:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        _store(client, json.loads(line), wanted, settled, found)
+                    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                        raise ValueError(f"{path.name}, line {number}: no batch result: {error!r}") from error
+    return found
+
+
+def _store(
+    client: LLMClient, entry: dict[str, Any], wanted: dict[str, str], settled: set[str], found: Imported
+) -> None:
+    key = str(entry["custom_id"])
+    if key not in wanted:
+        known = key in settled or client.cache.get(key) is not None
+        found.known += known
+        found.unknown += not known
+        return
+    response, error = entry.get("response"), entry.get("error")
+    if error is None and response is not None and response["status_code"] == 200:
+        reply = without_key(reply_of(response["body"], client.mode), client.settings)
+        if client.cache.get(key) is not None and not client.retry_failed:
+            found.known += 1
+            return
+        client.cache.put(
+            key, reply, model=client.settings.model, prompt_version=wanted[key], replace=client.retry_failed
+        )
+        found.stored += 1
+        found.errors.pop(key, None)
+        return
+    detail = error if error is not None else (response or {}).get("body", response)
+    found.errors[key] = client.settings.redact(_message(detail))[:1000]
+
+
+def _message(detail: Any) -> str:
+    if isinstance(detail, dict):
+        inner = detail.get("error", detail)
+        if isinstance(inner, dict) and inner.get("message"):
+            return ": ".join(str(inner[name]) for name in ("code", "message") if inner.get(name))
+    return json.dumps(detail, ensure_ascii=False)

