@@ -42,6 +42,11 @@ class Site:
         """The last component of the name, e.g. "q_proj"."""
         return self.name.rpartition(".")[2]
 
+    @property
+    def layer(self) -> int | None:
+        """The first number in the name, e.g. 0; None without one."""
+        return next((int(part) for part in self.name.split(".") if part.isdecimal()), None)
+
 
 def _whole(value: Any, what: str, low: int, high: int | None) -> None:
     accepted = f"a whole number in {low}..{high}" if high is not None else f"a whole number, at least {low}"
@@ -64,6 +69,7 @@ class HypernetConfig:
         depth: hidden layers of the trunk, 0 (codes linear in the scores; at most 6 codes) to 16.
         encoder: "scores" (five trait scores in) or "stored" (one bank entry for each stored adapter).
         targets: "all", or the last name component(s) of the layers to adapt, e.g. ("q_proj", "mlp.up_proj").
+        first_layer: decoder layers before this one are left alone; training then ends its backward pass there.
 
     Raises:
         TypeError, ValueError: a field of the wrong type or out of range.
@@ -76,12 +82,14 @@ class HypernetConfig:
     depth: int = 2
     encoder: Literal["scores", "stored"] = "scores"
     targets: tuple[str, ...] | Literal["all"] = "all"
+    first_layer: int = 0
 
     def __post_init__(self) -> None:
         _whole(self.rank, "rank", 1, MAX_RANK)
         _whole(self.codes, "codes", 1, MAX_CODES)
         _whole(self.hidden, "hidden", 1, 16384)
         _whole(self.depth, "depth", 0, 16)
+        _whole(self.first_layer, "first_layer", 0, None)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)):
             raise TypeError(f"alpha must be a number, not {self.alpha!r}")
         object.__setattr__(self, "alpha", float(self.alpha))
@@ -154,15 +162,22 @@ def sort_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
     return tuple(found)
 
 
-def select_sites(available: Iterable[Site], targets: tuple[str, ...] | Literal["all"]) -> tuple[Site, ...]:
-    """The sites whose name ends with one of `targets` (whole components), in the order of `sort_sites`.
+def select_sites(
+    available: Iterable[Site], targets: tuple[str, ...] | Literal["all"], first_layer: int = 0
+) -> tuple[Site, ...]:
+    """The sites of layer `first_layer` and later whose name ends with one of `targets` (whole components), in the order of
+    `sort_sites`.
 
     Raises:
         ValueError: no site at all, or a target that matches none; the message lists what is available.
     """
-    sites = sort_sites(available)
-    if not sites:
+    every = sort_sites(available)
+    if not every:
         raise ValueError("the base model has no linear layer that can be adapted (no sites)")
+    sites = tuple(site for site in every if site.layer is None or site.layer >= first_layer)
+    if not sites:
+        last = max(site.layer for site in every if site.layer is not None)
+        raise ValueError(f"first_layer={first_layer}, but the model's last layer is {last}")
     if targets == "all":
         return sites
     kinds = list(dict.fromkeys(site.kind for site in sites))

@@ -117,7 +117,7 @@ class HyperNetwork(AdapterNetwork):
         if config.encoder != "scores":
             raise ValueError(f'a HyperNetwork needs encoder="scores", not {config.encoder!r}')
         self.config = config
-        selected = select_sites(sites, config.targets)
+        selected = select_sites(sites, config.targets, config.first_layer)
         self.bank = LoraBank(selected, config.rank, config.codes, mean_code_power(config.codes))
         self.encoder = ScoresEncoder()
         self.trunk = Trunk(config.codes, config.hidden, config.depth)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -64,9 +65,10 @@ def save(
     steering: SteeringTable | None,
     calibration: Calibration,
     notes: str,
+    bank_dtype: torch.dtype | None = None,
 ) -> None:
     """Write an adapter for ``base``."""
-    write(directory, describe_base(base), hypernet, steering, calibration, notes)
+    write(directory, describe_base(base), hypernet, steering, calibration, notes, bank_dtype)
 
 
 def describe_base(base: nn.Module) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def write(
     steering: SteeringTable | None,
     calibration: Calibration,
     notes: str,
+    bank_dtype: torch.dtype | None = None,
 ) -> None:
     """Write an adapter; the configuration comes last, so that a directory with one is complete.
 
@@ -90,6 +93,7 @@ def write(
         hypernet, steering: the parts, or None.
         calibration: kept beside the steering table.
         notes: Markdown for the card.
+        bank_dtype: of the bank in the file; None keeps the masters' float32. Loading gives float32 masters again.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -100,7 +104,10 @@ def write(
     }
     if hypernet is not None:
         config["hypernet"] = hypernet.to_config()
-        state = {key: value.detach().cpu().contiguous() for key, value in hypernet.state_dict().items()}
+        state = {
+            key: value.detach().to("cpu", bank_dtype if key.startswith("bank.") else None).contiguous()
+            for key, value in hypernet.state_dict().items()
+        }
         write_atomically(directory / HYPERNET, lambda temporary: save_file(state, temporary))
     if steering is not None:
         config["neurons"] = {str(pole): len(steering.neurons[pole]) for pole in steering.poles}

@@ -133,15 +133,16 @@ class PersonalityModel(nn.Module):
         parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
         return cls(model, parts.hypernet, parts.steering, parts.calibration)
 
-    def save_pretrained(self, directory: str | Path, *, notes: str = "") -> None:
+    def save_pretrained(self, directory: str | Path, *, notes: str = "", bank_dtype: torch.dtype | None = None) -> None:
         """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
 
         Args:
             directory: made if needed; files are replaced one by one, each atomically.
             notes: Markdown put into the card, for example measured traits.
+            bank_dtype: of the bank in the file, for example bfloat16 for half the size; float32 by default.
         """
         self._require_loaded()
-        artifact.save(Path(directory), self.base, self.hypernet, self.steering, self.calibration, notes)
+        artifact.save(Path(directory), self.base, self.hypernet, self.steering, self.calibration, notes, bank_dtype)
 
     def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
         """Upload the adapter to the Hugging Face Hub and return its address; ``kwargs`` go to ``HfApi.create_repo``."""
@@ -290,6 +291,13 @@ class PersonalityModel(nn.Module):
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
         self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)  # type: ignore[operator]
         self._runtime.checkpointing = True
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """The same under the name that newer trainers call."""
+        options = {name: value for name, value in kwargs.items() if value not in (None, False, 1)}
+        self.gradient_checkpointing_enable(gradient_checkpointing_kwargs=activation_checkpointing_kwargs, **options)
 
     def __getattr__(self, name: str) -> Any:
         try:

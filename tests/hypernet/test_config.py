@@ -90,3 +90,15 @@ def test_config_values(fields: dict[str, object], words: str) -> None:
 def test_config_types(fields: dict[str, object]) -> None:
     with pytest.raises(TypeError):
         HypernetConfig.from_dict(fields)
+
+
+def test_first_layer_leaves_earlier_ones_alone() -> None:
+    sites = [Site(f"model.layers.{layer}.mlp.up_proj", 4, 8) for layer in range(12)]
+    kept = select_sites(sites, "all", first_layer=10)
+    assert [site.layer for site in kept] == [10, 11]
+    assert Site("lm_head", 4, 8).layer is None
+    with pytest.raises(ValueError, match="last layer is 11"):
+        select_sites(sites, "all", first_layer=12)
+    with pytest.raises(ValueError, match="first_layer"):
+        HypernetConfig(first_layer=-1)
+    assert HypernetConfig.from_dict({"rank": 2}).first_layer == 0  # as written before there was such a field

@@ -5,15 +5,17 @@ The baselines are those of NPTI's evaluation (arXiv 2410.12327) as far as they a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from dpg_fast.assess.answering import AnswerSettings, greedy_answers
 from dpg_fast.data.texts import load_descriptions
-from dpg_fast.hypernet import AdapterNetwork
+from dpg_fast.hypernet import AdapterNetwork, from_peft
 from dpg_fast.model import Calibration, PersonalityModel
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES, Personality
+from dpg_fast.personality import POLES, Character, Personality, Trait
 
 #: the adjectives of NPTI's simple prompts, high and low pole
 ADJECTIVES = {
@@ -210,3 +212,49 @@ def _word(words: Sequence[str], level: float) -> str:
 
 def _strengths(calibration: Calibration) -> str:
     return ", ".join(f"{pole} {calibration.strength(pole, 5.0):.2f}" for pole in POLES)
+
+
+def score_text(personality: Personality) -> str:
+    """The five scores in words and numbers, as a plain adapter reads them in its instruction."""
+    scores = ", ".join(f"{trait.value} {score:+.1f}" for trait, score in zip(Trait, personality.scores, strict=True))
+    return f"Your personality, each from -5 to 5: {scores}."
+
+
+class LoraAdapter(BareModel):
+    """One ordinary LoRA adapter for everybody, tuned with the scores written in the instruction.
+
+    Args:
+        directory: of a PEFT adapter.
+    """
+
+    name, neutral_is_bare = "LoRA with scores in the prompt", False
+
+    def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings, directory: Path) -> None:
+        super().__init__(base, tokenizer, settings)
+        self.directory = Path(directory)
+        self._model: PersonalityModel | None = None
+
+    def describe(self) -> str:
+        return "One plain LoRA adapter, tuned on the same data with the five scores written in the instruction."
+
+    def about(self) -> Mapping[str, Any]:
+        weights = (self.directory / "adapter_model.safetensors").read_bytes()
+        return {"lora": hashlib.sha256(weights).hexdigest()[:16], "example": self.persona(Personality("O5 C-4"))}
+
+    def persona(self, personality: Personality) -> str:
+        return score_text(personality)
+
+    def prepare(self) -> None:
+        self._model = PersonalityModel.from_model(self.base, hypernet=from_peft({"lora": self.directory}))
+
+    def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
+        if self._model is None:
+            raise RuntimeError(f"call prepare() of {self.name} first")
+        who = [None if person is None else Character("lora") for person in personalities]
+        systems = self._systems(personalities)
+        return greedy_answers(self._model, self.tokenizer, questions, self.settings, systems=systems, personality=who)
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.unload()
+            self._model = None

@@ -66,7 +66,7 @@ def write_report(
 def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> str:
     """One plain sentence: whether the level asked for moves the judged trait."""
     change = figures.difference
-    span = f"from {ends[0]:+g} to {ends[1]:+g} the judged score changes by {_interval(change)}"
+    span = f"from {ends[0]:+g} to {ends[1]:+g} the judged score changes by {format_interval(change)}"
     if math.isnan(change.estimate):
         return f"{trait.value} cannot be said: no answers could be judged at both ends."
     if change.low > 0:
@@ -120,7 +120,7 @@ def _methods(methods: Sequence[MethodFigures], results: Results) -> list[str]:
     low, high = results.plan.ends
     return [
         "## Methods",
-        _table([*head, "fluency, 1-5"], rows),
+        format_table([*head, "fluency, 1-5"], rows),
         f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
         "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
         "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
@@ -133,9 +133,9 @@ def _traits(methods: Sequence[MethodFigures]) -> list[str]:
         [
             trait.value if number == 0 else "",
             method.name,
-            _interval(method.traits[trait].spearman),
+            format_interval(method.traits[trait].spearman),
             f"{method.traits[trait].spearman_means:+.2f}",
-            _interval(method.traits[trait].difference),
+            format_interval(method.traits[trait].difference),
             f"{method.traits[trait].high:.2f} ({_number(method.traits[trait].variance_high)})",
             f"{method.traits[trait].low:.2f} ({_number(method.traits[trait].variance_low)})",
         ]
@@ -153,7 +153,7 @@ def _traits(methods: Sequence[MethodFigures]) -> list[str]:
     ]
     return [
         "## Traits",
-        _table(head, rows),
+        format_table(head, rows),
         "Spearman between requested level and judged score, over all answers and over the mean of each level; change of the "
         "judged score (-5 to 5); mean ratings of the poles with their variance over questions. Brackets: 95% bootstrap "
         "intervals, questions resampled.",
@@ -169,7 +169,7 @@ def _fluency(methods: Sequence[MethodFigures]) -> list[str]:
         rows.append(["repetition", *(f"{sum(c.repetition for c in column) / len(column):.0%}" for column in cells)])
     return [
         "Perplexity and repetition at each requested level, mean of the traits:",
-        _table(["", *(f"{v:+g}" for v in levels)], rows),
+        format_table(["", *(f"{v:+g}" for v in levels)], rows),
     ]
 
 
@@ -185,8 +185,8 @@ def _cross(methods: Sequence[MethodFigures], results: Results) -> list[str]:
     for method in methods:
         if method.cross is None or method.name == BARE:
             continue
-        rows = [[moved.value, *map(_interval, found.values())] for moved, found in method.cross.items()]
-        parts.append(f"### {method.name}\n\n" + _table(["steered", *(t.value for t in method.cross)], rows))
+        rows = [[moved.value, *map(format_interval, found.values())] for moved, found in method.cross.items()]
+        parts.append(f"### {method.name}\n\n" + format_table(["steered", *(t.value for t in method.cross)], rows))
     return parts
 
 
@@ -232,12 +232,14 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _interval(found: Interval) -> str:
+def format_interval(found: Interval) -> str:
+    """The estimate with its bounds, or a dash where it is undefined."""
     if math.isnan(found.estimate):
         return "-"
     return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"

@@ -1,0 +1,227 @@
+"""Whole personalities: somebody with five scores is asked something, and the answer is judged.
+
+DPG's tasks: new personalities, whose levels are -5, -2, 2 and 5 in combinations that training never sees, and scripted dialogue,
+where somebody's scores are known and the last turn is said anew. How DPG scored these is not public; the figures are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpg_fast.assess.evaluation.methods import Method
+from dpg_fast.assess.journal import Journal, is_scored
+from dpg_fast.assess.metrics import PromptedAssessed, compare_prompted
+from dpg_fast.assess.reliability import spearman
+from dpg_fast.assess.scoring import Scorer
+from dpg_fast.assess.statistics import Interval
+from dpg_fast.data.records import DialogueRecord
+from dpg_fast.personality import Personality, Trait
+
+NEW_LEVELS = (-5.0, -2.0, 2.0, 5.0)
+KEY = ("person", "question")
+Progress = Callable[[str, int, int], None]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Somebody is asked something.
+
+    Attributes:
+        personality: asked for.
+        question: the user's turn.
+        traits: that the answer is judged on.
+    """
+
+    personality: Personality
+    question: str
+    traits: tuple[Trait, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Tells cases apart."""
+        return ",".join(f"{score:g}" for score in self.personality.scores), self.question
+
+
+def newcomers(count: int, questions: Mapping[Trait, Sequence[str]], seed: int = 0) -> list[Case]:
+    """``count`` new personalities, each asked one question of each trait, judged on that trait.
+
+    Levels of each trait are balanced and combined at random; the questions go round.
+
+    Raises:
+        ValueError: nobody, or no questions.
+    """
+    if count < 1 or not questions or not all(questions.values()):
+        raise ValueError("new personalities need at least one person and a question of each trait")
+    random = np.random.default_rng(seed)
+    balanced = np.resize(NEW_LEVELS, count)
+    columns = [random.permutation(balanced) for _ in Trait]
+    return [
+        Case(Personality([float(column[row]) for column in columns]), asked[row % len(asked)], (trait,))
+        for row in range(count)
+        for trait, asked in questions.items()
+    ]
+
+
+def scripted(records: Iterable[DialogueRecord]) -> list[Case]:
+    """The last turn of each dialogue that answers a user, with the scores of who says it; judged on all traits.
+
+    Raises:
+        ValueError: no dialogue has scores and such a turn.
+    """
+    cases = []
+    for record in records:
+        person = record.get_personality()
+        pairs = [(a, b) for a, b in zip(record.messages, record.messages[1:], strict=False)]
+        asked = [a.content for a, b in pairs if a.role == "user" and b.role == "assistant"]
+        if person is not None and asked:
+            cases.append(Case(person, asked[-1], tuple(Trait)))
+    if not cases:
+        raise ValueError("no record has a personality and an assistant's turn after a user's")
+    return list({case.key: case for case in cases}.values())
+
+
+def run_cases(
+    methods: Sequence[Method],
+    scorer: Scorer,
+    cases: Sequence[Case],
+    directory: Path,
+    settings: Mapping[str, Any],
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> dict[str, Scores]:
+    """Answer and judge what ``directory`` does not hold yet; may be killed at any time.
+
+    Returns:
+        Method name -> float64 [cases, 5], judged scores in OCEAN order; nan where a trait was not judged.
+    """
+    report = progress or (lambda what, done, total: None)
+    kept = []
+    for method in methods:
+        stem = method.name.replace(" ", "_").replace("+", "and")
+        about = {**settings, "method": method.name, **method.about()}
+        answers = Journal(directory / "answers" / f"{stem}.jsonl", about, KEY)
+        scores = Journal(directory / "scores" / f"{stem}.jsonl", {**about, **scorer.about()}, (*KEY, "trait"))
+        kept.append((method, answers, scores))
+        missing = sorted((case for case in cases if case.key not in answers), key=lambda case: -len(case.question))
+        if not missing:
+            continue
+        method.prepare()
+        try:
+            for start in range(0, len(missing), batch_size):
+                batch = missing[start : start + batch_size]
+                texts = method.answer([case.question for case in batch], [case.personality for case in batch])
+                answers.append(
+                    {**dict(zip(KEY, case.key, strict=True)), "answer": text}
+                    for case, text in zip(batch, texts, strict=True)
+                )
+                report(f"{method.name}: answers", start + len(batch), len(missing))
+        finally:
+            method.close()
+    _judge(kept, scorer, cases, report)
+    return {method.name: _matrix(scores, cases) for method, _, scores in kept}
+
+
+def _judge(
+    kept: Sequence[tuple[Method, Journal, Journal]], scorer: Scorer, cases: Sequence[Case], report: Progress
+) -> None:
+    """All answers to a question are judged on a trait at once: judges share work between them."""
+    groups: dict[tuple[str, Trait], list[tuple[Journal, Journal, Case]]] = {}
+    for case in cases:
+        for trait in case.traits:
+            for _, answers, scores in kept:
+                if not is_scored(scores, (*case.key, trait.value)):
+                    groups.setdefault((case.question, trait), []).append((answers, scores, case))
+    for number, ((question, trait), group) in enumerate(groups.items()):
+        texts = [answers[case.key]["answer"] for answers, _, case in group]
+        for (_, scores, case), row in zip(group, scorer.judge_traits(question, texts, [trait]), strict=True):
+            scores.append([{**dict(zip(KEY, case.key, strict=True)), "trait": trait.value, **row}])
+        report("scores", number + 1, len(groups))
+
+
+def _matrix(scores: Journal, cases: Sequence[Case]) -> Scores:
+    found = np.full((len(cases), len(Trait)), np.nan)
+    for row, case in enumerate(cases):
+        for trait in case.traits:
+            stored = scores[(*case.key, trait.value)]["scores"]
+            found[row, trait.position] = stored.get(trait.value, np.nan)
+    return found
+
+
+@dataclass(frozen=True)
+class CaseFigures:
+    """How judged scores follow those asked for, by one method.
+
+    Attributes:
+        spearman: of each trait over answers, people resampled.
+        mean: their mean over traits, people resampled.
+        compared: DPG's comparison of prompted and assessed scores, answer by answer.
+    """
+
+    spearman: dict[Trait, Interval]
+    mean: Interval
+    compared: PromptedAssessed
+
+
+def case_figures(cases: Sequence[Case], judged: Scores, *, resamples: int = 1000, seed: int = 0) -> CaseFigures:
+    """The figures of one method's scores [cases, 5]."""
+    asked = np.array([case.personality.scores for case in cases])
+    draws = [correlations(asked[rows], judged[rows]) for rows in _draws(cases, resamples, seed)]
+    whole = correlations(asked, judged)
+    return CaseFigures(
+        {t: _interval(whole[t.position], [d[t.position] for d in draws]) for t in Trait},
+        _interval(_mean(whole), [_mean(d) for d in draws]),
+        compare_prompted(asked, judged),
+    )
+
+
+def compare_methods(
+    cases: Sequence[Case], first: Scores, second: Scores, *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean Spearman of the first method's scores minus that of the second's, with the same people drawn for both."""
+    asked = np.array([case.personality.scores for case in cases])
+
+    def difference(rows: Any) -> float:
+        return _mean(correlations(asked[rows], first[rows])) - _mean(correlations(asked[rows], second[rows]))
+
+    return _interval(difference(slice(None)), [difference(rows) for rows in _draws(cases, resamples, seed)])
+
+
+def correlations(asked: Scores, judged: Scores) -> Scores:
+    """Spearman of each column [5]; nan where fewer than two were judged or one side has no spread."""
+    found = np.full(len(Trait), np.nan)
+    for column in range(len(Trait)):
+        there = np.isfinite(judged[:, column])
+        if there.sum() > 1:
+            found[column] = spearman(asked[there, column], judged[there, column])
+    return found
+
+
+def _draws(cases: Sequence[Case], resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """Rows of resampled people: answers of one person belong together."""
+    people: dict[str, list[int]] = {}
+    for row, case in enumerate(cases):
+        people.setdefault(case.key[0], []).append(row)
+    groups = [np.array(rows) for rows in people.values()]
+    random = np.random.default_rng(seed)
+    return [
+        np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(resamples)
+    ]
+
+
+def _mean(values: Scores) -> float:
+    there = np.isfinite(values)
+    return float(values[there].mean()) if there.any() else float("nan")
+
+
+def _interval(estimate: float, draws: Sequence[float]) -> Interval:
+    kept = np.array([d for d in draws if np.isfinite(d)])
+    low, high = np.quantile(kept, [0.025, 0.975]) if kept.size else (np.nan, np.nan)
+    return Interval(float(estimate), float(low), float(high), 0.95, int(kept.size))

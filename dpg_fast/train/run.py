@@ -1,0 +1,88 @@
+"""A whole training run: lessons, rows, trainer, adapter. It may be killed at any time and started again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from dpg_fast.assess.evaluation.methods import score_text
+from dpg_fast.base_models import load_base
+from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.hypernet import HypernetConfig, HyperNetwork
+from dpg_fast.model import PersonalityModel
+from dpg_fast.train.attention import grouped
+from dpg_fast.train.lessons import load_lessons, make_lessons
+from dpg_fast.train.rows import Rows, Source, taught_sources, text_sources
+from dpg_fast.train.settings import DataSettings, TrainSettings
+from dpg_fast.train.trainer import HypernetTrainer
+
+Progress = Callable[[int, int], None]
+
+
+def run_training(settings: TrainSettings, progress: Progress | None = None) -> Path:
+    """Make missing lessons, train, and write the adapter (or the baseline's LoRA); its directory.
+
+    Args:
+        settings: of the run. Checkpoints in ``settings.output`` are continued from.
+        progress: of the lessons; the trainer shows its own.
+
+    Raises:
+        ValueError: settings that the trainer does not accept, or data that cannot be learnt from.
+    """
+    arguments = trainer_arguments(settings)
+    base, tokenizer = load_base(settings.model, getattr(torch, settings.dtype))
+    with arguments.main_process_first(desc="lessons"):
+        sources = load_sources(settings, base, tokenizer, progress)
+    torch.manual_seed(arguments.seed)
+    model = PersonalityModel.from_model(base, hypernet=_network(settings))
+    if settings.plain_lora:
+        assert isinstance(model.hypernet, HyperNetwork)
+        model.hypernet.trunk.requires_grad_(False)  # its one code stays the constant 1
+    rows = Rows(sources, settings.data.visits, arguments.seed)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with grouped(base) if settings.grouped_attention else nullcontext():
+        trainer = HypernetTrainer(model, arguments, rows, pad)
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
+    if settings.plain_lora:
+        return trainer.save_lora(settings.output / "lora")
+    directory = settings.output / "adapter"
+    trainer.save_adapter(directory)
+    return directory
+
+
+def _network(settings: TrainSettings) -> HypernetConfig:
+    return dataclasses.replace(settings.hypernet, codes=1, depth=0) if settings.plain_lora else settings.hypernet
+
+
+def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
+    """The Trainer's arguments: its own defaults, but one epoch (visits count instead), no tracker unless named.
+
+    Raises:
+        ValueError: a field that it does not have or accept.
+    """
+    chosen = {"num_train_epochs": 1, "report_to": "none", "save_total_limit": 2, **settings.trainer}
+    try:
+        return TrainingArguments(output_dir=str(settings.output), **chosen)
+    except TypeError as error:
+        raise ValueError(f"trainer: {error}") from None
+
+
+def load_sources(settings: TrainSettings, base: Any, tokenizer: Any, progress: Progress | None = None) -> list[Source]:
+    """What ``settings.data`` names; lessons that are not there yet are made."""
+    data: DataSettings = settings.data
+    sources: list[Source] = []
+    if data.lessons is not None:
+        files = make_lessons(base, tokenizer, data.lessons, settings.teaching, progress)
+        persona = score_text if settings.plain_lora else None
+        lessons = load_lessons(files)
+        sources += taught_sources(lessons, tokenizer, strength=data.strength, redraw=data.redraw, persona=persona)
+    for file in data.records:
+        sources += text_sources(read_records(file, DialogueRecord), tokenizer, data.max_length)
+    return sources

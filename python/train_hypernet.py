@@ -1,0 +1,35 @@
+"""Train a hypernetwork that generates LoRA weights from a personality.
+
+    python python/train_hypernet.py --config recipes/smollm2_cpu.yaml
+    python python/train_hypernet.py --config recipes/smollm2_cpu.yaml trainer.learning_rate=1e-3 hypernet.rank=8
+    accelerate launch --config_file recipes/fsdp.yaml python/train_hypernet.py --config my.yaml
+
+Settings are those of dpg_fast.train.TrainSettings. A killed run continues from its last checkpoint when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from dpg_fast.long_runs import plain_errors, progress_bars
+from dpg_fast.train import load_settings, run_training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file of settings")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that replace the file's")
+    options = parser.parse_args()
+    console = Console()
+    with plain_errors("train_hypernet.py"):
+        settings = load_settings(options.config, options.overrides)
+        with progress_bars(console) as report:
+            adapter = run_training(settings, lambda done, total: report("lessons", done, total))
+    console.print(f"Written to {adapter}")
+
+
+if __name__ == "__main__":
+    main()
