@@ -116,7 +116,7 @@ def find_scripts(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     if str(folder) == SAMPLES and not folder.exists():
-        folder = Path(str(resources.files("dpg_fast"))) / "assets" / "scripts"
+        folder = Path(str(resources.files("dpg_fast").joinpath("assets", "scripts")))
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
