@@ -11,6 +11,7 @@ from dpg_fast.assess_command import assess
 from dpg_fast.data_command import data
 from dpg_fast.judge_command import judge
 from dpg_fast.neurons_cli import neurons
+from dpg_fast.personified_command import personified
 from dpg_fast.questions_command import questions
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ def demo(
 
 assess.command("judge")(judge)
 app.add_typer(assess, name="assess")
+data.add_typer(personified, name="personified")
 app.add_typer(data, name="data")
 app.add_typer(neurons, name="neurons")
 app.add_typer(questions, name="questions")

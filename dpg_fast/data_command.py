@@ -65,6 +65,16 @@ def build(
     judge_model: Annotated[str | None, typer.Option(help="The openai judge's model.")] = None,
     judge_url: Annotated[str | None, typer.Option(help="The openai judge's server. Default: OpenAI's.")] = None,
     judge_key: Annotated[str, typer.Option(help="Environment variable with its key.")] = "OPENAI_API_KEY",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="What the openai judge is asked: evidence (the whole dialogue in one call, with quotations; the default) "
+            "or npti (ratings 1 to 5, a call for each trait)."
+        ),
+    ] = None,
+    max_missing: Annotated[
+        int, typer.Option(help="Drop texts with more traits than this without evidence; the centre stands for fewer.")
+    ] = 2,
     model: Annotated[
         str, typer.Option(help='Local model of the likelihood judge and the local generator; "smollm2" is bundled.')
     ] = "smollm2",
@@ -108,9 +118,11 @@ def build(
     with _plain_errors("build"):
         from dpg_fast.data.labelled import LabelSettings
         from dpg_fast.data.scripts.segments import SegmentSettings
-        from dpg_fast.judge_options import JudgeOptions
+        from dpg_fast.judge_options import EVIDENCE, LIKELIHOOD, JudgeOptions
         from dpg_fast.scripts_run import Endpoint, RunOptions, Source, run_build
 
+        if protocol is not None and judge == LIKELIHOOD:
+            raise ValueError("--protocol goes with --judge openai")
         chosen: Any = label
         handled: Literal["drop", "keep"] = outliers  # type: ignore[assignment]
         settings = LabelSettings(
@@ -123,6 +135,7 @@ def build(
             label=chosen,
             integers=integers,
             outliers=handled,
+            max_missing=max_missing,
             similarity=similarity,
             generate=generate,
             near=near,
@@ -133,7 +146,7 @@ def build(
             out,
             settings,
             RunOptions(
-                judge=JudgeOptions(judge, judge_model, judge_url, judge_key),
+                judge=JudgeOptions(judge, judge_model, judge_url, judge_key, protocol or EVIDENCE),
                 generator=Endpoint(generator, generator_model, generator_url, generator_key),
                 model=model,
                 prices=prices,

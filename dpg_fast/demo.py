@@ -44,6 +44,11 @@ def adapter_directory() -> Path:
     return Path(str(resources.files("dpg_fast").joinpath("assets", "smollm2_personality")))
 
 
+def hypernet_directory() -> Path:
+    """Where the hypernetwork for SmolLM2-135M-Instruct that comes with the package lies (``recipes/smollm2_cpu.yaml``)."""
+    return Path(str(resources.files("dpg_fast").joinpath("assets", "smollm2_hypernet")))
+
+
 def load_demo_model() -> tuple[PersonalityModel, Any]:
     """SmolLM2-135M-Instruct with the shipped personality neurons, and its tokenizer."""
     base, tokenizer = load_smollm2()

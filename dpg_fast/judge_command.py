@@ -1,4 +1,7 @@
-"""``dpg-fast assess judge``: Big Five scores for the speakers of dialogues, by a local model or one behind an API."""
+"""``dpg-fast assess judge``: Big Five scores for the speakers of dialogues, by a local model or one behind an API.
+
+The same command asks a model behind an API how answers compare with references: accuracy and ranking.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dpg_fast.assess.dialogue_protocols import DialogueProtocol
-    from dpg_fast.assess.dialogue_run import Summary
+    from dpg_fast.assess.dialogue_protocols import JudgingProtocol
+    from dpg_fast.assess.dialogue_run import Item, Summary
     from dpg_fast.llm import LLMClient
 
 
@@ -32,6 +35,13 @@ class Way(StrEnum):
 
     EVIDENCE = "evidence"
     NPTI = "npti"
+    ACCURACY = "accuracy"
+    RANKING = "ranking"
+
+    @property
+    def noun(self) -> str:
+        """What is judged."""
+        return "items" if self in (Way.ACCURACY, Way.RANKING) else "dialogues"
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,13 @@ class Files:
 
 
 def judge(
-    dialogues: Annotated[Path, typer.Argument(help="JSON Lines of dialogue records (messages, character, source).")],
+    dialogues: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON Lines of dialogue records (messages, character, source); for accuracy and ranking of question, "
+            "reference and answers by system."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="JSON Lines of judgements; a killed run continues.")] = Path(
         "judgements.jsonl"
     ),
@@ -63,7 +79,11 @@ def judge(
         str, typer.Option(help="Environment variable that holds the API key; servers without keys need none.")
     ] = "OPENAI_API_KEY",
     protocol: Annotated[
-        Way, typer.Option(help="evidence: -5..5 with quotations that are checked; npti: ratings 1 to 5, and fluency.")
+        Way,
+        typer.Option(
+            help="evidence: -5..5 with quotations that are checked; npti: ratings 1 to 5, and fluency; accuracy, ranking: "
+            "systems' answers against a reference."
+        ),
     ] = Way.EVIDENCE,
     target: Annotated[
         str | None, typer.Option(help="Who is judged, by name. Default: the record's character, else the assistant.")
@@ -72,6 +92,7 @@ def judge(
     context_tokens: Annotated[
         int, typer.Option(min=1, help="The model's context; longer dialogues are judged in pieces (evidence).")
     ] = 16_000,
+    seed: Annotated[int, typer.Option(help="Of the order in which answers are shown (ranking), and of intervals.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 1500,
     legacy_max_tokens: Annotated[
         bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
@@ -96,23 +117,26 @@ def judge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print calls, tokens and price; send and write nothing.")
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for an HTML report of all judgements in the output, with pictures.")
+    ] = None,
 ) -> None:
-    """Score the Big Five of one speaker in each dialogue of a file.
+    """Score the Big Five of one speaker in each dialogue of a file, or compare systems' answers with references.
 
-    Every dialogue gets one line of the output. What failed is listed beside it and tried again by the next run.
+    Every dialogue or item gets one line of the output. What failed is listed beside it and tried again by the next run.
     """
     with _plain_errors():
         from rich.console import Console
 
-        from dpg_fast.assess.dialogue_run import read_items
         from dpg_fast.personality import Trait
 
         files = Files(dialogues, out, target, dry_run, batch_export, batch_import or [], cache)
-        _check(files, judge, model, base_url)
+        _check(files, judge, model, base_url, protocol)
         wanted = [trait for trait in Trait if trait in {Trait.parse(letter) for letter in traits}]
         if not wanted:
             raise ValueError("name some of the traits O, C, E, A, N")
-        total = sum(1 for _ in read_items(dialogues, target))
+        read = _reader(files, protocol)
+        total = sum(1 for _ in read())
         console = Console()
         if judge is Kind.LIKELIHOOD:
             complete = _judge_here(files, wanted, total, console)
@@ -135,10 +159,16 @@ def judge(
                 retry_failed,
             )
             try:
-                way = _protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700))
-                complete = _judge_there(files, client, way, total, console)
+                way = _protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700), seed, read, dry_run)
+                more = {"seed": seed} if protocol is Way.RANKING else {}
+                complete = _judge_there(files, client, way, read, total, protocol.noun, more, console)
             finally:
                 client.cache.close()
+        if report is not None and not dry_run and out.exists():
+            from dpg_fast.assess.dialogue_run import failed_file
+            from dpg_fast.assess.reporting.judgements import write_judgement_report
+
+            console.print(f"Report: {write_judgement_report(out, failed_file(out), report)}", highlight=False)
     if not complete:
         raise typer.Exit(1)
 
@@ -154,13 +184,18 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _check(files: Files, judge: Kind, model: str | None, base_url: str | None) -> None:
+def _check(files: Files, judge: Kind, model: str | None, base_url: str | None, protocol: Way) -> None:
     if files.out.is_dir():
         raise ValueError(f"{files.out} is a folder; name a file")
     if files.out.resolve() == files.dialogues.resolve():
         raise ValueError("the output would overwrite the dialogues; name another file with --out")
     if judge is Kind.OPENAI and not model:
         raise ValueError("name the judge's model with --model")
+    if protocol in (Way.ACCURACY, Way.RANKING):
+        if judge is Kind.LIKELIHOOD:
+            raise ValueError(f"--protocol {protocol} goes with --judge openai")
+        if files.target is not None:
+            raise ValueError("--target goes with dialogues")
     if judge is Kind.LIKELIHOOD:
         if model or base_url:
             raise ValueError("--model and --base-url go with --judge openai")
@@ -209,9 +244,36 @@ def _client(
     return LLMClient(settings, kept, prices=table, retry_failed=retry_failed)
 
 
+def _reader(files: Files, way: Way) -> Callable[[], Iterator[Item[Any]]]:
+    """What reads the input, as often as it is called."""
+    if way in (Way.ACCURACY, Way.RANKING):
+        from dpg_fast.assess.reference_judge import read_answers
+
+        return lambda: read_answers(files.dialogues, same_systems=way is Way.RANKING)
+    from dpg_fast.assess.dialogue_run import read_items
+
+    return lambda: read_items(files.dialogues, files.target)
+
+
 def _protocol(
-    client: LLMClient, way: Way, traits: list[Any], context_tokens: int, reply_tokens: int
-) -> DialogueProtocol:
+    client: LLMClient,
+    way: Way,
+    traits: list[Any],
+    context_tokens: int,
+    reply_tokens: int,
+    seed: int,
+    read: Callable[[], Iterator[Item[Any]]],
+    dry_run: bool,
+) -> JudgingProtocol[Any]:
+    if way is Way.ACCURACY:
+        from dpg_fast.assess.reference_judge import AccuracyProtocol
+
+        return AccuracyProtocol(client, estimate=dry_run)
+    if way is Way.RANKING:
+        from dpg_fast.assess.reference_judge import RankingProtocol
+
+        systems = next((len(item.subject.answers) for item in read() if item.subject is not None), 1)
+        return RankingProtocol(client, seed=seed, systems=systems)
     from dpg_fast.assess.dialogue_protocols import EvidenceProtocol, NPTIProtocol
 
     if way is Way.NPTI:
@@ -246,10 +308,19 @@ def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -
     return _report(summary, output.failed_path, files.out, console)
 
 
-def _judge_there(files: Files, client: LLMClient, protocol: DialogueProtocol, total: int, console: Console) -> bool:
+def _judge_there(
+    files: Files,
+    client: LLMClient,
+    protocol: JudgingProtocol[Any],
+    read: Callable[[], Iterator[Item[Any]]],
+    total: int,
+    noun: str,
+    more: dict[str, Any],
+    console: Console,
+) -> bool:
     import asyncio
 
-    from dpg_fast.assess.dialogue_run import JudgementFile, judge_items, open_calls, read_done, read_items
+    from dpg_fast.assess.dialogue_run import JudgementFile, judge_items, open_calls, read_done
     from dpg_fast.llm.batch import export_batch, import_batch
     from dpg_fast.llm.display import money, plan_table
     from dpg_fast.llm.session import StoredReplies
@@ -260,14 +331,14 @@ def _judge_there(files: Files, client: LLMClient, protocol: DialogueProtocol, to
         "protocol": protocol.name,
         "prompt_version": protocol.prompt_version,
         "parameters": dict(settings.parameters),
-    }
+    } | more
     done = read_done(files.out, about)
 
     def calls() -> Iterator[Any]:
-        return open_calls(read_items(files.dialogues, files.target), protocol, done)
+        return open_calls(read(), protocol, done)
 
     if files.dry_run:
-        console.print(f"{total:,} dialogues, {len(done):,} judged already; protocol {protocol.name}")
+        console.print(f"{total:,} {noun}, {len(done):,} judged already; protocol {protocol.name}")
         console.print(plan_table(client.plan(calls(), completion_tokens=protocol.reply_tokens)))
         return True
     if files.batch_export is not None:
@@ -284,14 +355,14 @@ def _judge_there(files: Files, client: LLMClient, protocol: DialogueProtocol, to
         errors = found.errors
         console.print(
             f"{found.stored:,} replies stored, {found.known:,} known already, {found.unknown:,} of no call of these "
-            f"dialogues, {len(errors):,} errors"
+            f"{noun}, {len(errors):,} errors"
         )
 
     async def run(output: JudgementFile, show: Callable[[Summary], None]) -> Summary:
         async with client.session() as session:
             answers = session if errors is None else StoredReplies(client, errors)
             return await judge_items(
-                read_items(files.dialogues, files.target),
+                read(),
                 protocol,
                 answers,
                 output,
@@ -301,7 +372,7 @@ def _judge_there(files: Files, client: LLMClient, protocol: DialogueProtocol, to
                 progress=show,
             )
 
-    with JudgementFile(files.out, about) as output, _bar(console, total) as show:
+    with JudgementFile(files.out, about) as output, _bar(console, total, noun) as show:
         summary = asyncio.run(run(output, show))
     usage = summary.usage
     cost = money(client.prices.cost(settings.model, usage), client.prices.currency)
@@ -311,16 +382,22 @@ def _judge_there(files: Files, client: LLMClient, protocol: DialogueProtocol, to
     )
     if usage.uncounted:
         console.print(f"The server did not count the tokens of {usage.uncounted:,} replies: the figures are too low.")
-    return _report(summary, output.failed_path, files.out, console)
+    if hasattr(protocol, "summarise"):
+        from dpg_fast.assess.reference_figures import write_figures
+
+        table, path = write_figures(protocol, files.out)
+        console.print(table)
+        console.print(f"Figures written to {path}", highlight=False)
+    return _report(summary, output.failed_path, files.out, console, noun)
 
 
 @contextmanager
-def _bar(console: Console, total: int) -> Iterator[Callable[[Summary], None]]:
+def _bar(console: Console, total: int, noun: str = "dialogues") -> Iterator[Callable[[Summary], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
-        task = bar.add_task("dialogues", total=total, note="")
+        task = bar.add_task(noun, total=total, note="")
 
         def show(summary: Summary) -> None:
             note = f"[red]{summary.failed} failed[/red]" if summary.failed else ""
@@ -329,9 +406,9 @@ def _bar(console: Console, total: int) -> Iterator[Callable[[Summary], None]]:
         yield show
 
 
-def _report(summary: Summary, failed: Path, out: Path, console: Console) -> bool:
+def _report(summary: Summary, failed: Path, out: Path, console: Console, noun: str = "dialogues") -> bool:
     earlier = f", {summary.before:,} before" if summary.before else ""
-    console.print(f"{summary.judged:,} dialogues judged{earlier}; written to {out}", highlight=False)
+    console.print(f"{summary.judged:,} {noun} judged{earlier}; written to {out}", highlight=False)
     if summary.failed:
         listed = ", ".join(f"{number} {reason}" for reason, number in summary.reasons.most_common(5))
         console.print(f"{summary.failed:,} failed, listed in {failed}: {listed}", style="red", markup=False)

@@ -13,6 +13,8 @@ from dpg_fast.kernels import isas
 
 LIKELIHOOD, OPENAI = "likelihood", "openai"
 KINDS = (LIKELIHOOD, OPENAI)
+EVIDENCE, NPTI = "evidence", "npti"
+PROTOCOLS = (EVIDENCE, NPTI)
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class JudgeOptions:
         model: name of the judge's model as its server knows it; only for "openai", and needed there.
         base_url: of the server; None is OpenAI's.
         api_key_variable: environment variable with the key.
+        protocol: what an API's model is asked: "npti" (ratings 1 to 5, a call for each trait) or "evidence" (all traits in one
+            call, with quotations, none where there is no evidence).
 
     Raises:
         ValueError: an unknown kind, or options that do not belong together.
@@ -33,10 +37,13 @@ class JudgeOptions:
     model: str | None = None
     base_url: str | None = None
     api_key_variable: str = "OPENAI_API_KEY"
+    protocol: str = NPTI
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown judge {self.kind!r}; accepted: {', '.join(KINDS)}")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
         if self.kind == OPENAI and not self.model:
             raise ValueError("name the judge's model with --judge-model")
         if self.kind == LIKELIHOOD and (self.model or self.base_url):
@@ -54,12 +61,14 @@ class JudgeOptions:
             from dpg_fast.assess.likelihood import LikelihoodJudge
 
             return LikelihoodJudge(base, tokenizer, autocast=fast_dtype())
+        from dpg_fast.assess.evidence_judge import EvidenceJudge
         from dpg_fast.assess.llm_judge import LLMJudge
         from dpg_fast.llm import LLMClient, LLMSettings
 
         assert self.model is not None
         settings = LLMSettings(self.model, self.base_url, api_key_variable=self.api_key_variable)
-        return LLMJudge(LLMClient(settings, replies))
+        client = LLMClient(settings, replies)
+        return EvidenceJudge(client) if self.protocol == EVIDENCE else LLMJudge(client)
 
 
 def fast_dtype() -> torch.dtype | None:

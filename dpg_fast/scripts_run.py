@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dpg_fast.assess.evidence_judge import EvidenceJudge
+from dpg_fast.assess.llm_judge import LLMJudge
 from dpg_fast.data.labelled.augment import APIGenerator, Generator, LocalGenerator, Writer, make_requests
 from dpg_fast.data.labelled.build import Dataset, build, texts_of
 from dpg_fast.data.labelled.files import write_dataset
@@ -153,7 +155,8 @@ class _Tools:
         if hasattr(judge, "client"):
             judge.client.prices = self.prices
             judge.client.settings = replace(judge.client.settings, concurrency=self.options.concurrency)
-            judge.fluency = False  # costs a call, and labels do not need it
+            if isinstance(judge, LLMJudge):
+                judge.fluency = False  # costs a call, and labels do not need it
         return judge
 
     def replies(self, name: str) -> Path:
@@ -239,7 +242,11 @@ def _print_plans(prepared: Prepared, settings: LabelSettings, tools: _Tools, con
     texts = texts_of(prepared.segments)
     requests = make_requests(prepared, settings) if settings.generate else []
     if tools.options.judge.kind == OPENAI:
-        plan = tools.judge().plan([(text.situation, text.answer) for text in texts])
+        judge = tools.judge()
+        if isinstance(judge, EvidenceJudge):
+            plan = judge.plan([text.dialogue for text in texts])
+        else:
+            plan = judge.plan([(text.situation, text.answer) for text in texts])
         console.print(plan_table(plan, "Dry run: judging the scripts"))
         if requests:
             each = plan.price / plan.to_pay * math.ceil(plan.calls / len(texts)) if plan.price and plan.to_pay else None

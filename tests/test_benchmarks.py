@@ -26,6 +26,7 @@ def load(directory: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_every_op_is_timed_beside_its_baseline(tmp_path: Path) -> None:
     assert run.main([*QUICK, "--out", str(tmp_path)]) == 0
     found = load(tmp_path)
@@ -130,6 +131,7 @@ def test_moved_counts() -> None:
     assert moved(shifted, exact, exact) == 5
 
 
+@pytest.mark.slow
 def test_model_suite_in_its_gpu_form(tmp_path: Path) -> None:
     assert run.main(["--suite", "model", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "model_cpu.json").read_text())

@@ -66,6 +66,7 @@ def test_missing_compilers_are_skipped_with_the_reason(
 
 
 @pytest.mark.skipif(bool(compile_report.missing_cuda()), reason=compile_report.missing_cuda() or "nvcc is there")
+@pytest.mark.slow
 def test_cuda_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "root"
     (root / "csrc" / "cuda").mkdir(parents=True)
@@ -84,6 +85,7 @@ def test_cuda_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(bool(compile_report.missing_triton()), reason=compile_report.missing_triton() or "triton is there")
+@pytest.mark.slow
 def test_triton_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # as in the tests of the kernels; must not disturb
     chosen = ["--match", r"^lora_expand_add/smollm2-135m/decode/bf16/"]

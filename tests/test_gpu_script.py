@@ -30,6 +30,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_tests_run_and_leave_their_logs(tmp_path: Path) -> None:
     command = [sys.executable, "python/gpu.py", "test", "--no-build", "--out", str(tmp_path / "out")]
     command.append("tests/kernels/test_testing.py")

@@ -358,3 +358,27 @@ def test_the_likelihood_judge_needs_no_server(smollm2: tuple[Any, Any], tmp_path
     assert lively["scores"]["extraversion"] > quiet["scores"]["extraversion"]
     content = out.read_bytes()
     assert "3 before" in run(source, out, None, "--traits", "E").output and out.read_bytes() == content
+
+
+def test_a_report_of_what_was_judged(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    names = ["<script>alert(1)</script>", "Ann", "Ann", "quiet", "broken"]
+    source = write(tmp_path / "in.jsonl", names)
+
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        if case(body) == "broken":
+            return Answer("no JSON")
+        level = {"Ann": -4, "quiet": None}.get(case(body), 3)
+        return Answer(reply(level))
+
+    with serve(answer) as server:
+        result = run(source, tmp_path / "out.jsonl", server, "--report", str(tmp_path / "report"))
+    assert result.exit_code == 1 and "report.html" in result.output
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html and "&lt;script&gt;" in html and KEY not in html
+    assert "data:image/png;base64," in html
+    data = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert (data["dialogues"], data["failed"]) == (4, 1)
+    assert data["characters"]["Ann"]["openness"] == {"mean": -4.0, "spread": 0.0}
+    assert data["levels"]["neuroticism"] == [0, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0]

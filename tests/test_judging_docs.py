@@ -23,6 +23,9 @@ URL = "http://localhost:8000/v1"
 
 
 def script(body: dict[str, Any], number: int) -> Answer:
+    system = body["messages"][0]["content"]
+    if system.startswith("You compare several"):
+        return Answer(json.dumps({letter: {"reason": "so it is", "rank": 1} for letter in "ab"}))
     if "rating" in body["response_format"]["json_schema"]["schema"]["properties"]:
         return Answer('{"explanation": "so it is", "rating": 4}')
     quote = "go dancing" if "dancing" in str(body["messages"]) else "rather finish my book"
@@ -31,8 +34,9 @@ def script(body: dict[str, Any], number: int) -> Answer:
 
 
 def write_input(folder: Path) -> None:
-    (example,) = re.findall(r"^```json\n(.*?)^```$", TEXT, re.M | re.S)
-    (folder / "dialogues.jsonl").write_text(example)
+    dialogue, answers = re.findall(r"^```json\n(.*?)^```$", TEXT, re.M | re.S)
+    (folder / "dialogues.jsonl").write_text(dialogue)
+    (folder / "answers.jsonl").write_text(answers)
 
 
 def command(line: str, url: str) -> list[str]:
@@ -59,7 +63,11 @@ def test_documented_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             result = CliRunner().invoke(app, command(line, server.url))
             assert result.exit_code == 0, result.output
             ran += 1
-    assert ran == 5 and len(server.requests) == 1 + 3
+    assert ran == 7 and len(server.requests) == 1 + 3 + 2 + 1
+    (rated,) = [json.loads(line) for line in (tmp_path / "accuracy.jsonl").read_text().splitlines()]
+    assert {system: given["rating"] for system, given in rated["ratings"].items()} == {"base": 4, "tuned": 4}
+    figures = json.loads((tmp_path / "ranking.figures.json").read_text())
+    assert figures["ranking"]["knowledge"]["first"] == {"base": 1.0, "tuned": 1.0}
     for name, score in (("evidence", 3), ("batched", 3), ("ratings", 2.5)):
         (row,) = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         assert row["character"] == "Hermione" and row["scores"]["extraversion"] == score

@@ -32,7 +32,9 @@ def test_python_blocks_run_in_order(smollm2: tuple[Any, Any], tmp_path: Path, mo
         exec(compile(code, "README.md", "exec"), scope)
 
 
-@pytest.mark.parametrize("line", SHELL)
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow if "benchmarks" in line else ()) for line in SHELL]
+)
 def test_shell_lines(line: str, smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     """Commands of the project run for real; building blocks that install or test are only resolved."""
     words = shlex.split(line, comments=True)

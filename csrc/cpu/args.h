@@ -74,6 +74,9 @@ struct StatsRun {
   int64_t slot, begin, end;
 };
 
+constexpr uint16_t kStatsPositive = 0x8000, kStatsNowhere = 0x7fff;  // in a code: v > 0; NaN, else the bin
+constexpr int64_t kStatsCodesPay = 1 << 19;  // values to count, from which codes are made first
+
 // Counts of v > 0 and histograms of v = act(gate); bin b holds edges[b - 1] < v <= edges[b].
 struct Stats {
   const void* gate;
@@ -87,6 +90,7 @@ struct Stats {
   int64_t* positive;   // [S, width]
   void* histogram;     // [S, width, bins], int32 or int64
   bool wide;           // int64
+  uint16_t* codes;     // [65536], where every value of a 16-bit gate falls; null: each value is computed
 };
 
 // h = residual + y, or residual + h for a token with a slot, whose h holds y with its expand; out = the norm of h.
@@ -114,6 +118,7 @@ struct Kernels {
   // tokens rows[i0, i1)
   void (*norm[kDTypes])(const Norm&, const int32_t* rows, int64_t i0, int64_t i1);
   void (*stats[kDTypes])(const Stats&, Act act, int64_t c0, int64_t c1);
+  void (*stats_codes[kDTypes])(const Stats&, Act act);  // fills codes; null for float32
 };
 
 const Kernels& kernels_generic();

@@ -113,6 +113,7 @@ T* scratch(std::vector<T>& buffer, int64_t count) {
   return buffer.data();
 }
 thread_local std::vector<int32_t> t_rows;
+thread_local std::vector<uint16_t> t_codes;
 thread_local std::vector<float> t_coef;
 thread_local std::vector<SteerRow> t_steer;
 
@@ -445,8 +446,12 @@ Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, 
     runs.back().end = i + 1;
   }
   const float per_edge = bins > 2 ? static_cast<float>(bins - 2) / (edges[bins - 2] - edges[0]) : 0.0f;
+  // A 16-bit gate has 65536 values: with many tokens, looking up where they fall is quicker than computing it.
+  const bool coded = k.stats_codes[type] && bins < kStatsNowhere && n * width >= kStatsCodesPay;
+  uint16_t* codes = coded ? scratch(t_codes, 65536) : nullptr;
   const Stats p{gate.data, gate.ld, width, rows, runs.data(), static_cast<int64_t>(runs.size()),
-                edges, bins, per_edge, positive, histogram, wide};
+                edges, bins, per_edge, positive, histogram, wide, codes};
+  if (coded) k.stats_codes[type](p, act);
   with_team(n * width * 16, [&](const Team& team) {
     split_2d(team, k.col_unit, width, 1, [&](int64_t c0, int64_t c1, int64_t, int64_t) { k.stats[type](p, act, c0, c1); });
   });

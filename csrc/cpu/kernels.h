@@ -17,6 +17,8 @@ using cpu::Norm;
 using cpu::Shrink;
 using cpu::Stats;
 using cpu::StatsRun;
+using cpu::kStatsNowhere;
+using cpu::kStatsPositive;
 
 DPG_FN int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -488,12 +490,21 @@ void norm(const Norm& p, const int32_t* rows, int64_t i0, int64_t i1) {
 
 // ---- activation statistics -------------------------------------------------------------------------------------------
 
+// The bin of a value above the lowest edge: guessed from the spacing, then found by comparison.
+DPG_FN int64_t bin_above(const Stats& p, float v) {
+  const int64_t last = p.bins - 1;
+  const float guess = (v - p.edges[0]) * p.per_edge;
+  int64_t b = guess < static_cast<float>(last) ? static_cast<int64_t>(guess) + 1 : last;
+  while (b > 1 && v <= p.edges[b - 1]) --b;
+  while (b < last && v > p.edges[b]) ++b;
+  return b;
+}
+
 // One vector of neurons at a time: their histograms stay in cache while all tokens of a run pass, and the lowest bin,
 // where most values of a gate fall, is counted in registers.
 template <class T, int ACT, class Count>
 void stats_columns(const Stats& p, Count* histogram, int64_t c0, int64_t c1) {
   const float lowest = p.edges[0];
-  const int64_t last = p.bins - 1;
   for (int64_t c = c0; c < c1; c += VF::N) {
     const int n = static_cast<int>(least(VF::N, c1 - c));
     for (const StatsRun* run = p.runs; run != p.runs + p.n_runs; ++run) {
@@ -507,12 +518,7 @@ void stats_columns(const Stats& p, Count* histogram, int64_t c0, int64_t c1) {
           const float v = values[l];
           positive[l] += v > 0.0f;
           low[l] += v <= lowest;
-          if (!(v > lowest)) continue;  // NaN goes nowhere
-          const float guess = (v - lowest) * p.per_edge;
-          int64_t b = guess < static_cast<float>(last) ? static_cast<int64_t>(guess) + 1 : last;
-          while (b > 1 && v <= p.edges[b - 1]) --b;
-          while (b < last && v > p.edges[b]) ++b;
-          lines[l * p.bins + b] += 1;
+          if (v > lowest) lines[l * p.bins + bin_above(p, v)] += 1;  // NaN goes nowhere
         }
       }
       for (int l = 0; l < n; ++l) {
@@ -521,6 +527,50 @@ void stats_columns(const Stats& p, Count* histogram, int64_t c0, int64_t c1) {
       }
     }
   }
+}
+
+// The same by codes: neither arithmetic nor a branch that depends on a value, NaN apart.
+template <class Count>
+void stats_coded(const Stats& p, Count* histogram, int64_t c0, int64_t c1) {
+  for (int64_t c = c0; c < c1; c += VF::N) {
+    const int n = static_cast<int>(least(VF::N, c1 - c));
+    for (const StatsRun* run = p.runs; run != p.runs + p.n_runs; ++run) {
+      Count* lines = histogram + (run->slot * p.width + c) * p.bins;
+      int64_t positive[VF::N] = {};
+      for (int64_t i = run->begin; i < run->end; ++i) {
+        const uint16_t* gate = static_cast<const uint16_t*>(p.gate) + p.rows[i] * p.ldg + c;
+        for (int l = 0; l < n; ++l) {
+          const uint16_t code = p.codes[gate[l]], bin = code & kStatsNowhere;
+          if (bin == kStatsNowhere) continue;
+          positive[l] += code >> 15;
+          lines[l * p.bins + bin] += 1;
+        }
+      }
+      for (int l = 0; l < n; ++l) p.positive[run->slot * p.width + c + l] += positive[l];
+    }
+  }
+}
+
+template <class T, int ACT>
+void codes_of(const Stats& p) {
+  for (int first = 0; first < 65536; first += VF::N) {
+    T gate[VF::N];
+    float values[VF::N];
+    for (int l = 0; l < VF::N; ++l) gate[l].bits = static_cast<uint16_t>(first + l);
+    vstore(values, vround<T>(activation<ACT>(vload(gate))));
+    for (int l = 0; l < VF::N; ++l) {
+      const float v = values[l];
+      const uint16_t bin = v > p.edges[0] ? static_cast<uint16_t>(bin_above(p, v)) : v <= p.edges[0] ? 0 : kStatsNowhere;
+      p.codes[first + l] = bin | (v > 0.0f ? kStatsPositive : 0);
+    }
+  }
+}
+
+template <class T>
+void stats_codes(const Stats& p, Act act) {
+  if (act == kSilu) return codes_of<T, kSilu>(p);
+  if (act == kGeluTanh) return codes_of<T, kGeluTanh>(p);
+  codes_of<T, kGelu>(p);
 }
 
 template <class T, int ACT>
@@ -533,6 +583,10 @@ void stats_of(const Stats& p, int64_t c0, int64_t c1) {
 
 template <class T>
 void stats(const Stats& p, Act act, int64_t c0, int64_t c1) {
+  if (p.codes) {
+    if (p.wide) return stats_coded(p, static_cast<int64_t*>(p.histogram), c0, c1);
+    return stats_coded(p, static_cast<int32_t*>(p.histogram), c0, c1);
+  }
   if (act == kSilu) return stats_of<T, kSilu>(p, c0, c1);
   if (act == kGeluTanh) return stats_of<T, kGeluTanh>(p, c0, c1);
   stats_of<T, kGelu>(p, c0, c1);
@@ -548,6 +602,7 @@ const cpu::Kernels kTable = {
     {gated_act<float>, gated_act<bf16>, gated_act<f16>},
     {norm<float>, norm<bf16>, norm<f16>},
     {stats<float>, stats<bf16>, stats<f16>},
+    {nullptr, stats_codes<bf16>, stats_codes<f16>},
 };
 
 }  // namespace

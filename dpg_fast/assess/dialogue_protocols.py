@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dpg_fast.assess.dialogues import Dialogue
 from dpg_fast.assess.evidence_judge import EvidenceJudge
@@ -16,13 +16,16 @@ from dpg_fast.llm import Call, Result, Usage
 from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.personality import MAX_SCORE, Trait
 
+S = TypeVar("S", contravariant=True)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a dialogue.
+    """What came of a dialogue, or of another item.
 
     Attributes:
-        content: the judgement, JSON-ready, with at least "scores" (trait -> -5..5) and "reason" (why some are missing, or null).
+        content: the judgement, JSON-ready, with at least "reason" (why something is missing, or null); of a dialogue also
+            "scores" (trait -> -5..5).
         failed: reasons why there is no judgement yet, or none at all; empty if `content` is final.
         usage: tokens, stored replies included.
     """
@@ -32,18 +35,18 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
 
 
-class DialogueProtocol(Protocol):
-    """Judges dialogues by calls."""
+class JudgingProtocol(Protocol[S]):
+    """Judges dialogues, or other things that make up an item of a file, by calls."""
 
     name: str
     prompt_version: str
     reply_tokens: int
 
-    def calls(self, dialogue: Dialogue, name: str) -> Sequence[Call[Any]]:
-        """The calls that a dialogue takes."""
+    def calls(self, subject: S, name: str) -> Sequence[Call[Any]]:
+        """The calls that it takes, as far as they are known."""
 
-    async def judge(self, answers: Answers, dialogue: Dialogue, name: str) -> Outcome:
-        """Judge a dialogue."""
+    async def judge(self, answers: Answers, subject: S, name: str) -> Outcome:
+        """Judge it."""
 
     def describe(self) -> str:
         """What the judge is and how far it can be trusted."""
@@ -59,13 +62,13 @@ class EvidenceProtocol:
         self._judge = judge
         self.reply_tokens = judge.reply_tokens
 
-    def calls(self, dialogue: Dialogue, name: str) -> Sequence[Call[Any]]:
+    def calls(self, subject: Dialogue, name: str) -> Sequence[Call[Any]]:
         """One for each piece."""
-        return self._judge.calls(dialogue, name)
+        return self._judge.calls(subject, name)
 
-    async def judge(self, answers: Answers, dialogue: Dialogue, name: str) -> Outcome:
+    async def judge(self, answers: Answers, subject: Dialogue, name: str) -> Outcome:
         """Scores with the quotations behind them. Failed if any piece may yet be answered, or none ever will."""
-        found = await self._judge.judge_dialogue(answers, dialogue, name)
+        found = await self._judge.judge_dialogue(answers, subject, name)
         content = {
             "scores": {trait.value: score for trait, score in found.scores.items()},
             "reason": found.reason,
@@ -93,13 +96,13 @@ class NPTIProtocol:
         self._judge = judge
         self._traits = traits
 
-    def calls(self, dialogue: Dialogue, name: str) -> Sequence[Call[Any]]:
+    def calls(self, subject: Dialogue, name: str) -> Sequence[Call[Any]]:
         """One for each trait, and one for fluency, of each answer."""
-        return self._judge.calls(dialogue.answers(), self._traits, f"{name}, answer")[0]
+        return self._judge.calls(subject.answers(), self._traits, f"{name}, answer")[0]
 
-    async def judge(self, answers: Answers, dialogue: Dialogue, name: str) -> Outcome:
+    async def judge(self, answers: Answers, subject: Dialogue, name: str) -> Outcome:
         """Mean ratings, 1 to 5, and scores, 2.5 (rating - 3). Failed if any call may yet be answered, or none ever will."""
-        pairs = dialogue.answers()
+        pairs = subject.answers()
         if not pairs:
             return Outcome({"scores": {}, "reason": "the target says nothing"})
         calls, owners = self._judge.calls(pairs, self._traits, f"{name}, answer")

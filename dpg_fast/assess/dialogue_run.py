@@ -1,4 +1,4 @@
-"""Judging a file of dialogues into a file of judgements: each dialogue once, whatever kills the run.
+"""Judging a file of dialogues, or other items, into a file of judgements: each once, whatever kills the run.
 
 Judgements are appended to a JSON Lines file as they come. A dialogue is known by its content (and, where the same one occurs
 again, by the count), so a later run goes on where an earlier one was stopped. Dialogues without a judgement are listed, with the
@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from dpg_fast.assess.dialogue_protocols import DialogueProtocol, LikelihoodProtocol, Outcome
+from dpg_fast.assess.dialogue_protocols import JudgingProtocol, LikelihoodProtocol, Outcome
 from dpg_fast.assess.dialogues import Dialogue, read_dialogue
 from dpg_fast.data.records import DialogueRecord, read_records
 from dpg_fast.llm import Call, Usage
@@ -27,46 +27,75 @@ from dpg_fast.llm.session import Answers, all_or_first_error
 _SYNC_EVERY = 64  # rows; a killed process loses none, a power failure at most these, whose replies are stored
 
 
+class Characterised(Protocol):
+    """A record that may name a character."""
+
+    character: str | None
+
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Characterised)
+
+
 @dataclass(frozen=True)
-class Item:
-    """One dialogue of the input.
+class Item(Generic[T]):
+    """One dialogue of the input, or something else to judge.
 
     Attributes:
         key: from the content, with "-2" and so on for repetitions.
         number: its place among the records, from 1.
         character: as the record says.
-        dialogue: what is judged; None if `problem` says why there is nothing to.
+        subject: what is judged; None if `problem` says why there is nothing to.
+        what: it is, for reports.
     """
 
     key: str
     number: int
     character: str | None
-    dialogue: Dialogue | None
+    subject: T | None
     problem: str | None = None
+    what: str = "dialogue"
 
     @property
     def name(self) -> str:
         """For reports."""
-        return f"dialogue {self.number}"
+        return f"{self.what} {self.number}"
 
 
-def read_items(path: Path, target: str | None = None) -> Iterator[Item]:
+def read_items(path: Path, target: str | None = None) -> Iterator[Item[Dialogue]]:
     """The dialogues of a JSON Lines file of `DialogueRecord`, one at a time.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line is no such record.
     """
+
+    def content(record: DialogueRecord) -> Any:
+        return [[turn.model_dump() for turn in record.messages], record.character, target]
+
+    return content_items(
+        read_records(path, DialogueRecord), content, lambda record: read_dialogue(record, target), "dialogue"
+    )
+
+
+def content_items(
+    records: Iterable[R], content: Callable[[R], Any], subject: Callable[[R], T], what: str
+) -> Iterator[Item[T]]:
+    """Records as items that are known by their content; a ``subject`` that raises ValueError is the item's problem.
+
+    Args:
+        content: what tells records apart, JSON-ready.
+        what: they are, for reports.
+    """
     seen: Counter[str] = Counter()
-    for number, record in enumerate(read_records(path, DialogueRecord), 1):
-        said = [turn.model_dump() for turn in record.messages]
-        digest = content_key([said, record.character, target])[:32]
+    for number, record in enumerate(records, 1):
+        digest = content_key(content(record))[:32]
         seen[digest] += 1
         key = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         try:
-            yield Item(key, number, record.character, read_dialogue(record, target))
+            yield Item(key, number, record.character, subject(record), None, what)
         except ValueError as error:
-            yield Item(key, number, record.character, None, str(error))
+            yield Item(key, number, record.character, None, str(error), what)
 
 
 @dataclass
@@ -88,6 +117,11 @@ class Summary:
     usage: Usage = NOTHING
 
 
+def failed_file(path: Path) -> Path:
+    """Where the dialogues without a judgement are listed, beside the output."""
+    return path.with_name(f"{path.stem}.failed{path.suffix}")
+
+
 class JudgementFile:
     """The output, opened for one run at a time.
 
@@ -101,7 +135,7 @@ class JudgementFile:
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path = path
-        self.failed_path = path.with_name(f"{path.stem}.failed{path.suffix}")
+        self.failed_path = failed_file(path)
         self.about = dict(about)
         self.done = read_done(path, about)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +153,7 @@ class JudgementFile:
         self._failed: Any = None
         self._unsynced = 0
 
-    def append(self, item: Item, outcome: Outcome, cost: float | None, currency: str) -> None:
+    def append(self, item: Item[Any], outcome: Outcome, cost: float | None, currency: str) -> None:
         """Write a judgement through to the operating system."""
         row = {"item": item.key, "record": item.number, "character": item.character, "judge": self.about}
         row |= outcome.content
@@ -134,7 +168,7 @@ class JudgementFile:
             self._unsynced = 0
         self.done.add(item.key)
 
-    def append_failed(self, item: Item, reasons: tuple[str, ...]) -> None:
+    def append_failed(self, item: Item[Any], reasons: tuple[str, ...]) -> None:
         """Note a dialogue without a judgement."""
         if self._failed is None:
             self._failed = self.failed_path.open("wb")
@@ -180,8 +214,8 @@ def read_done(path: Path, about: Mapping[str, Any]) -> set[str]:
 
 
 async def judge_items(
-    items: Iterator[Item],
-    protocol: DialogueProtocol,
+    items: Iterator[Item[T]],
+    protocol: JudgingProtocol[T],
     answers: Answers,
     output: JudgementFile,
     cost_of: Callable[[Usage], float | None],
@@ -201,10 +235,10 @@ async def judge_items(
         for item in items:
             if item.key in output.done:
                 summary.before += 1
-            elif item.dialogue is None:
+            elif item.subject is None:
                 _fail(summary, output, item, (str(item.problem),))
             else:
-                outcome = await protocol.judge(answers, item.dialogue, item.name)
+                outcome = await protocol.judge(answers, item.subject, item.name)
                 if outcome.failed:
                     _fail(summary, output, item, outcome.failed)
                 else:
@@ -219,7 +253,7 @@ async def judge_items(
 
 
 def judge_items_here(
-    items: Iterator[Item],
+    items: Iterator[Item[Dialogue]],
     protocol: LikelihoodProtocol,
     output: JudgementFile,
     *,
@@ -230,27 +264,34 @@ def judge_items_here(
     for item in items:
         if item.key in output.done:
             summary.before += 1
-        elif item.dialogue is None:
+        elif item.subject is None:
             _fail(summary, output, item, (str(item.problem),))
         else:
-            output.append(item, protocol.judge(item.dialogue), None, "")
+            output.append(item, protocol.judge(item.subject), None, "")
             summary.judged += 1
         if progress is not None:
             progress(summary)
     return summary
 
 
-def open_calls(items: Iterator[Item], protocol: DialogueProtocol, done: set[str]) -> Iterator[Call[Any]]:
+def open_calls(items: Iterator[Item[T]], protocol: JudgingProtocol[T], done: set[str]) -> Iterator[Call[Any]]:
     """The calls of all dialogues that have no judgement yet."""
     for item in items:
-        if item.key not in done and item.dialogue is not None:
-            yield from protocol.calls(item.dialogue, item.name)
+        if item.key not in done and item.subject is not None:
+            yield from protocol.calls(item.subject, item.name)
 
 
-def _fail(summary: Summary, output: JudgementFile, item: Item, reasons: tuple[str, ...]) -> None:
+def _fail(summary: Summary, output: JudgementFile, item: Item[Any], reasons: tuple[str, ...]) -> None:
     output.append_failed(item, reasons)
     summary.failed += 1
     summary.reasons[reasons[0].partition(":")[0][:80]] += 1
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The finished judgements of a file, one at a time; none if there is no file."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (json.loads(line) for line in file if line.endswith(b"\n"))
 
 
 def _whole_length(path: Path) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from dpg_fast.assess.dialogues import TARGET, Dialogue, Line, halves, pieces
 from dpg_fast.assess.evidence_prompt import PROMPT_VERSION, EvidenceReply, evidence_messages
 from dpg_fast.assess.quotes import QuotedText
+from dpg_fast.data.records import JudgeNote
 from dpg_fast.llm import Call, Fence, LLMClient, Plan, Result, Usage
 from dpg_fast.llm.calls import NOTHING
 from dpg_fast.llm.client import in_new_loop
@@ -83,9 +84,19 @@ class EvidenceJudgement:
     reason: str | None = None
 
     @property
+    def complete(self) -> bool:
+        """Whether the dialogue was judged and no later run would find more: what has no score then lacks evidence."""
+        return bool(self.findings) and not self.retry
+
+    @property
     def scores(self) -> dict[Trait, float]:
         """Trait -> score in -5..5; traits without evidence are missing."""
         return {trait: found.score for trait, found in self.findings.items() if found.score is not None}
+
+    @property
+    def supported_scores(self) -> dict[Trait, float]:
+        """Those of `scores` for which a quotation was found in the target's words."""
+        return {trait: score for trait, score in self.scores.items() if self.findings[trait].supported}
 
 
 class EvidenceJudge:
@@ -166,23 +177,40 @@ class EvidenceJudge:
             LLMError: the server cannot be used at all.
         """
         wanted = set(Trait if traits is None else traits)
+        judged = self.judge_dialogues([pair_dialogue(*pair) for pair in pairs], progress=progress)
+        return [_only(judgement, wanted) for judgement in judged]
+
+    def judge_dialogues(
+        self, dialogues: Sequence[Dialogue], *, progress: Callable[[int, int], None] | None = None
+    ) -> list[EvidenceJudgement]:
+        """One judgement for each dialogue, in order.
+
+        Raises:
+            LLMError: the server cannot be used at all.
+        """
 
         async def run() -> list[EvidenceJudgement]:
             found: dict[int, EvidenceJudgement] = {}
             async with self.client.session() as session:
-                queue = iter(range(len(pairs)))
+                queue = iter(range(len(dialogues)))
 
                 async def work() -> None:
                     for i in queue:
-                        found[i] = await self.judge_dialogue(session, pair_dialogue(*pairs[i]), f"answer {i + 1}")
+                        found[i] = await self.judge_dialogue(session, dialogues[i], f"dialogue {i + 1}")
                         if progress is not None:
-                            progress(len(found), len(pairs))
+                            progress(len(found), len(dialogues))
 
                 await all_or_first_error([work() for _ in range(self.client.settings.concurrency)])
-            return [found[i] for i in range(len(pairs))]
+            return [found[i] for i in range(len(dialogues))]
 
-        judged = in_new_loop(run, "judge_dialogue")
-        return [_only(judgement, wanted) for judgement in judged]
+        judged: list[EvidenceJudgement] = in_new_loop(run, "judge_dialogue")
+        return judged
+
+    def note(self, judgement: EvidenceJudgement) -> JudgeNote:
+        """Who judged, for a record; with the cost if the client knows the price."""
+        cost = self.client.prices.cost(self.client.settings.model, judgement.usage)
+        currency = None if cost is None else self.client.prices.currency
+        return JudgeNote(model=self.client.settings.model, prompt_version=PROMPT_VERSION, cost=cost, currency=currency)
 
     def plan(self, dialogues: Sequence[Dialogue]) -> Plan:
         """What judging would send and cost. Nothing is sent."""

@@ -45,8 +45,19 @@ class Turn(BaseModel):
         return found if self.name is not None else {key: value for key, value in found.items() if key != "name"}
 
 
+Scores = tuple[Score, Score, Score, Score, Score]
+OpenScores = tuple[Score | None, Score | None, Score | None, Score | None, Score | None]
+
+
 class JudgeNote(BaseModel):
-    """Who scored a record: model, version of the prompt's wording, and what it cost (None: unknown)."""
+    """Who scored a record, and what was found.
+
+    Attributes:
+        model: its name.
+        prompt_version: of the prompt's wording.
+        cost: what it cost, in `currency`; None: unknown.
+        scores: as judged, -5..5, OCEAN order, None where the judge found no evidence; None altogether: not recorded.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,9 +65,7 @@ class JudgeNote(BaseModel):
     prompt_version: str
     cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     currency: str | None = None
-
-
-Scores = tuple[Score, Score, Score, Score, Score]
+    scores: OpenScores | None = None
 
 
 class Origin(BaseModel):
@@ -67,9 +76,10 @@ class Origin(BaseModel):
         script: the file's name without its ending; of generated text, the cast.
         scene, heading, lines: place in the script; none of generated text. Lines count from 1.
         generated: written by a model in the character's manner, not taken from a script.
-        scores: what the judge gave this conversation, -5..5, OCEAN order.
+        scores: what the judge gave this conversation, -5..5, OCEAN order; of `imputed` traits the centre.
+        imputed: traits of which the judge found no evidence in it.
         centre: mean scores of the character's training conversations.
-        distance: Euclidean, from `scores` to `centre`.
+        distance: Euclidean, from the judged scores to `centre`; with imputed traits, the others' distance scaled to five.
         outlier: far from the character's other conversations in at least one trait.
     """
 
@@ -82,6 +92,7 @@ class Origin(BaseModel):
     lines: tuple[int, int] | None = None
     generated: bool = False
     scores: Scores
+    imputed: list[str] = []
     centre: Scores | None = None
     distance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     outlier: bool = False

@@ -7,8 +7,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+Vectors = Any  # np.ndarray or a SciPy sparse matrix, [N, D]
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _BLOCK = 512
@@ -68,22 +71,29 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5, n: int = 3,
     return found
 
 
-def near_vectors(vectors: np.ndarray, *, threshold: float, keep: int = 0) -> list[Duplicate]:
+def products(left: Vectors, right: Vectors) -> np.ndarray:
+    """Dot products of the rows: [N, D] and [M, D] give [N, M], dense."""
+    found = left @ right.T
+    return np.asarray(found if isinstance(found, np.ndarray) else found.toarray())
+
+
+def near_vectors(vectors: Vectors, *, threshold: float, keep: int = 0) -> list[Duplicate]:
     """The rows whose cosine with an earlier kept row is at least ``threshold``.
 
     Args:
-        vectors: [N, D], rows of length 1.
+        vectors: [N, D], rows of length 1, dense or sparse.
         threshold: in (0, 1].
         keep: the first ones, kept whatever they resemble.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold must lie above 0 and not above 1, not {threshold}")
-    kept = np.zeros(len(vectors), dtype=bool)
+    rows = vectors.shape[0]
+    kept = np.zeros(rows, dtype=bool)
     found = []
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        similarity = block @ vectors[: start + len(block)].T
-        for row in range(len(block)):
+    for start in range(0, rows, _BLOCK):
+        stop = min(start + _BLOCK, rows)
+        similarity = products(vectors[start:stop], vectors[:stop])
+        for row in range(stop - start):
             i = start + row
             values = np.where(kept[:i], similarity[row, :i], -np.inf)
             j = int(values.argmax()) if i else 0

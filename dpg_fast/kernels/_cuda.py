@@ -26,7 +26,7 @@ def verify(first: Tensor, entries: int = 0) -> tuple[bool, str]:
     if _cpu.C is None:
         return False, _cpu.MISSING
     if not _cpu.C.cuda_archs:
-        return False, "built without CUDA kernels (no nvcc when it was built)"
+        return False, "built without CUDA kernels (no nvcc, or DPG_FAST_CUDA=OFF, when it was built)"
     if first.device.type != "cuda":
         return False, f"tensors are on {first.device.type}"
     if torch.version.hip is not None:

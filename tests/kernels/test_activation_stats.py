@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpg_fast.kernels import ACTIVATIONS, activation_stats, use_backend
+from dpg_fast.kernels import ACTIVATIONS, activation_stats, use_backend, use_isa
 from tests.kernels import cases
 from tests.kernels.ways import WAYS, using
 
@@ -128,3 +128,22 @@ def test_opcheck() -> None:
     gate, slots = torch.randn(4, 9), torch.tensor([0, -1, 1, 0], dtype=torch.int32)
     args = (gate, "silu", slots, EDGES, *tables(2, 9, EDGES))
     torch.library.opcheck(torch.ops.dpg_fast.activation_stats_.default, args)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("isa", cases.ISAS)
+def test_every_16_bit_value_falls_as_it_does_among_few(isa: str, act: str, dtype: torch.dtype, wide: bool) -> None:
+    """Many values of a 16-bit gate are looked up in a table; few are computed. NaN and infinities are among them."""
+    edges = EDGES[7:90]  # the lowest is above zero, so that positive values lie in the lowest bin
+    gate = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).reshape(256, 256).repeat(8, 1)
+    slots = cases.random_slots(cases.generator(8), 2048, 3)
+    looked_up = tables(3, 256, edges, torch.int64 if wide else torch.int32)
+    computed = tables(3, 256, edges, torch.int64 if wide else torch.int32)
+    with use_backend("cpu"), use_isa(isa):
+        activation_stats(gate, act, slots, edges, *looked_up)
+        for first in range(0, 2048, 256):
+            activation_stats(gate[first : first + 256], act, slots[first : first + 256], edges, *computed)
+    assert torch.equal(looked_up[0], computed[0]) and torch.equal(looked_up[1], computed[1])
+    assert looked_up[0].sum() > 2**16 and looked_up[1].sum() > 2**17

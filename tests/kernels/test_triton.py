@@ -84,6 +84,7 @@ print("served")
 
 
 @needs_triton
+@pytest.mark.slow
 def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
     """To machine code for sm_90, without a GPU; and what must not depend on tuning does not."""
     code = """

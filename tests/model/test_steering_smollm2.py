@@ -13,7 +13,7 @@ from dpg_fast import Personality, PersonalityModel, Trait
 from dpg_fast.assess.likelihood import LikelihoodJudge
 from dpg_fast.assess.poles import contrast_poles
 from dpg_fast.data.texts import load_questions
-from dpg_fast.demo import SYSTEM, adapter_directory
+from dpg_fast.demo import SYSTEM, adapter_directory, hypernet_directory
 from dpg_fast.prompting import chat_prompt, encode_prompts
 
 PEOPLE = [Personality("E+5"), None, Personality("N+4 A-3"), Personality("C-5"), None, Personality("O5C3E1A-1N-5")]
@@ -52,6 +52,28 @@ def test_greedy_tokens_in_a_mixed_batch(model: PersonalityModel, smollm2: tuple[
             assert not torch.equal(mixed[row], expected[row]), f"{person} changes nothing"
 
 
+def test_the_shipped_hypernetwork_makes_opposite_people_prefer_their_own_words(smollm2: tuple[Any, Any]) -> None:
+    wrapped = PersonalityModel.load(copy.deepcopy(smollm2[0]), hypernet_directory())
+    tokenizer = smollm2[1]
+    asked = [{"role": "user", "content": "Friends ask you to a loud party tonight. What do you say?"}]
+    prompt = chat_prompt(tokenizer, asked, system=SYSTEM)
+    answers = [
+        "I would love to come, I can't wait to dance with everybody!",
+        "I would rather stay at home alone with a book.",
+    ]
+    start = len(tokenizer(prompt)["input_ids"])
+
+    def log_probability(answer: str, person: str) -> float:
+        ids = tokenizer(prompt + answer, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            logits = wrapped(input_ids=ids, personality=person).logits[0, start - 1 : -1].log_softmax(-1)
+        return float(logits.gather(1, ids[0, start:, None]).sum())
+
+    lively, shy = ([log_probability(answer, person) for answer in answers] for person in ("E+5", "E-5"))
+    assert lively[0] - lively[1] > shy[0] - shy[1] + 5
+
+
+@pytest.mark.slow
 def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smollm2: tuple[Any, Any]) -> None:
     """On held-back questions; intervals are printed (pytest -s) and must exclude zero where they did when measured."""
     bare, tokenizer = smollm2

@@ -264,7 +264,10 @@ def shares(groups: Mapping[str, Mapping[str, float]], path: Path, *, expected: f
 
 
 def turns(
-    scores: Mapping[str, NDArray[np.float64]], path: Path, targets: Sequence[Sequence[float]] | None = None
+    scores: Mapping[str, NDArray[np.float64]],
+    path: Path,
+    targets: Sequence[Sequence[float]] | None = None,
+    people: Sequence[str] = (),
 ) -> None:
     """Scores over the turns of a chat: a panel for each judged trait, thin lines for people, a thick one for their mean.
 
@@ -272,9 +275,10 @@ def turns(
         scores: system -> [people, turns, 5] in -5..5, nan where nothing was judged.
         path: of the picture.
         targets: [people][5] asked for (nan: nothing), drawn as dashes at the right edge; with one system only.
+        people: their names, for the legend of one system; at most eight are named.
     """
     traits = [t for t in Trait if any(np.isfinite(x[:, :, t.position]).any() for x in scores.values())]
-    figure, axes = new_figure(2.5 * len(traits) + 0.6, 3.1, 1, len(traits), sharey=True)
+    figure, axes = new_figure(max(5.6, 2.5 * len(traits) + 0.6), 3.3, 1, len(traits), sharey=True)
     for axis, trait in zip(axes, traits, strict=True):
         axis.axhline(0, color=LINE, linewidth=0.8)
         for place, (name, table) in enumerate(scores.items()):
@@ -282,7 +286,8 @@ def turns(
             number = np.arange(1, own.shape[1] + 1)
             for person, row in enumerate(own):
                 shade = colour(place if len(scores) > 1 else person)
-                axis.plot(number, row, color=shade, linewidth=0.9, alpha=0.25 if len(scores) > 1 else 0.75)
+                named = people[person] if len(scores) == 1 and person < len(people) <= 8 else "_"
+                axis.plot(number, row, label=named, color=shade, linewidth=0.9, alpha=0.25 if len(scores) > 1 else 0.75)
                 if targets is not None and len(scores) == 1 and math.isfinite(targets[person][trait.position]):
                     end = number[-1]
                     wanted = targets[person][trait.position]
@@ -291,15 +296,14 @@ def turns(
                 seen = np.isfinite(own)
                 mean = np.where(seen.any(0), np.nansum(own, axis=0) / np.maximum(seen.sum(0), 1), np.nan)
                 shade = colour(place) if len(scores) > 1 else INK
-                axis.plot(number, mean, color=shade, linewidth=2.2, label=name)
+                axis.plot(number, mean, color=shade, linewidth=2.2, label=name if len(scores) > 1 else "mean")
         axis.set_title(trait.value, fontsize=10, color=INK)
+        axis.set_xlabel("turn of the chat", fontsize=9, color=SOFT)
         axis.set_ylim(-_LIMIT, _LIMIT)
         axis.set_yticks([-5, 0, 5])
         _plain(axis)
     axes[0].set_ylabel("judged score", fontsize=9, color=SOFT)
-    figure.supxlabel("turn of the chat", fontsize=9, color=SOFT)
-    if len(scores) > 1:
-        _legend(figure, axes)
+    _legend(figure, axes)
     save_figure(figure, path)
 
 

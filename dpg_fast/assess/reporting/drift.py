@@ -49,7 +49,7 @@ def write_drift_report(runs: Sequence[Mapping[str, Any]], directory: Path) -> Pa
     scores = {name: np.array(run["scores"], dtype=np.float64) for name, run in named.items()}  # None becomes nan
     first = runs[0]
     targets = [[math.nan if v is None else v for v in row] for row in first["targets"]]
-    charts.turns(scores, directory / "turns.png", targets if len(named) == 1 else None)
+    charts.turns(scores, directory / "turns.png", targets if len(named) == 1 else None, first["labels"])
     caption = (
         "Judged score at every turn. Thin lines: people; dark line: their mean; dashes at the right: what was asked for."
         if len(named) == 1

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...personality import MAX_SCORE, MIN_SCORE
+from ...personality import MAX_SCORE, MIN_SCORE, Trait
 from ..records import DialogueRecord, DroppedRecord, Origin, Turn
 from ..records import Scores as RecordScores
 from ..scripts.script import Script
 from ..scripts.segments import Segment
 from ..similarity import near_duplicates
 from .augment import Request, Writer, make_requests
-from .centres import Centre, Scores
+from .centres import Centre, Open, Scores
 from .judging import Scorer, Text
 from .prepare import SPLITS, Prepared, Split
 from .settings import LabelSettings
@@ -59,11 +59,11 @@ class CharacterRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Judged:
-    """The scores of one text: whose, and whether a model wrote it."""
+    """The scores of one text as judged: whose, and whether a model wrote it."""
 
     character: tuple[str, str]
     generated: bool
-    scores: Scores
+    scores: Open
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Dataset:
 
 def texts_of(segments: Sequence[Segment]) -> list[Text]:
     """What a judge is shown of the segments."""
-    return [Text(segment.id, segment.situation, segment.answer) for segment in segments]
+    return [Text.of_segment(segment) for segment in segments]
 
 
 def written_texts(requests: Sequence[Request], writer: Writer) -> list[tuple[Request, Text]]:
@@ -88,7 +88,7 @@ def written_texts(requests: Sequence[Request], writer: Writer) -> list[tuple[Req
     for request in requests:
         words = writer.words(request)
         if words is not None:
-            found.append((request, Text(_address(request.question, words), request.question, words)))
+            found.append((request, Text.of_answer(_address(request.question, words), request.question, words)))
     return found
 
 
@@ -140,6 +140,10 @@ def _assemble(
         scores, centre = found[segment.id], centres.get(segment.key)
         outlier = centre is not None and centre.is_outlier(scores)
         outliers[segment.key] = outliers.get(segment.key, 0) + outlier
+        lacking = _lacks_evidence(scores, centre, settings)
+        if lacking is not None:
+            dataset.dropped.append(_drop(segment, "no evidence", lacking))
+            continue
         if outlier and settings.outliers == "drop":
             dataset.dropped.append(_drop(segment, "outlier", _listed(scores)))
             continue
@@ -151,18 +155,33 @@ def _assemble(
     return dataset
 
 
-def _centres(prepared: Prepared, found: dict[str, Scores]) -> dict[tuple[str, str], Centre]:
-    """Centres from training segments; of test characters from all of theirs."""
-    rows: dict[tuple[str, str], list[Scores]] = {}
+def _lacks_evidence(scores: Open, centre: Centre | None, settings: LabelSettings) -> str | None:
+    """Why there is no label for want of evidence; None if there is one."""
+    missing = _missing(scores)
+    if len(missing) > settings.max_missing:
+        return f"of {', '.join(missing)}"
+    if missing and centre is None:
+        return f"of {', '.join(missing)}, and the character has no centre"
+    return None
+
+
+def _centres(prepared: Prepared, found: dict[str, Open]) -> dict[tuple[str, str], Centre]:
+    """Centres from training segments; of test characters from all of theirs. None where a trait has no evidence in any."""
+    rows: dict[tuple[str, str], list[Open]] = {}
     for segment in prepared.segments:
         if segment.id in found and prepared.split[segment.id] != "test_scene":
             rows.setdefault(segment.key, []).append(found[segment.id])
-    return {key: Centre.of(values) for key, values in rows.items()}
+    return {
+        key: Centre.of(values)
+        for key, values in rows.items()
+        if all(any(value is not None for value in column) for column in zip(*values, strict=True))
+    }
 
 
 def _of_segment(
-    segment: Segment, scores: Scores, centre: Centre | None, outlier: bool, settings: LabelSettings, scorer: Scorer
+    segment: Segment, judged: Open, centre: Centre | None, outlier: bool, settings: LabelSettings, scorer: Scorer
 ) -> DialogueRecord:
+    scores = _filled(judged, centre)
     origin = Origin(
         id=segment.id,
         script=segment.script,
@@ -170,8 +189,9 @@ def _of_segment(
         heading=segment.heading or None,
         lines=(segment.turns[0].lines[0], segment.turns[-1].lines[1]),
         scores=scores,
+        imputed=_missing(judged),
         centre=None if centre is None else centre.mean,
-        distance=None if centre is None else centre.distance(scores),
+        distance=None if centre is None else centre.distance(judged),
         outlier=outlier,
     )
     return DialogueRecord(
@@ -224,7 +244,11 @@ def _add_written(
             drop("repeats words", f"{repeated[i].similarity:.2f}", everything[repeated[i].of])
             continue
         if centre is None:
-            drop("no centre", "no training segment of the character was judged")
+            drop("no centre", "no training segments of the character show all traits")
+            continue
+        lacking = _lacks_evidence(scores, centre, settings)
+        if lacking is not None:
+            drop("no evidence", lacking)
             continue
         distance = centre.distance(scores)
         if distance > settings.near * centre.radius:
@@ -235,14 +259,15 @@ def _add_written(
             id=request.id,
             script=request.character[0],
             generated=True,
-            scores=scores,
+            scores=_filled(scores, centre),
+            imputed=_missing(scores),
             centre=centre.mean,
             distance=distance,
         )
         dataset.records["train"].append(
             DialogueRecord(
                 messages=[Turn(role="user", content=request.question), Turn(role="assistant", content=text.answer)],
-                personality=_label(scores, centre, settings),
+                personality=_label(_filled(scores, centre), centre, settings),
                 character=name,
                 source=f"generated in the manner of {name}",
                 judge=scorer.note(text.id),
@@ -254,7 +279,7 @@ def _add_written(
 
 def _characters(
     prepared: Prepared,
-    found: dict[str, Scores],
+    found: dict[str, Open],
     centres: dict[tuple[str, str], Centre],
     outliers: dict[tuple[str, str], int],
     requests: Sequence[Request],
@@ -291,6 +316,19 @@ def _characters(
     return rows
 
 
+def _missing(scores: Open) -> list[str]:
+    return [trait.value for trait in Trait if scores[trait.position] is None]
+
+
+def _filled(scores: Open, centre: Centre | None) -> Scores:
+    """The scores with the centre where there is no evidence, which only texts with a centre may lack."""
+    if centre is not None:
+        return centre.filled(scores)
+    o, c, e, a, n = scores
+    assert o is not None and c is not None and e is not None and a is not None and n is not None
+    return (o, c, e, a, n)
+
+
 def _label(scores: Scores, centre: Centre | None, settings: LabelSettings) -> Scores:
     chosen = centre.mean if settings.label == "centre" and centre is not None else scores
     if not settings.integers:
@@ -303,8 +341,8 @@ def _drop(segment: Segment, reason: str, detail: str) -> DroppedRecord:
     return DroppedRecord(kind="dialogue", target=segment.character, text=segment.answer, reason=reason, detail=detail)
 
 
-def _listed(scores: Scores) -> str:
-    return " ".join(f"{letter}{value:+.1f}" for letter, value in zip("OCEAN", scores, strict=True))
+def _listed(scores: Open) -> str:
+    return " ".join(f"{x}{'?' if value is None else f'{value:+.1f}'}" for x, value in zip("OCEAN", scores, strict=True))
 
 
 def problems_of(scripts: Sequence[Script]) -> list[dict[str, object]]:

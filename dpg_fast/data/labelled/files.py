@@ -36,6 +36,7 @@ _FEATURES = """\
     - {name: prompt_version, dtype: string}
     - {name: cost, dtype: float64}
     - {name: currency, dtype: string}
+    - {name: scores, list: float64}
   - name: origin
     struct:
     - {name: id, dtype: string}
@@ -45,6 +46,7 @@ _FEATURES = """\
     - {name: lines, list: int64}
     - {name: generated, dtype: bool}
     - {name: scores, list: float64}
+    - {name: imputed, list: string}
     - {name: centre, list: float64}
     - {name: distance, dtype: float64}
     - {name: outlier, dtype: bool}
@@ -111,6 +113,7 @@ def write_dataset(
         "generated": sum(record.origin is not None and record.origin.generated for record in dataset.records["train"]),
         "characters": dict(Counter(row.split for row in dataset.characters)),
         "dropped": dict(Counter(row.reason for row in dataset.dropped)),
+        "imputed": sum(bool(r.origin and r.origin.imputed) for s in SPLITS for r in dataset.records[s]),
         "unjudged": len(dataset.unjudged),
         "cost": dict(cost or {}),
     }
@@ -150,6 +153,12 @@ def _card(dataset: Dataset, manifest: Mapping[str, Any], settings: LabelSettings
         if plots
         else ""
     )
+    imputed = (
+        f" In {manifest['imputed']} conversations the judge found no evidence of one to {settings.max_missing} traits: "
+        "`judge.scores` is null there, the character's centre stands for them, and `origin.imputed` names them."
+        if manifest["imputed"]
+        else ""
+    )
     scripts = ", ".join(f"{row['name']} ({row['format']}, {row['speeches']} speeches)" for row in manifest["scripts"])
     generated = (
         f"\n{manifest['generated']} training conversations are not from the scripts: a model wrote them in a character's manner, "
@@ -175,7 +184,7 @@ Made by dpg_fast {__version__} from {scripts}. The licence of the scripts' words
 {generated}
 Each conversation (`messages`) has the character as the assistant; others' words carry their names. `personality` is \
 {label}{rounded}: five numbers in -5..5 ({", ".join(TRAITS)}). `origin` says where it is from and how far from the character's \
-centre it lies. Left out: {dropped} (`dropped.jsonl`).
+centre it lies.{imputed} Left out: {dropped} (`dropped.jsonl`).
 
 The pipeline follows what is public about DPG (arXiv 2404.07084); cutting, centres, outliers, augmentation and splits are \
 dpg_fast's own.
@@ -184,8 +193,8 @@ dpg_fast's own.
 
 {judge}
 
-A judge's scores are not measurements of people or of characters. What it sees names the others who speak, but not the one whose \
-words it scores.
+A judge's scores are not measurements of people or of characters. What it sees does not name the one whose words it \
+scores.
 
 ## Characters
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...assess.dialogues import TARGET, Dialogue, Line
+from ...assess.evidence_judge import EvidenceJudge, pair_dialogue
 from ...assess.journal import Journal, is_scored
 from ...assess.judges import Judge
 from ...personality import Trait
 from ..records import JudgeNote
-from .centres import Scores
+from ..scripts.segments import Segment
+from .centres import Open
 
 Progress = Callable[[int, int], None]
 _REPLIES = 64  # texts judged before their scores are written, where an API's replies are kept one by one anyway
@@ -19,15 +22,34 @@ _REPLIES = 64  # texts judged before their scores are written, where an API's re
 
 @dataclass(frozen=True)
 class Text:
-    """Something to judge: a situation, what somebody says in it, and an address for the result."""
+    """Something to judge: a situation, what somebody says in it, and an address for the result.
+
+    Attributes:
+        dialogue: the same turn by turn, for a judge of dialogues.
+    """
 
     id: str
     situation: str
     answer: str
+    dialogue: Dialogue
+
+    @classmethod
+    def of_segment(cls, segment: Segment) -> Text:
+        """What a judge is shown of a segment."""
+        numbers = {segment.character: TARGET}
+        lines = tuple(Line(numbers.setdefault(t.speaker, len(numbers)), t.words) for t in segment.turns)
+        return cls(segment.id, segment.situation, segment.answer, Dialogue(lines))
+
+    @classmethod
+    def of_answer(cls, id: str, question: str, words: str) -> Text:
+        """What a judge is shown of an answer to a question."""
+        return cls(id, question, words, pair_dialogue(question, words))
 
 
 class Scorer:
     """A judge with a memory on disk.
+
+    `EvidenceJudge` gets whole dialogues; a trait without a quotation that is found lacks evidence, whatever its level.
 
     Args:
         judge: made when it is first needed.
@@ -71,26 +93,27 @@ class Scorer:
         step = _REPLIES if todo and hasattr(self.judge, "client") else 1
         for start in range(0, len(todo), step):
             batch = todo[start : start + step]
-            verdicts = self.judge.judge_all([(text.situation, text.answer) for text in batch])
+            verdicts = self._verdicts(batch)
             rows = []
             for text, verdict in zip(batch, verdicts, strict=True):
-                scores = {trait.value: float(score) for trait, score in verdict.scores.items()}
+                found = getattr(verdict, "supported_scores", verdict.scores)
+                given = {trait: found.get(trait) for trait in Trait}
+                scores = {trait.value: None if score is None else float(score) for trait, score in given.items()}
+                if None in scores.values() and not getattr(verdict, "complete", False):
+                    scores = {}  # a failed call is made again by the next run
                 note = self._note(verdict).model_dump(exclude_none=True)
-                row = {"id": text.id, "scores": scores, "empty": False, "reason": verdict.reason, "note": note}
-                if len(scores) < len(Trait):  # a failed call is made again by the next run
-                    row["scores"] = {}
-                rows.append(row)
+                rows.append({"id": text.id, "scores": scores, "empty": False, "reason": verdict.reason, "note": note})
             self.journal.append(rows)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
 
-    def scores(self, id: str) -> Scores | None:
-        """Five scores in OCEAN order; None if there are none."""
+    def scores(self, id: str) -> Open | None:
+        """Five scores in OCEAN order, None where there is no evidence of the trait; None altogether if it is not judged."""
         found = self.journal[(id,)]["scores"] if (id,) in self.journal else {}
         if not found:
             return None
-        o, c, e, a, n = (float(found[trait.value]) for trait in Trait)
+        o, c, e, a, n = (found[trait.value] for trait in Trait)
         return (o, c, e, a, n)
 
     def reason(self, id: str) -> str:
@@ -98,8 +121,13 @@ class Scorer:
         return str(self.journal[(id,)]["reason"]) if (id,) in self.journal else "not judged"
 
     def note(self, id: str) -> JudgeNote:
-        """Who judged."""
-        return JudgeNote.model_validate(self.journal[(id,)]["note"])
+        """Who judged, and what was found."""
+        return JudgeNote.model_validate(self.journal[(id,)]["note"] | {"scores": self.scores(id)})
+
+    def _verdicts(self, texts: Sequence[Text]) -> Sequence[Any]:
+        if isinstance(self.judge, EvidenceJudge):
+            return self.judge.judge_dialogues([text.dialogue for text in texts])
+        return self.judge.judge_all([(text.situation, text.answer) for text in texts])
 
     def _note(self, verdict: Any) -> JudgeNote:
         own = getattr(self.judge, "note", None)

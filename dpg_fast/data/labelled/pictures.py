@@ -45,7 +45,8 @@ def draw_scores(dataset: Dataset, path: Path) -> None:
 def _draw_levels(axis: Any, rows: Sequence[Judged], trait: Trait, colour: str) -> None:
     edges = np.arange(-5.5, 6.0, 1.0)  # a bar for each of the eleven levels
     for generated in (False, True):
-        values = [row.scores[trait.position] for row in rows if row.generated == generated]
+        found = [row.scores[trait.position] for row in rows if row.generated == generated]
+        values = [value for value in found if value is not None]
         if not values:
             continue
         share = np.histogram(values, edges)[0] / len(values)

@@ -24,6 +24,7 @@ class LabelSettings:
         label: a record's personality is its own scores ("segment") or its character's centre.
         integers: round a record's personality to whole levels, as DPG's labels are.
         outliers: "drop" or "keep" segments far from the character's others.
+        max_missing: traits without evidence up to which a text is kept; its character's centre stands for them.
         similarity: word-trigram Jaccard similarity from which the later of two texts is dropped.
         generate: further dialogues asked for each training character.
         near: generated ones are kept up to this multiple of the character's own root mean square distance from its centre.
@@ -39,6 +40,7 @@ class LabelSettings:
     label: Label = "segment"
     integers: bool = False
     outliers: Literal["drop", "keep"] = "drop"
+    max_missing: int = 2
     similarity: float = 0.8
     generate: int = 0
     near: float = 1.0
@@ -47,6 +49,8 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if self.min_segments < 1 or self.generate < 0:
             raise ValueError("min_segments must be at least 1, generate at least 0")
+        if not 0 <= self.max_missing < 5:
+            raise ValueError("max_missing must lie from 0 to 4: a text without evidence of any trait has no label")
         if not (0 <= self.test_characters < 1 and 0 <= self.test_scenes < 1):
             raise ValueError("the shares for testing must lie from 0 to below 1")
         if not 0 < self.similarity <= 1 or not self.near > 0:

@@ -257,7 +257,7 @@ def test_a_centre_lies_among_its_segments(rows: list[tuple[float, float, float, 
         column = [row[i] for row in rows]
         assert min(column) - 1e-9 <= centre.mean[i] <= max(column) + 1e-9
         assert 0 <= centre.spread[i] <= 5 + 1e-9
-    assert centre.count <= len(rows) == centre.judged and centre.radius >= 0.5 * math.sqrt(5)
+    assert centre.count <= len(rows) and centre.judged == (len(rows),) * 5 and centre.radius >= 0.5 * math.sqrt(5)
 
 
 def test_a_centre_by_hand() -> None:

@@ -43,7 +43,7 @@ def arguments(server: FakeServer, out: Path) -> list[str]:
     found = ["data", "scripts", "build", "samples", "--out", str(out), "--generate", "2", "--near", "1.2", "--no-plots"]
     for who in ("judge", "generator"):
         found += [f"--{who}", "openai", f"--{who}-model", f"my-{who}", f"--{who}-url", server.url]
-    return [*found, "--concurrency", "2", "--test-characters", "0.15"]
+    return [*found, "--concurrency", "2", "--test-characters", "0.15", "--protocol", "npti"]
 
 
 def content(out: Path) -> dict[str, str]:

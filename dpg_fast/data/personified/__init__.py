@@ -1,0 +1,1 @@
+"""Personified data in the manner of PersLLM (arXiv 2407.12393): material, annotation, preference pairs."""

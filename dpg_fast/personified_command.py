@@ -1,0 +1,223 @@
+"""``dpg-fast data personified``: a character's material, conversations and preference pairs, in the manner of PersLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+personified = typer.Typer(
+    help="A character's material, conversations and preference pairs, in the manner of PersLLM.", no_args_is_help=True
+)
+
+_BaseURL = Annotated[
+    str | None, typer.Option(help="OpenAI-compatible API, such as http://localhost:8000/v1. Default: OpenAI's.")
+]
+_Key = Annotated[str, typer.Option(help="Environment variable that holds the API key; servers without keys need none.")]
+_Temperature = Annotated[float | None, typer.Option(help="Default: the server's.")]
+_MaxTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
+_Legacy = Annotated[
+    bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
+]
+_Concurrency = Annotated[int, typer.Option(min=1, help="Calls under way at once.")]
+_Prices = Annotated[
+    Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
+]
+_Cache = Annotated[Path | None, typer.Option(help="Where replies are kept. Default: in the folder.")]
+_Retry = Annotated[bool, typer.Option(help="Pay again for refused, cut or unreadable replies.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens and price; send and write nothing.")]
+_Encoding = Annotated[str | None, typer.Option(help="Of txt, md and html files, if it must not be guessed.")]
+_Embedding = Annotated[
+    str, typer.Option(help='"tfidf" (no model), "api:MODEL" or a sentence-transformers model (PersLLM: gtr-t5-base).')
+]
+
+
+@contextmanager
+def _plain_errors(command: str) -> Iterator[None]:
+    from dpg_fast.llm import LLMError
+
+    try:
+        yield
+    except (ValueError, ImportError, OSError, LLMError) as error:
+        typer.secho(f"dpg-fast data personified {command}: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+@personified.command("build")
+def build(
+    character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
+    model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
+    base_url: _BaseURL = None,
+    api_key_variable: _Key = "OPENAI_API_KEY",
+    items: Annotated[int, typer.Option(min=0, help="Conversations of each stage.")] = 200,
+    ordinary: Annotated[float, typer.Option(help="Share of ordinary questions.")] = 0.5,
+    thought: Annotated[float, typer.Option(help="Share of opinions to be discussed.")] = 0.25,
+    error: Annotated[float, typer.Option(help="Share of false premises to be corrected.")] = 0.25,
+    general: Annotated[int, typer.Option(min=0, help="General instructions of each stage.")] = 20,
+    general_file: Annotated[
+        Path | None, typer.Option(help='Other general instructions: one a line, or JSON Lines with "instruction".')
+    ] = None,
+    turns: Annotated[int, typer.Option(min=1, help="Exchanges of a conversation.")] = 1,
+    cross: Annotated[
+        float, typer.Option(help="Share of the questions that the other stages answer too, for pairs.")
+    ] = 0.25,
+    embedding: _Embedding = "tfidf",
+    knowledge_words: Annotated[int, typer.Option(min=1, help="Words of knowledge given with a question.")] = 1300,
+    style_words: Annotated[int, typer.Option(min=1, help="Words of style given with a question.")] = 350,
+    similarity: Annotated[float, typer.Option(help="Cosine from which a question repeats another.")] = 0.95,
+    test: Annotated[float, typer.Option(help="Share kept for testing.")] = 0.2,
+    verify: Annotated[bool, typer.Option(help="Let the model judge each answer by its materials.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="How often what was lost is replaced.")] = 2,
+    per_paragraph: Annotated[int, typer.Option(min=1, help="User turns from one paragraph, at most.")] = 12,
+    guidance: Annotated[str, typer.Option(help="Added to every prompt.")] = "",
+    refusal: Annotated[str, typer.Option(help="Response to what the person could not know.")] = "Refused.",
+    unreviewed: Annotated[
+        bool, typer.Option("--unreviewed", help="Use material that nobody has looked through.")
+    ] = False,
+    encoding: _Encoding = None,
+    temperature: _Temperature = None,
+    max_tokens: _MaxTokens = 2000,
+    legacy_max_tokens: _Legacy = False,
+    concurrency: _Concurrency = 8,
+    prices: _Prices = None,
+    cache: _Cache = None,
+    retry_failed: _Retry = False,
+    seed: int = 0,
+    dry_run: _DryRun = False,
+) -> None:
+    """Write a character's conversations with a language model. A killed run continues without paying twice."""
+    with _plain_errors("build"):
+        from dpg_fast.data.personified.retrieval import Budget
+        from dpg_fast.data.personified.slots import PersonifySettings
+        from dpg_fast.personified_run import ServerOptions, run_build
+
+        settings = PersonifySettings(
+            items=items,
+            ordinary=ordinary,
+            thought=thought,
+            error=error,
+            general=general,
+            turns=turns,
+            cross=cross,
+            budget=Budget(knowledge_words, style_words),
+            similarity=similarity,
+            test=test,
+            verify=verify,
+            rounds=rounds,
+            per_paragraph=per_paragraph,
+            guidance=guidance,
+            refusal=refusal,
+            seed=seed,
+        )
+        server = ServerOptions(
+            model,
+            base_url,
+            api_key_variable,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            legacy_max_tokens=legacy_max_tokens,
+            concurrency=concurrency,
+            prices=prices,
+            cache=cache,
+            retry_failed=retry_failed,
+            dry_run=dry_run,
+        )
+        complete = run_build(character, out, settings, server, embedding, general_file, encoding, unreviewed)
+    if not complete:
+        raise typer.Exit(1)
+
+
+@personified.command("material")
+def material(
+    novel: Annotated[Path, typer.Argument(help="A txt, md, html or epub file, or a folder of them.")],
+    character: Annotated[str, typer.Option(help="Name of the character.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
+    model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
+    base_url: _BaseURL = None,
+    api_key_variable: _Key = "OPENAI_API_KEY",
+    alias: Annotated[list[str] | None, typer.Option(help="Another name of the character; repeatable.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Read also passages without the name (a narrator called I).")
+    ] = False,
+    stages: Annotated[
+        Path | None, typer.Option(help='YAML: [{id: early, time: "It is 1936.", belongs: "before the wedding"}, ...].')
+    ] = None,
+    stage_count: Annotated[int, typer.Option(min=1, max=10, help="Stages to propose where none are given.")] = 2,
+    language: Annotated[str, typer.Option(help="Two-letter code of the text's language.")] = "en",
+    encoding: _Encoding = None,
+    temperature: _Temperature = None,
+    max_tokens: _MaxTokens = 4000,
+    legacy_max_tokens: _Legacy = False,
+    concurrency: _Concurrency = 8,
+    prices: _Prices = None,
+    cache: _Cache = None,
+    retry_failed: _Retry = False,
+    dry_run: _DryRun = False,
+) -> None:
+    """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
+    with _plain_errors("material"):
+        from dpg_fast.data.personified.novel import Wanted, load_stages
+        from dpg_fast.personified_run import ServerOptions, run_material
+
+        wanted = Wanted(
+            name=character,
+            aliases=tuple(alias or ()),
+            language=language,
+            everything=everything,
+            stages=() if stages is None else load_stages(stages),
+            stage_count=stage_count,
+        )
+        server = ServerOptions(
+            model,
+            base_url,
+            api_key_variable,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            legacy_max_tokens=legacy_max_tokens,
+            concurrency=concurrency,
+            prices=prices,
+            cache=cache,
+            retry_failed=retry_failed,
+            dry_run=dry_run,
+        )
+        complete = run_material(novel, out, wanted, server, encoding)
+    if not complete:
+        raise typer.Exit(1)
+
+
+@personified.command("check")
+def check(
+    character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
+    encoding: _Encoding = None,
+) -> None:
+    """Read a character's folder and show its stages, paragraphs, words and what was mended. Costs nothing."""
+    with _plain_errors("check"):
+        from dpg_fast.personified_run import show_character
+
+        show_character(character, encoding)
+
+
+@personified.command("pairs")
+def pairs(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `build` has written, one for each character.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    skip: Annotated[int, typer.Option(min=0, help="Nearest questions of others passed over.")] = 5,
+    highest: Annotated[float | None, typer.Option(help="Take only questions less similar than this.")] = None,
+    mirrored: Annotated[bool, typer.Option(help="Between stages, also pairs under the other stage's label.")] = True,
+    analysis: Annotated[bool, typer.Option(help="Keep the analyses in both sides.")] = True,
+    embedding: _Embedding = "tfidf",
+    model: Annotated[str, typer.Option(help="Only with api: embeddings; names the server's model.")] = "embedding",
+    base_url: _BaseURL = None,
+    api_key_variable: _Key = "OPENAI_API_KEY",
+) -> None:
+    """Preference pairs for automatic DPO: other personalities' and other stages' answers are rejected. No human labels."""
+    with _plain_errors("pairs"):
+        from dpg_fast.data.personified.pairs import PairSettings
+        from dpg_fast.personified_run import ServerOptions, run_pairs
+
+        settings = PairSettings(skip=skip, highest=highest, mirrored=mirrored, analysis=analysis)
+        run_pairs(folders, out, settings, embedding, ServerOptions(model, base_url, api_key_variable))

@@ -1,0 +1,47 @@
+"""The blocks of docs/personified.md run in order, as written but for the server's address."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dpg_fast.cli import app
+
+from ...llm.server import serve
+from .annotator import Annotator
+from .test_novel import novel
+
+for module in ("openai", "yaml", "py3langid", "sklearn"):
+    pytest.importorskip(module)
+ROOT = Path(__file__).parents[3]
+URL = "http://localhost:8000/v1"
+
+
+def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "personified.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["bash", "bash", "bash", "python", "bash", "python"]
+    shutil.copytree(ROOT / "recipes" / "characters", tmp_path / "recipes" / "characters")
+    novel(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "example"}
+    ran = 0
+    with serve(Annotator()) as server:
+        for kind, block in blocks:
+            if kind == "python":
+                exec(block, space)
+                continue
+            for line in block.strip().splitlines():
+                program, *arguments = shlex.split(line.replace(URL, server.url))
+                assert program == "dpg-fast"
+                result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+                assert result.exit_code == 0, f"{line}\n{result.output}{result.stderr}"
+                ran += 1
+    assert ran == 6 and server.requests
+    printed = capsys.readouterr().out
+    assert "early | " in printed and "LengthBias(pairs=" in printed
