@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dpg_fast.judge_ways import Way, make_protocol, make_reader
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,20 +30,6 @@ class Kind(StrEnum):
 
     LIKELIHOOD = "likelihood"
     OPENAI = "openai"
-
-
-class Way(StrEnum):
-    """What a judge behind an API is asked."""
-
-    EVIDENCE = "evidence"
-    NPTI = "npti"
-    ACCURACY = "accuracy"
-    RANKING = "ranking"
-
-    @property
-    def noun(self) -> str:
-        """What is judged."""
-        return "items" if self in (Way.ACCURACY, Way.RANKING) else "dialogues"
 
 
 @dataclass(frozen=True)
@@ -131,11 +119,11 @@ def judge(
         from dpg_fast.personality import Trait
 
         files = Files(dialogues, out, target, dry_run, batch_export, batch_import or [], cache)
-        _check(files, judge, model, base_url, protocol)
+        _check(files, judge, model, base_url, protocol, report)
         wanted = [trait for trait in Trait if trait in {Trait.parse(letter) for letter in traits}]
         if not wanted:
             raise ValueError("name some of the traits O, C, E, A, N")
-        read = _reader(files, protocol)
+        read = make_reader(files.dialogues, files.target, protocol)
         total = sum(1 for _ in read())
         console = Console()
         if judge is Kind.LIKELIHOOD:
@@ -159,7 +147,7 @@ def judge(
                 retry_failed,
             )
             try:
-                way = _protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700), seed, read, dry_run)
+                way = make_protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700), seed, read, dry_run)
                 more = {"seed": seed} if protocol is Way.RANKING else {}
                 complete = _judge_there(files, client, way, read, total, protocol.noun, more, console)
             finally:
@@ -184,7 +172,9 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _check(files: Files, judge: Kind, model: str | None, base_url: str | None, protocol: Way) -> None:
+def _check(
+    files: Files, judge: Kind, model: str | None, base_url: str | None, protocol: Way, report: Path | None
+) -> None:
     if files.out.is_dir():
         raise ValueError(f"{files.out} is a folder; name a file")
     if files.out.resolve() == files.dialogues.resolve():
@@ -194,8 +184,8 @@ def _check(files: Files, judge: Kind, model: str | None, base_url: str | None, p
     if protocol in (Way.ACCURACY, Way.RANKING):
         if judge is Kind.LIKELIHOOD:
             raise ValueError(f"--protocol {protocol} goes with --judge openai")
-        if files.target is not None:
-            raise ValueError("--target goes with dialogues")
+        if files.target is not None or report is not None:
+            raise ValueError("--target and --report go with dialogues")
     if judge is Kind.LIKELIHOOD:
         if model or base_url:
             raise ValueError("--model and --base-url go with --judge openai")
@@ -242,48 +232,6 @@ def _client(
     kept = files.cache or files.out.with_name(files.out.name + ".replies.sqlite")
     kept = Path(":memory:") if files.dry_run and not kept.exists() else kept  # a dry run writes nothing
     return LLMClient(settings, kept, prices=table, retry_failed=retry_failed)
-
-
-def _reader(files: Files, way: Way) -> Callable[[], Iterator[Item[Any]]]:
-    """What reads the input, as often as it is called."""
-    if way in (Way.ACCURACY, Way.RANKING):
-        from dpg_fast.assess.reference_judge import read_answers
-
-        return lambda: read_answers(files.dialogues, same_systems=way is Way.RANKING)
-    from dpg_fast.assess.dialogue_run import read_items
-
-    return lambda: read_items(files.dialogues, files.target)
-
-
-def _protocol(
-    client: LLMClient,
-    way: Way,
-    traits: list[Any],
-    context_tokens: int,
-    reply_tokens: int,
-    seed: int,
-    read: Callable[[], Iterator[Item[Any]]],
-    dry_run: bool,
-) -> JudgingProtocol[Any]:
-    if way is Way.ACCURACY:
-        from dpg_fast.assess.reference_judge import AccuracyProtocol
-
-        return AccuracyProtocol(client, estimate=dry_run)
-    if way is Way.RANKING:
-        from dpg_fast.assess.reference_judge import RankingProtocol
-
-        systems = next((len(item.subject.answers) for item in read() if item.subject is not None), 1)
-        return RankingProtocol(client, seed=seed, systems=systems)
-    from dpg_fast.assess.dialogue_protocols import EvidenceProtocol, NPTIProtocol
-
-    if way is Way.NPTI:
-        from dpg_fast.assess.llm_judge import LLMJudge
-
-        return NPTIProtocol(LLMJudge(client, parameters={}), traits)
-    from dpg_fast.assess.evidence_judge import EvidenceJudge
-
-    judge = EvidenceJudge(client, context_tokens=context_tokens, reply_tokens=reply_tokens, parameters={})
-    return EvidenceProtocol(judge)
 
 
 def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -> bool:

@@ -288,7 +288,7 @@ def _fail(summary: Summary, output: JudgementFile, item: Item[Any], reasons: tup
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The finished judgements of a file, one at a time; none if there is no file."""
+    """The finished rows of a JSON Lines file, one at a time; none if there is no file."""
     if path.exists():
         with path.open("rb") as file:
             yield from (json.loads(line) for line in file if line.endswith(b"\n"))

@@ -123,6 +123,7 @@ class RankingProtocol:
         parameters: sent with every call, over the client's.
         seed: of the orders in which answers are shown.
         resamples: bootstrap draws of the mean ranks' intervals.
+        systems: how many there are, for estimates of the replies' length.
     """
 
     name = "ranking"

@@ -211,7 +211,7 @@ def test_batches_take_the_kinds_first(tmp_path: Path) -> None:
         (
             [record()],
             ("accuracy", "--judge", "openai", "--model", "m", "--target", "x"),
-            "--target goes with dialogues",
+            "go with dialogues",
         ),
         ([record(answers={"a": "x"})], ("ranking", "--judge", "openai", "--model", "m"), "two systems"),
         (
@@ -229,7 +229,7 @@ def test_what_does_not_go_is_refused(
     assert result.exit_code == 2 and message in result.output.replace("\n", " ") and not out.exists()
 
 
-def test_seeds_are_part_of_no_other_protocol(tmp_path: Path) -> None:
+def test_another_seed_asks_another_question(tmp_path: Path) -> None:
     client = LLMClient(LLMSettings("m", base_url="http://127.0.0.1:9/v1"), tmp_path / "replies.sqlite")
     calls = [RankingProtocol(client, seed=seed).calls(record(), "item 1") for seed in range(12)]
     assert len({client.key(found[0]) for found in calls}) > 1  # another order is another question

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpg_fast.assess.dialogue_run import read_rows
 from dpg_fast.assess.reporting import charts
 from dpg_fast.assess.reporting.page import (
     Block,
@@ -50,7 +50,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     cost, tokens, currency, judge = 0.0, [0, 0], None, None
     quotes: dict[Trait, list[tuple[float, Quote]]] = {trait: [] for trait in Trait}
     total = 0
-    for row in _rows(judgements):
+    for row in read_rows(judgements):
         total += 1
         judge = row["judge"]
         scores = [_score(row["scores"].get(trait.value)) for trait in Trait]
@@ -75,7 +75,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
     if not total:
         raise ValueError(f"{judgements} holds no judgement yet: nothing to report")
-    reasons = [str(row["reasons"][0]) for row in _rows(failed)] if failed.exists() else []
+    reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
     characters = {name: _centre(rows) for name, rows in people.items()}
     found = int(sum(counts.sum(1)))
     cards = [
@@ -106,13 +106,6 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     data |= {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost if currency else None}
     page = Page("Judged dialogues", f"{name}; {total} dialogues", _lead(counts, found, total), sections, data)
     return write_page(page, directory)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):  # a killed run leaves part of a line
-                yield json.loads(line)
 
 
 def _score(value: float | None) -> float:
