@@ -160,7 +160,13 @@ def collect_statistics(
 
     report()
     sizes = (architecture.num_layers, architecture.intermediate, settings.batch_size, settings.max_new_tokens)
-    tap = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer), steps_together(*sizes, next(iter(model.parameters())).dtype))
+    tap = DecodeTap(
+        model,
+        architecture,
+        counter,
+        end_tokens(model, tokenizer),
+        steps_together(*sizes, next(iter(model.parameters())).dtype),
+    )
     batches = 0
     while done < len(jobs):
         batch = jobs[done : done + settings.batch_size]
