@@ -95,6 +95,7 @@ def test_calibrate_refuses_bad_input_before_loading(tmp_path: Path, monkeypatch:
         assert message in result.output.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_demo_answers_judges_and_draws(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     picture = tmp_path / "scores.png"
     arguments = ["--question", "A stranger smiles at you on the train. What do you do?", "--max-new-tokens", "12"]

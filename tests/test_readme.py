@@ -19,6 +19,8 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(enc
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines() if line.strip()]
 
+SLOW = ("benchmarks", "find", "calibrate", "--question")
+
 
 def test_no_block_is_of_an_unknown_kind() -> None:
     assert {language for language, _ in BLOCKS} <= {"python", "bash", "mermaid"}
@@ -33,7 +35,7 @@ def test_python_blocks_run_in_order(smollm2: tuple[Any, Any], tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    "line", [pytest.param(line, marks=pytest.mark.slow if "benchmarks" in line else ()) for line in SHELL]
+    "line", [pytest.param(line, marks=pytest.mark.slow if any(word in line for word in SLOW) else ()) for line in SHELL]
 )
 def test_shell_lines(line: str, smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     """Commands of the project run for real; building blocks that install or test are only resolved."""

@@ -41,6 +41,7 @@ def test_scores_of_single_documents() -> None:
     assert choose(both, [(-4.0, True), (-2.0, False)]) == {"openness": 0}
 
 
+@pytest.mark.slow
 def test_harness_runs_them_with_a_personality(tiny_llama: Any, byte_tokenizer: Any) -> None:
     import torch
     from lm_eval.tasks import TaskManager

@@ -246,6 +246,7 @@ def run_everything_guarded(at_end: bool) -> None:
     print("done", flush=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 @pytest.mark.parametrize("at_end", [True, False], ids=["end", "start"])
 def test_no_access_outside_the_tensors(at_end: bool) -> None:

@@ -14,6 +14,7 @@ from dpg_fast.assess.likelihood import LikelihoodJudge
 from dpg_fast.assess.poles import contrast_poles
 from dpg_fast.data.texts import load_questions
 from dpg_fast.demo import SYSTEM, adapter_directory, hypernet_directory
+from dpg_fast.judge_options import fast_dtype
 from dpg_fast.prompting import chat_prompt, encode_prompts
 
 PEOPLE = [Personality("E+5"), None, Personality("N+4 A-3"), Personality("C-5"), None, Personality("O5C3E1A-1N-5")]
@@ -77,7 +78,7 @@ def test_the_shipped_hypernetwork_makes_opposite_people_prefer_their_own_words(s
 def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smollm2: tuple[Any, Any]) -> None:
     """On held-back questions; intervals are printed (pytest -s) and must exclude zero where they did when measured."""
     bare, tokenizer = smollm2
-    judge = LikelihoodJudge(bare, tokenizer)
+    judge = LikelihoodJudge(bare, tokenizer, autocast=fast_dtype())
     questions = {trait: [q.question for q in load_questions(trait, "holdout")] for trait in Trait}
     result = contrast_poles(model, tokenizer, judge, questions, system=SYSTEM)
     for trait, contrast in result.items():
