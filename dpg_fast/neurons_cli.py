@@ -95,7 +95,13 @@ def find(
             max_per_layer=None if max_per_layer is None else _amount(max_per_layer),
             overlap=overlap.value,
         )
-        settings = SearchSettings(batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed, selection=rule)
+        settings = SearchSettings(
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            selection=rule,
+            means=rule.criterion == "effect",
+        )
         run_find(output, model, FindOptions(traits, repeats, strength or (1.0,), settings, statistics))
 
 

@@ -131,7 +131,7 @@ def texts() -> tuple[dict[Trait, list[str]], dict[Pole, list[str]]]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
 def test_counts_probabilities_and_percentiles(batch_size: int) -> None:
-    settings = SearchSettings(batch_size=batch_size, max_new_tokens=4)
+    settings = SearchSettings(batch_size=batch_size, max_new_tokens=4, means=True)
     found = collect_statistics(HandModel(), Tokenizer(), *texts(), settings)
     high, low = found[HIGH], found[LOW]
     # E+ decodes 1, 2 | 1, 3, 1 and E- 4, 4, 4 | 2
@@ -162,7 +162,7 @@ def places(found: PoleNeurons) -> list[tuple[int, int]]:
 
 
 def test_selection_order_ties_and_floor() -> None:
-    statistics = collect_statistics(HandModel(), Tokenizer(), *texts(), SearchSettings(max_new_tokens=4))
+    statistics = collect_statistics(HandModel(), Tokenizer(), *texts(), SearchSettings(max_new_tokens=4, means=True))
 
     def chosen(pole: Pole, **rule: Any) -> list[tuple[int, int]]:
         return places(select_all(statistics, SelectionRule(finite_only=False, **rule))[pole])

@@ -22,7 +22,9 @@ QUESTIONS = {
     Trait.NEUROTICISM: ["It is late. And now?", "Afraid?"],
 }
 DESCRIPTIONS = {p: [f"You are {p}, one.", f"You are {p}, two."] for p in POLES if p.trait in QUESTIONS}
-SETTINGS = SearchSettings(batch_size=2, max_new_tokens=6, selection=SelectionRule(minimum=10, threshold=0.05))
+SETTINGS = SearchSettings(
+    batch_size=2, max_new_tokens=6, means=True, selection=SelectionRule(minimum=10, threshold=0.05)
+)
 
 
 @pytest.mark.parametrize("prompt_length", [1, 5])
@@ -109,7 +111,7 @@ def test_search_finds_a_table(tiny_llama: Any, byte_tokenizer: Any) -> None:
 
 def test_batches_mix_the_poles_without_mixing_their_counts(tiny_llama: Any, byte_tokenizer: Any) -> None:
     together = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS)
-    single = SearchSettings(batch_size=1, max_new_tokens=6)
+    single = SearchSettings(batch_size=1, max_new_tokens=6, means=True)
     apart = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, single)
     for pole in DESCRIPTIONS:
         assert together[pole].tokens == apart[pole].tokens
@@ -159,7 +161,7 @@ def test_finished_statistics_serve_another_selection(tiny_llama: Any, byte_token
         byte_tokenizer,
         QUESTIONS,
         DESCRIPTIONS,
-        SearchSettings(batch_size=2, max_new_tokens=6, selection=SelectionRule(minimum=3, threshold=1.0)),
+        SearchSettings(batch_size=2, max_new_tokens=6, means=True, selection=SelectionRule(minimum=3, threshold=1.0)),
         checkpoint=tmp_path,
         progress=lambda p: calls.append(p.done),
     )
