@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,19 +125,22 @@ def _cost(work: Work) -> Cost:
     return _plain_cost(work) + Cost(work.dtype.itemsize * K * r * d + 4 * (T * r + work.people * K), 2 * T * K * r * d)
 
 
+def _plain_exact(c: NormCase, rows: Tensor) -> list[Tensor]:
+    y = c.linear.y[rows].double()
+    return list(kernels.add_rmsnorm_reference(y, c.residual[rows].double(), c.weight.double(), EPS))
+
+
 def _ways(work: Work) -> Sequence[Way[NormCase]]:
-    plain = _plain_cost(work)
-    bare: list[Way[Any]] = [
-        Way(f"{way.name}, no expand", way.build, same=False, ours=True, backend=way.backend, cost=plain)
-        for way in own_ways(work, _ours_plain)
-    ]
     return [
-        Way("residual + y, LlamaRMSNorm", _base, same=False, cost=plain),
-        *bare,
+        Way("residual + y, LlamaRMSNorm", _base, same=False, cost=_plain_cost(work)),
         *own_ways(work, _ours),
         Way("lora_expand_add, residual + y, LlamaRMSNorm", _apart),
         Way("separate torch operations", _plain),
     ]
+
+
+def _plain_ways(work: Work) -> Sequence[Way[NormCase]]:
+    return [Way("residual + y, LlamaRMSNorm", _base), *own_ways(work, _ours_plain)]
 
 
 NORM: Op[NormCase] = Op(
@@ -150,5 +152,17 @@ NORM: Op[NormCase] = Op(
     _cost,
     _exact,
     lambda c: list(_plain(c)()),
+    (True, True),
+)
+
+NORM_PLAIN: Op[NormCase] = Op(
+    "add_rmsnorm_plain",
+    "add_rmsnorm",
+    True,
+    _make,
+    _plain_ways,
+    _plain_cost,
+    _plain_exact,
+    lambda c: list(_base(c)()),
     (True, True),
 )

@@ -17,7 +17,7 @@ from benchmarks.kernels.way import LIMIT, RIVAL_LIMIT, Cost, Op, Verdict, Way, s
 from benchmarks.report import Absent, Line, Result
 from dpg_fast.kernels import use_backend
 
-OPS: dict[str, Op[Any]] = {op.name: op for op in (*linear_ops.OPS, norm_op.NORM, *gated_ops.OPS)}
+OPS: dict[str, Op[Any]] = {op.name: op for op in (*linear_ops.OPS, norm_op.NORM, norm_op.NORM_PLAIN, *gated_ops.OPS)}
 POOL_LIMIT = {"cpu": 16, "cuda": 256}
 POOL_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 FEWEST_ROUNDS = 3
