@@ -120,7 +120,7 @@ def _train(settings: Any, arguments: Any, stop: _StopAfter) -> None:
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     torch.manual_seed(arguments.seed)
     model = PersonalityModel.from_model(base, hypernet=settings.hypernet)
-    rows = Rows(text_sources(records(), tokenizer), 1, arguments.seed)
+    rows = Rows(text_sources(records(), tokenizer, system=settings.teaching.system), 1, arguments.seed)
     HypernetTrainer(model, arguments, rows, tokenizer.pad_token_id, callbacks=[stop.callback()]).train()
 
 

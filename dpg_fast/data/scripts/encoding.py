@@ -21,7 +21,9 @@ _SAMPLE = 200_000  # bytes that a guess of the encoding looks at
 _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most frequent encoding
 
 
-def decode(data: bytes, encoding: str | None = None) -> tuple[list[str], list[Problem]]:
+def decode(
+    data: bytes, encoding: str | None = None, *, json_lines: bool = False
+) -> tuple[list[str], list[Problem]]:
     """The lines of a text file, without their ends, and what had to be mended.
 
     A byte order mark decides; else UTF-8 if the bytes are valid UTF-8; else UTF-16 if every second byte is mostly zero; else
@@ -31,6 +33,7 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[list[str], list[Pr
     Args:
         data: the file.
         encoding: its encoding, if it is known: nothing is guessed then.
+        json_lines: only a line feed ends a line, since JSON's strings may hold the other characters that do elsewhere.
 
     Raises:
         LookupError: Python knows no such encoding.
@@ -43,7 +46,7 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[list[str], list[Pr
         text, note = _decode_unknown(data)
         if note is not None:
             problems.append(note)
-    lines = _NEWLINE.split(text)
+    lines = text.split("\n") if json_lines else _NEWLINE.split(text)
     for number, line in enumerate(lines, 1):
         if "\ufffd" in line:
             problems.append(Problem(number, "bytes that do not belong to the encoding became U+FFFD"))

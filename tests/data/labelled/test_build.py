@@ -96,6 +96,30 @@ def test_a_test_character_is_new(tmp_path: Path) -> None:
     assert all(rows[name].generated == 0 for name in held_out)
 
 
+def test_a_test_character_near_a_training_characters_centre_is_shown_and_can_be_left_out(tmp_path: Path) -> None:
+    settings = LabelSettings(CUT, test_characters=0.4, test_scenes=0.0)
+    prepared, dataset = built(tmp_path, settings)
+    rows = {row.character: row for row in dataset.characters}
+    tested = [row for row in dataset.characters if row.split == "test_character"]
+    for row in tested:  # people differ in extraversion alone, so the distance is the difference of their voices
+        apart = {name: abs(PEOPLE[row.character] - PEOPLE[name]) for name in rows if rows[name].split == "train"}
+        assert row.nearest == pytest.approx(min(apart.values())) and row.new
+        assert apart[str(row.nearest_character)] == min(apart.values())
+    found = sorted({round(row.nearest or 0) for row in tested})
+    assert len(found) > 1, "somebody near and somebody far are needed"
+    strict, dataset = built(tmp_path, replace(settings, min_distance=found[-1]))
+    left = {row.character for row in tested if row.nearest is not None and row.nearest >= found[-1] - 1e-9}
+    assert strict.split == prepared.split and {r.character for r in dataset.records["test_character"]} == left
+    reasons = [row for row in dataset.dropped if row.reason == "not a new personality"]
+    assert {row.target for row in reasons} == {row.character for row in tested} - left
+    assert all(" from " in row.detail for row in reasons)
+    manifest = write_dataset(tmp_path / "out", dataset, strict, replace(settings, min_distance=found[-1]), "j", {}, plots=False)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert manifest["dropped"]["not a new personality"] == len(reasons) and "left out" in card
+    _, dataset = built(tmp_path, replace(settings, min_distance=100))
+    assert not dataset.records["test_character"] and not (dataset.unjudged)
+
+
 def test_mixed_scenes_can_be_kept(tmp_path: Path) -> None:
     strict, kept = (
         prepare([script()], LabelSettings(CUT, test_characters=0.3, keep_mixed=keep)).split.values()

@@ -79,6 +79,17 @@ Dialogue: too short"""
     assert [problem.line for problem in script.problems] == [6, 8]
 
 
+def test_chats_hold_any_character(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    strange = "one\u2028two\x85three\x0bfour"
+    rows = [json.dumps({"speaker": "A", "text": strange}, ensure_ascii=False), '{"speaker": "B", "text": "half \\ud83d of it"}']
+    file.write_text("\r\n".join(rows), encoding="utf-8", newline="")
+    script = read_script(file)
+    assert not [problem for problem in script.problems if "JSON" in problem.what]
+    assert said(script) == [("A", "one two three four"), ("B", "half \ufffd of it")]
+    next(script.speeches()).words.encode()  # no half characters are left, which UTF-8 cannot hold
+
+
 def test_chats() -> None:
     lines = [
         json.dumps({"speaker": "Ann", "text": "Hi", "scene": "a"}),
