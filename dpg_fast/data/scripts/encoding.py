@@ -26,7 +26,7 @@ def decode(
 ) -> tuple[list[str], list[Problem]]:
     """The lines of a text file, without their ends, and what had to be mended.
 
-    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8; else UTF-16 if every second byte is mostly zero; else
+    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8, or most of those outside ASCII are; else UTF-16 if every second byte is mostly zero; else
     what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes as well. Bytes that do not belong
     to the encoding become U+FFFD and control characters go; both are reported with their lines.
 
@@ -63,12 +63,21 @@ def _decode_unknown(data: bytes) -> tuple[str, Problem | None]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
+        if _is_damaged_utf8(data):
+            return data.decode("utf-8", "replace"), Problem(0, "UTF-8 with bytes that do not belong to it")
         encoding = _wide(data) or _guess(data)
         return data.decode(encoding, "replace"), Problem(0, f"not UTF-8; read as {encoding}")
     wide = _wide(data) if "\0" in text else None
     if wide is None:
         return text, None
     return data.decode(wide, "replace"), Problem(0, f"no byte order mark; read as {wide}")
+
+
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Whether more characters outside ASCII are whole than broken; in other encodings hardly any sequence happens to be."""
+    text = data.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    return sum(letter > "\x7f" for letter in text) - broken > broken
 
 
 def _wide(data: bytes) -> str | None:

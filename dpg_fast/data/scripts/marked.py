@@ -16,7 +16,7 @@ FILLER = "\0"  # a line whose text was moved to the one before
 _WORD = r"[^\W\d_a-z][^\W_]*(?:['’.\-][^\W_]+)*"
 _NAME = rf"(?:M(?:rs?|iss|me)\.? )?{_WORD}(?: (?:{_WORD}|of|the|and|de|voice|\d{{1,2}})){{0,4}}"
 _ITALIC = re.compile(
-    rf"_(?P<name>{_NAME})(?:\._|_\.|(?:_\s*|\s+)\((?P<aside>[^()]*)\)(?:\._|_?\.|_))(?:\s+|$)(?P<rest>.*)"
+    rf"_(?P<name>{_NAME})(?:\._|_\.|(?:_\s*|\s+)\((?P<aside>[^()]*)\)(?:\._|_?\.|_|(?<=\._\))))(?:\s+|$)(?P<rest>.*)"
 )
 _BOLD = re.compile(
     r"\*\*(?P<name>[^\W\d_][^*:()\[\]]{0,39}?)\s*(?P<aside>\([^()]*\))?\s*(?::\s*\*\*|\*\*\s*:)(?:\s+|$)(?P<rest>.*)"

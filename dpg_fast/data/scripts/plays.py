@@ -59,6 +59,7 @@ _ORDINAL = r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)"
 _HEADING = re.compile(rf"(?:ACT|SCENE)\s+{_COUNT}(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|{_ORDINAL}\b", re.IGNORECASE)
 _ORDINAL_ALONE = re.compile(rf"{_ORDINAL}\.?$", re.IGNORECASE)
 _BRACKET_SCENE = re.compile(r"[\[(]\s*Scene\s*:?\s*(.+?)[\])]?\s*$", re.IGNORECASE)
+_END = re.compile(r"[\[(_]*(?:THE END|CURTAIN|FINIS|END OF (?:THE )?PLAY)[\])_.]*$", re.IGNORECASE)
 _SECTION = re.compile(r"#{1,6}\s+(.+)")
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
@@ -119,6 +120,7 @@ class _Reader:
             text = raw.strip()
             empty = 0 if text else empty + 1
             if not text:
+                self.open = ""
                 if empty >= _GAP and self.speech and self.speech.parts:
                     self.speech = None
                 if not (self.alone or (self.speech and not self.speech.parts)):
@@ -148,6 +150,10 @@ class _Reader:
         if _RULE.match(text):
             self.speech = None
             self.builder.open_scene("", number)
+            return
+        if blank_before and _END.match(text):
+            self.speech = None
+            self.builder.add(Direction("action", unstyled(text.strip("[]()")), number))
             return
         if self.patterns == [MARKED] and (section := _SECTION.match(text)):
             self.speech = None
@@ -228,12 +234,23 @@ class _Reader:
         if opening >= 0 and rest.startswith("[_", opening) and rest.endswith("_"):  # as old prints end a paragraph
             self._spoken(rest[:opening], number)
             parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip("_")), number))
-        elif opening >= 0 and self._closes(rest[opening], number):
+        elif opening >= 0 and (self._closes_italics(rest[opening:], number) or self._closes(rest[opening], number)):
             self._spoken(rest[:opening], number)
             self.open = rest[opening]
             parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip()), number))
         else:
             self._spoken(rest, number)
+
+    def _closes_italics(self, text: str, number: int) -> bool:
+        """Whether a paragraph ends with the italics that ``[_`` began on this line, without a closing bracket."""
+        if not text.startswith("[_") or "]" in text:
+            return False
+        for line in self.lines[number : number + 8]:
+            if not line.strip() or "]" in line:
+                return False
+            if line.rstrip().endswith("_"):
+                return True
+        return False
 
     def _closes(self, bracket: str, number: int) -> bool:
         """Whether a bracket opened on this line is closed on one of the next eight, before an empty one."""
