@@ -78,7 +78,11 @@ def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def _free(name: str) -> bool:
-    if name in ("output", "data.records", "data.lessons"):  # the digests below tell records, the lessons themselves theirs
+    if name in (
+        "output",
+        "data.records",
+        "data.lessons",
+    ):  # the digests below tell records, the lessons themselves theirs
         return True
     field = name.removeprefix("trainer.")
     return field != name and (field in FREE or field.startswith(FREE_PREFIXES))

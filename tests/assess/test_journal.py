@@ -33,7 +33,7 @@ def test_a_line_left_unfinished_is_dropped_and_written_again(tmp_path: Path) -> 
 
 def test_another_job_is_refused_by_name(tmp_path: Path) -> None:
     Journal(tmp_path / "j.jsonl", {"judge": "a", "weights": 1}, ("id",))
-    with pytest.raises(ValueError, match="another job .other judge.;"):
+    with pytest.raises(ValueError, match=r"another job .other judge.;"):
         Journal(tmp_path / "j.jsonl", {"judge": "b", "weights": 1}, ("id",))
     (tmp_path / "k.jsonl").write_text("no JSON\n")
     with pytest.raises(ValueError, match="no journal"):

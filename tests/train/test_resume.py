@@ -83,7 +83,7 @@ def test_checkpoints_of_another_run_are_refused(project: Path, override: str, na
 def test_other_records_or_weights_are_refused_too(project: Path, tiny_llama: Any) -> None:
     run_training(load_settings(project / "run.yaml", ["trainer.max_steps=1"]))
     _write_records(project, "No!")
-    with pytest.raises(ValueError, match="content of data.records"):
+    with pytest.raises(ValueError, match=r"content of data.records"):
         run_training(load_settings(project / "run.yaml"))
     _write_records(project, "Yes!")
     torch.nn.init.normal_(tiny_llama.model.embed_tokens.weight)
@@ -97,14 +97,14 @@ def test_records_are_looked_at_before_anything_is_loaded(project: Path, monkeypa
         raise AssertionError("the model was loaded first")
 
     monkeypatch.setattr("dpg_fast.train.run.load_base", load)
-    with pytest.raises(FileNotFoundError, match="none.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl"):
         run_training(load_settings(project / "run.yaml", [f"data.records={project / 'none.jsonl'}"]))
     (project / "bad.jsonl").write_text('{"messages": []}\n')
-    with pytest.raises(ValueError, match="bad.jsonl, line 1"):
+    with pytest.raises(ValueError, match=r"bad.jsonl, line 1"):
         run_training(load_settings(project / "run.yaml", [f"data.records={project / 'bad.jsonl'}"]))
     turns = [Turn(role="user", content="Well?"), Turn(role="assistant", content="So.")]
     write_records(project / "open.jsonl", [DialogueRecord(messages=turns, source="test")])
-    with pytest.raises(ValueError, match="no record of .*open.jsonl has a personality"):
+    with pytest.raises(ValueError, match=r"no record of .*open.jsonl has a personality"):
         run_training(load_settings(project / "run.yaml", [f"data.records={project / 'open.jsonl'}"]))
 
 

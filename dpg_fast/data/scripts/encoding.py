@@ -21,14 +21,13 @@ _SAMPLE = 200_000  # bytes that a guess of the encoding looks at
 _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most frequent encoding
 
 
-def decode(
-    data: bytes, encoding: str | None = None, *, json_lines: bool = False
-) -> tuple[list[str], list[Problem]]:
+def decode(data: bytes, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
     """The lines of a text file, without their ends, and what had to be mended.
 
-    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8, or most of those outside ASCII are; else UTF-16 if every second byte is mostly zero; else
-    what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes as well. Bytes that do not belong
-    to the encoding become U+FFFD and control characters go; both are reported with their lines.
+    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8, or most of those outside ASCII are; else UTF-16 if
+    every second byte is mostly zero; else what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes
+    as well. Bytes that do not belong to the encoding become U+FFFD and control characters go; both are reported with their
+    lines.
 
     Args:
         data: the file.

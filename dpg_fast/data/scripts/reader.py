@@ -64,9 +64,7 @@ def read_script(
     return merge_speakers(script, merged_aliases(path, aliases))
 
 
-def read_lines(
-    path: Path, encoding: str | None = None, *, json_lines: bool = False
-) -> tuple[list[str], list[Problem]]:
+def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
     """A file's lines and what had to be mended in them.
 
     Raises:

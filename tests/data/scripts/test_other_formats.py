@@ -90,7 +90,10 @@ def test_a_broken_byte_does_not_make_another_encoding_of_utf8() -> None:
 def test_chats_hold_any_character(tmp_path: Path) -> None:
     file = tmp_path / "c.jsonl"
     strange = "one\u2028two\x85three\x0bfour"
-    rows = [json.dumps({"speaker": "A", "text": strange}, ensure_ascii=False), '{"speaker": "B", "text": "half \\ud83d of it"}']
+    rows = [
+        json.dumps({"speaker": "A", "text": strange}, ensure_ascii=False),
+        '{"speaker": "B", "text": "half \\ud83d of it"}',
+    ]
     file.write_text("\r\n".join(rows), encoding="utf-8", newline="")
     script = read_script(file)
     assert not [problem for problem in script.problems if "JSON" in problem.what]
