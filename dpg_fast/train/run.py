@@ -43,6 +43,7 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
         if all(record.personality is None for record in read_records(file, DialogueRecord)):
             raise ValueError(f"no record of {file} has a personality")
     base, tokenizer = load_base(settings.model, getattr(torch, settings.dtype))
+    checkpoint = last_whole_checkpoint(settings.output)  # before any process can write the next one
     with arguments.main_process_first(desc="lessons"):
         claim(settings, base)
         sources = load_sources(settings, base, tokenizer, progress)
@@ -55,7 +56,7 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with grouped(base) if settings.grouped_attention else nullcontext():
         trainer = HypernetTrainer(model, arguments, rows, pad)
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(settings.output))
+        trainer.train(resume_from_checkpoint=checkpoint)
     if settings.plain_lora:
         return trainer.save_lora(settings.output / "lora")
     directory = settings.output / "adapter"
