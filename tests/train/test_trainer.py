@@ -50,6 +50,7 @@ def project(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> Path:
         "dtype": "float32",
         "data": {"records": str(tmp_path / "records.jsonl"), "visits": 1},
         "hypernet": {"rank": 2, "codes": 6, "hidden": 8, "depth": 1},
+        "teaching": {"system": ""},
         "trainer": {
             "per_device_train_batch_size": 8,
             "learning_rate": 0.01,
