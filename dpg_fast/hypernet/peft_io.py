@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from dpg_fast.files import replace_directory
 
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
 
@@ -128,24 +128,12 @@ def write_peft(
         "alpha_pattern": {},
         "target_modules": list(pairs),  # whole module names, so that no other layer matches
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    fresh = target.with_name(f".{target.name}.{mark}.new")
-    old = target.with_name(f".{target.name}.{mark}.old")
-    fresh.mkdir()
-    try:
+
+    def write(fresh: Path) -> None:
         save_file(tensors, fresh / _WEIGHTS, metadata={"format": "pt"})
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
+
+    replace_directory(target, write)
     return target
 
 
