@@ -143,10 +143,13 @@ def general_rows(tokenizer: Any, file: Path) -> list[Row]:
     return rows
 
 
-def make_general(base: Any, tokenizer: Any, file: Path, max_new_tokens: int = 200, batch: int = 20) -> None:
+def make_general(base: Any, tokenizer: Any, file: Path, max_new_tokens: int = 100, batch: int = 40) -> None:
     """Write the base model's own answers to general instructions: what tuning should leave as it is.
 
-    Greedy, cut at ``max_new_tokens``: an unfinished answer is left out, since its end would be learnt.
+    Greedy. An answer that is not finished after ``max_new_tokens`` ends with its last whole sentence, or is left out.
+
+    Raises:
+        ValueError: no answer is left.
     """
     found = []
     end = tokenizer.eos_token_id
@@ -158,11 +161,13 @@ def make_general(base: Any, tokenizer: Any, file: Path, max_new_tokens: int = 20
             answers = base.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
         for text, answer in zip(asked, answers[:, encoded["input_ids"].shape[1] :].tolist(), strict=True):
             said = tokenizer.decode(answer, skip_special_tokens=True).strip()
-            if end in answer and said:
+            if end not in answer:
+                said = said[: max(said.rfind(mark) for mark in ".!?") + 1]
+            if said:
                 turns = [Turn(role="user", content=text), Turn(role="assistant", content=said)]
                 found.append(DialogueRecord(messages=turns, source="answered by the base model"))
     if not found:
         raise ValueError(
-            f"data.general: the base model finished no answer within {max_new_tokens} tokens; name a file of conversations"
+            f"data.general: the base model finished no sentence within {max_new_tokens} tokens; name a file of conversations"
         )
     write_records(file, found)

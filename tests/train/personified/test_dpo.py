@@ -178,7 +178,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, settings: Any, character: str, l
     write_people(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_pairs(PairDataSettings((tmp_path / "pairs.jsonl",), **settings), character, labels)
-    with pytest.raises(FileNotFoundError, match="no .*nothing"):
+    with pytest.raises(FileNotFoundError, match=r"no .*nothing"):
         load_pairs(PairDataSettings((tmp_path / "nothing",)), character, labels)
 
 
