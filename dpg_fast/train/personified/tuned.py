@@ -88,9 +88,17 @@ def add_lora(base: Any, lora: LoraSettings, tokens: Mapping[str, int]) -> Any:
 
 
 def with_plain_head(model: Any) -> Any:
-    """TRL reads the output layer's bias, which PEFT's wrapper of trained rows does not pass on (trl 1.16, peft 0.21)."""
+    """TRL reads the output layer's bias, which PEFT's wrapper of trained rows does not pass on (trl 1.16, peft 0.21).
+
+    Raises:
+        ValueError: the wrapped layer has a bias, which PEFT leaves out of its products (peft issue 3649).
+    """
     head = model.get_output_embeddings()
     if head is not None and not hasattr(head, "bias"):
+        if getattr(getattr(head, "original_module", None), "bias", None) is not None:
+            raise ValueError(
+                "the output layer is tied to the embeddings and has a bias: PEFT cannot train tokens of it"
+            )
         head.bias = None
     return model
 
