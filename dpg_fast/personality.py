@@ -40,6 +40,7 @@ __all__ = [
     "Personality",
     "Pole",
     "Trait",
+    "character_of",
     "parse_personality",
 ]
 
@@ -528,3 +529,8 @@ def parse_personality(
     if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "base")):
         return None
     return Personality(value)
+
+
+def character_of(item: object) -> Character | None:
+    """The character that a row's item names: a Character itself, or that of a Personality."""
+    return item.character if isinstance(item, Personality) else item if isinstance(item, Character) else None
