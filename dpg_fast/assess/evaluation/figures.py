@@ -137,15 +137,51 @@ def spearman(levels: Scores, scores: Scores) -> float:
     return float(np.corrcoef(rankdata(levels), rankdata(scores))[0, 1])
 
 
+def mean_spearman(results: Results, method: str, *, seed: int = 0) -> Interval:
+    """Mean over traits of Spearman between level and judged score over answers; each trait's questions resampled."""
+    return _over_traits(results, lambda trait, drawn: _pooled(results, method, trait, drawn), seed)
+
+
+def mean_difference(results: Results, first: str, second: str, *, seed: int = 0) -> Interval:
+    """Mean Spearman of the first method minus that of the second, the same questions drawn for both (paired bootstrap)."""
+
+    def change(trait: Trait, drawn: NDArray[np.int64]) -> float:
+        return _pooled(results, first, trait, drawn) - _pooled(results, second, trait, drawn)
+
+    return _over_traits(results, change, seed)
+
+
+def _over_traits(results: Results, statistic: Callable[[Trait, NDArray[np.int64]], float], seed: int) -> Interval:
+    sizes = {trait: len(results.plan.questions[trait]) for trait in results.plan.traits}
+    generator = np.random.default_rng(seed)
+    draws = [
+        np.mean([statistic(trait, generator.integers(size, size=size)) for trait, size in sizes.items()])
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    whole = float(np.mean([statistic(trait, np.arange(size)) for trait, size in sizes.items()]))
+    return Interval(whole, float(low), float(high), 0.95, RESAMPLES)
+
+
+def _table(results: Results, method: str, trait: Trait) -> Scores:
+    """[levels, questions]; nan where nothing was judged."""
+    return np.array([_scores(results.cell(method, trait, level), trait) for level in results.plan.levels])
+
+
+def _pooled(results: Results, method: str, trait: Trait, questions: NDArray[np.int64]) -> float:
+    drawn = _table(results, method, trait)[:, questions]
+    there = ~np.isnan(drawn)
+    levels = np.asarray(results.plan.levels, dtype=np.float64)[:, None]
+    return spearman(np.broadcast_to(levels, drawn.shape)[there], drawn[there])
+
+
 def _trait(results: Results, method: str, trait: Trait, seed: int) -> TraitFigures:
     plan = results.plan
-    table = np.array([_scores(results.cell(method, trait, level), trait) for level in plan.levels])
+    table = _table(results, method, trait)
     levels = np.asarray(plan.levels, dtype=np.float64)
 
     def pooled(questions: NDArray[np.int64]) -> float:
-        drawn = table[:, questions]
-        there = ~np.isnan(drawn)
-        return spearman(np.broadcast_to(levels[:, None], drawn.shape)[there], drawn[there])
+        return _pooled(results, method, trait, questions)
 
     means = np.array([np.nan if np.isnan(row).all() else np.nanmean(row) for row in table])
     seen = ~np.isnan(means)
