@@ -179,7 +179,7 @@ def _table(
             "within 1",
             "perplexity",
         ]
-        caption = f"{TITLES[task]}: Spearman for each trait, people resampled; then DPG's comparison of asked-for and judged levels."
+        caption = f"{TITLES[task]}: Spearman for each trait, people resampled; then DPG's comparison of the two levels."
         blocks.append(Table(head, rows, caption))
     if not blocks:
         return None

@@ -86,7 +86,7 @@ def write_line_report(
     caption = (
         f"Of {steps} steps; {questions} held-back questions of each trait, which the 95% intervals resample. Spearman between "
         "step and mean judged score, 1 where it always moves the way asked for; share of pairs of steps in the right order (50% "
-        "by chance); largest single step in the wrong direction; change from the first to the last step, in the direction asked for."
+        "by chance); largest single step in the wrong direction; change from the first to the last step, the way asked for."
     )
     about = {**settings, "software": software()}
     page = Page(
