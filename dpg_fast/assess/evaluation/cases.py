@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dpg_fast.assess.evaluation.methods import Method
 from dpg_fast.assess.evaluation.newness import Newness, Trained
+from dpg_fast.assess.evaluation.protocol import method_file
 from dpg_fast.assess.fluency import Likelihood, perplexity
 from dpg_fast.assess.journal import Journal, is_scored
 from dpg_fast.assess.metrics import PromptedAssessed, compare_prompted
@@ -167,10 +168,9 @@ def run_cases(
     report = progress or (lambda what, done, total: None)
     kept = []
     for method in methods:
-        stem = method.name.replace(" ", "_").replace("+", "and")
         about = {**settings, "method": method.name, **method.about()}
-        answers = Journal(directory / "answers" / f"{stem}.jsonl", about, KEY)
-        scores = Journal(directory / "scores" / f"{stem}.jsonl", {**about, **scorer.about()}, (*KEY, "measure"))
+        answers = Journal(directory / "answers" / method_file(method), about, KEY)
+        scores = Journal(directory / "scores" / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
         kept.append((method, answers, scores))
         wanted = {case.key: case for case in cases if case.key not in answers}
         missing = sorted(wanted.values(), key=lambda case: -len(case.question))
