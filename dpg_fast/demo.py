@@ -139,7 +139,7 @@ def answer(
     model: PersonalityModel, tokenizer: Any, question: str, rows: Sequence[Row], max_new_tokens: int
 ) -> list[str]:
     """Everybody answers in one batch (greedy)."""
-    return model.chat(
+    answers = model.chat(
         question,
         personality=list(rows),
         tokenizer=tokenizer,
@@ -148,6 +148,7 @@ def answer(
         do_sample=False,
         repetition_penalty=1.1,
     )
+    return [answers] if isinstance(answers, str) else answers
 
 
 def demo_judge(base: Any, tokenizer: Any) -> LikelihoodJudge:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -76,7 +77,7 @@ def plot(people: Sequence[Person], question: str, output: Path) -> None:
     labels = [person.label for person in groups[ways[0]]]
     size = (1.6 + (5.2 if len(ways) == 1 else 3.6 * len(ways)), 1.6 + 0.5 * len(labels))
     figure, axes = plt.subplots(1, len(ways), figsize=size, layout="constrained", squeeze=False, sharey=True)
-    image = None
+    image: Any = None
     for axis, (way, rows) in zip(axes[0], groups.items(), strict=True):
         scores = [[p.judgement.scores.get(t, float("nan")) for t in Trait] for p in rows]
         image = axis.imshow(scores, cmap="RdBu_r", vmin=-5, vmax=5, aspect="auto")

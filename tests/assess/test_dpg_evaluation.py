@@ -220,8 +220,12 @@ def adapters(model: Any, folder: Path) -> None:
     lora.to_peft(Personality(), folder / "lora", base_model="tiny")
 
 
-def test_all_tasks_and_methods_from_end_to_end(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_all_tasks_and_methods_from_end_to_end(
+    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("dpg_fast.assess.evaluation.figures.RESAMPLES", 30)
     adapters(tiny_llama, tmp_path)
     turns = [Turn(role="user", content="A party?"), Turn(role="assistant", content="Yes.")]
     people = [((5, 5, 5, 5, 5), "Ann"), ((-5, 2, -5, 2, -5), "Bea"), ((2, -2, 5, -5, 0), "Cid")]
@@ -266,6 +270,7 @@ def test_all_tasks_and_methods_from_end_to_end(tiny_llama: Any, byte_tokenizer: 
             16,
             None,
             lambda what, done, total: None,
+            resamples=30,
         )
         found = run.run()
         calls, asked = len(judge.calls), len(server.requests)
@@ -275,19 +280,14 @@ def test_all_tasks_and_methods_from_end_to_end(tiny_llama: Any, byte_tokenizer: 
         found, HYPERNETWORK, {m.name: m.describe() for m in methods}, tmp_path / "out", judge="J", settings={}
     )
     text, html = (tmp_path / "out" / "report.md").read_text(), page.read_text()
-    for expected in (
-        *names,
-        "Capability was left out",
-        "hypernetwork beside the others",
-        "1 are new" if False else "new",
-    ):
-        assert expected in text and expected.replace("+", "+") in html
+    for expected in (*names, "Capability was left out", "hypernetwork beside the others"):
+        assert expected in text and expected in html
     assert set(found.reports) == {"questions", "new", "scripted", "interpolation"}
     for task, report in found.reports.items():
         assert report.is_file() and report.with_name("report.md").is_file(), task
     assert (tmp_path / "out" / "interpolation" / "interpolation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     scripted = (tmp_path / "out" / "scripted" / "report.md").read_text()
-    assert "character trained on (1 answers)" in scripted and "Of 3 people, 2 are new as persons" in scripted
+    assert "character new (2 answers)" in scripted and "Of 3 people, 2 are new as persons" in scripted
     assert found.questions is not None and again.questions is not None
     # the two hypernetworks are the same: no method may look better than itself
     assert mean_difference(found.questions, HYPERNETWORK, "second") == mean_difference(

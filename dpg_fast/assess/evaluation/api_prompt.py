@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from dpg_fast.assess.answering import AnswerSettings
+from dpg_fast.assess.capability import Examinee
 from dpg_fast.assess.evaluation.methods import SimplePrompt, score_text
 from dpg_fast.llm import Call, LLMClient, LLMError, Usage
 from dpg_fast.personality import Personality
@@ -103,6 +104,14 @@ class APIPrompt:
                 self.failures[result.item] = f"{result.failure.kind}: {result.failure.detail}"
             answers.append("" if result.value is None else self._cut(result.value.words))
         return answers
+
+    def examinee(self, personality: Personality | None) -> Examinee:
+        """Not to be had.
+
+        Raises:
+            ValueError: always; an API gives no likelihoods of given answers.
+        """
+        raise ValueError(f"{self.name} cannot sit tasks: an API gives no likelihoods of given answers")
 
     def close(self) -> None:
         pass

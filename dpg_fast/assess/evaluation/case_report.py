@@ -84,7 +84,7 @@ def build_case_report(
         rows = np.flatnonzero(np.asarray(members))
         sizes[group] = len(rows)
         if len(rows) > 1:
-            own_cases = [cases[row] for row in rows]
+            own_cases = [cases[row] for row in rows.tolist()]
             parts[group] = {
                 name: case_figures(own_cases, own.scores[rows], resamples=resamples).mean
                 for name, own in judged.items()
@@ -199,7 +199,7 @@ def _levels(report: CaseReport) -> Section:
 
 def _examples(cases: Sequence[Case], report: CaseReport) -> Section:
     quotes = []
-    for row in np.linspace(0, len(cases) - 1, min(3, len(cases))).astype(int):
+    for row in np.linspace(0, len(cases) - 1, min(3, len(cases))).astype(int).tolist():
         case = cases[row]
         for name, own in report.judged.items():
             judged = ", ".join(f"{t.value} {number(own.scores[row, t.position], '{:+.1f}')}" for t in case.traits)

@@ -200,8 +200,8 @@ def _judge(
     for case in cases:
         for measure in (FLUENCY, *(trait.value for trait in case.traits)):
             for method, answers, scores in kept:
-                key = (*case.key, measure)
-                if not (key in scores if measure == FLUENCY else is_scored(scores, key)):
+                place = (*case.key, measure)
+                if not (place in scores if measure == FLUENCY else is_scored(scores, place)):
                     groups.setdefault((case.question, measure), {})[(method.name, case.key)] = (answers, scores)
     for number, ((question, measure), group) in enumerate(groups.items()):
         texts = [answers[key]["answer"] for (_, key), (answers, _) in group.items()]

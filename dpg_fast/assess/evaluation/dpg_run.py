@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.assess.evaluation.capability import Capability, CapabilityPlan, CapabilityRun
-
 from dpg_fast.assess.evaluation.api_prompt import APIPrompt
+from dpg_fast.assess.evaluation.capability import Capability, CapabilityPlan, CapabilityRun
 from dpg_fast.assess.evaluation.case_report import CaseReport, build_case_report, write_case_report
 from dpg_fast.assess.evaluation.cases import Case, run_cases
 from dpg_fast.assess.evaluation.dpg_plan import INTERPOLATION, NEW, QUESTIONS, SCRIPTED, DPGPlan
@@ -64,6 +63,7 @@ class DPGRun:
         batch_size: answers generated side by side.
         capability: tasks of lm-evaluation-harness; None leaves them out.
         progress: gets what is done, how much of it, and of how much.
+        resamples: of the bootstrap over people and over the questions of an interpolation.
     """
 
     plan: DPGPlan
@@ -78,6 +78,7 @@ class DPGRun:
     batch_size: int
     capability: CapabilityPlan | None
     progress: Progress
+    resamples: int = 1000
 
     def run(self) -> DPGResults:
         """Do what ``directory`` does not hold yet. May be killed at any time and called again."""
@@ -129,7 +130,9 @@ class DPGRun:
             batch_size=self.batch_size,
             progress=self.progress,
         )
-        report = build_case_report(cases, judged, self.compared, groups=newness_groups(task, cases, trained))
+        report = build_case_report(
+            cases, judged, self.compared, groups=newness_groups(task, cases, trained), resamples=self.resamples
+        )
         people = list({case.key[0]: case.personality for case in cases}.values())
         notes = [describe_newness(people, trained)] if trained is not None else [_UNKNOWN]
         found.cases[task] = report
@@ -156,7 +159,9 @@ class DPGRun:
                 batch_size=self.batch_size,
                 progress=self.progress,
             )
-            found.lines.append((line, {name: line_figures(line, cases, own) for name, own in judged.items()}))
+            found.lines.append(
+                (line, {name: line_figures(line, cases, own, resamples=self.resamples) for name, own in judged.items()})
+            )
         found.reports[INTERPOLATION] = write_line_report(
             found.lines,
             self.plan.line_questions,

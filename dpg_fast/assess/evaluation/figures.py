@@ -139,28 +139,30 @@ def spearman(levels: Scores, scores: Scores) -> float:
 
 def mean_spearman(results: Results, method: str, *, seed: int = 0) -> Interval:
     """Mean over traits of Spearman between level and judged score over answers; each trait's questions resampled."""
-    return _over_traits(results, lambda trait, drawn: _pooled(results, method, trait, drawn), seed)
+    return _over_traits(results, [method], seed)
 
 
 def mean_difference(results: Results, first: str, second: str, *, seed: int = 0) -> Interval:
     """Mean Spearman of the first method minus that of the second, the same questions drawn for both (paired bootstrap)."""
-
-    def change(trait: Trait, drawn: NDArray[np.int64]) -> float:
-        return _pooled(results, first, trait, drawn) - _pooled(results, second, trait, drawn)
-
-    return _over_traits(results, change, seed)
+    return _over_traits(results, [first, second], seed)
 
 
-def _over_traits(results: Results, statistic: Callable[[Trait, NDArray[np.int64]], float], seed: int) -> Interval:
-    sizes = {trait: len(results.plan.questions[trait]) for trait in results.plan.traits}
+def _over_traits(results: Results, methods: Sequence[str], seed: int) -> Interval:
+    """Mean over traits of the first method's correlation, minus the second's if there is one."""
+    levels = np.asarray(results.plan.levels, dtype=np.float64)
+    tables = [[_table(results, method, trait) for method in methods] for trait in results.plan.traits]
+
+    def statistic(draws: Sequence[NDArray[np.int64]]) -> float:
+        values = [
+            [pooled_spearman(levels, table[:, rows]) for table in own] for own, rows in zip(tables, draws, strict=True)
+        ]
+        return float(np.mean([row[0] - (row[1] if len(row) > 1 else 0.0) for row in values]))
+
+    sizes = [own[0].shape[1] for own in tables]
     generator = np.random.default_rng(seed)
-    draws = [
-        np.mean([statistic(trait, generator.integers(size, size=size)) for trait, size in sizes.items()])
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    whole = float(np.mean([statistic(trait, np.arange(size)) for trait, size in sizes.items()]))
-    return Interval(whole, float(low), float(high), 0.95, RESAMPLES)
+    drawn = [statistic([generator.integers(size, size=size) for size in sizes]) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(statistic([np.arange(size) for size in sizes]), float(low), float(high), 0.95, RESAMPLES)
 
 
 def _table(results: Results, method: str, trait: Trait) -> Scores:
@@ -168,11 +170,10 @@ def _table(results: Results, method: str, trait: Trait) -> Scores:
     return np.array([_scores(results.cell(method, trait, level), trait) for level in results.plan.levels])
 
 
-def _pooled(results: Results, method: str, trait: Trait, questions: NDArray[np.int64]) -> float:
-    drawn = _table(results, method, trait)[:, questions]
-    there = ~np.isnan(drawn)
-    levels = np.asarray(results.plan.levels, dtype=np.float64)[:, None]
-    return spearman(np.broadcast_to(levels, drawn.shape)[there], drawn[there])
+def pooled_spearman(levels: Scores, table: Scores) -> float:
+    """Between levels [n] and all the scores [n, questions] given there; nan stands for no score."""
+    there = ~np.isnan(table)
+    return spearman(np.broadcast_to(levels[:, None], table.shape)[there], table[there])
 
 
 def _trait(results: Results, method: str, trait: Trait, seed: int) -> TraitFigures:
@@ -181,7 +182,7 @@ def _trait(results: Results, method: str, trait: Trait, seed: int) -> TraitFigur
     levels = np.asarray(plan.levels, dtype=np.float64)
 
     def pooled(questions: NDArray[np.int64]) -> float:
-        return _pooled(results, method, trait, questions)
+        return pooled_spearman(levels, table[:, questions])
 
     means = np.array([np.nan if np.isnan(row).all() else np.nanmean(row) for row in table])
     seen = ~np.isnan(means)
