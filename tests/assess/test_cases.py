@@ -120,6 +120,22 @@ def test_obedience_and_defiance_are_told_apart_and_nothing_is_done_twice(
     assert obedient.tokens[0] == len(obedient.answers[0]) and obedient.empty == 0
 
 
+def test_the_bare_model_is_asked_each_question_once(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def note(questions: Sequence[str], people: Sequence[Personality | None]) -> list[str]:
+        asked.extend(questions)
+        return [json.dumps([len(question)] * 5) for question in questions]
+
+    bare = BareModel(tiny_llama, byte_tokenizer, SETTINGS)
+    bare.answer = note  # type: ignore[method-assign]
+    cases = newcomers(6, QUESTIONS)
+    scorer = Scorer(Reads(), tiny_llama, byte_tokenizer, system="")
+    found = run_cases([bare], scorer, cases, tmp_path, {})["bare"]
+    assert sorted(asked) == sorted(text for texts in QUESTIONS.values() for text in texts)
+    assert found.answers == [json.dumps([len(case.question)] * 5) for case in cases]
+
+
 def test_interval_widens_with_noise() -> None:
     random = np.random.default_rng(0)
     cases = newcomers(40, QUESTIONS)

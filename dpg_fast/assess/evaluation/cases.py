@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpg_fast.assess.evaluation.methods import Method
+from dpg_fast.assess.evaluation.methods import BareModel, Method
 from dpg_fast.assess.evaluation.newness import Newness, Trained
 from dpg_fast.assess.evaluation.protocol import method_file
 from dpg_fast.assess.fluency import Likelihood, perplexity
@@ -173,17 +173,21 @@ def run_cases(
         scores = Journal(directory / "scores" / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
         kept.append((method, answers, scores))
         wanted = {case.key: case for case in cases if case.key not in answers}
-        missing = sorted(wanted.values(), key=lambda case: -len(case.question))
+        alike: dict[Any, list[Case]] = {}
+        for case in wanted.values():  # the bare model says the same to everybody who asks the same
+            alike.setdefault(case.question if type(method) is BareModel else case.key, []).append(case)
+        missing = sorted(alike.values(), key=lambda group: -len(group[0].question))
         if not missing:
             continue
         method.prepare()
         try:
             for start in range(0, len(missing), batch_size):
                 batch = missing[start : start + batch_size]
-                texts = method.answer([case.question for case in batch], [case.personality for case in batch])
+                texts = method.answer([g[0].question for g in batch], [g[0].personality for g in batch])
                 answers.append(
                     {**dict(zip(KEY, case.key, strict=True)), "answer": text}
-                    for case, text in zip(batch, texts, strict=True)
+                    for group, text in zip(batch, texts, strict=True)
+                    for case in group
                 )
                 report(f"{method.name}: answers", start + len(batch), len(missing))
         finally:
