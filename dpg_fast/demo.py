@@ -25,6 +25,7 @@ from dpg_fast.speed import StepTiming, compare_steps, generation, peft_rival, tw
 QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
 PEOPLE = ("E+5", "E-5", "N+5", "A-5", "C+5", "O+5 E+3")
 RANK = 8
+TIMED = 12  # tokens of a timed call
 NEURONS, HYPERNETWORK, BOTH, ALL = "neurons", "hypernetwork", "both", "all"
 WAYS = (NEURONS, HYPERNETWORK, BOTH)
 TITLES = {
@@ -175,14 +176,16 @@ def measure(
     assert isinstance(both.hypernet, HyperNetwork)
     both.hypernet.randomize_(torch.Generator().manual_seed(0))
     ways = {
-        "bare model": generation(bare, batch, 16),
-        f"{rows} personalities, neurons": generation(neurons, batch, 16, personality=people),
-        f"{rows} personalities, neurons + rank-{RANK} bank": generation(both, batch, 16, personality=people),
+        "bare model": generation(bare, batch, TIMED),
+        f"{rows} personalities, neurons": generation(neurons, batch, TIMED, personality=people),
+        f"{rows} personalities, neurons + rank-{RANK} bank": generation(both, batch, TIMED, personality=people),
     }
     try:
         names = [f"row{i}" for i in range(rows)]
         rival = peft_rival(twin(bare), names, RANK, targets)
-        ways[f"PEFT, {rows} rank-{RANK} LoRA adapters in one batch"] = generation(rival, batch, 16, adapter_names=names)
+        ways[f"PEFT, {rows} rank-{RANK} LoRA adapters in one batch"] = generation(
+            rival, batch, TIMED, adapter_names=names
+        )
     except ImportError:
         pass
     return compare_steps(ways, rounds)
