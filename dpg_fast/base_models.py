@@ -24,3 +24,28 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     return model.to(device).eval(), AutoTokenizer.from_pretrained(name)
+
+
+def load_wrapped(name: str, adapter: str | None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """A `PersonalityModel` and its tokenizer.
+
+    Args:
+        name: of the base model, as for `load_base`.
+        adapter: directory or Hub id; ``"smollm2"`` is the package's table of neurons; None gives no personality.
+
+    Raises:
+        OSError: there is no such model or adapter.
+        ValueError: the adapter was made for another base.
+    """
+    from dpg_fast.demo import adapter_directory
+    from dpg_fast.model import PersonalityModel
+    from dpg_fast.smollm2 import find_gguf
+
+    base, tokenizer = load_base(name, dtype)
+    if adapter is None:
+        return PersonalityModel(base), tokenizer
+    if adapter != BUNDLED:
+        return PersonalityModel.load(base, adapter), tokenizer
+    # the package's table was made on the packaged weights; the Hub's are the same model before 4-bit quantisation
+    allow = name == BUNDLED and find_gguf() is None
+    return PersonalityModel.load(base, adapter_directory(), allow_mismatch=allow), tokenizer
