@@ -169,7 +169,7 @@ def load_model(options: RunOptions) -> tuple[Any, Any]:
 
     from dpg_fast.base_models import load_wrapped
 
-    return load_wrapped(options.model, options.adapter, getattr(torch, options.dtype))
+    return load_wrapped(options.model, options.adapter, getattr(torch, options.dtype), options.characters)
 
 
 def _digest(directory: Path) -> str:

@@ -55,6 +55,8 @@ class Speaker(BaseModel):
     def _check(self) -> Speaker:
         if self.stage is not None and self.character is None:
             raise ValueError(f"{self.name} has a stage but no character")
+        if self.personality is not None and self.personality.character is not None:
+            raise ValueError(f"{self.name}: name the character in character and stage, not in personality")
         if self.endpoint is not None and (self.personality is not None or self.character is not None):
             raise ValueError(
                 f"{self.name} speaks through an endpoint, which takes no personality or character; describe the person in persona"
@@ -66,8 +68,9 @@ class Speaker(BaseModel):
         """What the local model is given as this speaker's ``personality``; None is the base model."""
         if self.character is None:
             return self.personality
-        traits = {} if self.personality is None else self.personality.to_dict()
-        return Personality(character=self.character, stage=self.stage, **traits)  # type: ignore[arg-type]
+        if self.personality is None:
+            return Personality(character=self.character, stage=self.stage)
+        return Personality(self.personality, character=self.character, stage=self.stage)
 
 
 class Line(BaseModel):
