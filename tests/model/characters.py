@@ -59,7 +59,7 @@ def write_character(
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if "lora_B" in key or "trainable_tokens" in key:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * (std if "lora_B" in key else 3 * std))
+                weight.copy_(torch.randn(weight.shape, generator=generator) * (std if "lora_B" in key else 0.3))
             elif "lora_A" in key:
                 weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
     model.save_pretrained(str(directory), save_embedding_layers=False)

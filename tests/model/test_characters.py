@@ -507,7 +507,7 @@ def test_smollm2(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     """Three characters, two stages each, in one batch: the tokens that each gives alone, here and in PEFT (greedy, fp32)."""
     base, tokenizer = copy.deepcopy(smollm2[0]), smollm2[1]
     rivals = {
-        name: write_character(base, tmp_path / name, name, seed, tokenizer=tokenizer, std=0.01, **kind)
+        name: write_character(base, tmp_path / name, name, seed, tokenizer=tokenizer, std=0.02, **kind)
         for seed, (name, kind) in enumerate(KINDS.items(), 1)
     }
     question, options = "What do you remember of your first day at work?", {"max_new_tokens": 16, "min_new_tokens": 16}
@@ -540,4 +540,4 @@ def test_smollm2(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
             **options,
         )
         assert torch.equal(found[0, ids.shape[1] :], together[row]), person
-    assert len({tuple(row.tolist()) for row in together}) == len(people)
+    assert len({tuple(row.tolist()) for row in together[:7]}) == 7, "the characters and stages do not differ"
