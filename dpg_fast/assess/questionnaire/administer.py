@@ -130,7 +130,7 @@ class _Asker:
         self.model, self.tokenizer, self.session = model, tokenizer, session
         self.checkpoint, self.progress = checkpoint, progress
         self.settings, self.inventory = session.settings, session.inventory
-        self._prompts: dict[tuple[int, str, str | None], tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
+        self._prompts: dict[tuple[Any, ...], tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
         base = model.base if isinstance(model, PersonalityModel) else model
         self._last_only = "logits_to_keep" in inspect.signature(base.forward).parameters
         constrained = self.settings.method == "generate" and self.settings.constrained

@@ -32,8 +32,9 @@ from dpg_fast.assess.questionnaire.forms import Form
 from dpg_fast.assess.questionnaire.inventory import Inventory, Item
 from dpg_fast.assess.questionnaire.session import AdministrationSettings, Answer, Respondent
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.chatting import padding
+from dpg_fast.model.chatting import StageTokenizer, padding
 from dpg_fast.model.rows import Row
+from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.prompting import chat_prompt
 
 #: questions about what is, and what is not, true of the respondent; a form takes one pair

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,10 @@ from dpg_fast.assess.personified.cast import load_cast
 from dpg_fast.assess.personified.report import lead, write_report
 from dpg_fast.assess.personified.run import EvaluationSettings, evaluate
 from dpg_fast.assess.personified.systems import Request, Sampling, TunedSystem, make_systems, reply_likelihoods
+from dpg_fast.assess.questionnaire.administer import administer
+from dpg_fast.assess.questionnaire.forms import make_forms
+from dpg_fast.assess.questionnaire.inventory import bundled_inventory
+from dpg_fast.assess.questionnaire.session import AdministrationSettings, Respondent
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality import Personality
@@ -247,3 +252,27 @@ def test_profiles_make_smollm2_distinct(smollm2: tuple[Any, Any], tmp_path: Path
         found["stages"]["profile"]["likelihood"]["estimate"] > 0.6
     )  # golden answers are likelier under their own stage
     assert found["stages"]["bare"]["margin"]["estimate"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["logprobs", "generate", "statement", "shift"])
+def test_stages_fill_in_questionnaires_as_alone(
+    tiny_llama: Any, byte_tokenizer: Any, adapters: dict[str, list[Path]], method: Any
+) -> None:
+    """With several people in one session everybody answers as in a session alone, and the two stages differ."""
+    inventory = bundled_inventory()
+    inventory = replace(inventory, items=inventory.items[:6])
+    model = PersonalityModel.from_model(tiny_llama, characters={"ada": adapters["sft"][0], "bo": adapters["sft"][1]})
+    people = [
+        Respondent("base"),
+        Respondent("ada early", Personality(character="ada", stage="early")),
+        Respondent("ada late", Personality(character="ada", stage="late")),
+        Respondent("bo late", Personality(character="bo", stage="late"), "You are tired."),
+    ]
+    settings = AdministrationSettings(method=method, batch_size=8)
+    together = administer(model, byte_tokenizer, inventory, people, make_forms(inventory, 1), settings).ratings()
+    for i, person in enumerate(people):
+        alone = administer(model, byte_tokenizer, inventory, [person], make_forms(inventory, 1), settings).ratings()
+        assert together[i] == pytest.approx(alone[0], abs=1e-4, nan_ok=True)
+    if method != "generate":
+        assert abs(together[1] - together[2]).max() > 1e-3
+    model.unload()

@@ -37,7 +37,23 @@ def test_bleu_is_sacrebleus() -> None:
 def test_distinction_is_that_of_the_metrics(tmp_path: Path) -> None:
     cast = load_cast(write_people(tmp_path, tests=2))
     rng = np.random.default_rng(0)
-    words = ["the", "ferry", "bridge", "tide", "bell", "rope", "fog", "river", "I", "you", "never", "told", "her", "about", "it"]
+    words = [
+        "the",
+        "ferry",
+        "bridge",
+        "tide",
+        "bell",
+        "rope",
+        "fog",
+        "river",
+        "I",
+        "you",
+        "never",
+        "told",
+        "her",
+        "about",
+        "it",
+    ]
     answers = {key: " ".join(rng.choice(words, 9)) for key, _ in wanted_answers(cast)}
     table = distinction_table(cast, answers).figures()
     for person in cast:  # the same questions for everybody: the one person's figures over its own questions
