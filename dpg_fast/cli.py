@@ -13,6 +13,7 @@ from dpg_fast.judge_command import judge
 from dpg_fast.neurons_cli import neurons
 from dpg_fast.personified_command import personified
 from dpg_fast.questions_command import questions
+from dpg_fast.simulate_command import simulate
 
 app = typer.Typer(
     name="dpg-fast",
@@ -58,6 +59,7 @@ data.add_typer(personified, name="personified")
 app.add_typer(data, name="data")
 app.add_typer(neurons, name="neurons")
 app.add_typer(questions, name="questions")
+app.add_typer(simulate, name="simulate")
 
 
 def main() -> None:
