@@ -18,12 +18,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.assess.evaluation.capability import CapabilityPlan
 from rich.console import Console
 
 from dpg_fast.assess.answering import AnswerSettings
 from dpg_fast.assess.capability.tasks import CHOICES
 from dpg_fast.assess.evaluation.api_prompt import APIPrompt
+from dpg_fast.assess.evaluation.capability import CapabilityPlan
 from dpg_fast.assess.evaluation.contenders import BOTH, HYPERNETWORK, PROMPTS, Contenders, named, named_loras
 from dpg_fast.assess.evaluation.dpg_plan import NEW, QUESTIONS, SCRIPTED, TASKS, DPGPlan, plan_costs
 from dpg_fast.assess.evaluation.dpg_run import DPGRun
