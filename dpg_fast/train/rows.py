@@ -168,7 +168,7 @@ def text_sources(
         messages = [turn.model_dump() for turn in record.messages]
         if messages[0]["role"] != "system":
             messages = with_system(tokenizer, messages, system)
-        tokens, learnt = _assistant_tokens(tokenizer, messages)
+        tokens, learnt = assistant_tokens(tokenizer, messages)
         tokens, learnt = tokens[:max_length], learnt[:max_length]
         positions = learnt[1:].nonzero().flatten()
         if len(positions):
@@ -181,8 +181,12 @@ def text_sources(
     return found
 
 
-def _assistant_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[Tensor, Tensor]:
-    """int64 [T] of the conversation, and bool [T]: what the assistant says, its end of turn included."""
+def assistant_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[Tensor, Tensor]:
+    """int64 [T] of the conversation, and bool [T]: what the assistant says, its end of turn included.
+
+    Raises:
+        ValueError: the chat template does not build a conversation turn by turn.
+    """
     text, marks = "", []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":

@@ -65,7 +65,14 @@ def test_from_scripts_to_an_evaluated_adapter(tiny_llama: Any, byte_tokenizer: A
                 tmp_path,
                 *(str(ROOT / "python" / "evaluate_dpg.py"), split, "--adapter", str(adapter)),
                 *("--model", str(tmp_path / "base"), "--tasks", "scripted", "--baselines", "prompt"),
-                *("--records", str(tmp_path / "data" / f"{split}.jsonl"), "--max-new-tokens", "8", *judge),
+                *(
+                    "--records",
+                    str(tmp_path / "data" / f"{split}.jsonl"),
+                    "--max-new-tokens",
+                    "8",
+                    "--no-capability",
+                    *judge,
+                ),
             )
             report = (tmp_path / split / "scripted" / "report.md").read_text(encoding="utf-8")
             assert "hypernetwork" in report
