@@ -1,12 +1,13 @@
 """Hypernetworks: from a personality or a character to LoRA weights.
 
-`HyperNetwork` generates the weights from trait scores; `StoredAdapters` holds finished LoRA adapters. Both
-are a bank of LoRA entries mixed by codes (`AdapterNetwork`).
+`HyperNetwork` generates the weights from trait scores; `StoredAdapters` holds finished LoRA adapters;
+`CombinedNetwork` is one of each, side by side. All are a bank of LoRA entries mixed by codes (`AdapterNetwork`).
 """
 
 from __future__ import annotations
 
 from dpg_fast.hypernet.bank import LoraBank
+from dpg_fast.hypernet.combined import CombinedNetwork, join_stored
 from dpg_fast.hypernet.config import HypernetConfig, Site, select_sites, sort_sites
 from dpg_fast.hypernet.network import AdapterNetwork, HyperNetwork, StoredAdapters, from_config, from_peft
 from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
@@ -14,6 +15,7 @@ from dpg_fast.hypernet.trunk import ScoresEncoder, Trunk
 
 __all__ = [
     "AdapterNetwork",
+    "CombinedNetwork",
     "HyperNetwork",
     "HypernetConfig",
     "LoraBank",
@@ -25,6 +27,7 @@ __all__ = [
     "Trunk",
     "from_config",
     "from_peft",
+    "join_stored",
     "read_peft",
     "select_sites",
     "sort_sites",

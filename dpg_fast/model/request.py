@@ -22,12 +22,14 @@ class Call(NamedTuple):
         steer_slots: int32 [T], or None when no token is steered.
         values: the slots' contents.
         mask: of the neurons that are added to, or None for all.
+        stages: whether the tokens may be stage tokens, beyond the base's vocabulary.
     """
 
     lora_slots: Tensor | None
     steer_slots: Tensor | None
     values: SlotValues
     mask: RandomMask | None = None
+    stages: bool = False
 
 
 @dataclass
@@ -41,6 +43,8 @@ class Request:
         steering: whether neurons are steered.
         steer_from: position (padding included) of the first token that is steered: one number, or int64 [n].
         options: of the steering.
+        stages: whether prompts may hold stage tokens.
+        widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
     """
 
     row_slots: Tensor
@@ -49,6 +53,8 @@ class Request:
     steering: bool
     steer_from: int | Tensor
     options: SteeringOptions = field(default_factory=SteeringOptions)
+    stages: bool = False
+    widen: int = 0
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
@@ -66,18 +72,18 @@ class Request:
         slots = self._repeat(rows // n, length)
         lora = slots if self.lora else None
         if not self.steering:
-            return Call(lora, None, self.values)
+            return Call(lora, None, self.values, stages=self.stages)
         mask = self._mask()
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
             if past >= start:
-                return Call(lora, slots, self.values, mask)
+                return Call(lora, slots, self.values, mask, self.stages)
             if past + length <= start:
-                return Call(lora, None, self.values)
+                return Call(lora, None, self.values, stages=self.stages)
         position = past + torch.arange(length, device=slots.device)
         first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
-        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask)
+        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask, self.stages)
 
     def _mask(self) -> RandomMask | None:
         keep = self.options.random_mask

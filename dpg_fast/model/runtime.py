@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.hypernet import AdapterNetwork, HyperNetwork, StoredAdapters
+from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
+from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.request import CallState, Request, tokens_in_cache
 from dpg_fast.model.rows import PersonalityLike, Row, read_rows
 from dpg_fast.model.slots import SlotTable, SlotValues
+from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES, Character, Personality
+from dpg_fast.personality import POLES, Personality, character_of
 
 
 class Speaking:
@@ -59,6 +62,7 @@ class Runtime:
     Attributes:
         calibration: level -> steering strength; read at every call.
         options: of the steering; read at every call.
+        stages: the stage tokens of the characters, or None.
         checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
     """
 
@@ -93,25 +97,46 @@ class Runtime:
         self._trunk: list[nn.Parameter] = []
         if hypernet is not None:
             hypernet.to(next(iter(devices)))
-            self._trunk = [p for name, p in hypernet.named_parameters() if not name.startswith("bank.")]
+            banked = {id(p) for p in hypernet.bank.parameters()}
+            self._trunk = [p for p in hypernet.parameters() if id(p) not in banked]
         scale = hypernet.config.scale if hypernet is not None else 1.0
         self._surgery = Surgery(architecture, self._state, {site.name for site in sites}, scale, steering is not None)
+        rows = hypernet.stages if hypernet is not None else None
+        try:
+            self.stages = StageEmbedding(base, rows, self._state) if rows is not None else None
+        except BaseException:
+            self._surgery.undo()
+            raise
         self._table: SlotTable | None = None
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
         self._steering_device: torch.device | None = None
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
+        self._compile_options: dict[str, Any] | None = None
         self._patch_forward()
 
     def undo(self) -> None:
         """Take every change to the base model back."""
         self._surgery.undo()
+        if self.stages is not None:
+            self.stages.undo()
         del self.base.__dict__["forward"]
 
+    def again(self, hypernet: AdapterNetwork | None) -> Runtime:
+        """After :meth:`undo`: the same changes with another network."""
+        made = Runtime(self.base, hypernet, self.steering, self.calibration)
+        made.options = self.options
+        if self._compile_options is not None:
+            made.compile(**self._compile_options)
+        return made
+
     @contextmanager
-    def request(self, items: Sequence[Row], steer_from: int | Tensor) -> Iterator[None]:
+    def request(self, items: Sequence[Row], steer_from: int | Tensor, generates: bool = False) -> Iterator[None]:
         """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``.
+
+        ``generates``: with stage tokens in the prompt, logits get a column of -inf for each, so that what looks up the
+        prompt's ids in them (a repetition penalty) finds them.
 
         Raises:
             ValueError: the model has nothing that could give one of them.
@@ -126,7 +151,9 @@ class Runtime:
                 yield
             return
         steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
-        with self.speaking(items, steer_from, steers):
+        with self.speaking(items, steer_from, steers) as speaking:
+            if generates and speaking.request.stages and self.stages is not None:
+                speaking.request.widen = len(self.stages.rows.tokens)
             yield
 
     @contextmanager
@@ -136,7 +163,9 @@ class Runtime:
             table = self._prepare()
             slots = self._acquire(table, items)
         row_slots = self._row_slots(items, slots, table.values.strengths.device)
-        request = Request(row_slots, table.values, self.hypernet is not None, steers, steer_from, self.options)
+        request = Request(
+            row_slots, table.values, self.hypernet is not None, steers, steer_from, self.options, has_stages(items)
+        )
         speaking = Speaking(self, request, slots)
         try:
             with self._activated(request):
@@ -161,6 +190,7 @@ class Runtime:
             speaking.slots = slots
             stayed = table.values is request.values
             request.values = table.values
+            request.stages = request.stages or has_stages(items)
         return stayed
 
     def _acquire(self, table: SlotTable, items: Sequence[Row]) -> dict[Row, int]:
@@ -188,27 +218,36 @@ class Runtime:
         values = self._slot_values(distinct)
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
         steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
-        return Request(row_slots, values, True, steers, steer_from, self.options)
+        return Request(row_slots, values, True, steers, steer_from, self.options, has_stages(items))
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
 
     def check_items(self, items: Sequence[Row]) -> None:
         """Raises ValueError when the model has nothing that could give one of the personalities."""
-        personalities = {item for item in items if isinstance(item, Personality)}
-        characters = {item for item in items if isinstance(item, Character)}
-        if self.hypernet is None and self.steering is None:
+        network = self.hypernet
+        if network is None and self.steering is None:
             raise ValueError(
                 "this model has neither a hypernetwork nor personality neurons, so a personality would have no effect; "
                 "load an adapter, or give from_model() a hypernet= or steering="
             )
-        if characters and not isinstance(self.hypernet, StoredAdapters):
-            raise ValueError(f"{next(iter(characters))} names a stored adapter, and this model has none")
-        if personalities and not isinstance(self.hypernet, HyperNetwork):
+        for item in items:
+            character, staged = character_of(item), stage_of(item)
+            if character is not None and not isinstance(network, (StoredAdapters, CombinedNetwork)):
+                raise ValueError(f"{character} names a stored adapter, and this model has none")
+            if staged is not None:
+                if self.stages is None:
+                    raise ValueError(no_stage(*staged, []))
+                self.stages.token_id(*staged)
+        scored = {item for item in items if isinstance(item, Personality) and item.has_scores}
+        if scored and not isinstance(network, (HyperNetwork, CombinedNetwork)):
             if self.steering is None:
-                raise ValueError("this model holds stored adapters only: give Character(name), not a Personality")
+                raise ValueError(
+                    "this model holds stored adapters only, which know no scores: give Character(name) or "
+                    "Personality(character=name), not a Personality with scores"
+                )
             usable = set(self.steering.poles)
-            for item in personalities:
+            for item in scored:
                 wanted = [p for p in POLES if item.scores[p.trait.position] * (1 if p.high else -1) > 0]
                 absent = [str(pole) for pole in wanted if pole not in usable]
                 if absent:
@@ -223,13 +262,12 @@ class Runtime:
         if self.hypernet is None:
             empty = torch.zeros(len(items), 0, device=device)
             return SlotValues(empty, empty, strengths.to(device))
-        kind = Character if isinstance(self.hypernet, StoredAdapters) else Personality
-        taken = [item for item in items if isinstance(item, kind)]
-        codes_a, codes_b = self.hypernet.codes(taken)
-        if len(taken) < len(items):  # stored adapters beside personalities that only steer neurons: those have code 0
-            rows = torch.tensor([isinstance(item, kind) for item in items]).nonzero().flatten().to(device)
+        parts = [self.hypernet.part_of(item) for item in items]
+        codes_a, codes_b = self.hypernet.codes([part for part in parts if part is not None])
+        if any(part is None for part in parts):  # stored adapters beside personalities that only steer neurons: code 0
+            rows = torch.tensor([part is not None for part in parts]).nonzero().flatten().to(device)
             codes_a, codes_b = (
-                code.new_zeros(len(items), code.shape[1]).index_copy(0, rows, code) for code in (codes_a, codes_b)
+                code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (codes_a, codes_b)
             )
         return SlotValues(codes_a, codes_b, strengths.to(device))
 
@@ -283,6 +321,7 @@ class Runtime:
 
     def compile(self, **options: Any) -> None:
         """Run the base model's forward through ``torch.compile(**options)``, all of it inside the compiled region."""
+        self._compile_options = options
         self._inner_forward = torch.compile(self._original_forward, **options)
 
     def _patch_forward(self) -> None:
@@ -303,9 +342,17 @@ class Runtime:
             with state.lock:
                 state.call = call
                 try:
-                    return self._inner_forward(*args, **kwargs)
+                    output = self._inner_forward(*args, **kwargs)
                 finally:
                     state.call = None
+            if request is not None and request.widen:
+                output.logits = torch.nn.functional.pad(output.logits, (0, request.widen), value=-math.inf)
+            return output
 
         forward.dpg_state = state  # type: ignore[attr-defined]
         self.base.forward = forward  # type: ignore[method-assign]
+
+
+def has_stages(items: Sequence[Row]) -> bool:
+    """Whether a row speaks at a stage, so that prompts may hold stage tokens."""
+    return any(stage_of(item) is not None for item in items)

@@ -26,6 +26,7 @@ ADJECTIVES = {
     "A": ("agreeable", "disagreeable"),
     "N": ("neurotic", "calm"),
 }
+LORA = "LoRA with scores in the prompt"
 _DEGREES = ("slightly", "somewhat", "quite", "very", "extremely")
 _FIT = ("only slightly", "somewhat", "fairly well", "very well", "completely")
 
@@ -63,7 +64,8 @@ class Method(Protocol):
 class BareModel:
     """The base model, whatever is asked for: what every method has to move away from."""
 
-    name, neutral_is_bare = "bare", True
+    name: str = "bare"
+    neutral_is_bare: bool = True
 
     def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings) -> None:
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
@@ -241,13 +243,15 @@ class LoraAdapter(BareModel):
 
     Args:
         directory: of a PEFT adapter.
+        name: to tell several apart.
     """
 
-    name, neutral_is_bare = "LoRA with scores in the prompt", False
+    neutral_is_bare = False
 
-    def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings, directory: Path) -> None:
+    def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings, directory: Path, name: str = LORA) -> None:
         super().__init__(base, tokenizer, settings)
         self.directory = Path(directory)
+        self.name = name
         self._model: PersonalityModel | None = None
 
     def describe(self) -> str:

@@ -114,7 +114,7 @@ def summary(methods: Sequence[MethodFigures], capability: Capability | None) -> 
     head += ["fluency, 1-5", "capability", "change, points"]
     rows = []
     for method in methods:
-        found = capability.methods[method.name].mean if capability else None
+        found = _mean_share(capability, method.name)
         rows.append(
             [
                 method.name,
@@ -131,6 +131,12 @@ def summary(methods: Sequence[MethodFigures], capability: Capability | None) -> 
             ]
         )
     return head, rows
+
+
+def _mean_share(capability: Capability | None, method: str) -> Share | None:
+    """None where capability was left out, or for a method that could not sit the tasks (a model behind an API)."""
+    found = capability.methods.get(method) if capability else None
+    return found.mean if found else None
 
 
 def summary_legend(results: Results) -> str:
@@ -198,7 +204,7 @@ def _overview(
             Text(f"Only {fewest} questions for a trait: the intervals are too narrow to be trusted.", strong=True)
         )
     for method in tried:
-        share = capability.methods[method.name].mean if capability else None
+        share = _mean_share(capability, method.name)
         blocks.append(
             Cards(
                 [
