@@ -14,7 +14,7 @@ from dpg_fast.architecture import find_architecture
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, chatting
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.rows import PersonalityLike, read_rows
+from dpg_fast.model.rows import PersonalityLike, Row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
 from dpg_fast.neurons import SteeringTable
@@ -39,6 +39,7 @@ class PersonalityModel(nn.Module):
         steering: SteeringTable | None = None,
         calibration: Calibration | None = None,
         steering_options: SteeringOptions | None = None,
+        tokenizer: Any = None,
     ) -> None:
         super().__init__()
         if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
@@ -46,12 +47,12 @@ class PersonalityModel(nn.Module):
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
-        self._runtime = Runtime(base, hypernet, steering, calibration or Calibration())
+        self._tokenizer: Any = tokenizer
+        self._runtime = Runtime(base, hypernet, steering, calibration or Calibration(), self._default_tokenizer)
         self.steering_options = steering_options or SteeringOptions()
         self._trainable = [p for p in base.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
-        self._tokenizer: Any = None
         self._loaded = True
         self.training = base.training
 
@@ -84,6 +85,7 @@ class PersonalityModel(nn.Module):
         steering: SteeringTable | None = None,
         calibration: Calibration | None = None,
         steering_options: SteeringOptions | None = None,
+        tokenizer: Any = None,
     ) -> PersonalityModel:
         """Wrap a loaded model. It is changed in place until :meth:`unload`; its weights are frozen meanwhile.
 
@@ -94,6 +96,7 @@ class PersonalityModel(nn.Module):
             steering: a table of personality neurons.
             calibration: level -> strength for the table; a straight line to strength 1.0 by default.
             steering_options: generated tokens alone and no random mask by default.
+            tokenizer: for :meth:`chat` and for hypernetworks that read text; by default the one saved with the base model.
 
         Raises:
             UnsupportedArchitectureError: the model's structure is not supported.
@@ -101,7 +104,7 @@ class PersonalityModel(nn.Module):
         """
         if isinstance(hypernet, HypernetConfig):
             hypernet = HyperNetwork(hypernet, find_architecture(model).sites)
-        return cls(model, hypernet, steering, calibration, steering_options)
+        return cls(model, hypernet, steering, calibration, steering_options, tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -128,10 +131,12 @@ class PersonalityModel(nn.Module):
         return cls.load(model, directory, allow_mismatch=allow_mismatch)
 
     @classmethod
-    def load(cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False) -> PersonalityModel:
-        """Put a saved adapter on a loaded model; arguments and errors as in :meth:`from_pretrained`."""
+    def load(
+        cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False, tokenizer: Any = None
+    ) -> PersonalityModel:
+        """Put a saved adapter on a loaded model; arguments and errors as in :meth:`from_pretrained` and :meth:`from_model`."""
         parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
-        return cls(model, parts.hypernet, parts.steering, parts.calibration)
+        return cls(model, parts.hypernet, parts.steering, parts.calibration, tokenizer=tokenizer)
 
     def save_pretrained(self, directory: str | Path, *, notes: str = "", bank_dtype: torch.dtype | None = None) -> None:
         """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
@@ -166,16 +171,20 @@ class PersonalityModel(nn.Module):
         *,
         personality: PersonalityLike = None,
         steer_from: int | Tensor = 0,
+        segments: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """The base model's forward, each row with its personality. Gradients reach the hypernetwork.
 
         Args:
             input_ids: int64 [rows, length] (or ``inputs_embeds=``).
-            personality: one for all rows or a sequence with one for each; None is the base model. A float tensor [5] or
-                [rows, 5] of scores is accepted for training.
+            personality: one for all rows or a sequence with one for each; None is the base model. A `Description` is
+                accepted where the hypernetwork reads text. A float tensor [5] or [rows, 5] of scores is accepted for training.
             steer_from: position, padding included, of the first token whose neurons are steered; or int64 [rows].
                 Generation steers what it writes, not the prompt: give the prompt's length to score an answer alike.
+            segments: for packed rows, int64 [rows, length]: which of the personalities each token has (a list then gives one
+                for each segment, not for each row); -1 for none. Attention is kept apart by the ``attention_mask`` and
+                ``position_ids`` that are passed on. All tokens of such rows are steered.
             **kwargs: passed on.
 
         Raises:
@@ -184,7 +193,11 @@ class PersonalityModel(nn.Module):
         if input_ids is not None:
             kwargs["input_ids"] = input_ids
         rows, _ = _prompt_shape(kwargs)
-        with self._request(personality, rows, steer_from):
+        if segments is None:
+            with self._request(personality, rows, steer_from):
+                return self.base(**kwargs)
+        self._require_loaded()
+        with self._runtime.request(_read_segments(personality, segments), 0, segments):
             return self.base(**kwargs)
 
     @torch.no_grad()
@@ -265,6 +278,7 @@ class PersonalityModel(nn.Module):
             One text, or a list when several conversations or personalities were given.
         """
         tokenizer = tokenizer or self._default_tokenizer()
+        self._tokenizer = self._tokenizer or tokenizer
         many, prompts, personalities = chatting.prepare(conversation, personality, tokenizer, system)
         batch = chatting.encode_prompts(tokenizer, prompts, self.device)
         kwargs.setdefault("pad_token_id", chatting.padding(tokenizer, self.base))
@@ -327,12 +341,30 @@ class PersonalityModel(nn.Module):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.base.config._name_or_path)  # type: ignore[union-attr]
+            name = self.base.config._name_or_path  # type: ignore[union-attr]
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(name)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"no tokenizer was saved with the base model {name!r}; give tokenizer= to from_model(), load() or chat()"
+                ) from error
         return self._tokenizer
 
     def _require_loaded(self) -> None:
         if not self._loaded:
             raise RuntimeError("this model was unloaded; wrap the base model again")
+
+
+def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
+    count = len(personality) if isinstance(personality, (list, tuple, Tensor)) else 0
+    if segments.is_floating_point() or segments.dim() != 2 or not count:
+        raise ValueError(
+            "segments are int64 [rows, length], and personality= a list or tensor with one for each segment"
+        )
+    low, high = int(segments.min()), int(segments.max())
+    if low < -1 or high >= count:
+        raise ValueError(f"segments run from {low} to {high}, and there are {count} personalities")
+    return read_rows(personality, count)
 
 
 def _prompt_shape(kwargs: dict[str, Any]) -> tuple[int, int]:
