@@ -108,7 +108,7 @@ class HypernetConfig:
     first_layer: int = 0
     per_layer_codes: bool = False
     head: Literal["bank", "wide"] = "bank"
-    text_features: int = 16
+    text_features: int = 32
 
     def __post_init__(self) -> None:
         _whole(self.rank, "rank", 1, MAX_RANK)

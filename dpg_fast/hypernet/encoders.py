@@ -24,11 +24,11 @@ __all__ = ["Reader", "ScoresEncoder", "TextEncoder", "fit_projection"]
 
 Reader = Callable[[str, Sequence[str]], list[Tensor]]
 """(text, site names) -> float32 [d_in] of each site: its input, averaged over the text's tokens; for no names one float32 tensor
-[hidden_size]: the averaged hidden states of the middle of the model."""
+[hidden_size]: the averaged hidden states that enter the layer at 5/6 of the depth."""
 
-REFERENCE_TEXTS = 256
-_READOUT = 64  # principal components that the scores are estimated from
-_RIDGE = 5.0
+REFERENCE_TEXTS = 512
+_READOUT = 128  # principal components that the scores are estimated from
+_RIDGE = 10.0
 _REMEMBERED = 4096  # texts
 _HIDDEN_IN = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 
@@ -104,9 +104,9 @@ class TextEncoder(nn.Module):
         return rows.clone() if rows.is_inference() else rows
 
     @torch.no_grad()
-    def fit(self, count: int = REFERENCE_TEXTS, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fit the maps to `count` texts of known scores, in all wordings; takes `count` short forwards of the base model."""
-        people = reference_people(count)
+    def fit(self, count: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fit the maps to `count` texts (512) of known scores, in all wordings; each takes a short forward of the base model."""
+        people = reference_people(count or REFERENCE_TEXTS)
         scores = torch.tensor([person.scores for person in people]) / MAX_SCORE
         states: list[list[Tensor]] = []
         for number, person in enumerate(people):
@@ -146,7 +146,7 @@ class TextEncoder(nn.Module):
 def fit_projection(states: Tensor, scores: Tensor, components: int) -> tuple[Tensor, Tensor]:
     """A fixed map from averaged states to features.
 
-    The states' principal components are scaled to one deviation; the scores are estimated from the first 64 of them by ridge
+    The states' principal components are scaled to one deviation; the scores are estimated from the first 128 of them by ridge
     regression, and the first `components` are features themselves.
 
     Args:

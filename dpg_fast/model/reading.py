@@ -50,8 +50,8 @@ class BaseReader:
                 keep = _keeper(found, name)
                 hooks.callback(self._linears[name].register_forward_pre_hook(keep).remove)
             if not sites:
-                middle = decoder.layers[len(decoder.layers) // 2]
-                hooks.callback(middle.register_forward_pre_hook(_keeper(found, ""), with_kwargs=True).remove)
+                late = decoder.layers[len(decoder.layers) * 5 // 6]
+                hooks.callback(late.register_forward_pre_hook(_keeper(found, ""), with_kwargs=True).remove)
             decoder(input_ids=ids, use_cache=False)
         return [found[name] for name in (sites or ("",))]
 
