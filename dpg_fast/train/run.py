@@ -73,7 +73,11 @@ def _tell_cost(model: PersonalityModel) -> None:
 
 
 def _network(settings: TrainSettings) -> HypernetConfig:
-    return dataclasses.replace(settings.hypernet, codes=1, depth=0) if settings.plain_lora else settings.hypernet
+    if not settings.plain_lora:
+        return settings.hypernet
+    return dataclasses.replace(
+        settings.hypernet, codes=1, depth=0, encoder="scores", head="bank", per_layer_codes=False
+    )
 
 
 def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
