@@ -182,7 +182,8 @@ def _card(config: dict[str, Any], notes: str) -> str:
     if config["hypernet"] is not None:
         settings = config["hypernet"]["config"]
         lines.append(
-            f"| hypernetwork | encoder {settings['encoder']}, {settings['codes']} bank entries of rank {settings['rank']} |"
+            f"| hypernetwork | encoder {settings['encoder']}, {settings['codes']} entries of rank {settings['rank']} "
+            f"({settings['head']} head) |"
         )
     if config["neurons"] is not None:
         counts = ", ".join(f"{pole} {count}" for pole, count in config["neurons"].items())

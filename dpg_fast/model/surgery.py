@@ -96,6 +96,7 @@ class MlpAdapter:
         assert call is not None
         lora = None
         if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
+            assert call.lora_slots is not None
             y, S = self.stack.product(x)
             gate, up = y[..., : self.mlp.intermediate], y[..., self.mlp.intermediate :]
             u = lora_combine(S, call.values.codes(self.group)[0], call.lora_slots, len(self.stack.widths))

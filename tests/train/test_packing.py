@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 from dpg_fast.hypernet import encoders
 from dpg_fast.train import Row, batch_loss, collate, load_settings, run_training, text_sources
+from dpg_fast.train.attention import grouped
 from dpg_fast.train.loss import segment_mask
 from tests.model.variants import VARIANTS, personality_model
 from tests.train.test_rows_and_loss import record
@@ -28,12 +31,12 @@ def rows_of(tokenizer: Any) -> list[Row]:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "grouped"])
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_loss_and_gradients_are_those_of_separate_lines(
     kind: str, attention: str, checkpointing: bool, tiny_llama: Any, byte_tokenizer: Any
 ) -> None:
-    tiny_llama.set_attn_implementation(attention)
+    tiny_llama.set_attn_implementation("eager" if attention == "eager" else "sdpa")
     model = personality_model(tiny_llama, byte_tokenizer, VARIANTS[kind])
     assert model.hypernet is not None
     if checkpointing:
@@ -44,8 +47,9 @@ def test_loss_and_gradients_are_those_of_separate_lines(
     assert len(packed["input_ids"]) < len(rows) and packed["line"].tolist() != [0] * 4
     found = []
     for batch in (collate(rows, 0), packed):
-        total, count = batch_loss(model, batch)
-        total.backward()
+        with grouped(tiny_llama) if attention == "grouped" else nullcontext():
+            total, count = batch_loss(model, batch)
+            total.backward()
         gradients = {name: p.grad.clone() for name, p in model.hypernet.named_parameters() if p.grad is not None}
         model.hypernet.zero_grad()
         found.append((total.detach(), count, gradients))
@@ -116,8 +120,6 @@ def test_a_run_tells_its_cost_and_is_resumed(
     # as after a kill at step 4: only the first checkpoints are there
     for checkpoint in (project / "out").glob("checkpoint-*"):
         if int(checkpoint.name.split("-")[1]) > 6:
-            import shutil
-
             shutil.rmtree(checkpoint)
     again = run_training(load_settings(project / "run.yaml", changes))
     assert again == adapter and losses(project / "out") == pytest.approx(whole, rel=1e-4)
