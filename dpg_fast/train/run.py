@@ -40,6 +40,10 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     """
     arguments = trainer_arguments(settings)
     base, tokenizer = load_base(settings.model, getattr(torch, settings.dtype))
+    settings.output.mkdir(
+        parents=True, exist_ok=True
+    )  # every process looks into it, the Trainer makes it in the first alone
+    checkpoint = get_last_checkpoint(arguments.output_dir)
     with arguments.main_process_first(desc="lessons"):
         sources = load_sources(settings, base, tokenizer, progress)
     torch.manual_seed(arguments.seed)
@@ -53,7 +57,7 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
         if arguments.process_index == 0:
             _tell_cost(model)
         trainer = HypernetTrainer(model, arguments, rows, pad, pack=settings.data.pack)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
+        trainer.train(resume_from_checkpoint=checkpoint)
     if settings.plain_lora:
         return trainer.save_lora(settings.output / "lora")
     directory = settings.output / "adapter"
