@@ -1,13 +1,23 @@
-"""`Character`: which stored adapter, or blend of stored adapters, a row of a batch speaks with."""
+"""`Character`: which stored adapter, or blend of stored adapters, a row of a batch speaks with.
+
+As text a character is "@marit_oss", at a stage "@marit_oss/late", a blend "@0.7*marit_oss+0.3*anselm_voss". Names with
+other signs than letters, digits, "_", "." and "-" are written as JSON strings: @"Marit Oss"/late.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, NoReturn, overload
 
-__all__ = ["Character", "finite_number"]
+__all__ = ["Character", "check_stage", "finite_number", "mix_characters", "read_character", "write_character"]
+
+_NAME = r'"(?:[^"\\]|\\.)*"|[^\W\d][\w.-]*'
+_TERM = re.compile(rf"(?:(?P<weight>-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\*)?(?P<name>{_NAME})")
+_STAGE = re.compile(rf"/(?P<name>{_NAME})")
 
 
 def finite_number(value: object, what: str) -> float:
@@ -99,3 +109,86 @@ class Character:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self._weights),)
+
+    def to_json_value(self) -> str | dict[str, float]:
+        """The name, or name -> weight: what `Character` reads back."""
+        if len(self._weights) == 1 and self._weights[0][1] == 1.0:
+            return self._weights[0][0]
+        return dict(self._weights)
+
+
+def check_stage(character: Character | None, stage: object) -> str | None:
+    """`stage` if it may stand beside `character`.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: an empty one, no character, or a blend of several: each has stages of its own.
+    """
+    if stage is None:
+        return None
+    if not isinstance(stage, str):
+        raise TypeError(f"stage is the name of a stage, not {type(stage).__name__} ({stage!r})")
+    if not stage.strip():
+        raise ValueError("the name of the stage is empty; leave it out for none")
+    if character is None:
+        raise ValueError(f"stage={stage!r} needs a character: a stage is one of a character's life")
+    if len(character.names) != 1:
+        raise ValueError(f"stage={stage!r} belongs to one character; {character} blends {len(character.names)}")
+    return stage
+
+
+def mix_characters(parts: Iterable[tuple[float, Character | None]], count: int = 1) -> Character | None:
+    """sum of factor * character / count, weights added name by name; None is nothing, and so is a sum without weights."""
+    total: dict[str, float] = {}
+    for factor, character in parts:
+        for name, weight in character.weights if character is not None else ():
+            total[name] = total.get(name, 0.0) + factor * weight
+    return Character({name: weight / count for name, weight in total.items()}) if any(total.values()) else None
+
+
+def write_character(character: Character, stage: str | None) -> str:
+    """The text of a character and its stage, "@marit_oss/late"."""
+    terms = [_quoted(name) if weight == 1.0 else f"{weight!r}*{_quoted(name)}" for name, weight in character.weights]
+    return f"@{'+'.join(terms)}" + (f"/{_quoted(stage)}" if stage is not None else "")
+
+
+def read_character(text: str) -> tuple[Character, str | None, str]:
+    """Character, stage and the rest of a text that begins with "@".
+
+    Raises:
+        ValueError: unreadable, or a name given twice.
+    """
+    weights: dict[str, float] = {}
+    position = 1
+    while True:
+        term = _TERM.match(text, position)
+        if term is None:
+            raise ValueError(
+                f"cannot read {text[position:]!r} in {text!r}; write a character as @name, @name/stage or @0.7*one+0.3*other"
+            )
+        name = _unquoted(term["name"])
+        if name in weights:
+            raise ValueError(f"{name!r} is given twice in {text!r}")
+        weights[name] = float(term["weight"] or 1.0)
+        position = term.end()
+        if text[position : position + 1] != "+":
+            break
+        position += 1
+    stage = _STAGE.match(text, position)
+    rest = text[stage.end() if stage else position :]
+    if rest and not rest[0].isspace():
+        raise ValueError(f"cannot read {rest!r} in {text!r}; after a character comes a space, then traits")
+    return Character(weights), _unquoted(stage["name"]) if stage else None, rest
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(_NAME, name) and not name.startswith('"') else json.dumps(name, ensure_ascii=False)
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text, strict=False))
+    except ValueError as error:
+        raise ValueError(f"cannot read the name {text}: {error}") from None

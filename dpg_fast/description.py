@@ -40,7 +40,10 @@ class Description:
         if len(body) > MAX_CHARACTERS:
             raise ValueError(f"the description has {len(body)} characters; at most {MAX_CHARACTERS} are accepted")
         object.__setattr__(self, "_text", body)
-        object.__setattr__(self, "_personality", None if personality is None else Personality(personality))
+        scores = None if personality is None else Personality(personality)
+        if scores is not None and scores.character is not None:
+            raise ValueError(f"a description has scores beside it, not a character; got {scores!r}")
+        object.__setattr__(self, "_personality", scores)
 
     @property
     def text(self) -> str:

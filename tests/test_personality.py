@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -261,3 +262,103 @@ def test_character() -> None:
     for wrong in (None, 3, {3: 1}, {"a": "1"}, {"a": True}):
         with pytest.raises(TypeError):
             Character(wrong)  # type: ignore[arg-type]
+
+
+names = st.text(min_size=1).filter(str.strip)
+weights = st.floats(-3, 3).filter(bool)
+characters = st.one_of(names, st.dictionaries(names, weights, min_size=1, max_size=3))
+
+
+@given(characters, st.one_of(st.none(), names), st.one_of(st.none(), personalities))
+def test_a_character_and_a_stage_survive_every_form(
+    character: str | dict[str, float], stage: str | None, scores: Personality | None
+) -> None:
+    if isinstance(character, dict) and len(character) > 1:
+        stage = None
+    p = Personality(character=character, stage=stage)
+    if scores is not None:
+        p = Personality(scores, character=character, stage=stage)
+    assert p.character == Character(character) and p.stage == stage and p.has_scores == (scores is not None)
+    assert p.scores == (scores or Personality()).scores
+    for other in (
+        Personality(str(p)),
+        eval(repr(p)),
+        Personality.from_json(p.to_json()),
+        Personality.from_json(json.dumps(str(p))),
+        Personality(p.to_dict()),
+        pickle.loads(pickle.dumps(p)),
+        copy.deepcopy(p),
+        p.replace(),
+    ):
+        assert other == p and hash(other) == hash(p)
+
+
+def test_a_character_in_a_personality() -> None:
+    alone = Personality(character="marit_oss", stage="late")
+    both = Personality(character="marit_oss", stage="late", extraversion=3)
+    assert str(alone) == "@marit_oss/late" and str(both) == "@marit_oss/late E+3"
+    assert repr(both) == 'Personality("@marit_oss/late E+3")'
+    assert (
+        both == Personality("@marit_oss/late E+3") == Personality({"E": 3, "character": "marit_oss", "stage": "late"})
+    )
+    assert alone.to_dict() == {"character": "marit_oss", "stage": "late"}
+    assert alone != Personality("@marit_oss/late neutral") != Personality() != alone
+    assert len({alone, both, Personality("@marit_oss/early"), Personality("@marit_oss"), Personality(E=3)}) == 5
+    assert Personality('@0.5*"Marit Oss"+-1*b') == Personality(character={"Marit Oss": 0.5, "b": -1})
+    assert (
+        Personality("E+3", character="marit_oss", stage="late") == both == Personality("@marit_oss E+3", stage="late")
+    )
+    assert both.is_neutral is False and list(alone) == [0] * 5 and both.pole_scores == Personality(E=3).pole_scores
+    assert both.replace(E=1) == Personality("@marit_oss/late E+1") and alone.replace(E=0).has_scores
+    assert both.replace(character=None) == Personality(E=3) and both.replace(stage=None) == Personality(
+        "@marit_oss E+3"
+    )
+    assert both.replace(character="b") == Personality("@b E+3")
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Personality(stage="late"), "character"),
+        (lambda: Personality(character={"a": 1, "b": 1}, stage="late"), "blends 2"),
+        (lambda: Personality(character=" "), "empty"),
+        (lambda: Personality(character="a", stage=""), "empty"),
+        (lambda: Personality("@a E+3", character="b"), "twice"),
+        (lambda: Personality("@a/early", stage="late"), "twice"),
+        (lambda: Personality("@a/early E+9"), r"-5\.\.5"),
+        (lambda: Personality("@"), "@name"),
+        (lambda: Personality("@a/early+b"), "space"),
+        (lambda: Personality("@a+a"), "twice"),
+        (lambda: Personality("marit_oss"), "@name/stage"),
+        (lambda: Personality("@a/early") + Personality("@a/late"), "early, late"),
+        (lambda: Personality("@a/early").blend(Personality("@b/early"), 0.5), "blends 2"),
+    ],
+)
+def test_what_cannot_be_a_character_in_a_personality(make: Any, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        make()
+
+
+def test_characters_in_arithmetic() -> None:
+    alone, profile = Personality("@a/late"), Personality("E+4 N-2")
+    assert alone + profile == profile + alone == Personality("@a/late E+4 N-2")
+    assert profile.blend(alone, 0.25) == Personality("@0.25*a/late E+3 N-1.5")
+    assert profile.blend(alone, 1) == alone and alone.blend(profile, 1) == profile
+    assert alone * 0.5 == Personality("@0.5*a/late") and -alone == Personality("@-1*a/late")
+    assert (alone + profile) - alone == profile and alone * 0 == Personality()
+    assert Personality.mean([alone] * 49) == alone
+    assert Personality.mean([Personality("@a"), Personality("@b E+2")]) == Personality("@0.5*a+0.5*b E+1")
+
+
+def test_pydantic_field_with_a_character() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Record(pydantic.BaseModel):  # type: ignore[name-defined]
+        personality: Personality
+
+    for p in (Personality("@a/late E+3"), Personality("@a"), Personality("@0.5*a+0.5*b E+1")):
+        record = Record(personality=p)
+        assert json.loads(record.model_dump_json())["personality"] == p.to_dict()
+        assert Record.model_validate_json(record.model_dump_json()) == record
+    with pytest.raises(pydantic.ValidationError):
+        Record(personality={"character": "a", "stage": 3})

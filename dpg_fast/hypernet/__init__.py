@@ -1,12 +1,13 @@
 """Hypernetworks: from a personality or a character to LoRA weights.
 
-`HyperNetwork` generates the weights from trait scores; `StoredAdapters` holds finished LoRA adapters. Both
-are a bank of LoRA entries mixed by codes (`AdapterNetwork`).
+`HyperNetwork` generates the weights from trait scores; `StoredAdapters` holds finished LoRA adapters;
+`CombinedNetwork` is one of each, side by side. All are a bank of LoRA entries mixed by codes (`AdapterNetwork`).
 """
 
 from __future__ import annotations
 
 from dpg_fast.hypernet.bank import LoraBank
+from dpg_fast.hypernet.combined import CombinedNetwork, join_stored
 from dpg_fast.hypernet.config import HypernetConfig, Site, input_groups, select_sites, sort_sites
 from dpg_fast.hypernet.encoders import ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.network import AdapterNetwork, HyperNetwork, StoredAdapters, from_config, from_peft
@@ -17,6 +18,7 @@ from dpg_fast.hypernet.wording import WORDINGS, describe
 __all__ = [
     "WORDINGS",
     "AdapterNetwork",
+    "CombinedNetwork",
     "HyperNetwork",
     "HypernetConfig",
     "LoraBank",
@@ -32,6 +34,7 @@ __all__ = [
     "from_config",
     "from_peft",
     "input_groups",
+    "join_stored",
     "read_peft",
     "select_sites",
     "sort_sites",

@@ -91,6 +91,9 @@ class TextEncoder(nn.Module):
         Raises:
             RuntimeError: the network is on no model that could read.
         """
+        if not texts:
+            shape = (0, len(self.reads)) if self.reads else (0,)
+            return self.maps[0][0].new_zeros(*shape, 1 + len(TRAITS) + self.components)
         if not self._known and not self.fitted:
             self.fit()
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]

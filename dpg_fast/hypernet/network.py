@@ -24,10 +24,11 @@ from dpg_fast.hypernet.config import (
     sort_sites,
 )
 from dpg_fast.hypernet.encoders import Reader, ScoresEncoder, TextEncoder
-from dpg_fast.hypernet.peft_io import PeftFormatError, read_peft, write_peft
+from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
+from dpg_fast.hypernet.stage_rows import StageRows, character_files
 from dpg_fast.hypernet.trunk import Trunk, WideTrunk, mean_code_power
 from dpg_fast.hypernet.wording import describe
-from dpg_fast.personality import MAX_SCORE, TRAITS, Character, Personality
+from dpg_fast.personality import MAX_SCORE, TRAITS, Character, Personality, character_of
 
 __all__ = ["AdapterNetwork", "HyperNetwork", "StoredAdapters", "from_config", "from_peft"]
 
@@ -69,6 +70,15 @@ class AdapterNetwork(nn.Module, ABC):
             TypeError: an item of a kind that this network does not take (None, the base model, has no code).
         """
 
+    @property
+    def stages(self) -> StageRows | None:
+        """Embedding rows of the characters' stage tokens, if there are any."""
+        return None
+
+    def part_of(self, item: Any) -> Any:
+        """What of a row's item this network has a code for; None for nothing."""
+        return item
+
     @abstractmethod
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a, b) of scores [N, 5]; see `HyperNetwork.scores_to_codes`."""
@@ -94,8 +104,14 @@ class AdapterNetwork(nn.Module, ABC):
         base_model: str | os.PathLike[str],
         dtype: torch.dtype = torch.float32,
         overwrite: bool = False,
+        fingerprint: dict[str, Any] | None = None,
+        tokenizer: Any = None,
     ) -> Path:
-        """Write the LoRA adapter of one item as a PEFT directory; see `peft_io.write_peft` for the rest."""
+        """Write the LoRA adapter of one item as a PEFT directory; see `peft_io.write_peft` for the rest.
+
+        With a single character that has stages go its trained token rows, `character.json` (with the base model's
+        `fingerprint`, if it is given) and, if the base model's `tokenizer` is given, that with the stage tokens added.
+        """
         return write_peft(
             directory,
             self.materialise(item),
@@ -103,6 +119,7 @@ class AdapterNetwork(nn.Module, ABC):
             base_model=base_model,
             dtype=dtype,
             overwrite=overwrite,
+            **character_files(self.stages, item, str(base_model), fingerprint, tokenizer),
         )
 
     def randomize_(self, generator: torch.Generator | None = None, std: float = 0.02) -> AdapterNetwork:
@@ -174,6 +191,8 @@ class HyperNetwork(AdapterNetwork):
         for item in items:
             if not isinstance(item, (Personality, Description)):
                 raise TypeError(_wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
+            if isinstance(item, Personality) and item.character is not None:
+                raise ValueError(f"{item} names a stored adapter, and this hypernetwork has none")
             if (refusal := self.refuses(item)) is not None:
                 raise ValueError(refusal)
         if self.config.encoder == "scores":
@@ -181,7 +200,7 @@ class HyperNetwork(AdapterNetwork):
         texts = [describe(item) if isinstance(item, Personality) else item.text for item in items]
         return self._from_features(self._text_features(texts, items))
 
-    def refuses(self, item: Personality | Description) -> str | None:
+    def refuses(self, item: object) -> str | None:
         """Why this network cannot give that item weights, or None when it can."""
         if self.config.encoder in ("scores", "both") and isinstance(item, Description) and item.personality is None:
             return (
@@ -206,6 +225,11 @@ class HyperNetwork(AdapterNetwork):
         return self.codes([Personality.from_scores(row) for row in scores.detach().tolist()])
 
     forward = scores_to_codes
+
+    def part_of(self, item: Any) -> Any:
+        if isinstance(item, Personality) and item.character is not None:
+            return item.replace(character=None) if item.has_scores else None
+        return None if isinstance(item, Character) else item
 
     def to_config(self) -> dict[str, Any]:
         return self._config_dict()
@@ -249,12 +273,15 @@ class StoredAdapters(AdapterNetwork):
         config: sizes, `encoder="stored"`, `codes` = number of names.
         sites: the adapted layers, all used.
         names: one for each bank entry, in order.
+        stages: embedding rows of the stage tokens of tuned characters, or None.
 
     Raises:
         ValueError: repeated or empty names, a number of names other than `codes`, or another encoder.
     """
 
-    def __init__(self, config: HypernetConfig, sites: Iterable[Site], names: Sequence[str]) -> None:
+    def __init__(
+        self, config: HypernetConfig, sites: Iterable[Site], names: Sequence[str], stages: StageRows | None = None
+    ) -> None:
         super().__init__()
         if config.encoder != "stored":
             raise ValueError(f'StoredAdapters need encoder="stored", not {config.encoder!r}')
@@ -268,19 +295,22 @@ class StoredAdapters(AdapterNetwork):
             raise ValueError(f"{len(self.names)} names for {config.codes} bank entries")
         self.config = config
         self.bank = LoraBank(select_sites(sites, config.targets), config.rank, config.codes)
+        self.stage_rows = stages
 
-    def codes(self, items: Sequence[Character] | Tensor) -> tuple[Tensor, Tensor]:
+    def codes(self, items: Sequence[Character | Personality] | Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a [N, K], b [N, K]), float32, of N characters.
 
         Raises:
-            TypeError: an item that is not a Character.
+            TypeError: an item that is not a Character, nor a Personality that is one alone.
             ValueError: a name that is not stored; the message lists those that are.
         """
         if isinstance(items, Tensor):
             return self.scores_to_codes(items)
         a = torch.zeros(len(items), len(self.names), dtype=torch.float32)
         b = torch.zeros_like(a)
-        for row, item in enumerate(items):
+        for row, found in enumerate(items):
+            alone = isinstance(found, Personality) and not found.has_scores
+            item = found.character if isinstance(found, Personality) and alone else found
             if not isinstance(item, Character):
                 raise TypeError(_wrong_kind(item, "Character", "this model holds stored adapters"))
             for name, weight in item.weights:
@@ -297,7 +327,15 @@ class StoredAdapters(AdapterNetwork):
         raise TypeError("stored adapters are chosen by Character, not by trait scores")
 
     def to_config(self) -> dict[str, Any]:
-        return {**self._config_dict(), "names": list(self.names)}
+        stages = {"stages": self.stages.to_config()} if self.stages is not None else {}
+        return {**self._config_dict(), "names": list(self.names), **stages}
+
+    @property
+    def stages(self) -> StageRows | None:
+        return self.stage_rows
+
+    def part_of(self, item: Any) -> Any:
+        return character_of(item)
 
 
 def _wrong_kind(item: object, wanted: str, why: str) -> str:
@@ -315,7 +353,11 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
     Raises:
         ValueError: a missing or unknown field, or a layer that the base model lacks or has in another size.
     """
-    unknown = sorted(set(values) - {"config", "sites", "names"})
+    if "characters" in values:
+        from dpg_fast.hypernet.combined import combined_from_config  # it is made of the networks of this module
+
+        return combined_from_config(values, sites)
+    unknown = sorted(set(values) - {"config", "sites", "names", "stages"})
     missing = sorted({"config", "sites"} - set(values))
     if unknown or missing:
         raise ValueError(f"not a network's configuration: unknown {unknown}, missing {missing}")
@@ -335,7 +377,8 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
     if config.encoder == "stored":
         if "names" not in values:
             raise ValueError("not a stored network's configuration: missing ['names']")
-        return StoredAdapters(config, own, values["names"])
+        stages = StageRows.from_config(values["stages"]) if "stages" in values else None
+        return StoredAdapters(config, own, values["names"], stages)
     return HyperNetwork(config, own)
 
 
@@ -351,7 +394,7 @@ def from_peft(
     are padded with zeros; a layer that an adapter does not change gets zeros.
 
     Args:
-        adapters: name -> local PEFT directory; or one directory, named after itself.
+        adapters: name -> local PEFT directory; or one directory, named after the tuned character in it or itself.
         exact_blends: give each adapter rank rows of its own, so that blends are exact sums of the adapters'
             changes, at the cost of a rank that is the sum of the ranks instead of the largest.
         allow_mismatch: accept adapters that state different base models.
@@ -360,13 +403,21 @@ def from_peft(
         FileNotFoundError, PeftFormatError: see `peft_io.read_peft`.
         ValueError: no adapters, different base models, more than 64 adapters, or a rank above 64.
     """
-    if isinstance(adapters, (str, os.PathLike)):
-        adapters = {Path(adapters).resolve().name: adapters}
-    if not adapters:
+    if not isinstance(adapters, (str, os.PathLike)):
+        return from_read({n: read_peft(d) for n, d in adapters.items()}, exact_blends, allow_mismatch)
+    adapter = read_peft(adapters)
+    name = adapter.card.character if adapter.card is not None else Path(adapters).resolve().name
+    return from_read({name: adapter}, exact_blends, allow_mismatch)
+
+
+def from_read(
+    read: Mapping[str, PeftAdapter], exact_blends: bool = False, allow_mismatch: bool = False
+) -> StoredAdapters:
+    """`from_peft` for adapters that are read already."""
+    if not read:
         raise ValueError("no adapters given")
-    if len(adapters) > MAX_CODES:
-        raise ValueError(f"{len(adapters)} adapters; a bank holds at most {MAX_CODES}")
-    read = {name: read_peft(directory) for name, directory in adapters.items()}
+    if len(read) > MAX_CODES:
+        raise ValueError(f"{len(read)} adapters; a bank holds at most {MAX_CODES}")
     bases = {name: adapter.base_model for name, adapter in read.items() if adapter.base_model is not None}
     if len(set(bases.values())) > 1 and not allow_mismatch:
         stated = ", ".join(f"{name}: {base}" for name, base in bases.items())
@@ -389,7 +440,8 @@ def from_peft(
         raise ValueError(f"{how}; at most {MAX_RANK} is supported")
 
     config = HypernetConfig(rank=rank, codes=len(read), alpha=float(rank), encoder="stored")
-    network = StoredAdapters(config, sites.values(), tuple(read))
+    staged = {n: (a.card, a.tokens, a.embedding) for n, a in read.items() if a.card is not None}
+    network = StoredAdapters(config, sites.values(), tuple(read), StageRows.read(staged))
     with torch.no_grad():
         for site in network.sites:
             network.bank.A(site).zero_()

@@ -6,10 +6,8 @@ import json
 import math
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dpg_fast.files import replace_directory
+from dpg_fast.stages import CARD_FILE, CharacterCard, read_card
+
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<site>.+)\.(?P<side>lora_[AB])\.weight")
+_TOKENS = ".token_adapter.trainable_tokens_delta"  # whole rows, not differences, in spite of the name
 
 # Fields that change nothing about what a saved adapter computes, or that are read below.
-_READ = frozenset({"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"})
+_READ = frozenset(
+    {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
+) | {"trainable_token_indices"}
 _HARMLESS = frozenset(
     {
         *(
@@ -44,7 +48,6 @@ _HARMLESS = frozenset(
 _WHY = {
     "use_dora": "DoRA adapters",
     "modules_to_save": "fully trained modules",
-    "trainable_token_indices": "trained token embeddings",
     "target_parameters": "LoRA on bare parameters (such as fused experts)",
     "lora_bias": "trained LoRA biases",
     "layer_replication": "replicated layers",
@@ -66,10 +69,16 @@ class PeftAdapter:
     Attributes:
         pairs: module name in the base model -> (A [r, in_features], B [out_features, r]), float32.
         base_model: the base model's name or path as the adapter states it, or None.
+        card: of a tuned character, its `character.json`; None of other adapters.
+        tokens: id -> trained embedding row [width], float32, of the card's stage tokens.
+        embedding: path of the embedding that the rows belong to; empty without rows.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
     base_model: str | None
+    card: CharacterCard | None = None
+    tokens: dict[int, Tensor] = field(default_factory=dict)
+    embedding: str = ""
 
 
 def write_peft(
@@ -80,6 +89,9 @@ def write_peft(
     base_model: str | os.PathLike[str],
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
+    tokens: Mapping[int, Tensor] | None = None,
+    embedding: str = "",
+    more: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a PEFT LoRA adapter that `PeftModel.from_pretrained` loads. The directory appears whole or not at
     all.
@@ -91,6 +103,9 @@ def write_peft(
         base_model: written as `base_model_name_or_path`.
         dtype: floating dtype of the stored weights.
         overwrite: replace an existing directory.
+        tokens: id -> embedding row [width] of trained tokens (`trainable_token_indices`).
+        embedding: path of the embedding module that they belong to.
+        more: puts other files into the directory before it appears.
 
     Returns:
         The directory's path.
@@ -128,37 +143,35 @@ def write_peft(
         "alpha_pattern": {},
         "target_modules": list(pairs),  # whole module names, so that no other layer matches
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    fresh = target.with_name(f".{target.name}.{mark}.new")
-    old = target.with_name(f".{target.name}.{mark}.old")
-    fresh.mkdir()
-    try:
+    if tokens:
+        ids = sorted(tokens)
+        rows = torch.stack([tokens[number].detach() for number in ids])
+        tensors[f"{_PREFIX}{embedding}{_TOKENS}"] = rows.to("cpu", dtype).contiguous()
+        config["trainable_token_indices"] = {embedding.rpartition(".")[2]: ids}
+
+    def write(fresh: Path) -> None:
         save_file(tensors, fresh / _WEIGHTS, metadata={"format": "pt"})
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
+        if more is not None:
+            more(fresh)
+
+    replace_directory(target, write)
     return target
 
 
 def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
     """Read a PEFT LoRA directory.
 
-    Handled: lora_alpha, rslora, rank_pattern, alpha_pattern, any floating dtype.
+    Handled: lora_alpha, rslora, rank_pattern, alpha_pattern, any floating dtype; of a tuned character (`character.json`), the
+    trained rows of its stage tokens.
 
     Raises:
         FileNotFoundError: no such directory, or a file of it is missing.
+        ValueError: a `character.json` that `read_card` refuses.
         PeftFormatError: not LoRA on linear layers, or a feature that cannot be expressed as B (A x): DoRA,
         biases,
-            modules_to_save, trained tokens, an initialisation that changes the base weights (PiSSA, OLoRA,
+            modules_to_save, trained tokens that are not the stage tokens of a `character.json`, stage tokens without their
+            rows, an initialisation that changes the base weights (PiSSA, OLoRA,
             ...), or a field not known here that is set.
     """
     folder = Path(directory)
@@ -171,7 +184,10 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
             hint = "; adapter_model.bin is a pickle and is not read: save the adapter again as safetensors"
         raise FileNotFoundError(f"{folder} has no {_WEIGHTS}{hint}")
     _refuse_unsupported(config, folder)
-    sides = _sort_tensors(load_file(folder / _WEIGHTS), folder)
+    tensors = load_file(folder / _WEIGHTS)
+    card = read_card(folder) if (folder / CARD_FILE).is_file() else None
+    tokens, embedding = _take_tokens(tensors, config, card, folder)
+    sides = _sort_tensors(tensors, folder)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for site, found in sides.items():
         if set(found) != {"lora_A", "lora_B"}:
@@ -183,7 +199,36 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
                 f"A [r, in] and B [out, r], are supported"
             )
         pairs[site] = (a, b * _scaling(config, site, a.shape[0], folder))
-    return PeftAdapter(pairs, config.get("base_model_name_or_path") or None)
+    return PeftAdapter(pairs, config.get("base_model_name_or_path") or None, card, tokens, embedding)
+
+
+def _take_tokens(
+    tensors: dict[str, Tensor], config: dict[str, Any], card: CharacterCard | None, folder: Path
+) -> tuple[dict[int, Tensor], str]:
+    """Take the trained token rows out of `tensors`: id -> row, and the embedding's path."""
+    stated = config.get("trainable_token_indices") or []
+    groups = list(stated.values()) if isinstance(stated, dict) else [stated] if stated else []
+    wanted = {number: token for token, number in card.tokens.items()} if card is not None else {}
+    keys = [key for key in tensors if key.endswith(_TOKENS)]
+    rows = [tensors.pop(key) for key in keys]
+    if len(groups) > 1 or len(rows) > 1:
+        raise PeftFormatError(f"{folder}: trained tokens of several embeddings are not supported")
+    ids = [int(number) for number in groups[0]] if groups else []
+    other = sorted(set(ids) - set(wanted))
+    if other:
+        what = f"they are not stage tokens of its {CARD_FILE}" if card is not None else f"there is no {CARD_FILE}"
+        raise PeftFormatError(f"{folder}: trained token embeddings {other} are not supported: {what}")
+    found = rows[0].float() if rows else torch.empty(0, 0)
+    if found.dim() != 2 or len(found) != len(ids):
+        raise PeftFormatError(f"{folder}: {len(ids)} trained tokens, but rows of shape {list(found.shape)}")
+    missing = [f"{token} (id {number})" for number, token in wanted.items() if number not in ids]
+    if missing:
+        raise PeftFormatError(
+            f"{folder}: {CARD_FILE} names the stage tokens {', '.join(missing)}, whose trained embedding rows are not in the "
+            "adapter; without them the character has no stages (was it saved without trainable_token_indices?)"
+        )
+    path = keys[0].removeprefix(_PREFIX).removesuffix(_TOKENS) if keys else ""
+    return {number: found[i] for i, number in enumerate(ids)}, path
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def write(
     if hypernet is not None:
         config["hypernet"] = hypernet.to_config()
         state = {
-            key: value.detach().to("cpu", bank_dtype if key.startswith("bank.") else None).contiguous()
+            key: value.detach().to("cpu", bank_dtype if re.search(r"(^|\.)bank\.", key) else None).contiguous()
             for key, value in hypernet.state_dict().items()
         }
         write_atomically(directory / HYPERNET, lambda temporary: save_file(state, temporary))
@@ -180,11 +181,16 @@ def _card(config: dict[str, Any], notes: str) -> str:
     lines.append("Gives each row of a batch its own Big Five personality, five numbers from -5 to 5.")
     lines += ["", "| part | contents |", "|---|---|"]
     if config["hypernet"] is not None:
-        settings = config["hypernet"]["config"]
-        lines.append(
-            f"| hypernetwork | encoder {settings['encoder']}, {settings['codes']} entries of rank {settings['rank']} "
-            f"({settings['head']} head) |"
-        )
+        networks = [config["hypernet"]] if "config" in config["hypernet"] else list(config["hypernet"].values())
+        for network in networks:
+            settings = network["config"]
+            size = f"{settings['codes']} {settings.get('head', 'bank')} entries of rank {settings['rank']}"
+            if "names" in network:
+                stages = [f"{name}/{stage}" for name, stage, *_ in network.get("stages", {}).get("tokens", [])]
+                named = ", ".join(network["names"]) + (f" (stages: {', '.join(stages)})" if stages else "")
+                lines.append(f"| stored characters | {named}; {size} |")
+            else:
+                lines.append(f"| hypernetwork | encoder {settings['encoder']}, {size} |")
     if config["neurons"] is not None:
         counts = ", ".join(f"{pole} {count}" for pole, count in config["neurons"].items())
         lines.append(f"| personality neurons (NPTI, arXiv 2410.12327) | {counts} |")

@@ -7,12 +7,65 @@ from typing import Any
 
 from torch import Tensor
 
+from dpg_fast.hypernet.stage_rows import with_special_tokens
+from dpg_fast.model.rows import read_rows
+from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.prompting import Message, chat_prompt, encode_prompts
+from dpg_fast.stages import label_messages
 
-__all__ = ["Message", "encode_prompts", "padding", "prepare"]
+__all__ = ["Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
 
 
-def prepare(conversation: Any, personality: Any, tokenizer: Any, system: str | None) -> tuple[bool, list[str], Any]:
+class StageTokenizer:
+    """A tokenizer that also knows the stage tokens of a model's characters, each by a name of its own.
+
+    Args:
+        tokenizer: of the base model; it is copied.
+        stages: of the model.
+    """
+
+    def __init__(self, tokenizer: Any, stages: StageEmbedding) -> None:
+        self.stages = stages
+        self.names = {
+            (t.character, t.stage): f"<|stage {i}: {t.character}/{t.stage}|>" for i, t in enumerate(stages.rows.tokens)
+        }
+        self.tokenizer = with_special_tokens(tokenizer, list(self.names.values()))
+
+    def label(self, messages: Sequence[Message], item: object) -> list[Message]:
+        """The conversation with the token of the item's stage before every user turn.
+
+        Raises:
+            ValueError: no user turn, or a text that holds a stage token: it would choose the stage.
+        """
+        stage = stage_of(item)
+        for message in messages:
+            for name in self.names.values():
+                if name in message["content"]:
+                    raise ValueError(f"a message holds the text {name!r}, which stands for a stage")
+        return label_messages(messages, self.names[stage] if stage is not None else None)
+
+    def own_ids(self, ids: Sequence[int]) -> list[int]:
+        """Ids of `tokenizer` with those that the model has for the stage tokens."""
+        own = {
+            self.tokenizer.convert_tokens_to_ids(name): self.stages.token_id(*key) for key, name in self.names.items()
+        }
+        return [own.get(index, index) for index in ids]
+
+    def encode(self, prompts: Sequence[str], device: Any) -> Any:
+        """As `encode_prompts`, with the ids that the model has for the stage tokens."""
+        batch = encode_prompts(self.tokenizer, prompts, device)
+        found = batch["input_ids"]
+        ids = found.clone()
+        for (character, stage), name in self.names.items():
+            own = self.tokenizer.convert_tokens_to_ids(name)
+            ids[found == own] = self.stages.token_id(character, stage)
+        batch["input_ids"] = ids
+        return batch
+
+
+def prepare(
+    conversation: Any, personality: Any, tokenizer: Any, system: str | None, stages: StageTokenizer | None = None
+) -> tuple[bool, list[str], Any]:
     """(whether a list was asked for, prompts, personality for them).
 
     Raises:
@@ -24,6 +77,9 @@ def prepare(conversation: Any, personality: Any, tokenizer: Any, system: str | N
     per_row = isinstance(personality, (list, tuple)) or (isinstance(personality, Tensor) and personality.dim() == 2)
     if per_row and not several:
         conversations = conversations * len(personality)
+    if stages is not None:
+        items = read_rows(personality, len(conversations))
+        conversations = [stages.label(messages, item) for messages, item in zip(conversations, items, strict=True)]
     prompts = [chat_prompt(tokenizer, messages, system=system) for messages in conversations]
     if not prompts:
         raise ValueError("there is no conversation to answer")

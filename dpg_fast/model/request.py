@@ -22,12 +22,14 @@ class Call(NamedTuple):
         steer_slots: int32 [T], or None when no token is steered.
         values: the slots' contents.
         mask: of the neurons that are added to, or None for all.
+        stages: whether the tokens may be stage tokens, beyond the base's vocabulary.
     """
 
     lora_slots: Tensor | None
     steer_slots: Tensor | None
     values: SlotValues
     mask: RandomMask | None = None
+    stages: bool = False
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Request:
         options: of the steering.
         segments: int64 [rows, length], the personality (0 to n - 1, -1 for none) of each token of a packed forward; None
             where each row has one.
+        stages: whether prompts may hold stage tokens.
+        widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
     """
 
     row_slots: Tensor
@@ -51,6 +55,8 @@ class Request:
     steering: bool
     steer_from: int | Tensor
     options: SteeringOptions = field(default_factory=SteeringOptions)
+    stages: bool = False
+    widen: int = 0
     segments: Tensor | None = None
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -71,25 +77,26 @@ class Request:
         slots = self._repeat(rows // n, length)
         lora = slots if self.lora else None
         if not self.steering:
-            return Call(lora, None, self.values)
+            return Call(lora, None, self.values, stages=self.stages)
         mask = self._mask()
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
             if past >= start:
-                return Call(lora, slots, self.values, mask)
+                return Call(lora, slots, self.values, mask, self.stages)
             if past + length <= start:
-                return Call(lora, None, self.values)
+                return Call(lora, None, self.values, stages=self.stages)
         position = past + torch.arange(length, device=slots.device)
         first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
-        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask)
+        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask, self.stages)
 
     def _bind_segments(self, segments: Tensor, rows: int, length: int) -> Call:
         if segments.shape != (rows, length):
             raise ValueError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
         none = self.row_slots.new_full((1,), -1)
         slots = torch.cat([self.row_slots, none])[segments.reshape(-1)]  # -1 is the last
-        return Call(slots if self.lora else None, slots if self.steering else None, self.values, self._mask())
+        lora, steered = (slots if wanted else None for wanted in (self.lora, self.steering))
+        return Call(lora, steered, self.values, self._mask(), self.stages)
 
     def _mask(self) -> RandomMask | None:
         keep = self.options.random_mask

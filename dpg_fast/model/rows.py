@@ -53,6 +53,11 @@ def scores_of(item: object) -> Personality | None:
     return item if isinstance(item, Personality) else None
 
 
+def is_profile(item: object) -> bool:
+    """Whether a hypernetwork or neurons have to act for an item: a Description, or a Personality with scores."""
+    return isinstance(item, Description) or (isinstance(item, Personality) and item.has_scores)
+
+
 def _from_tensor(scores: Tensor) -> Personality | list[Personality]:
     if not scores.is_floating_point() or scores.dim() not in (1, 2) or scores.shape[-1] != 5:
         raise ValueError(f"scores are a float tensor [5] or [rows, 5], got {scores.dtype} {list(scores.shape)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.description import Description
-from dpg_fast.hypernet import AdapterNetwork, HyperNetwork, StoredAdapters
+from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
+from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import CallState, Request, tokens_in_cache
-from dpg_fast.model.rows import PersonalityLike, Row, read_rows, scores_of
+from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
+from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
 from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES, Character, Personality
+from dpg_fast.personality import POLES, character_of
 
 
 class Speaking:
@@ -62,6 +64,7 @@ class Runtime:
     Attributes:
         calibration: level -> steering strength; read at every call.
         options: of the steering; read at every call.
+        stages: the stage tokens of the characters, or None.
         checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
     """
 
@@ -97,13 +100,21 @@ class Runtime:
         self._trunk: list[nn.Parameter] = []
         if hypernet is not None:
             hypernet.to(next(iter(devices)))
-            self._trunk = [p for name, p in hypernet.named_parameters() if not name.startswith("bank.")]
+            banked = {id(p) for p in hypernet.bank.parameters()}
+            self._trunk = [p for p in hypernet.parameters() if id(p) not in banked]
         scale = hypernet.config.scale if hypernet is not None else 1.0
         names = {site.name for site in sites}
         groups = hypernet.groups if hypernet is not None else None
         self._groups = len(set(groups.values())) if groups is not None else 0
         self._surgery = Surgery(architecture, self._state, names, scale, steering is not None, groups)
+        rows = hypernet.stages if hypernet is not None else None
+        try:
+            self.stages = StageEmbedding(base, rows, self._state) if rows is not None else None
+        except BaseException:
+            self._surgery.undo()
+            raise
         self._networks = [part for part in hypernet.modules() if isinstance(part, HyperNetwork)] if hypernet else []
+        self._tokenizer = tokenizer
         for network in self._networks:
             network.reader = BaseReader(base, architecture.linears, self._state, tokenizer)
         self._wide = hypernet is not None and hypernet.config.head == "wide"
@@ -114,6 +125,7 @@ class Runtime:
         self._steering_device: torch.device | None = None
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
+        self._compile_options: dict[str, Any] | None = None
         self._patch_forward()
 
     def undo(self) -> None:
@@ -121,12 +133,31 @@ class Runtime:
         self._surgery.undo()
         for network in self._networks:
             network.reader = None
+        if self.stages is not None:
+            self.stages.undo()
         del self.base.__dict__["forward"]
 
+    def again(self, hypernet: AdapterNetwork | None) -> Runtime:
+        """After :meth:`undo`: the same changes with another network."""
+        made = Runtime(self.base, hypernet, self.steering, self.calibration, self._tokenizer)
+        made.options = self.options
+        if self._compile_options is not None:
+            made.compile(**self._compile_options)
+        return made
+
     @contextmanager
-    def request(self, items: Sequence[Row], steer_from: int | Tensor, segments: Tensor | None = None) -> Iterator[None]:
+    def request(
+        self,
+        items: Sequence[Row],
+        steer_from: int | Tensor,
+        generates: bool = False,
+        segments: Tensor | None = None,
+    ) -> Iterator[None]:
         """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``, or, with
         ``segments`` int64 [rows, length], token t the personality ``items[segments[t]]``.
+
+        ``generates``: with stage tokens in the prompt, logits get a column of -inf for each, so that what looks up the
+        prompt's ids in them (a repetition penalty) finds them.
 
         Raises:
             ValueError: the model has nothing that could give one of them.
@@ -145,6 +176,8 @@ class Runtime:
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
             speaking.request.segments = segments
+            if generates and speaking.request.stages and self.stages is not None:
+                speaking.request.widen = len(self.stages.rows.tokens)
             yield
 
     @contextmanager
@@ -154,7 +187,8 @@ class Runtime:
             table = self._prepare()
             slots = self._acquire(table, items)
             row_slots = self._row_slots(items, slots, table.values.strengths.device)
-            request = Request(row_slots, table.values, self.hypernet is not None, steers, steer_from, self.options)
+            lora = self.hypernet is not None
+            request = Request(row_slots, table.values, lora, steers, steer_from, self.options, has_stages(items))
             self._live[id(request)] = request
         speaking = Speaking(self, request, slots)
         try:
@@ -182,6 +216,7 @@ class Runtime:
             speaking.slots = slots
             stayed = table.values is before
             request.values = table.values
+            request.stages = request.stages or has_stages(items)
         return stayed
 
     def _acquire(self, table: SlotTable, items: Sequence[Row]) -> dict[Row, int]:
@@ -214,31 +249,41 @@ class Runtime:
             values = SlotValues.make(*values[:3])
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
-        return Request(row_slots, values, True, steers, steer_from, self.options)
+        return Request(row_slots, values, True, steers, steer_from, self.options, has_stages(items))
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
 
     def check_items(self, items: Sequence[Row]) -> None:
         """Raises ValueError when the model has nothing that could give one of the personalities."""
-        personalities = {item for item in items if isinstance(item, (Personality, Description))}
-        characters = {item for item in items if isinstance(item, Character)}
-        if self.hypernet is None and self.steering is None:
+        network = self.hypernet
+        if network is None and self.steering is None:
             raise ValueError(
                 "this model has neither a hypernetwork nor personality neurons, so a personality would have no effect; "
                 "load an adapter, or give from_model() a hypernet= or steering="
             )
-        if characters and not isinstance(self.hypernet, StoredAdapters):
-            raise ValueError(f"{next(iter(characters))} names a stored adapter, and this model has none")
-        if isinstance(self.hypernet, HyperNetwork):
-            for item in personalities:
-                if (refusal := self.hypernet.refuses(item)) is not None:
+        for item in items:
+            character, staged = character_of(item), stage_of(item)
+            if character is not None and not isinstance(network, (StoredAdapters, CombinedNetwork)):
+                raise ValueError(f"{character} names a stored adapter, and this model has none")
+            if staged is not None:
+                if self.stages is None:
+                    raise ValueError(no_stage(*staged, []))
+                self.stages.token_id(*staged)
+        generated = {item for item in items if is_profile(item)}
+        profile = network.profile if isinstance(network, CombinedNetwork) else network
+        if isinstance(profile, HyperNetwork):
+            for item in generated:
+                if (refusal := profile.refuses(item)) is not None:
                     raise ValueError(refusal)
-        elif personalities:
+        elif generated:
             if self.steering is None:
-                raise ValueError("this model holds stored adapters only: give Character(name), not a Personality")
+                raise ValueError(
+                    "this model holds stored adapters only, which know no scores: give Character(name) or "
+                    "Personality(character=name), not a Personality with scores"
+                )
             usable = set(self.steering.poles)
-            for item in personalities:
+            for item in generated:
                 scores = scores_of(item)
                 if scores is None:
                     raise ValueError(
@@ -260,18 +305,17 @@ class Runtime:
         if self.hypernet is None:
             empty = torch.zeros(len(items), 0, device=device)
             return SlotValues(empty, empty, strengths.to(device))
-        kind = Character if isinstance(self.hypernet, StoredAdapters) else (Personality, Description)
-        taken = [item for item in items if isinstance(item, kind)]
-        codes_a, codes_b = self.hypernet.codes(taken)
+        parts = [self.hypernet.part_of(item) for item in items]
+        codes_a, codes_b = self.hypernet.codes([part for part in parts if part is not None])
         if self._wide:
             bank, groups = self.hypernet.bank, self.hypernet.groups
             pairs = bank.materialise_all(codes_a, codes_b, groups, self._compute_dtype())
             codes = one_hot(len(items), device)
             return SlotValues(codes, codes, strengths.to(device), pairs=pairs)
-        if len(taken) < len(items):  # stored adapters beside personalities that only steer neurons: those have code 0
-            rows = torch.tensor([isinstance(item, kind) for item in items]).nonzero().flatten().to(device)
+        if any(part is None for part in parts):  # stored adapters beside personalities that only steer neurons: code 0
+            rows = torch.tensor([part is not None for part in parts]).nonzero().flatten().to(device)
             codes_a, codes_b = (
-                code.new_zeros(len(items), code.shape[1]).index_copy(0, rows, code) for code in (codes_a, codes_b)
+                code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (codes_a, codes_b)
             )
         if self._groups:
             codes_a, codes_b = (code.transpose(0, 1).contiguous() for code in (codes_a, codes_b))
@@ -355,6 +399,7 @@ class Runtime:
 
     def compile(self, **options: Any) -> None:
         """Run the base model's forward through ``torch.compile(**options)``, all of it inside the compiled region."""
+        self._compile_options = options
         self._inner_forward = torch.compile(self._original_forward, **options)
 
     def _patch_forward(self) -> None:
@@ -375,9 +420,17 @@ class Runtime:
             with state.lock:
                 state.call = call
                 try:
-                    return self._inner_forward(*args, **kwargs)
+                    output = self._inner_forward(*args, **kwargs)
                 finally:
                     state.call = None
+            if request is not None and request.widen:
+                output.logits = torch.nn.functional.pad(output.logits, (0, request.widen), value=-math.inf)
+            return output
 
         forward.dpg_state = state  # type: ignore[attr-defined]
         self.base.forward = forward  # type: ignore[method-assign]
+
+
+def has_stages(items: Sequence[Row]) -> bool:
+    """Whether a row speaks at a stage, so that prompts may hold stage tokens."""
+    return any(stage_of(item) is not None for item in items)

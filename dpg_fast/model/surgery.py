@@ -223,7 +223,7 @@ class Surgery:
         self._plan_stacks(sites - inside)
         for module, mixin, part in patches:
             original = type(module)
-            module.__class__ = _subclass(mixin, original)
+            module.__class__ = subclass_with(mixin, original)
             module.dpg_adapter = part  # type: ignore[assignment]
             self._changed.append((module, original))
 
@@ -337,7 +337,8 @@ def _tied_weights(architecture: Architecture) -> set[int]:
 _subclasses: dict[tuple[type, type], type] = {}
 
 
-def _subclass(mixin: type, original: type) -> type:
+def subclass_with(mixin: type, original: type) -> type:
+    """``original`` with ``mixin`` in front; always the same class for the same two."""
     key = (mixin, original)
     if key not in _subclasses:
         name = f"{mixin.__name__}{original.__name__}"

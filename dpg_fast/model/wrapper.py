@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
-from dpg_fast.model import artifact, chatting
+from dpg_fast.model import artifact, characters, chatting
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.fingerprint import fingerprint
 from dpg_fast.model.rows import PersonalityLike, Row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
+from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
 from dpg_fast.neurons import SteeringTable
+from dpg_fast.personality import Character, Personality
 
 
 class PersonalityModel(nn.Module):
@@ -53,6 +56,7 @@ class PersonalityModel(nn.Module):
         self._trainable = [p for p in base.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
+        self._stage_tokenizer: tuple[Any, int, chatting.StageTokenizer] | None = None
         self._loaded = True
         self.training = base.training
 
@@ -86,6 +90,9 @@ class PersonalityModel(nn.Module):
         calibration: Calibration | None = None,
         steering_options: SteeringOptions | None = None,
         tokenizer: Any = None,
+        characters: characters.Directories | None = None,
+        exact_blends: bool = False,
+        allow_mismatch: bool = False,
     ) -> PersonalityModel:
         """Wrap a loaded model. It is changed in place until :meth:`unload`; its weights are frozen meanwhile.
 
@@ -97,6 +104,7 @@ class PersonalityModel(nn.Module):
             calibration: level -> strength for the table; a straight line to strength 1.0 by default.
             steering_options: generated tokens alone and no random mask by default.
             tokenizer: for :meth:`chat` and for hypernetworks that read text; by default the one saved with the base model.
+            characters, exact_blends, allow_mismatch: as in :meth:`add_characters`.
 
         Raises:
             UnsupportedArchitectureError: the model's structure is not supported.
@@ -104,7 +112,48 @@ class PersonalityModel(nn.Module):
         """
         if isinstance(hypernet, HypernetConfig):
             hypernet = HyperNetwork(hypernet, find_architecture(model).sites)
-        return cls(model, hypernet, steering, calibration, steering_options, tokenizer)
+        made = cls(model, hypernet, steering, calibration, steering_options, tokenizer)
+        if characters is not None:
+            try:
+                made.add_characters(characters, exact_blends=exact_blends, allow_mismatch=allow_mismatch)
+            except BaseException:
+                made.unload()
+                raise
+        return made
+
+    def add_characters(
+        self, directories: characters.Directories, *, exact_blends: bool = False, allow_mismatch: bool = False
+    ) -> None:
+        """Put tuned characters beside what the model has; rows then ask for `Personality(character=name, stage=...)`.
+
+        Not while calls are running, or after gradient checkpointing was enabled. A compiled forward is compiled again.
+
+        Args:
+            directories: name -> PEFT LoRA directory, such as training writes: with `character.json` and rows for its stage
+                tokens, or any other adapter of this base, which then has no stages.
+            exact_blends: blends of several characters are exact sums, at the cost of more rank (see
+                :func:`dpg_fast.hypernet.from_peft`). A character with a Big Five profile is an exact sum in any case.
+            allow_mismatch: accept adapters of another base model.
+
+        Raises:
+            FileNotFoundError, PeftFormatError: a directory that is not such an adapter, or whose stage tokens are missing.
+            ValueError: an adapter of another base, a name that is taken, or more than one bank can hold.
+        """
+        self._require_loaded()
+        if self._runtime.checkpointing:
+            raise ValueError("add the characters before gradient checkpointing is enabled")
+        stored = characters.read_characters(
+            self.base, directories, exact_blends=exact_blends, allow_mismatch=allow_mismatch
+        )
+        network = characters.add_to(self.hypernet, stored, exact_blends=exact_blends)
+        self._runtime.undo()
+        try:
+            self._runtime = self._runtime.again(network)
+        except BaseException:
+            self._runtime = self._runtime.again(self.hypernet)
+            raise
+        self.hypernet = network
+        self._stage_tokenizer = None
 
     @classmethod
     def from_pretrained(
@@ -193,11 +242,15 @@ class PersonalityModel(nn.Module):
         if input_ids is not None:
             kwargs["input_ids"] = input_ids
         rows, _ = _prompt_shape(kwargs)
-        if segments is None:
-            with self._request(personality, rows, steer_from):
-                return self.base(**kwargs)
-        self._require_loaded()
-        with self._runtime.request(_read_segments(personality, segments), 0, segments):
+        items = self._items(personality, rows) if segments is None else _read_segments(personality, segments)
+        if segments is not None:
+            self._require_loaded()
+            steer_from = 0
+            if any(stage_of(item) is not None for item in items):
+                raise ValueError("packed rows take no stages")
+        elif kwargs.get("past_key_values") is None:
+            self._check_stages(items, kwargs)
+        with self._runtime.request(items, steer_from, segments=segments):
             return self.base(**kwargs)
 
     @torch.no_grad()
@@ -223,7 +276,7 @@ class PersonalityModel(nn.Module):
 
         Raises:
             ValueError: the number of personalities is not the number of rows; or the model has nothing that could give it
-                the personality asked for.
+                the personality asked for; or a row's stage has no token in its prompt (:meth:`prompts` puts it there).
             TypeError: something that is not a personality.
         """
         steer_tokens = steer_tokens or self.steering_options.tokens
@@ -231,7 +284,9 @@ class PersonalityModel(nn.Module):
         if inputs is not None:
             kwargs["inputs"] = inputs
         rows, length = _prompt_shape(kwargs)
-        with self._request(personality, rows, length if steer_tokens == "decode" else 0):
+        items = self._items(personality, rows)
+        self._check_stages(items, kwargs)
+        with self._runtime.request(items, length if steer_tokens == "decode" else 0, generates=True):
             return self.base.generate(**kwargs)  # type: ignore[operator]
 
     def speaking(
@@ -279,14 +334,82 @@ class PersonalityModel(nn.Module):
         """
         tokenizer = tokenizer or self._default_tokenizer()
         self._tokenizer = self._tokenizer or tokenizer
-        many, prompts, personalities = chatting.prepare(conversation, personality, tokenizer, system)
-        batch = chatting.encode_prompts(tokenizer, prompts, self.device)
+        many, batch, personalities = self._prompts(conversation, personality, tokenizer, system)
         kwargs.setdefault("pad_token_id", chatting.padding(tokenizer, self.base))
         output = self.generate(**batch, personality=personalities, **kwargs)
         sequences = output if isinstance(output, Tensor) else output.sequences
         texts = tokenizer.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         answers = [text.strip() for text in texts]
         return answers if many or len(answers) != 1 else answers[0]
+
+    def prompts(
+        self,
+        conversation: str | Sequence[chatting.Message] | Sequence[Sequence[chatting.Message]] | Sequence[str],
+        *,
+        personality: PersonalityLike = None,
+        tokenizer: Any = None,
+        system: str | None = None,
+    ) -> Any:
+        """What :meth:`chat` gives to :meth:`generate`: ``input_ids`` and ``attention_mask`` [rows, length], padded on the left.
+
+        Rows whose personality has a stage have its token before every user turn, as in training. Its id lies beyond the base
+        model's vocabulary (see :meth:`stage_token_id`); it is never generated.
+        """
+        tokenizer = tokenizer or self._default_tokenizer()
+        return self._prompts(conversation, personality, tokenizer, system)[1]
+
+    def stage_token_id(self, personality: Personality) -> int:
+        """The id that stands for a personality's stage in prompts.
+
+        Raises:
+            ValueError: it has no stage, or the model no such stage.
+        """
+        self._runtime.check_items([personality])
+        stage = stage_of(personality)
+        if stage is None or self._runtime.stages is None:
+            raise ValueError(f"{personality} has no stage")
+        return self._runtime.stages.token_id(*stage)
+
+    def stage_tokenizer(self, tokenizer: Any) -> chatting.StageTokenizer | None:
+        """``tokenizer`` with the stage tokens of the model's characters, for prompts of one's own; None without stages."""
+        stages = self._runtime.stages
+        if stages is None:
+            return None
+        kept = self._stage_tokenizer
+        if kept is None or kept[0] is not tokenizer or kept[1] != len(tokenizer):
+            kept = self._stage_tokenizer = (tokenizer, len(tokenizer), chatting.StageTokenizer(tokenizer, stages))
+        return kept[2]
+
+    def to_peft(
+        self,
+        personality: Personality | Character,
+        directory: str | Path,
+        *,
+        tokenizer: Any = None,
+        dtype: torch.dtype = torch.float32,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write what the hypernetwork and the characters make of a personality as a PEFT LoRA directory.
+
+        A single character keeps its stages: trained token rows, `character.json` and, with the base model's ``tokenizer``, the
+        tokenizer with the stage tokens. A blend of several has none. Neuron steering is not in it.
+
+        Raises:
+            FileExistsError: the directory exists and ``overwrite`` is false.
+            ValueError: no hypernetwork or characters, or none that could give the personality.
+        """
+        self._require_loaded()
+        if self.hypernet is None:
+            raise ValueError("this model has neither a hypernetwork nor characters, so there are no weights to write")
+        return self.hypernet.to_peft(
+            personality,
+            directory,
+            base_model=str(getattr(self.base.config, "_name_or_path", "") or ""),
+            dtype=dtype,
+            overwrite=overwrite,
+            fingerprint=fingerprint(self.base),
+            tokenizer=tokenizer,
+        )
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compile the base model's forward in place: ``torch.compile(**options)``, ``fullgraph=True`` included.
@@ -331,11 +454,27 @@ class PersonalityModel(nn.Module):
             self.hypernet._apply(keep_dtype, recurse)
         return self
 
-    def _request(
-        self, personality: PersonalityLike, rows: int, steer_from: int | Tensor
-    ) -> AbstractContextManager[None]:
+    def _items(self, personality: PersonalityLike, rows: int) -> list[Row]:
         self._require_loaded()
-        return self._runtime.request(read_rows(personality, rows), steer_from)
+        return read_rows(personality, rows)
+
+    def _check_stages(self, items: Sequence[Row], kwargs: dict[str, Any]) -> None:
+        if any(stage_of(item) is not None for item in items):
+            self._runtime.check_items(items)
+            assert self._runtime.stages is not None  # or the check above had refused the stage
+            ids = kwargs.get("input_ids", kwargs.get("inputs"))
+            self._runtime.stages.check_prompt(items, ids)
+
+    def _prompts(
+        self, conversation: Any, personality: Any, tokenizer: Any, system: str | None
+    ) -> tuple[bool, Any, Any]:
+        """(whether a list was asked for, encoded prompts, personality for them)."""
+        grown = self.stage_tokenizer(tokenizer)
+        if grown is None:
+            many, texts, personalities = chatting.prepare(conversation, personality, tokenizer, system)
+            return many, chatting.encode_prompts(tokenizer, texts, self.device), personalities
+        many, texts, personalities = chatting.prepare(conversation, personality, grown.tokenizer, system, grown)
+        return many, grown.encode(texts, self.device), personalities
 
     def _default_tokenizer(self) -> Any:
         if self._tokenizer is None:

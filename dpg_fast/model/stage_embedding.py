@@ -1,0 +1,136 @@
+"""Stage tokens in a served model: ids beyond the base's vocabulary, whose embeddings are the characters' own rows.
+
+The base's embedding and output layers keep their weights and sizes; a tied output layer never sees the added rows. Nothing that
+is generated can be a stage token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.hypernet.stage_rows import StageRows
+from dpg_fast.model.request import CallState
+from dpg_fast.model.surgery import subclass_with
+from dpg_fast.personality import Personality
+
+__all__ = ["StageEmbedding", "stage_of"]
+
+
+def stage_of(item: object) -> tuple[str, str] | None:
+    """(character, stage) of a row's item; None for items without a stage."""
+    if not isinstance(item, Personality) or item.stage is None or item.character is None:
+        return None
+    return item.character.names[0], item.stage
+
+
+class StageTokenEmbedding(nn.Module):
+    """Mixin put in front of the embedding's class."""
+
+    dpg_stages: StageEmbedding
+
+    def forward(self, ids: Tensor) -> Tensor:
+        stages = self.dpg_stages
+        call = stages.state.call
+        if call is None or not call.stages:
+            return super().forward(ids)  # type: ignore[misc,no-any-return]
+        first = stages.vocabulary
+        own = super().forward(ids.clamp(max=first - 1))  # type: ignore[misc]
+        added = F.embedding((ids - first).clamp(min=0), stages.rows_like(own))
+        return torch.where((ids >= first).unsqueeze(-1), added, own)
+
+
+class StageEmbedding:
+    """The change to the base model's embedding, until `undo`.
+
+    Args:
+        base: a Hugging Face causal LM.
+        rows: of the characters' stage tokens.
+        state: says whether a running call has stage tokens.
+
+    Attributes:
+        vocabulary: rows of the base's own embedding; stage token i has the id `vocabulary` + i.
+
+    Raises:
+        ValueError: rows of another width than the embedding's.
+        UnsupportedArchitectureError: an embedding that is more than rows and one factor.
+    """
+
+    def __init__(self, base: Any, rows: StageRows, state: CallState) -> None:
+        embedding = base.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):
+            raise UnsupportedArchitectureError(
+                f"{type(embedding).__name__} is not an embedding that stage tokens can join"
+            )
+        if embedding.embedding_dim != rows.rows.shape[1]:
+            raise ValueError(
+                f"the characters' stage tokens have {rows.rows.shape[1]} features, the model's embedding has "
+                f"{embedding.embedding_dim}"
+            )
+        self.rows = rows
+        self.state = state
+        self.vocabulary = embedding.num_embeddings
+        scale = getattr(embedding, "embed_scale", 1.0)
+        self.scale = float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
+        self._check(embedding)
+        self._module: nn.Module = embedding
+        self._original = type(embedding)
+        embedding.__class__ = subclass_with(StageTokenEmbedding, self._original)
+        embedding.dpg_stages = self  # type: ignore[assignment]
+        self._copy: Tensor | None = None
+
+    def undo(self) -> None:
+        """Give the embedding its own class back."""
+        self._module.__class__ = self._original
+        del self._module.__dict__["dpg_stages"]
+
+    def token_id(self, character: str, stage: str) -> int:
+        """The id that stands for a stage in prompts; ValueError for a stage that is not there."""
+        return self.vocabulary + self.rows.index(character, stage)
+
+    def rows_like(self, y: Tensor) -> Tensor:
+        """The rows as the embedding would give them, in the dtype and on the device of ``y``."""
+        if self._copy is None or self._copy.dtype != y.dtype or self._copy.device != y.device:
+            # Rounded to the embedding's dtype before the factor, as the embedding's own rows are.
+            self._copy = self.rows.rows.to(y.device, y.dtype) * self.scale
+        return self._copy
+
+    def check_prompt(self, items: Sequence[object], ids: Tensor | None) -> None:
+        """Refuse a prompt without the stage token that its row asks for: the stage would have no effect.
+
+        Args:
+            items: one for each row.
+            ids: int64 [rows, length], or None for a prompt given as embeddings.
+
+        Raises:
+            ValueError: so.
+        """
+        wanted = [(row, found) for row, found in enumerate(map(stage_of, items)) if found is not None]
+        if not wanted:
+            return
+        if ids is None:
+            raise ValueError("a stage is a token of the prompt: give input_ids, not inputs_embeds")
+        numbers = torch.tensor([self.token_id(*found) for _, found in wanted], device=ids.device)
+        there = (ids[[row for row, _ in wanted]] == numbers[:, None]).any(dim=1).tolist()
+        for (row, (character, stage)), number, present in zip(wanted, numbers.tolist(), there, strict=True):
+            if not present:
+                raise ValueError(
+                    f"row {row} asks for stage {stage!r} of {character}, but its token (id {number}) is not in the prompt; use "
+                    "chat() or prompts(), which put it before each user turn"
+                )
+
+    def _check(self, embedding: nn.Embedding) -> None:
+        if embedding.weight.device.type == "meta":
+            return
+        with torch.no_grad():
+            found = embedding(torch.zeros(1, dtype=torch.long, device=embedding.weight.device))[0]
+            expected = embedding.weight[0] * self.scale
+        if not torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-6):
+            raise UnsupportedArchitectureError(
+                f"{type(embedding).__name__} does more than look up rows, so stage tokens cannot join it"
+            )
