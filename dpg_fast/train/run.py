@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,8 +15,9 @@ from transformers import TrainingArguments
 from dpg_fast.assess.evaluation.methods import score_text
 from dpg_fast.base_models import load_base
 from dpg_fast.data.records import DialogueRecord, read_records
-from dpg_fast.hypernet import HypernetConfig, HyperNetwork
+from dpg_fast.hypernet import HypernetConfig, HyperNetwork, TextEncoder
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.cost import hypernet_cost, time_to_generate
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.lessons import load_lessons, make_lessons
 from dpg_fast.train.resume import claim, last_whole_checkpoint
@@ -48,14 +50,16 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
         claim(settings, base)
         sources = load_sources(settings, base, tokenizer, progress)
     torch.manual_seed(arguments.seed)
-    model = PersonalityModel.from_model(base, hypernet=_network(settings))
+    model = PersonalityModel.from_model(base, hypernet=_network(settings), tokenizer=tokenizer)
     if settings.plain_lora:
         assert isinstance(model.hypernet, HyperNetwork)
         model.hypernet.trunk.requires_grad_(False)  # its one code stays the constant 1
     rows = Rows(sources, settings.data.visits, arguments.seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with grouped(base) if settings.grouped_attention else nullcontext():
-        trainer = HypernetTrainer(model, arguments, rows, pad)
+        if arguments.process_index == 0:
+            _tell_cost(model)
+        trainer = HypernetTrainer(model, arguments, rows, pad, pack=settings.data.pack)
         trainer.train(resume_from_checkpoint=checkpoint)
     if settings.plain_lora:
         return trainer.save_lora(settings.output / "lora")
@@ -64,8 +68,23 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     return directory
 
 
+def _tell_cost(model: PersonalityModel) -> None:
+    """Print what the hypernetwork costs; its text encoder is fitted on the way."""
+    assert isinstance(model.hypernet, HyperNetwork)
+    begin = time.perf_counter()
+    if isinstance(model.hypernet.encoder, TextEncoder) and not model.hypernet.encoder.fitted:
+        model.hypernet.encoder.fit()
+        print(f"text encoder fitted in {time.perf_counter() - begin:.0f} s", flush=True)
+    milliseconds = 1000 * time_to_generate(model)
+    print(f"{hypernet_cost(model.hypernet)}; {milliseconds:.1f} ms measured until one is ready", flush=True)
+
+
 def _network(settings: TrainSettings) -> HypernetConfig:
-    return dataclasses.replace(settings.hypernet, codes=1, depth=0) if settings.plain_lora else settings.hypernet
+    if not settings.plain_lora:
+        return settings.hypernet
+    return dataclasses.replace(
+        settings.hypernet, codes=1, depth=0, encoder="scores", head="bank", per_layer_codes=False
+    )
 
 
 def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
