@@ -343,19 +343,9 @@ def _told(respondents: list[Any], through: Through, adapter: str | None) -> list
 
 def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
     """A `PersonalityModel` and its tokenizer."""
-    from dpg_fast.base_models import BUNDLED, load_base
-    from dpg_fast.demo import adapter_directory
-    from dpg_fast.model import PersonalityModel
-    from dpg_fast.smollm2 import find_gguf
+    from dpg_fast.base_models import load_wrapped
 
-    base, tokenizer = load_base(name, dtype)
-    if adapter is None:
-        return PersonalityModel(base), tokenizer
-    if adapter != BUNDLED:
-        return PersonalityModel.load(base, adapter), tokenizer
-    # the package's table was made on the packaged weights; the Hub's are the same model before 4-bit quantisation
-    allow = name == BUNDLED and find_gguf() is None
-    return PersonalityModel.load(base, adapter_directory(), allow_mismatch=allow), tokenizer
+    return load_wrapped(name, adapter, dtype)
 
 
 def _administer(

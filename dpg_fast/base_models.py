@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,3 +26,38 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     return model.to(device).eval(), AutoTokenizer.from_pretrained(name)
+
+
+def load_wrapped(
+    name: str,
+    adapter: str | None,
+    dtype: torch.dtype = torch.float32,
+    characters: Mapping[str, Path] | None = None,
+) -> tuple[Any, Any]:
+    """A `PersonalityModel` and its tokenizer.
+
+    Args:
+        name: of the base model, as for `load_base`.
+        adapter: directory or Hub id; ``"smollm2"`` is the package's table of neurons; None gives no personality.
+        characters: name -> directory of tuned characters to put beside it.
+
+    Raises:
+        OSError: there is no such model, adapter or character.
+        ValueError: the adapter or a character was made for another base.
+    """
+    from dpg_fast.demo import adapter_directory
+    from dpg_fast.model import PersonalityModel
+    from dpg_fast.smollm2 import find_gguf
+
+    base, tokenizer = load_base(name, dtype)
+    if adapter is None:
+        model = PersonalityModel(base)
+    elif adapter != BUNDLED:
+        model = PersonalityModel.load(base, adapter)
+    else:
+        # the package's table was made on the packaged weights; the Hub's are the same model before 4-bit quantisation
+        allow = name == BUNDLED and find_gguf() is None
+        model = PersonalityModel.load(base, adapter_directory(), allow_mismatch=allow)
+    if characters:
+        model.add_characters(characters)
+    return model, tokenizer

@@ -44,6 +44,13 @@ class StageTokenizer:
                     raise ValueError(f"a message holds the text {name!r}, which stands for a stage")
         return label_messages(messages, self.names[stage] if stage is not None else None)
 
+    def own_ids(self, ids: Sequence[int]) -> list[int]:
+        """Ids of `tokenizer` with those that the model has for the stage tokens."""
+        own = {
+            self.tokenizer.convert_tokens_to_ids(name): self.stages.token_id(*key) for key, name in self.names.items()
+        }
+        return [own.get(index, index) for index in ids]
+
     def encode(self, prompts: Sequence[str], device: Any) -> Any:
         """As `encode_prompts`, with the ids that the model has for the stage tokens."""
         batch = encode_prompts(self.tokenizer, prompts, device)

@@ -355,6 +355,16 @@ class PersonalityModel(nn.Module):
             raise ValueError(f"{personality} has no stage")
         return self._runtime.stages.token_id(*stage)
 
+    def stage_tokenizer(self, tokenizer: Any) -> chatting.StageTokenizer | None:
+        """``tokenizer`` with the stage tokens of the model's characters, for prompts of one's own; None without stages."""
+        stages = self._runtime.stages
+        if stages is None:
+            return None
+        kept = self._stage_tokenizer
+        if kept is None or kept[0] is not tokenizer or kept[1] != len(tokenizer):
+            kept = self._stage_tokenizer = (tokenizer, len(tokenizer), chatting.StageTokenizer(tokenizer, stages))
+        return kept[2]
+
     def to_peft(
         self,
         personality: Personality | Character,
@@ -444,14 +454,10 @@ class PersonalityModel(nn.Module):
         self, conversation: Any, personality: Any, tokenizer: Any, system: str | None
     ) -> tuple[bool, Any, Any]:
         """(whether a list was asked for, encoded prompts, personality for them)."""
-        stages = self._runtime.stages
-        if stages is None:
+        grown = self.stage_tokenizer(tokenizer)
+        if grown is None:
             many, texts, personalities = chatting.prepare(conversation, personality, tokenizer, system)
             return many, chatting.encode_prompts(tokenizer, texts, self.device), personalities
-        kept = self._stage_tokenizer
-        if kept is None or kept[0] is not tokenizer or kept[1] != len(tokenizer):
-            kept = self._stage_tokenizer = (tokenizer, len(tokenizer), chatting.StageTokenizer(tokenizer, stages))
-        grown = kept[2]
         many, texts, personalities = chatting.prepare(conversation, personality, grown.tokenizer, system, grown)
         return many, grown.encode(texts, self.device), personalities
 

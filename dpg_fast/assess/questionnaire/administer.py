@@ -33,9 +33,10 @@ from dpg_fast.assess.questionnaire.session import (
     Respondent,
     Session,
 )
-from dpg_fast.assess.questionnaire.whole_texts import TextReader, common_length
+from dpg_fast.assess.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
+from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.prompting import chat_prompt
 
 Progress = Callable[[int, int], None]
@@ -129,7 +130,7 @@ class _Asker:
         self.model, self.tokenizer, self.session = model, tokenizer, session
         self.checkpoint, self.progress = checkpoint, progress
         self.settings, self.inventory = session.settings, session.inventory
-        self._prompts: dict[tuple[int, str, str | None], tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
+        self._prompts: dict[tuple[Any, ...], tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
         base = model.base if isinstance(model, PersonalityModel) else model
         self._last_only = "logits_to_keep" in inspect.signature(base.forward).parameters
         constrained = self.settings.method == "generate" and self.settings.constrained
@@ -173,11 +174,11 @@ class _Asker:
         first = max(0, place - self.settings.context)
         earlier = [self._said(respondent, form, p) for p in range(first, place)]
         if earlier:
-            ids, before, options = self._encode(form, place, earlier, respondent.system)
+            ids, before, options = self._encode(form, place, earlier, respondent)
         else:  # the same prompt serves all respondents
-            key = (form.number, item.id, respondent.system)
+            key = (form.number, item.id, respondent.system, stage_of(respondent.personality))
             if key not in self._prompts:
-                self._prompts[key] = self._encode(form, place, (), respondent.system)
+                self._prompts[key] = self._encode(form, place, (), respondent)
             ids, before, options = self._prompts[key]
         return _Task(respondent, form, item, ids, before, options)
 
@@ -194,11 +195,16 @@ class _Asker:
         return form.labels[form.option_order.index(rating)]
 
     def _encode(
-        self, form: Form, place: int, earlier: Sequence[str], system: str | None
+        self, form: Form, place: int, earlier: Sequence[str], respondent: Respondent
     ) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
         turns = form_texts.messages(self.inventory, form, place, earlier)
-        prompt = chat_prompt(self.tokenizer, turns, system=system)
-        return encode_with_options(self.tokenizer, prompt, self.settings.prefill, form.labels)
+        grown = grown_tokenizer(self.model, self.tokenizer, respondent.personality)
+        if grown is None:
+            prompt = chat_prompt(self.tokenizer, turns, system=respondent.system)
+            return encode_with_options(self.tokenizer, prompt, self.settings.prefill, form.labels)
+        prompt = chat_prompt(grown.tokenizer, grown.label(turns, respondent.personality), system=respondent.system)
+        ids, before, options = encode_with_options(grown.tokenizer, prompt, self.settings.prefill, form.labels)
+        return tuple(grown.own_ids(ids)), before, options
 
     def _ask(self, tasks: Sequence[_Task]) -> None:
         answers = self.session.answers
@@ -221,9 +227,9 @@ class _Asker:
                 yield partial(answer, todo[start : start + size])
             return
         # Prompts of one form begin alike: that part runs once for each respondent, and its cache serves all items.
-        groups: dict[tuple[int, str | None], dict[str, list[_Task]]] = {}
+        groups: dict[tuple[Any, ...], dict[str, list[_Task]]] = {}
         for task in todo:
-            place = (task.form.number, task.respondent.system)
+            place = (task.form.number, task.respondent.system, stage_of(task.respondent.personality))
             groups.setdefault(place, {}).setdefault(task.respondent.label, []).append(task)
         for people in groups.values():
             lists = sorted(people.values(), key=len)

@@ -32,8 +32,9 @@ from dpg_fast.assess.questionnaire.forms import Form
 from dpg_fast.assess.questionnaire.inventory import Inventory, Item
 from dpg_fast.assess.questionnaire.session import AdministrationSettings, Answer, Respondent
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.chatting import padding
+from dpg_fast.model.chatting import StageTokenizer, padding
 from dpg_fast.model.rows import Row
+from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.prompting import chat_prompt
 
 #: questions about what is, and what is not, true of the respondent; a form takes one pair
@@ -62,6 +63,13 @@ class TextRow:
     ids: tuple[int, ...]
     length: int
     personality: Row = None
+
+
+def grown_tokenizer(model: Any, tokenizer: Any, personality: Row) -> StageTokenizer | None:
+    """The tokenizer with stage tokens for somebody whose personality has a stage; None for everybody else."""
+    if stage_of(personality) is None or not isinstance(model, PersonalityModel):
+        return None
+    return model.stage_tokenizer(tokenizer)
 
 
 class TextReader:
@@ -151,8 +159,15 @@ class TextReader:
         return np.array([self._kept[frame, text] for text in texts])
 
     def _row(self, person: Respondent, asked: str, text: str) -> TextRow:
-        prompt = chat_prompt(self.tokenizer, [{"role": "user", "content": asked}], system=person.system)
-        before, whole = self._encode(prompt), self._encode(prompt + text)
+        turns = [{"role": "user", "content": asked}]
+        grown = grown_tokenizer(self.model, self.tokenizer, person.personality)
+        if grown is None:
+            prompt = chat_prompt(self.tokenizer, turns, system=person.system)
+            before, whole = self._encode(prompt), self._encode(prompt + text)
+        else:
+            prompt = chat_prompt(grown.tokenizer, grown.label(turns, person.personality), system=person.system)
+            parts = grown.tokenizer([prompt, prompt + text], add_special_tokens=False)["input_ids"]
+            before, whole = (tuple(grown.own_ids(ids)) for ids in parts)
         # where the tokenizer joins the seam, the text begins with the joined token
         start = common_length(before, whole)
         if start == len(whole):

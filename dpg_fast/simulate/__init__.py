@@ -1,0 +1,1 @@
+"""Conversations between simulated people: scenarios, who speaks next, batched generation, transcripts, comparison."""

@@ -1,0 +1,180 @@
+"""Transcripts: dialogue records as JSON Lines, Markdown, and an HTML page with the readings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..assess.reporting import charts
+from ..assess.reporting.page import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, number, write_page
+from ..assess.reporting.sections import software
+from ..data.records import DialogueRecord, Turn, write_records
+from ..files import write_text
+from ..personality import Trait
+from .conversation import Conversation
+from .run import Simulation
+from .scenario import Scenario
+
+DIALOGUES, TRANSCRIPT = "dialogues.jsonl", "transcript.md"
+_SHOWN = 4  # conversations of a scenario on the page
+SOURCE = "simulate:"
+
+
+def record_of(conversation: Conversation) -> DialogueRecord:
+    """The conversation as a record: the scenario's first speaker is the assistant, everybody has a name."""
+    scenario = conversation.scenario
+    first = scenario.speakers[0]
+    return DialogueRecord(
+        messages=[
+            Turn(
+                role="assistant" if said.speaker == 0 else "user", content=said.text, name=scenario.names[said.speaker]
+            )
+            for said in conversation.said
+        ],
+        personality=None if first.personality is None else first.personality.scores,
+        character=first.name,
+        stage=first.stage,
+        source=f"{SOURCE}{conversation.key}",
+    )
+
+
+def write_transcripts(
+    simulation: Simulation, scenarios: Sequence[Scenario], directory: Path, about: Mapping[str, Any], judge: str | None
+) -> Path:
+    """Write ``dialogues.jsonl``, ``transcript.md``, ``report.html`` with ``report.json`` and pictures; the page's path.
+
+    Args:
+        about: the run's settings, shown on the page.
+        judge: its own description, if there were readings.
+
+    Raises:
+        ImportError: matplotlib or jinja2 is missing.
+    """
+    write_records(directory / DIALOGUES, (record_of(c) for c in simulation.conversations))
+    write_text(directory / TRANSCRIPT, _markdown(simulation, scenarios, judge))
+    sections = [_section(simulation, scenario, directory, judge is not None) for scenario in scenarios]
+    if judge is not None:
+        sections.append(Section("Judge", [Text(judge)]))
+    sections.append(Section("Settings", [Settings({**about, "software": software()})]))
+    count = len(simulation.conversations)
+    page = Page(
+        title="Simulated conversations",
+        subtitle=f"{len(scenarios)} scenarios, {count} conversations",
+        lead="What models said to each other. Readings of personality are a judge's, turn by turn."
+        if judge
+        else "What models said to each other.",
+        sections=sections,
+        data={"about": dict(about), "scenarios": [s.model_dump(mode="json") for s in scenarios], "judge": judge}
+        | {"readings": _readings(simulation, scenarios)},
+    )
+    return write_page(page, directory)
+
+
+def _readings(simulation: Simulation, scenarios: Sequence[Scenario]) -> dict[str, Any]:
+    return {
+        scenario.name: {
+            name: {
+                trait.value: value
+                for trait in Trait
+                if np.isfinite(value := simulation.mean(scenario.name, place, trait))
+            }
+            for place, name in enumerate(scenario.names)
+        }
+        for scenario in scenarios
+    }
+
+
+def speaks(scenario: Scenario, place: int) -> str:
+    """By whom or what a speaker is played, in words."""
+    speaker = scenario.speakers[place]
+    parts = [
+        f"{speaker.character}, {speaker.stage}" if speaker.stage else speaker.character,
+        None if speaker.personality is None else str(speaker.personality),
+        None if speaker.endpoint is None else f"{speaker.endpoint.model} over an API",
+        "with a persona text" if speaker.persona else None,
+    ]
+    return "; ".join(filter(None, parts)) or "the base model"
+
+
+def reading_text(reading: Mapping[Trait, float]) -> str:
+    """ "O +1.2 C -0.3", OCEAN order."""
+    return " ".join(f"{trait.letter} {reading[trait]:+.1f}" for trait in Trait if trait in reading)
+
+
+def _markdown(simulation: Simulation, scenarios: Sequence[Scenario], judge: str | None) -> str:
+    parts = ["# Simulated conversations"]
+    for scenario in scenarios:
+        parts.append(f"## {scenario.name}")
+        parts += [text for text in (scenario.about, scenario.setting) if text]
+        parts.append("\n".join(f"- {_plain(n)}: {_plain(speaks(scenario, i))}" for i, n in enumerate(scenario.names)))
+        for place, conversation in enumerate(simulation.conversations):
+            if conversation.scenario.name != scenario.name:
+                continue
+            parts.append(f"### Seed {conversation.seed}")
+            for turn, said in enumerate(conversation.said):
+                reading = reading_text(simulation.readings.get((place, turn), {}))
+                note = f" ({reading})" if reading else ""
+                parts.append(f"**{_plain(scenario.names[said.speaker])}**{note}: {_plain(said.text)}")
+    if judge is not None:
+        parts += ["## Judge", _plain(judge)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(text: str) -> str:
+    """On one line; what Markdown or HTML would read as its own is escaped."""
+    line = " ".join(text.split())
+    for sign in "\\`*_[]<>#|":
+        line = line.replace(sign, f"\\{sign}")
+    return line
+
+
+def _section(simulation: Simulation, scenario: Scenario, directory: Path, judged: bool) -> Section:
+    own = [(i, c) for i, c in enumerate(simulation.conversations) if c.scenario.name == scenario.name]
+    blocks: list[Any] = [Text(text) for text in (scenario.about, scenario.setting) if text]
+    head = ["speaker", "who speaks", "turns", "words a turn"]
+    rows = []
+    for place, name in enumerate(scenario.names):
+        texts = [said.text for _, c in own for said in c.said if said.speaker == place]
+        words = float(np.mean([len(t.split()) for t in texts])) if texts else float("nan")
+        means = [number(simulation.mean(scenario.name, place, t), "{:+.1f}") for t in Trait] if judged else []
+        rows.append([name, speaks(scenario, place), str(len(texts)), number(words, "{:.1f}"), *means])
+    caption = "Mean readings over all turns of all conversations" if judged else ""
+    blocks.append(Table([*head, *([t.letter for t in Trait] if judged else [])], rows, caption, left=2))
+    if judged and simulation.readings:
+        scores = {name: _scores(simulation, own, place) for place, name in enumerate(scenario.names)}
+        scores = {name: table for name, table in scores.items() if np.isfinite(table).any()}
+        if scores:
+            file = f"{scenario.name}.png"
+            charts.turns(scores, directory / file)
+            caption = "Readings turn by turn. Thin lines: conversations; thick lines: mean of each speaker."
+            blocks.append(Picture(file, f"Readings of {scenario.name}", caption))
+    for place, conversation in own[:_SHOWN]:
+        quotes = [
+            Quote(
+                scenario.names[said.speaker],
+                said.text,
+                note=reading_text(simulation.readings.get((place, turn), {})),
+            )
+            for turn, said in enumerate(conversation.said)
+        ]
+        blocks += [Text(f"Seed {conversation.seed}", strong=True), Quotes(quotes)]
+    if len(own) > _SHOWN:
+        blocks.append(Text(f"{len(own) - _SHOWN} more conversations are in {TRANSCRIPT}."))
+    return Section(scenario.name, blocks)
+
+
+def _scores(simulation: Simulation, own: Sequence[tuple[int, Conversation]], speaker: int) -> np.ndarray:
+    """[conversations, the speaker's turns, 5], nan where there is no reading."""
+    rows = [
+        [simulation.readings.get((place, turn), {}) for turn, said in enumerate(c.said) if said.speaker == speaker]
+        for place, c in own
+    ]
+    found = np.full((len(rows), max(1, *map(len, rows), 1), len(Trait)), np.nan)
+    for i, row in enumerate(rows):
+        for j, reading in enumerate(row):
+            for trait, value in reading.items():
+                found[i, j, trait.position] = value
+    return found
