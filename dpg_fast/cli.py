@@ -38,15 +38,16 @@ def demo(
     personality: Annotated[
         list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=1024, help="Length of each answer.")] = 60,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=1024, help="Length of each answer.")] = 48,
     output: Annotated[Path, typer.Option(help="Picture of the scores.")] = Path("dpg_fast_demo.png"),
     speed: Annotated[bool, typer.Option(help="Measure the time per step against the bare model and PEFT.")] = True,
+    way: Annotated[str, typer.Option(help="neurons, hypernetwork, both (at once), or all three in turn.")] = "all",
 ) -> None:
     """Let SmolLM2-135M answer one question as several people in one batch; judge, time and plot the answers."""
     from dpg_fast.demo import run_demo
 
     try:
-        run_demo(question, personality, max_new_tokens, output, speed)
+        run_demo(question, personality, max_new_tokens, output, speed, way)
     except (ValueError, TypeError, ImportError, OSError) as error:
         typer.secho(f"dpg-fast demo: {error}", fg="red", err=True)
         raise typer.Exit(2) from None

@@ -40,6 +40,7 @@ def test_env_names_every_op_and_a_reason() -> None:
         (["--personality", "X+3"], "O, C, E, A, N"),
         (["--question", "  "], "question is empty"),
         (["--output", "scores.pdf"], ".png"),
+        (["--way", "magic"], "neurons, hypernetwork, both, all"),
     ],
 )
 def test_demo_refuses_bad_input_before_loading(
@@ -48,7 +49,7 @@ def test_demo_refuses_bad_input_before_loading(
     def load() -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr("dpg_fast.demo.load_demo_model", load)
+    monkeypatch.setattr("dpg_fast.demo.load_smollm2", load)
     result = runner.invoke(app, ["demo", *arguments])
     assert result.exit_code == 2
     assert message in result.output
@@ -102,7 +103,7 @@ def test_demo_answers_judges_and_draws(smollm2: tuple[Any, Any], tmp_path: Path)
     arguments += ["--personality", "E+5", "--personality", "E-5 N+4", "--no-speed", "--output", str(picture)]
     result = runner.invoke(app, ["demo", *arguments], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
-    for label in ("base", "E+5", "E-5 N+4", "weak judge"):
+    for label in ("base", "E+5", "E-5 N+4", "weak judge", "Neurons", "Hypernetwork", "together"):
         assert label in result.output
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

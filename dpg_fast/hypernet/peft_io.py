@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dpg_fast.files import replace_directory
 from dpg_fast.stages import CARD_FILE, CharacterCard, read_card
 
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
@@ -149,26 +148,14 @@ def write_peft(
         rows = torch.stack([tokens[number].detach() for number in ids])
         tensors[f"{_PREFIX}{embedding}{_TOKENS}"] = rows.to("cpu", dtype).contiguous()
         config["trainable_token_indices"] = {embedding.rpartition(".")[2]: ids}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    fresh = target.with_name(f".{target.name}.{mark}.new")
-    old = target.with_name(f".{target.name}.{mark}.old")
-    fresh.mkdir()
-    try:
+
+    def write(fresh: Path) -> None:
         save_file(tensors, fresh / _WEIGHTS, metadata={"format": "pt"})
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if more is not None:
             more(fresh)
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
+
+    replace_directory(target, write)
     return target
 
 

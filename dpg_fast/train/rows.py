@@ -158,7 +158,7 @@ def text_sources(records: Iterable[DialogueRecord], tokenizer: Any, max_length: 
         if record.personality is None:
             continue
         messages = [turn.model_dump() for turn in record.messages]
-        tokens, learnt = _assistant_tokens(tokenizer, messages)
+        tokens, learnt = assistant_tokens(tokenizer, messages)
         tokens, learnt = tokens[:max_length], learnt[:max_length]
         positions = learnt[1:].nonzero().flatten()
         if len(positions):
@@ -171,8 +171,12 @@ def text_sources(records: Iterable[DialogueRecord], tokenizer: Any, max_length: 
     return found
 
 
-def _assistant_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[Tensor, Tensor]:
-    """int64 [T] of the conversation, and bool [T]: what the assistant says, its end of turn included."""
+def assistant_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[Tensor, Tensor]:
+    """int64 [T] of the conversation, and bool [T]: what the assistant says, its end of turn included.
+
+    Raises:
+        ValueError: the chat template does not build a conversation turn by turn.
+    """
     text, marks = "", []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":

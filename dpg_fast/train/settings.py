@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from dpg_fast.base_models import BUNDLED
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.train.lessons import LessonSettings
-from dpg_fast.train.teacher import TeacherSettings
 
 T = TypeVar("T")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -87,11 +86,22 @@ class TrainSettings:
 
 
 def load_settings(file: Path | None, overrides: Sequence[str] = ()) -> TrainSettings:
+    """Settings of a hypernetwork's training; see `read_settings`."""
+    return read_settings(TrainSettings, file, overrides)
+
+
+def read_settings(kind: type[T], file: Path | None, overrides: Sequence[str] = ()) -> T:
     """Settings of a YAML file with ``section.name=value`` overrides, whose values are YAML too.
 
     Relative paths are relative to the working directory.
 
+    Args:
+        kind: dataclass of the settings; sections are dataclasses again.
+        file: YAML, or None.
+        overrides: replace what the file says.
+
     Raises:
+        FileNotFoundError: no such file.
         ValueError: an unknown name, a value of the wrong kind or out of range; the message names it.
     """
     import yaml
@@ -113,7 +123,7 @@ def load_settings(file: Path | None, overrides: Sequence[str] = ()) -> TrainSett
             if not isinstance(place, dict):
                 raise ValueError(f"{override!r}: {section} is no section")
         place[last] = yaml.safe_load(text)
-    return _build(TrainSettings, _numbers(values), "")
+    return _build(kind, _numbers(values), "")
 
 
 def _numbers(value: Any) -> Any:
@@ -139,8 +149,7 @@ def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
-    nested = (DataSettings, HypernetConfig, LessonSettings, TeacherSettings)
-    if hint in nested:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
             raise ValueError(f"{name} is a section, not {value!r}")
         return _build(hint, value, f"{name}.")
@@ -150,6 +159,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return tuple(Path(_of(item, str, name)) for item in (value if isinstance(value, list) else [value]))
     if hint is float:
         return float(_of(value, (int, float), name))
+    if hint == tuple[str, ...]:
+        return tuple(_of(item, str, name) for item in (value if isinstance(value, list) else [value]))
     if hint in (int, bool, str):
         return _of(value, hint, name)
     if isinstance(value, list):

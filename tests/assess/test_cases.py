@@ -16,7 +16,15 @@ from dpg_fast import HypernetConfig, HyperNetwork, Personality
 from dpg_fast.architecture import find_architecture
 from dpg_fast.assess.answering import AnswerSettings
 from dpg_fast.assess.evaluation.case_report import build_case_report, write_case_report
-from dpg_fast.assess.evaluation.cases import Case, case_figures, compare_methods, newcomers, run_cases, scripted
+from dpg_fast.assess.evaluation.cases import (
+    Case,
+    JudgedCases,
+    case_figures,
+    compare_methods,
+    newcomers,
+    run_cases,
+    scripted,
+)
 from dpg_fast.assess.evaluation.methods import BareModel, LoraAdapter, score_text
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.data.records import DialogueRecord, Turn
@@ -85,12 +93,15 @@ def test_scripted_cases_are_last_answered_turns() -> None:
         scripted([record(None, "C?", "c")])
 
 
-def test_obedience_and_defiance_are_told_apart_and_nothing_is_done_twice(tmp_path: Path) -> None:
+def test_obedience_and_defiance_are_told_apart_and_nothing_is_done_twice(
+    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path
+) -> None:
     cases = newcomers(12, QUESTIONS)
     judge = Reads()
-    scorer = Scorer(judge, None, None)
+    scorer = Scorer(judge, tiny_llama, byte_tokenizer, system="")
     methods = [Says("obedient", 1.0), Says("defiant", -0.5)]
-    judged = run_cases(methods, scorer, cases, tmp_path, {})
+    found_cases = run_cases(methods, scorer, cases, tmp_path, {})
+    judged = {name: own.scores for name, own in found_cases.items()}
     assert case_figures(cases, judged["obedient"], resamples=20).mean.estimate == pytest.approx(1.0)
     assert case_figures(cases, judged["defiant"], resamples=20).mean.estimate == pytest.approx(-1.0)
     assert case_figures(cases, judged["obedient"], resamples=20).compared.mean.exact == 1.0
@@ -101,7 +112,28 @@ def test_obedience_and_defiance_are_told_apart_and_nothing_is_done_twice(tmp_pat
     asked, calls = methods[0].asked, len(judge.questions)
     again = run_cases(methods, scorer, cases, tmp_path, {})
     assert methods[0].asked == asked and len(judge.questions) == calls
-    np.testing.assert_array_equal(again["defiant"], judged["defiant"])
+    np.testing.assert_array_equal(again["defiant"].scores, judged["defiant"])
+    obedient = again["obedient"]
+    assert obedient.answers[0] == json.dumps(list(cases[0].personality.scores))
+    total, tokens = obedient.log_likelihoods.sum(), obedient.tokens.sum()
+    assert obedient.perplexity == pytest.approx(np.exp(-total / tokens)) and obedient.perplexity > 1
+    assert obedient.tokens[0] == len(obedient.answers[0]) and obedient.empty == 0
+
+
+def test_the_bare_model_is_asked_each_question_once(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def note(questions: Sequence[str], people: Sequence[Personality | None]) -> list[str]:
+        asked.extend(questions)
+        return [json.dumps([len(question)] * 5) for question in questions]
+
+    bare = BareModel(tiny_llama, byte_tokenizer, SETTINGS)
+    bare.answer = note  # type: ignore[method-assign]
+    cases = newcomers(6, QUESTIONS)
+    scorer = Scorer(Reads(), tiny_llama, byte_tokenizer, system="")
+    found = run_cases([bare], scorer, cases, tmp_path, {})["bare"]
+    assert sorted(asked) == sorted(text for texts in QUESTIONS.values() for text in texts)
+    assert found.answers == [json.dumps([len(case.question)] * 5) for case in cases]
 
 
 def test_interval_widens_with_noise() -> None:
@@ -114,19 +146,25 @@ def test_interval_widens_with_noise() -> None:
     assert 0.1 < found.low < found.estimate < found.high < 0.9
 
 
+def judged(scores: Any) -> JudgedCases:
+    count = len(scores)
+    return JudgedCases(["<b>x"] * count, scores, np.full(count, -3.0), np.full(count, 2.0), np.zeros(count))
+
+
 def test_report_names_methods_and_figures(tmp_path: Path) -> None:
     cases = [
         Case(Personality([5, -5, 2, -2, 5]), "A?", tuple(Trait)),
         Case(Personality([-5, 5, -2, 2, -5]), "B?", tuple(Trait)),
     ]
     good = np.array([case.personality.scores for case in cases])
-    report = build_case_report(cases, {"one": -good, "two": good}, "two", resamples=50)
+    report = build_case_report(cases, {"one": judged(-good), "two": judged(good)}, "two", resamples=50)
     path = write_case_report(
         "Task", cases, report, {"one": "says", "two": "says too"}, tmp_path, judge="J", settings={"a": 1}
     )
-    text = path.read_text()
+    text = (tmp_path / "report.md").read_text()
     assert "# Task" in text and "## two beside the others" in text and "+2.00" in text
-    stored = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert "<script" not in path.read_text() and "&lt;b&gt;x" in path.read_text()
+    stored = json.loads((tmp_path / "report.json").read_text())["figures"]
     assert stored["two"]["mean_spearman"]["estimate"] == pytest.approx(1.0)
     assert (tmp_path / "levels.png").stat().st_size > 1000
 

@@ -198,6 +198,7 @@ def test_report_and_raw_numbers(tiny_llama: Any, byte_tokenizer: Any, bare: Bare
     results.rows["obedient"][asked]["answer"] = "<script>alert(5)</script>"  # type: ignore[index]
     page = write_report(results, figures, tmp_path, judge="reads scores", settings={"model": "toy"})
     html = page.read_text()
+    assert "Capability was left out" in html and "Capability was left out" in (tmp_path / "report.md").read_text()
     assert "&lt;script&gt;alert(5)&lt;/script&gt;" in html and "<script" not in html
     assert "extraversion works" in html and "obedient, extraversion +5" in html and html.count("data:image/png") == 3
     assert str(tmp_path) not in html and json.loads((tmp_path / "report.json").read_text())["figures"]["bare"]

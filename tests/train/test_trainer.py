@@ -15,10 +15,11 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.memorising import fit
 from dpg_fast.data.records import DialogueRecord, Turn, write_records
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
-from dpg_fast.train import HypernetTrainer, Rows, batch_loss, collate, load_settings, run_training, text_sources
+from dpg_fast.train import HypernetTrainer, Rows, load_settings, run_training, text_sources
 from dpg_fast.train.run import trainer_arguments
 from dpg_fast.train.trainer import WEIGHTS
 
@@ -139,27 +140,10 @@ def test_overfitting_reaches_what_a_lora_for_each_person_reaches(tiny_llama: Any
     """8 people x 8 dialogues: the loss is at most 1.1 times that of plain LoRA adapters, one for each of three people."""
     sources = [source.finished for source in text_sources(records(letters=3), byte_tokenizer)]
 
-    def fit(config: HypernetConfig, rows: list[Any], steps: int, rate: float) -> float:
-        torch.manual_seed(0)
-        model = PersonalityModel.from_model(tiny_llama, hypernet=config)
-        assert model.hypernet is not None
-        optimizer = torch.optim.Adam(model.hypernet.parameters(), lr=rate)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
-        loss = torch.zeros(())
-        for _ in range(steps):
-            optimizer.zero_grad()
-            total, count = batch_loss(model, collate(rows, 0))
-            loss = total / count
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        model.unload()
-        return float(loss.detach())
-
     # One code, which is the constant 1 for one person: a plain LoRA.
     plain = HypernetConfig(rank=4, codes=1, depth=0, alpha=8)
-    alone = [fit(plain, sources[first : first + 8], 60, 0.02) for first in (0, 24, 56)]
-    together = fit(HypernetConfig(rank=4, codes=16, hidden=64, depth=2, alpha=8), sources, 160, 0.01)
+    alone = [fit(tiny_llama, plain, sources[first : first + 8], 60, 0.02)[0] for first in (0, 24, 56)]
+    together, _ = fit(tiny_llama, HypernetConfig(rank=4, codes=16, hidden=64, depth=2, alpha=8), sources, 160, 0.01)
     assert together <= 1.1 * sum(alone) / len(alone)
 
 

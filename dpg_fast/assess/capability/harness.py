@@ -1,4 +1,4 @@
-"""A `PersonalityModel` with one personality as a model of lm-evaluation-harness. Importing this needs lm_eval."""
+"""A model with one personality as a model of lm-evaluation-harness. Importing this needs lm_eval."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from dpg_fast.model import PersonalityModel
+from dpg_fast.model.rows import Row
 from dpg_fast.model.steering import SteerTokens, check_tokens
-from dpg_fast.personality import Personality
-from dpg_fast.prompting import encode_prompts
+from dpg_fast.prompting import encode_prompts, with_system
 
 _MAX_NEW = 256  # the harness's own default where a task does not say
 _LONGEST = 2048
@@ -23,9 +22,9 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """Answers the harness's requests as one personality.
 
     Args:
-        model: with a personality to give.
+        model: called as a `PersonalityModel` is; with personality None any causal LM of transformers will do.
         tokenizer: the base model's.
-        personality: None is the bare model.
+        personality: None is the model as it is.
         steer_tokens: "all" steers every token of a scored text. "decode" only those after the context, as generation does; the
             first token of an answer is then never steered, so questions with one-token choices cannot show any damage.
             Texts that are generated are always steered on generated tokens alone.
@@ -34,9 +33,9 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def __init__(
         self,
-        model: PersonalityModel,
+        model: Any,
         tokenizer: Any,
-        personality: Personality | None,
+        personality: Row,
         *,
         steer_tokens: SteerTokens = "all",
         batch_size: int = 16,
@@ -46,7 +45,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self.model, self.tokenizer, self.personality = model, tokenizer, personality
         self.steer_tokens = steer_tokens
         self.batch_size = batch_size
-        positions = getattr(model.base.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr,operator]
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(positions or _LONGEST, _LONGEST)
 
     @property
@@ -65,7 +64,9 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation in the model's chat format."""
+        """The conversation in the model's chat format; an instruction is put where the template has room for it."""
+        if chat_history and chat_history[0]["role"] == "system":
+            chat_history = with_system(self.tokenizer, chat_history[1:], chat_history[0]["content"])
         text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
@@ -82,44 +83,59 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         result: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        pairs = [(context, continuation) for _, context, continuation in requests]
-        order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
+        pairs = [self._shortened(context, continuation) for _, context, continuation in requests]
+        order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]), pairs[i][0], len(pairs[i][1])))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             for i, found in zip(rows, self._score([pairs[i] for i in rows]), strict=True):
                 result[i] = found
         return result
 
+    def _shortened(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """What is too long loses its beginning. The last token predicts nothing that is asked for, so it needs no place."""
+        text = (context + continuation)[-self.max_length - 1 :]
+        length = min(len(continuation), len(text) - 1)
+        return text[:-length], text[-length:]
+
     @torch.inference_mode()
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """(log-likelihood of the continuation, whether it is the greedy one) of each (context, continuation)."""
+        """(log-likelihood of the continuation, whether it is the greedy one) of each (context, continuation).
+
+        A context that several continuations share is run once.
+        """
         device = self.model.device
-        # The last token predicts nothing that is asked for; what is too long loses its beginning.
-        texts = [(context + continuation)[-self.max_length - 1 : -1] for context, continuation in pairs]
-        width, kept = max(map(len, texts)), max(len(continuation) for _, continuation in pairs)
-        ids = torch.full((len(pairs), width), self.eot_token_id, device=device)
+        contexts = list(dict.fromkeys(tuple(context) for context, _ in pairs))
+        owners = [contexts.index(tuple(context)) for context, _ in pairs]
+        width, longest = max(map(len, contexts)), max(len(continuation) for _, continuation in pairs)
+        ids = torch.full((len(contexts), width), self.eot_token_id, device=device)
         mask = torch.zeros_like(ids)
-        starts = []
-        for row, (text, (_, continuation)) in enumerate(zip(texts, pairs, strict=True)):
-            ids[row, width - len(text) :] = torch.tensor(text, device=device)
-            mask[row, width - len(text) :] = 1
-            starts.append(width + 1 - len(continuation))
-        steer_from = 0 if self.steer_tokens == "all" else torch.tensor(starts, device=device)
-        logits = self.model(
-            ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
-            logits_to_keep=min(kept, width),
-            use_cache=False,
-            personality=self.personality,
-            steer_from=steer_from,
-        ).logits
+        for row, context in enumerate(contexts):
+            ids[row, width - len(context) :] = torch.tensor(context, device=device)
+            mask[row, width - len(context) :] = 1
+        first = self._forward(ids, mask, 0 if self.steer_tokens == "all" else width, logits_to_keep=1)
+        logits = first.logits[owners]
+        if longest > 1:
+            rest = torch.full((len(pairs), longest - 1), self.eot_token_id, device=device)
+            for row, (_, continuation) in enumerate(pairs):
+                rest[row, : len(continuation) - 1] = torch.tensor(continuation[:-1], device=device)
+            cache = first.past_key_values
+            cache.batch_select_indices(torch.tensor(owners, device=device))
+            # what is padded follows the continuation, where causal attention never looks
+            mask = torch.cat([mask[owners], torch.ones_like(rest)], dim=1)
+            logits = torch.cat([logits, self._forward(rest, mask, 0, past_key_values=cache).logits], dim=1)
         return [self._read(row, continuation) for row, (_, continuation) in zip(logits, pairs, strict=True)]
+
+    def _forward(self, ids: Tensor, mask: Tensor, steer_from: int, **options: Any) -> Any:
+        """The model on int64 ``ids`` [N, L], the last L of the texts that ``mask`` [N, past + L] covers; with its cache."""
+        if self.personality is not None:
+            options |= {"personality": self.personality, "steer_from": steer_from}
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        return self.model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **options)
 
     @staticmethod
     def _read(logits: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
-        own = logits[-len(continuation) :].float()
-        wanted = torch.tensor(continuation[-len(own) :], device=own.device)
+        own = logits[: len(continuation)].float()
+        wanted = torch.tensor(continuation, device=own.device)
         picked = own.gather(1, wanted[:, None])[:, 0] - own.logsumexp(1)
         return float(picked.double().sum()), bool((own.argmax(1) == wanted).all())
 
@@ -171,10 +187,11 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         batch = {name: values[:, -longest:] for name, values in batch.items()}
         wanted = [stop for stop in stops if stop]
         options: dict[str, Any] = {"stop_strings": wanted, "tokenizer": self.tokenizer} if wanted else {}
+        if self.personality is not None:
+            options["personality"] = self.personality
         output = self.model.generate(
             **batch,
             **options,
-            personality=self.personality,
             do_sample=False,
             max_new_tokens=limit,
             pad_token_id=self.eot_token_id,

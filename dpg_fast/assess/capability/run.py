@@ -15,6 +15,7 @@ from dpg_fast.assess.capability.tasks import CHOICES, OFFLINE, named_task, offli
 from dpg_fast.assess.journal import Journal
 from dpg_fast.assess.statistics import Interval, bootstrap_interval
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.rows import Row
 from dpg_fast.model.steering import SteerTokens
 from dpg_fast.personality import Personality
 
@@ -52,6 +53,21 @@ class Cost:
     change: Interval | None
 
 
+@dataclass(frozen=True)
+class Examinee:
+    """Who sits a task.
+
+    Attributes:
+        model: called, and asked to generate, as a `PersonalityModel` is; with personality None any causal LM will do.
+        personality: given to it with every call.
+        instruction: put into the system turn of the chat format, or before the question outside of it.
+    """
+
+    model: Any
+    personality: Row
+    instruction: str = ""
+
+
 def measure_capability(
     model: PersonalityModel,
     tokenizer: Any,
@@ -87,17 +103,17 @@ def measure_capability(
         ImportError: lm_eval is missing.
         ValueError: a task is unknown or its data out of reach, or ``directory`` holds other results.
     """
-    load_harness()
+    managers = check_tasks(tasks)
     runs = [(task, str(p) if p else BARE, p) for task in tasks for p in (None, *personalities)]
     settings = {**about, "steer_tokens": steer_tokens, "limit": limit, "chat": chat}
     journal = Journal(directory / RESULTS, settings, KEY)
-    managers: dict[bool, Any] = {}
     for done, (task, label, personality) in enumerate(runs):
         if progress is not None:
             progress("tasks", done, len(runs))
         if (task, label) in journal:
             continue
-        values = _run(model, tokenizer, personality, task, managers, steer_tokens, limit, chat, batch_size)
+        examinee = Examinee(model, personality)
+        values = run_task(examinee, tokenizer, task, managers, steer_tokens, limit, chat, batch_size)
         journal.append([{"task": task, "personality": label, **values}])
     if progress is not None:
         progress("tasks", len(runs), len(runs))
@@ -119,32 +135,46 @@ def load_harness() -> Any:
     return lm_eval
 
 
-def _run(
-    model: PersonalityModel,
+def check_tasks(tasks: Sequence[str]) -> dict[bool, Any]:
+    """What :func:`run_task` wants to know of the harness: its task managers, for the offline tasks (True) and its own.
+
+    Raises:
+        ImportError, ValueError: as in :func:`measure_capability`.
+    """
+    load_harness()
+    from lm_eval.tasks import TaskManager
+
+    managers = {own: TaskManager(include_defaults=not own) for own in sorted({task in OFFLINE for task in tasks})}
+    for task in tasks:
+        if task not in OFFLINE:
+            named_task(task, managers[False])
+    return managers
+
+
+def run_task(
+    examinee: Examinee,
     tokenizer: Any,
-    personality: Personality | None,
     task: str,
-    managers: dict[bool, Any],
+    managers: Mapping[bool, Any],
     steer_tokens: SteerTokens,
     limit: int | None,
     chat: bool,
     batch_size: int,
 ) -> dict[str, Any]:
+    """One examinee's "metric" and "values", one for each item of the task; arguments as in :func:`measure_capability`."""
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
     from dpg_fast.assess.capability.harness import PersonalityLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports its defaults at every run
     own = task in OFFLINE
-    if own not in managers:
-        managers[own] = TaskManager(include_defaults=not own)
-    wanted = offline_task(task) if own else named_task(task, managers[own])
+    person = examinee.personality
     found = simple_evaluate(
-        model=PersonalityLM(model, tokenizer, personality, steer_tokens=steer_tokens, batch_size=batch_size),
-        tasks=[wanted],
+        model=PersonalityLM(examinee.model, tokenizer, person, steer_tokens=steer_tokens, batch_size=batch_size),
+        tasks=[offline_task(task) if own else task],
         task_manager=managers[own],
         limit=limit,
+        system_instruction=examinee.instruction or None,
         apply_chat_template=chat,
         bootstrap_iters=0,
         log_samples=True,

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from dpg_fast.assess.answering import AnswerSettings, greedy_answers
+from dpg_fast.assess.capability import Examinee
 from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.model import Calibration
+from dpg_fast.model.request import tokens_in_cache
 from dpg_fast.neurons.search import PERSONA_PROMPT
 from dpg_fast.personality import POLES, Personality, Pole, Trait
 from dpg_fast.prompting import chat_prompt, encode_prompts
@@ -102,26 +104,42 @@ class ActivationAddition:
             table[row, pole.index] = strength
         return self._generate(questions, table)
 
+    def examinee(self, personality: Personality | None) -> Examinee:
+        return Examinee(_AddingModel(self), personality)
+
     def close(self) -> None:
         pass
 
     def _generate(self, questions: Sequence[str], strengths: Tensor) -> list[str]:
         """Answers with strengths float32 [n, 10] of the poles."""
-        if self._directions is None:
-            raise RuntimeError("call prepare() of activation addition first")
-        signed = strengths[:, 0::2] - strengths[:, 1::2]
-        with self._adding(signed @ self._directions):
+        with self.adding(self._vectors(strengths)):
             return greedy_answers(self.base, self.tokenizer, questions, self.settings)
 
+    def vector(self, personality: Personality | None) -> Tensor:
+        """float32 [1, hidden]: what is added for one person."""
+        return self._vectors(
+            torch.tensor([self.calibration.strengths(personality) if personality else [0.0] * len(POLES)])
+        )
+
+    def _vectors(self, strengths: Tensor) -> Tensor:
+        if self._directions is None:
+            raise RuntimeError("call prepare() of activation addition first")
+        return (strengths[:, 0::2] - strengths[:, 1::2]) @ self._directions
+
     @contextmanager
-    def _adding(self, vectors: Tensor) -> Iterator[None]:
-        """Adds ``vectors`` [n, hidden] to the layer's output inside the block, where one token is decoded."""
+    def adding(self, vectors: Tensor, steered: Tensor | None = None) -> Iterator[None]:
+        """Adds to the layer's output inside the block.
+
+        Args:
+            vectors: [n, hidden], or [1, hidden] for all rows.
+            steered: bool [L], the tokens of a forward that are added to; None: where a single token is decoded.
+        """
 
         def add(module: Any, arguments: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output
-            if hidden.shape[1] > 1:  # the prompt
+            if steered is None and hidden.shape[1] > 1:  # the prompt
                 return output
-            moved = hidden + vectors.to(hidden)[:, None]
+            moved = hidden + vectors.to(hidden)[:, None] * (1 if steered is None else steered.to(hidden)[:, None])
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         handle = self._layers[self.layer].register_forward_hook(add)
@@ -155,3 +173,22 @@ class ActivationAddition:
         finally:
             handle.remove()
         return torch.cat(found).mean(0)
+
+
+class _AddingModel:
+    """The base model with one person's vector added, called as a `PersonalityModel` is."""
+
+    def __init__(self, method: ActivationAddition) -> None:
+        self.method, self.config, self.device = method, method.base.config, method.base.device
+
+    def __call__(
+        self, input_ids: Tensor, *, personality: Personality | None = None, steer_from: int = 0, **options: Any
+    ) -> Any:
+        past = tokens_in_cache(options.get("past_key_values"))
+        steered = past + torch.arange(input_ids.shape[1], device=input_ids.device) >= steer_from
+        with self.method.adding(self.method.vector(personality), steered):
+            return self.method.base(input_ids, **options)
+
+    def generate(self, *, personality: Personality | None = None, **options: Any) -> Any:
+        with self.method.adding(self.method.vector(personality)):
+            return self.method.base.generate(**options)

@@ -51,6 +51,7 @@ def build_methods(
     directory: Path,
     *,
     identity: Mapping[str, Any],
+    hypernet_identity: Mapping[str, Any] | None = None,
     traits: Sequence[Trait] = tuple(Trait),
     activation: ActivationSettings | None = None,
     progress: Progress | None = None,
@@ -65,6 +66,7 @@ def build_methods(
         scorer: for the fit of activation addition.
         directory: of the evaluation; the fit keeps its raw results there.
         identity: of adapter and base.
+        hypernet_identity: of the hypernetwork's adapter and base, where it is another adapter.
         traits: that are measured.
         activation: settings of that baseline.
         progress: of its fit.
@@ -78,7 +80,7 @@ def build_methods(
     for name, needed in (("neurons", (parts.steering,)), ("hypernet", (parts.hypernet,))):
         if name in names and None in needed:
             raise ValueError(f"the adapter has no {name}; leave that method out")
-    if "adapter" in names and (parts.steering is None or parts.hypernet is None):
+    if "adapter" in names and (parts.steering is None or parts.hypernet is None or hypernet_identity is not None):
         raise ValueError("the method adapter is for adapters with both neurons and a hypernetwork")
 
     def wrapped(name: str, neurons: bool, hypernet: bool) -> WrappedModel:
@@ -90,7 +92,7 @@ def build_methods(
             steering=parts.steering if neurons else None,
             calibration=parts.calibration,
             hypernet=parts.hypernet if hypernet else None,
-            identity=identity,
+            identity=hypernet_identity or identity if hypernet else identity,
         )
 
     made: list[Method] = [BareModel(base, tokenizer, settings)]
@@ -124,10 +126,10 @@ def build_methods(
     return made
 
 
-def default_names(parts: AdapterParts) -> list[str]:
-    """All methods that the adapter allows."""
+def default_names(parts: AdapterParts, one_adapter: bool = True) -> list[str]:
+    """All methods that the parts allow; of two adapters their parts are not put together into one method."""
     there = {"neurons": parts.steering is not None, "hypernet": parts.hypernet is not None}
-    there["adapter"] = all(there.values())
+    there["adapter"] = all(there.values()) and one_adapter
     return [name for name in METHODS if there.get(name, True)]
 
 

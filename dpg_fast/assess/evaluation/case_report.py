@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpg_fast.assess.evaluation.cases import Case, CaseFigures, Scores, case_figures, compare_methods
-from dpg_fast.assess.evaluation.report import format_interval as _interval
-from dpg_fast.assess.evaluation.report import format_table as _table
-from dpg_fast.assess.evaluation.report import software
-from dpg_fast.assess.metrics import LEVELS
+from dpg_fast.assess.evaluation.cases import Case, CaseFigures, JudgedCases, case_figures, compare_methods
+from dpg_fast.assess.reporting import charts
+from dpg_fast.assess.reporting.markdown import write_markdown
+from dpg_fast.assess.reporting.page import (
+    Block,
+    Page,
+    Picture,
+    Quote,
+    Quotes,
+    Section,
+    Settings,
+    Table,
+    Text,
+    bounds,
+    number,
+    write_page,
+)
+from dpg_fast.assess.reporting.sections import fidelity_table, software
 from dpg_fast.assess.statistics import Interval
-from dpg_fast.files import write_text
-from dpg_fast.neurons.plots import new_figure, save_figure
 from dpg_fast.personality import Trait
+
+_SIGNED = "{:+.2f}"
 
 
 @dataclass(frozen=True)
 class CaseReport:
-    """Figures of every method, and of the first beside each other.
+    """Figures of every method, and of one beside each other.
 
     Attributes:
         figures: method name -> figures.
         against: other method's name -> mean Spearman of the method compared minus that one's, people resampled in pairs.
         compared: name of the method compared.
+        judged: what the figures are of.
+        groups: name of a part of the cases -> method -> mean Spearman there.
+        sizes: name of a part -> number of cases.
     """
 
     figures: dict[str, CaseFigures]
     against: dict[str, Interval]
     compared: str
+    judged: dict[str, JudgedCases]
+    groups: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def build_case_report(
-    cases: Sequence[Case], judged: Mapping[str, Scores], compared: str, *, resamples: int = 1000
+    cases: Sequence[Case],
+    judged: Mapping[str, JudgedCases],
+    compared: str,
+    *,
+    groups: Mapping[str, Sequence[bool]] | None = None,
+    resamples: int = 1000,
 ) -> CaseReport:
-    """Compute everything; ``compared`` names the method that the others are set against."""
-    figures = {name: case_figures(cases, scores, resamples=resamples) for name, scores in judged.items()}
-    rivals = {name: scores for name, scores in judged.items() if name != compared}
+    """Compute everything.
+
+    Args:
+        cases: what was asked.
+        judged: method name -> what came of it.
+        compared: the method that the others are set against.
+        groups: names of parts of the cases -> whether a case belongs to it.
+        resamples: of each bootstrap.
+    """
+    figures = {name: case_figures(cases, own.scores, resamples=resamples) for name, own in judged.items()}
     against = {
-        name: compare_methods(cases, judged[compared], scores, resamples=resamples) for name, scores in rivals.items()
+        name: compare_methods(cases, judged[compared].scores, own.scores, resamples=resamples)
+        for name, own in judged.items()
+        if name != compared
     }
-    return CaseReport(figures, against, compared)
+    parts: dict[str, dict[str, Interval]] = {}
+    sizes: dict[str, int] = {}
+    for group, members in (groups or {}).items():
+        rows = np.flatnonzero(np.asarray(members))
+        sizes[group] = len(rows)
+        if len(rows) > 1:
+            own_cases = [cases[row] for row in rows.tolist()]
+            parts[group] = {
+                name: case_figures(own_cases, own.scores[rows], resamples=resamples).mean
+                for name, own in judged.items()
+            }
+    return CaseReport(figures, against, compared, dict(judged), parts, sizes)
 
 
 def write_case_report(
@@ -58,65 +101,111 @@ def write_case_report(
     *,
     judge: str,
     settings: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> Path:
-    """Write ``report.md``, ``figures.json`` and the heat maps; the report's path."""
-    draw_heat_maps(report, directory / "levels.png")
+    """Write ``report.html``, ``report.md``, ``report.json`` and the heat maps; the page's path.
+
+    Args:
+        task: the title.
+        cases, report: what was asked, and what was found.
+        descriptions: method name -> what it is.
+        directory: to write to.
+        judge: its own description.
+        settings: of the run, JSON-ready.
+        notes: sentences that belong to the task.
+    """
+    charts.confusion(
+        {name: found.compared.confusion for name, found in report.figures.items()}, directory / "levels.png"
+    )
     people = len({case.key[0] for case in cases})
-    head = ["method", "mean of traits", *(t.value for t in Trait), "mean absolute error", "within 1", "exact"]
-    rows = []
-    for name, found in report.figures.items():
-        mean = found.compared.mean
-        rows.append(
-            [
-                name,
-                _interval(found.mean),
-                *(_interval(found.spearman[t]) for t in Trait),
-                f"{mean.mae:.2f}",
-                f"{mean.within_one:.0%}",
-                f"{mean.exact:.0%}",
-            ]
-        )
-    lines = [
-        f"# {task}",
-        f"{people} people, {len(cases)} answers of each method. Spearman between the level asked for and the judged score, over "
-        "answers; brackets: 95% bootstrap intervals, people resampled.",
-        _table(head, rows),
-        f"## {report.compared} beside the others",
-        "Mean Spearman of the first minus that of the second, the same people drawn for both.",
-        _table(["other method", "difference"], [[name, _interval(v)] for name, v in report.against.items()]),
-        "![Judged level (up) against the level asked for (right)](levels.png)",
-        "## What was compared",
-        "\n".join(f"- {name}: {text}" for name, text in descriptions.items()),
-        "## Judge",
-        judge,
-        "## Settings",
-        "\n".join(
-            f"- {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in {**settings, "software": software()}.items()
-        ),
+    about = {**settings, "software": software()}
+    best = report.figures[report.compared].mean
+    sections = [
+        _figures(report, people),
+        _beside(report),
+        _levels(report),
+        _examples(cases, report),
+        Section("What was compared", [Table(["method", "what it is"], list(descriptions.items()), left=2)]),
+        Section("Judge", [Text(judge)]),
+        Section("Settings", [Settings(about)]),
     ]
-    write_text(directory / "figures.json", json.dumps(_plain(report), indent=1) + "\n")
-    write_text(directory / "report.md", "\n\n".join(lines) + "\n")
-    return directory / "report.md"
+    page = Page(
+        title=task,
+        subtitle=f"{people} people, {len(cases)} answers of each of {len(report.figures)} methods",
+        lead=f"{report.compared}: mean Spearman between the level asked for and the judged score {bounds(best)}. "
+        + " ".join(notes),
+        sections=[section for section in sections if section is not None],
+        data={"settings": about, "judge": judge, **_plain(report)},
+    )
+    write_markdown(page, directory)
+    return write_page(page, directory)
 
 
-def draw_heat_maps(report: CaseReport, path: Path) -> None:
-    """How often each level was judged (up) for each level asked for (right): a row for each method, a column for each trait."""
-    names = list(report.figures)
-    figure, axes = new_figure(1.4 + 1.9 * len(Trait), 0.6 + 2.0 * len(names), len(names), len(Trait))
-    for row, name in enumerate(names):
-        for column, trait in enumerate(Trait):
-            axis = axes[row * len(Trait) + column]
-            counts = report.figures[name].compared.confusion[trait].astype(float)
-            shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            axis.imshow(shares.T, origin="lower", cmap="Blues", vmin=0, vmax=1, extent=(-5.5, 5.5, -5.5, 5.5))
-            axis.set_xticks(LEVELS[::5])
-            axis.set_yticks(LEVELS[::5])
-            axis.tick_params(labelsize=7)
-            if row == 0:
-                axis.set_title(trait.value, fontsize=8)
-            if column == 0:
-                axis.set_ylabel(name, fontsize=7)
-    save_figure(figure, path)
+def _figures(report: CaseReport, people: int) -> Section:
+    rows = [
+        [
+            name,
+            bounds(found.mean, _SIGNED),
+            *(bounds(found.spearman[t], _SIGNED) for t in Trait),
+            number(report.judged[name].perplexity),
+            number(report.judged[name].repetition, "{:.1%}"),
+            number(report.judged[name].empty, "{:.0%}"),
+        ]
+        for name, found in report.figures.items()
+    ]
+    head = ["method", "mean of traits", *(t.value for t in Trait), "perplexity", "repetition", "empty"]
+    caption = (
+        "Spearman between the level asked for and the judged score, over answers; brackets: 95% bootstrap intervals, people "
+        "resampled. Perplexity: of the answers under the bare model. Repetition: share of repeated word 4-grams."
+    )
+    blocks: list[Block] = [Table(head, rows, caption)]
+    if people < 20:
+        blocks.append(Text(f"Only {people} people: the intervals are too narrow to be trusted.", strong=True))
+    if report.groups:
+        names = list(report.groups)
+        blocks.append(
+            Table(
+                ["method", *(f"{group} ({report.sizes[group]} answers)" for group in names)],
+                [[name, *(bounds(report.groups[g][name], _SIGNED) for g in names)] for name in report.figures],
+                "Mean Spearman over parts of the cases.",
+            )
+        )
+    blocks.append(fidelity_table({name: found.compared for name, found in report.figures.items()}))
+    return Section("Figures", blocks)
+
+
+def _beside(report: CaseReport) -> Section | None:
+    if not report.against:
+        return None
+    caption = (
+        "Mean Spearman of the first minus that of the second, the same people drawn for both (paired bootstrap, 95%). Intervals "
+        "are not corrected for the number of comparisons."
+    )
+    rows = [[name, bounds(found, _SIGNED), said(found)] for name, found in report.against.items()]
+    return Section(f"{report.compared} beside the others", [Table(["other method", "difference", ""], rows, caption)])
+
+
+def said(difference: Interval) -> str:
+    """What the interval of a difference says."""
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "no difference shown"
+
+
+def _levels(report: CaseReport) -> Section:
+    caption = "How often a level asked for (row) was judged as which level (column), a row of maps for each method."
+    return Section("Levels", [Picture("levels.png", "Judged level against the level asked for", caption)])
+
+
+def _examples(cases: Sequence[Case], report: CaseReport) -> Section:
+    quotes = []
+    for row in np.linspace(0, len(cases) - 1, min(3, len(cases))).astype(int).tolist():
+        case = cases[row]
+        for name, own in report.judged.items():
+            judged = ", ".join(f"{t.value} {number(own.scores[row, t.position], '{:+.1f}')}" for t in case.traits)
+            who = f"{name}, asked to be {case.personality}"
+            quotes.append(Quote(who, own.answers[row] or "(nothing)", case.question, f"judged {judged}"))
+    return Section("What they say", [Quotes(quotes)])
 
 
 def _plain(report: CaseReport) -> dict[str, Any]:
@@ -129,8 +218,17 @@ def _plain(report: CaseReport) -> dict[str, Any]:
         name: {
             "mean_spearman": number(asdict(found.mean)),
             "spearman": {t.value: number(asdict(v)) for t, v in found.spearman.items()},
+            "perplexity": number(report.judged[name].perplexity),
+            "repetition": report.judged[name].repetition,
+            "empty": report.judged[name].empty,
             **found.compared.to_dict(),
         }
         for name, found in report.figures.items()
     }
-    return {"figures": figures, "against": {name: number(asdict(v)) for name, v in report.against.items()}}
+    groups = {group: {name: number(asdict(v)) for name, v in own.items()} for group, own in report.groups.items()}
+    return {
+        "figures": figures,
+        "against": {name: number(asdict(v)) for name, v in report.against.items()},
+        "groups": groups,
+        "answers": {name: own.answers for name, own in report.judged.items()},
+    }

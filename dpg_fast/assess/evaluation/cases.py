@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpg_fast.assess.evaluation.methods import Method
+from dpg_fast.assess.evaluation.methods import BareModel, Method
+from dpg_fast.assess.evaluation.newness import Newness, Trained
+from dpg_fast.assess.evaluation.protocol import method_file
+from dpg_fast.assess.fluency import Likelihood, perplexity
 from dpg_fast.assess.journal import Journal, is_scored
 from dpg_fast.assess.metrics import PromptedAssessed, compare_prompted
 from dpg_fast.assess.reliability import spearman
@@ -25,6 +28,8 @@ from dpg_fast.personality import Personality, Trait
 
 NEW_LEVELS = (-5.0, -2.0, 2.0, 5.0)
 KEY = ("person", "question")
+FLUENCY = "fluency"
+_ROUNDS = 50
 Progress = Callable[[str, int, int], None]
 Scores = NDArray[np.float64]
 
@@ -37,11 +42,13 @@ class Case:
         personality: asked for.
         question: the user's turn.
         traits: that the answer is judged on.
+        character: whose scores these are, if anybody's.
     """
 
     personality: Personality
     question: str
     traits: tuple[Trait, ...]
+    character: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -49,22 +56,49 @@ class Case:
         return ",".join(f"{score:g}" for score in self.personality.scores), self.question
 
 
-def newcomers(count: int, questions: Mapping[Trait, Sequence[str]], seed: int = 0) -> list[Case]:
+def newcomers(
+    count: int,
+    questions: Mapping[Trait, Sequence[str]],
+    seed: int = 0,
+    *,
+    trained: Trained | None = None,
+    new_as: Newness = Newness.PERSON,
+) -> list[Case]:
     """``count`` new personalities, each asked one question of each trait, judged on that trait.
 
     Levels of each trait are balanced and combined at random; the questions go round.
 
+    Args:
+        count: of people.
+        questions: of each trait.
+        seed: of the combinations.
+        trained: whoever is not new to these is replaced, as often as it takes (which the balance of levels may suffer from).
+        new_as: how new they have to be.
+
     Raises:
-        ValueError: nobody, or no questions.
+        ValueError: nobody, no questions, or too few combinations that are new.
     """
     if count < 1 or not questions or not all(questions.values()):
         raise ValueError("new personalities need at least one person and a question of each trait")
     random = np.random.default_rng(seed)
-    balanced = np.resize(NEW_LEVELS, count)
-    columns = [random.permutation(balanced) for _ in Trait]
+    people: list[Personality] = []
+    for _ in range(_ROUNDS):
+        balanced = np.resize(NEW_LEVELS, count)
+        columns = [random.permutation(balanced) for _ in Trait]
+        for row in range(count):
+            person = Personality([float(column[row]) for column in columns])
+            if trained is None or (trained.is_new(person, new_as) and person not in people):
+                people.append(person)
+        if len(people) >= count:
+            break
+    else:
+        raise ValueError(
+            f"only {len(people)} of {count} people could be found who are new in their {new_as}; "
+            "ask for fewer, or for another kind of newness"
+        )
     return [
-        Case(Personality([float(column[row]) for column in columns]), asked[row % len(asked)], (trait,))
-        for row in range(count)
+        Case(person, asked[row % len(asked)], (trait,))
+        for row, person in enumerate(people[:count])
         for trait, asked in questions.items()
     ]
 
@@ -81,10 +115,43 @@ def scripted(records: Iterable[DialogueRecord]) -> list[Case]:
         pairs = [(a, b) for a, b in zip(record.messages, record.messages[1:], strict=False)]
         asked = [a.content for a, b in pairs if a.role == "user" and b.role == "assistant"]
         if person is not None and asked:
-            cases.append(Case(person, asked[-1], tuple(Trait)))
+            cases.append(Case(person, asked[-1], tuple(Trait), record.character))
     if not cases:
         raise ValueError("no record has a personality and an assistant's turn after a user's")
     return list({case.key: case for case in cases}.values())
+
+
+@dataclass(frozen=True)
+class JudgedCases:
+    """What one method answered, judged.
+
+    Attributes:
+        answers: one for each case.
+        scores: float64 [cases, 5], judged scores in OCEAN order; nan where a trait was not judged.
+        log_likelihoods, tokens: float64 [cases], of the answers under the bare model.
+        repetitions: float64 [cases], share of repeated word 4-grams.
+    """
+
+    answers: list[str]
+    scores: Scores
+    log_likelihoods: Scores
+    tokens: Scores
+    repetitions: Scores
+
+    @property
+    def perplexity(self) -> float:
+        """Of all answers under the bare model."""
+        return perplexity([Likelihood(*pair) for pair in zip(self.log_likelihoods, self.tokens, strict=True)])
+
+    @property
+    def repetition(self) -> float:
+        """Mean share of repeated word 4-grams."""
+        return float(self.repetitions.mean())
+
+    @property
+    def empty(self) -> float:
+        """Share of empty answers."""
+        return sum(not answer.strip() for answer in self.answers) / len(self.answers)
 
 
 def run_cases(
@@ -96,63 +163,73 @@ def run_cases(
     *,
     batch_size: int = 16,
     progress: Progress | None = None,
-) -> dict[str, Scores]:
-    """Answer and judge what ``directory`` does not hold yet; may be killed at any time.
-
-    Returns:
-        Method name -> float64 [cases, 5], judged scores in OCEAN order; nan where a trait was not judged.
-    """
+) -> dict[str, JudgedCases]:
+    """Answer and judge what ``directory`` does not hold yet; may be killed at any time. Method name -> what came of it."""
     report = progress or (lambda what, done, total: None)
     kept = []
     for method in methods:
-        stem = method.name.replace(" ", "_").replace("+", "and")
         about = {**settings, "method": method.name, **method.about()}
-        answers = Journal(directory / "answers" / f"{stem}.jsonl", about, KEY)
-        scores = Journal(directory / "scores" / f"{stem}.jsonl", {**about, **scorer.about()}, (*KEY, "trait"))
+        answers = Journal(directory / "answers" / method_file(method), about, KEY)
+        scores = Journal(directory / "scores" / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
         kept.append((method, answers, scores))
-        missing = sorted((case for case in cases if case.key not in answers), key=lambda case: -len(case.question))
+        wanted = {case.key: case for case in cases if case.key not in answers}
+        alike: dict[Any, list[Case]] = {}
+        for case in wanted.values():  # the bare model says the same to everybody who asks the same
+            alike.setdefault(case.question if type(method) is BareModel else case.key, []).append(case)
+        missing = sorted(alike.values(), key=lambda group: -len(group[0].question))
         if not missing:
             continue
         method.prepare()
         try:
             for start in range(0, len(missing), batch_size):
                 batch = missing[start : start + batch_size]
-                texts = method.answer([case.question for case in batch], [case.personality for case in batch])
+                texts = method.answer([g[0].question for g in batch], [g[0].personality for g in batch])
                 answers.append(
                     {**dict(zip(KEY, case.key, strict=True)), "answer": text}
-                    for case, text in zip(batch, texts, strict=True)
+                    for group, text in zip(batch, texts, strict=True)
+                    for case in group
                 )
                 report(f"{method.name}: answers", start + len(batch), len(missing))
         finally:
             method.close()
     _judge(kept, scorer, cases, report)
-    return {method.name: _matrix(scores, cases) for method, _, scores in kept}
+    return {method.name: _judged(answers, scores, cases) for method, answers, scores in kept}
 
 
 def _judge(
     kept: Sequence[tuple[Method, Journal, Journal]], scorer: Scorer, cases: Sequence[Case], report: Progress
 ) -> None:
-    """All answers to a question are judged on a trait at once: judges share work between them."""
-    groups: dict[tuple[str, Trait], list[tuple[Journal, Journal, Case]]] = {}
+    """All answers to a question are scored on a measure at once: judges share work between them."""
+    groups: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], tuple[Journal, Journal]]] = {}
     for case in cases:
-        for trait in case.traits:
-            for _, answers, scores in kept:
-                if not is_scored(scores, (*case.key, trait.value)):
-                    groups.setdefault((case.question, trait), []).append((answers, scores, case))
-    for number, ((question, trait), group) in enumerate(groups.items()):
-        texts = [answers[case.key]["answer"] for answers, _, case in group]
-        for (_, scores, case), row in zip(group, scorer.judge_traits(question, texts, [trait]), strict=True):
-            scores.append([{**dict(zip(KEY, case.key, strict=True)), "trait": trait.value, **row}])
+        for measure in (FLUENCY, *(trait.value for trait in case.traits)):
+            for method, answers, scores in kept:
+                place = (*case.key, measure)
+                if not (place in scores if measure == FLUENCY else is_scored(scores, place)):
+                    groups.setdefault((case.question, measure), {})[(method.name, case.key)] = (answers, scores)
+    for number, ((question, measure), group) in enumerate(groups.items()):
+        texts = [answers[key]["answer"] for (_, key), (answers, _) in group.items()]
+        if measure == FLUENCY:
+            found = scorer.fluency(question, texts)
+        else:
+            found = scorer.judge_traits(question, texts, [Trait.parse(measure)])
+        for ((_, key), (_, scores)), row in zip(group.items(), found, strict=True):
+            scores.append([{**dict(zip(KEY, key, strict=True)), "measure": measure, **row}])
         report("scores", number + 1, len(groups))
 
 
-def _matrix(scores: Journal, cases: Sequence[Case]) -> Scores:
+def _judged(answers: Journal, scores: Journal, cases: Sequence[Case]) -> JudgedCases:
     found = np.full((len(cases), len(Trait)), np.nan)
     for row, case in enumerate(cases):
         for trait in case.traits:
             stored = scores[(*case.key, trait.value)]["scores"]
             found[row, trait.position] = stored.get(trait.value, np.nan)
-    return found
+    fluent = [scores[(*case.key, FLUENCY)] for case in cases]
+    return JudgedCases(
+        [answers[case.key]["answer"] for case in cases],
+        found,
+        *(np.array([row[name] for row in fluent], float) for name in ("log_likelihood", "tokens", "repetition")),
+    )
 
 
 @dataclass(frozen=True)

@@ -137,15 +137,52 @@ def spearman(levels: Scores, scores: Scores) -> float:
     return float(np.corrcoef(rankdata(levels), rankdata(scores))[0, 1])
 
 
+def mean_spearman(results: Results, method: str, *, seed: int = 0) -> Interval:
+    """Mean over traits of Spearman between level and judged score over answers; each trait's questions resampled."""
+    return _over_traits(results, [method], seed)
+
+
+def mean_difference(results: Results, first: str, second: str, *, seed: int = 0) -> Interval:
+    """Mean Spearman of the first method minus that of the second, the same questions drawn for both (paired bootstrap)."""
+    return _over_traits(results, [first, second], seed)
+
+
+def _over_traits(results: Results, methods: Sequence[str], seed: int) -> Interval:
+    """Mean over traits of the first method's correlation, minus the second's if there is one."""
+    levels = np.asarray(results.plan.levels, dtype=np.float64)
+    tables = [[_table(results, method, trait) for method in methods] for trait in results.plan.traits]
+
+    def statistic(draws: Sequence[NDArray[np.int64]]) -> float:
+        values = [
+            [pooled_spearman(levels, table[:, rows]) for table in own] for own, rows in zip(tables, draws, strict=True)
+        ]
+        return float(np.mean([row[0] - (row[1] if len(row) > 1 else 0.0) for row in values]))
+
+    sizes = [own[0].shape[1] for own in tables]
+    generator = np.random.default_rng(seed)
+    drawn = [statistic([generator.integers(size, size=size) for size in sizes]) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(statistic([np.arange(size) for size in sizes]), float(low), float(high), 0.95, RESAMPLES)
+
+
+def _table(results: Results, method: str, trait: Trait) -> Scores:
+    """[levels, questions]; nan where nothing was judged."""
+    return np.array([_scores(results.cell(method, trait, level), trait) for level in results.plan.levels])
+
+
+def pooled_spearman(levels: Scores, table: Scores) -> float:
+    """Between levels [n] and all the scores [n, questions] given there; nan stands for no score."""
+    there = ~np.isnan(table)
+    return spearman(np.broadcast_to(levels[:, None], table.shape)[there], table[there])
+
+
 def _trait(results: Results, method: str, trait: Trait, seed: int) -> TraitFigures:
     plan = results.plan
-    table = np.array([_scores(results.cell(method, trait, level), trait) for level in plan.levels])
+    table = _table(results, method, trait)
     levels = np.asarray(plan.levels, dtype=np.float64)
 
     def pooled(questions: NDArray[np.int64]) -> float:
-        drawn = table[:, questions]
-        there = ~np.isnan(drawn)
-        return spearman(np.broadcast_to(levels[:, None], drawn.shape)[there], drawn[there])
+        return pooled_spearman(levels, table[:, questions])
 
     means = np.array([np.nan if np.isnan(row).all() else np.nanmean(row) for row in table])
     seen = ~np.isnan(means)

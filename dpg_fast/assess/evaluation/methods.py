@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dpg_fast.assess.answering import AnswerSettings, greedy_answers
+from dpg_fast.assess.capability import Examinee
 from dpg_fast.data.texts import load_descriptions
 from dpg_fast.hypernet import AdapterNetwork, from_peft
 from dpg_fast.model import Calibration, PersonalityModel
@@ -25,6 +26,7 @@ ADJECTIVES = {
     "A": ("agreeable", "disagreeable"),
     "N": ("neurotic", "calm"),
 }
+LORA = "LoRA with scores in the prompt"
 _DEGREES = ("slightly", "somewhat", "quite", "very", "extremely")
 _FIT = ("only slightly", "somewhat", "fairly well", "very well", "completely")
 
@@ -52,6 +54,9 @@ class Method(Protocol):
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
         """One batch: an answer for each question, each as its own person; None is the bare model."""
 
+    def examinee(self, personality: Personality | None) -> Examinee:
+        """The model as this person, for tasks of lm-evaluation-harness; between :meth:`prepare` and :meth:`close`."""
+
     def close(self) -> None:
         """Called after the last answer; leaves the base model as it was."""
 
@@ -59,7 +64,8 @@ class Method(Protocol):
 class BareModel:
     """The base model, whatever is asked for: what every method has to move away from."""
 
-    name, neutral_is_bare = "bare", True
+    name: str = "bare"
+    neutral_is_bare: bool = True
 
     def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings) -> None:
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
@@ -75,6 +81,9 @@ class BareModel:
 
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
         return greedy_answers(self.base, self.tokenizer, questions, self.settings, systems=self._systems(personalities))
+
+    def examinee(self, personality: Personality | None) -> Examinee:
+        return Examinee(self.base, None, self.persona(personality) if personality else "")
 
     def close(self) -> None:
         pass
@@ -196,14 +205,23 @@ class WrappedModel:
         )
 
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
-        if self._model is None:
-            raise RuntimeError(f"call prepare() of {self.name} first")
-        return greedy_answers(self._model, self.tokenizer, questions, self.settings, personality=list(personalities))
+        people = list(personalities)
+        model = _prepared(self._model, self.name)
+        return greedy_answers(model, self.tokenizer, questions, self.settings, personality=people)
+
+    def examinee(self, personality: Personality | None) -> Examinee:
+        return Examinee(_prepared(self._model, self.name), personality)
 
     def close(self) -> None:
         if self._model is not None:
             self._model.unload()
             self._model = None
+
+
+def _prepared(model: PersonalityModel | None, name: str) -> PersonalityModel:
+    if model is None:
+        raise RuntimeError(f"call prepare() of {name} first")
+    return model
 
 
 def _word(words: Sequence[str], level: float) -> str:
@@ -225,13 +243,15 @@ class LoraAdapter(BareModel):
 
     Args:
         directory: of a PEFT adapter.
+        name: to tell several apart.
     """
 
-    name, neutral_is_bare = "LoRA with scores in the prompt", False
+    neutral_is_bare = False
 
-    def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings, directory: Path) -> None:
+    def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings, directory: Path, name: str = LORA) -> None:
         super().__init__(base, tokenizer, settings)
         self.directory = Path(directory)
+        self.name = name
         self._model: PersonalityModel | None = None
 
     def describe(self) -> str:
@@ -248,11 +268,13 @@ class LoraAdapter(BareModel):
         self._model = PersonalityModel.from_model(self.base, hypernet=from_peft({"lora": self.directory}))
 
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
-        if self._model is None:
-            raise RuntimeError(f"call prepare() of {self.name} first")
+        model, systems = _prepared(self._model, self.name), self._systems(personalities)
         who = [None if person is None else Character("lora") for person in personalities]
-        systems = self._systems(personalities)
-        return greedy_answers(self._model, self.tokenizer, questions, self.settings, systems=systems, personality=who)
+        return greedy_answers(model, self.tokenizer, questions, self.settings, systems=systems, personality=who)
+
+    def examinee(self, personality: Personality | None) -> Examinee:
+        who = None if personality is None else Character("lora")
+        return Examinee(_prepared(self._model, self.name), who, self.persona(personality) if personality else "")
 
     def close(self) -> None:
         if self._model is not None:

@@ -107,10 +107,9 @@ def run_evaluation(
     report = progress or (lambda what, done, total: None)
     kept = []
     for method in methods:
-        stem = method.name.replace(" ", "_").replace("+", "and")
         about = {**settings, "method": method.name, **method.about()}
-        answers = Journal(directory / ANSWERS / f"{stem}.jsonl", about, KEY)
-        scores = Journal(directory / SCORES / f"{stem}.jsonl", {**about, **scorer.about()}, (*KEY, "measure"))
+        answers = Journal(directory / ANSWERS / method_file(method), about, KEY)
+        scores = Journal(directory / SCORES / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
         kept.append(_Kept(method, answers, scores, list(_keys(method, plan))))
     for one in kept:
         _answer(one, batch_size, report)
@@ -122,6 +121,11 @@ def run_evaluation(
         neutral = bare if one.method.neutral_is_bare and 0.0 in plan.levels else {}
         rows[one.method.name] = {**neutral, **own}
     return Results(plan, rows, {method.name: method.describe() for method in methods})
+
+
+def method_file(method: Method) -> str:
+    """Name of a method's journals."""
+    return method.name.replace(" ", "_").replace("+", "and") + ".jsonl"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpg_fast.assess.evaluation.capability import Capability, MethodCapability
 from dpg_fast.assess.evaluation.figures import MethodFigures, TraitFigures
 from dpg_fast.assess.evaluation.pictures import draw_cross, draw_sweep
 from dpg_fast.assess.evaluation.protocol import Results
-from dpg_fast.assess.reporting.evaluation import BARE, FEW, write_evaluation_page
+from dpg_fast.assess.reporting.evaluation import (
+    BARE,
+    COSTS,
+    FEW,
+    LEFT_OUT,
+    cost_tables,
+    points,
+    summary,
+    summary_legend,
+    write_evaluation_page,
+)
 from dpg_fast.assess.reporting.sections import software
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.files import write_text
@@ -22,7 +33,13 @@ REPORT, RAW = "report.md", "results.json"
 
 
 def write_report(
-    results: Results, methods: Sequence[MethodFigures], directory: Path, *, judge: str, settings: Mapping[str, Any]
+    results: Results,
+    methods: Sequence[MethodFigures],
+    directory: Path,
+    *,
+    judge: str,
+    settings: Mapping[str, Any],
+    capability: Capability | None = None,
 ) -> Path:
     """Write ``report.html``, ``report.md``, their pictures and ``results.json`` (every answer, score and figure).
 
@@ -35,6 +52,7 @@ def write_report(
         directory: to write to.
         judge: its own description.
         settings: of the run, JSON-ready.
+        capability: of the methods; without it the report says that it was left out.
 
     Raises:
         ImportError: matplotlib or jinja2 is missing.
@@ -44,12 +62,13 @@ def write_report(
     if crossed:
         draw_cross([method for method in methods if method.name != BARE], directory / "cross_trait.png")
     about = {**settings, "software": software(), "judge": judge}
-    raw = _raw(results, methods, about)
+    raw = _raw(results, methods, about) | {"capability": asdict(capability) if capability else None}
     write_text(directory / RAW, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
     parts = [
         "# Measured personality",
         *_what_works(results, methods),
-        *_methods(methods, results),
+        *_methods(methods, results, capability),
+        *_costs(capability),
         *_traits(methods),
         "## Judged against requested level, and fluency",
         "![Judged score and perplexity against the requested level](sweep.png)",
@@ -60,7 +79,9 @@ def write_report(
     write_text(directory / REPORT, "\n\n".join(parts) + "\n")
     verdicts = {m.name: [verdict(t, f, results.plan.ends) for t, f in m.traits.items()] for m in methods}
     figures = {name: value for name, value in raw.items() if name != "answers"}  # those are in results.json
-    return write_evaluation_page(results, methods, directory, verdicts=verdicts, judge=judge, about=about, data=figures)
+    return write_evaluation_page(
+        results, methods, directory, verdicts=verdicts, judge=judge, about=about, data=figures, capability=capability
+    )
 
 
 def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> str:
@@ -74,6 +95,11 @@ def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> s
     if change.high < 0:
         return f"{trait.value} goes the **wrong way**: {span}; the interval excludes 0 by {-change.high:.2f}."
     return f"{trait.value} is **not shown to work**: {span}; the interval includes 0."
+
+
+def cost_sentence(found: MethodCapability) -> str:
+    """One plain sentence: how many tasks a method still does, beside the bare model."""
+    return f"right answers to tasks: {found.mean.value:.1%}, change against the bare model {points(found.mean)} points."
 
 
 def _what_works(results: Results, methods: Sequence[MethodFigures]) -> list[str]:
@@ -92,40 +118,15 @@ def _what_works(results: Results, methods: Sequence[MethodFigures]) -> list[str]
     return parts
 
 
-def _methods(methods: Sequence[MethodFigures], results: Results) -> list[str]:
-    rows = [
-        [
-            method.name,
-            f"{method.trait_score:.2f}",
-            _number(method.variance),
-            _mean([figures.spearman.estimate for figures in method.traits.values()]),
-            f"{sum(figures.difference.low > 0 for figures in method.traits.values())} of {len(method.traits)}",
-            _number(method.perplexity),
-            f"{method.repetition:.1%}",
-            f"{method.empty:.0%}",
-            "-" if method.fluency is None else f"{method.fluency:.2f}",
-        ]
-        for method in methods
-    ]
-    head = [
-        "method",
-        "trait score, 2-10",
-        "variance",
-        "Spearman",
-        "traits that work",
-        "perplexity",
-        "repetition",
-        "empty",
-    ]
-    low, high = results.plan.ends
-    return [
-        "## Methods",
-        format_table([*head, "fluency, 1-5"], rows),
-        f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
-        "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
-        "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
-        "share of repeated word 4-grams. Fluency: the judge's rating, where it gives one.",
-    ]
+def _methods(methods: Sequence[MethodFigures], results: Results, capability: Capability | None) -> list[str]:
+    return ["## Methods", format_table(*summary(methods, capability)), summary_legend(results)]
+
+
+def _costs(capability: Capability | None) -> list[str]:
+    parts = [f"## {COSTS}"]
+    if capability is None:
+        return [*parts, f"**{LEFT_OUT}**"]
+    return [*parts, capability.describe(), *(format_table(*cells) for cells in cost_tables(capability))]
 
 
 def _traits(methods: Sequence[MethodFigures]) -> list[str]:

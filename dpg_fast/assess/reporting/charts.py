@@ -202,6 +202,51 @@ def dose_response(points: Mapping[str, Mapping[Trait, tuple[ArrayLike, ArrayLike
     save_figure(figure, path)
 
 
+def lines(
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]],
+    x: ArrayLike,
+    path: Path,
+    *,
+    label: str,
+    asked: Mapping[str, ArrayLike] | None = None,
+    columns: int = 3,
+) -> None:
+    """Means of judged scores with their intervals as bands: a panel for each key, a colour for each system in it.
+
+    Args:
+        panels: title -> system -> (means, low, high), each [n].
+        x: [n].
+        path: of the picture.
+        label: of the axis.
+        asked: title -> what was asked for [n], dotted.
+        columns: panels side by side.
+    """
+    systems = list(dict.fromkeys(name for own in panels.values() for name in own))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(3.4 * columns + 0.6, 2.9 * rows + 0.5, rows, columns, sharey=True)
+    at = np.asarray(x, dtype=np.float64)
+    for axis, (title, own) in zip(axes, panels.items(), strict=False):
+        axis.axhline(0, color=LINE, linewidth=0.8)
+        if asked is not None:
+            axis.plot(at, np.asarray(asked[title]), color=SOFT, linewidth=0.9, linestyle=":", label="asked for")
+        for name, (means, low, high) in own.items():
+            place = systems.index(name)
+            axis.fill_between(at, np.asarray(low), np.asarray(high), color=colour(place), alpha=0.15, linewidth=0)
+            marker = MARKERS[place % len(MARKERS)]
+            axis.plot(at, means, color=colour(place), marker=marker, markersize=3.5, linewidth=1.4, label=name)
+        axis.set_title(_short(title, 44), fontsize=9, color=INK)
+        axis.set_ylim(-_LIMIT, _LIMIT)
+        axis.set_yticks([-5, 0, 5])
+        _plain(axis)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    axes[0].set_ylabel("mean judged score", fontsize=9, color=SOFT)
+    figure.supxlabel(label, fontsize=9, color=SOFT)
+    _legend(figure, axes[: len(panels)])
+    save_figure(figure, path)
+
+
 def intervals(
     rows: Sequence[tuple[str, Mapping[str, tuple[float, float, float]]]],
     path: Path,

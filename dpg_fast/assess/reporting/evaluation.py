@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dpg_fast.assess.evaluation.capability import Capability, MethodCapability, Share
 from dpg_fast.assess.evaluation.figures import MethodFigures
 from dpg_fast.assess.evaluation.protocol import Results
 from dpg_fast.assess.metrics import LEVELS, nearest_level
@@ -32,6 +33,9 @@ from dpg_fast.personality import Trait
 
 BARE = "bare"
 FEW = 8  # questions below which a bootstrap interval is named unreliable
+LEFT_OUT = "Capability was left out of this run: what the methods cost beyond fluency is not known."
+COSTS = "What steering costs"
+Cells = tuple[list[str], list[list[str]]]
 
 
 def write_evaluation_page(
@@ -43,6 +47,7 @@ def write_evaluation_page(
     judge: str,
     about: Mapping[str, Any],
     data: Mapping[str, Any],
+    capability: Capability | None,
 ) -> Path:
     """Write the page of `evaluation.report.write_report`, whose pictures ``sweep.png`` and ``cross_trait.png`` are there already.
 
@@ -53,14 +58,16 @@ def write_evaluation_page(
         judge: its own description.
         about: settings and software.
         data: everything in JSON types.
+        capability: of the methods; None where it was left out.
 
     Raises:
         ImportError: matplotlib or jinja2 is missing.
     """
     tried = [method for method in methods if method.name != BARE]
     sections = [
-        _overview(results, tried, verdicts),
-        _methods(methods, results),
+        _overview(results, tried, verdicts, capability),
+        _methods(methods, results, capability),
+        _costs(capability),
         _levels(results, methods, directory),
         _cross(methods),
         _examples(results, methods),
@@ -92,7 +99,104 @@ def _works(method: MethodFigures) -> int:
     return sum(figures.difference.low > 0 for figures in method.traits.values())
 
 
-def _overview(results: Results, tried: Sequence[MethodFigures], verdicts: Mapping[str, Sequence[str]]) -> Section:
+def summary(methods: Sequence[MethodFigures], capability: Capability | None) -> Cells:
+    """Head and rows of the table of methods, the same on the page and in Markdown."""
+    head = [
+        "method",
+        "trait score, 2-10",
+        "variance",
+        "Spearman",
+        "traits that work",
+        "perplexity",
+        "repetition",
+        "empty",
+    ]
+    head += ["fluency, 1-5", "capability", "change, points"]
+    rows = []
+    for method in methods:
+        found = _mean_share(capability, method.name)
+        rows.append(
+            [
+                method.name,
+                number(method.trait_score),
+                number(method.variance),
+                _mean([figures.spearman.estimate for figures in method.traits.values()]),
+                f"{_works(method)} of {len(method.traits)}",
+                number(method.perplexity),
+                number(method.repetition, "{:.1%}"),
+                number(method.empty, "{:.0%}"),
+                number(method.fluency),
+                number(found.value, "{:.1%}") if found else "left out",
+                points(found) if found else "left out",
+            ]
+        )
+    return head, rows
+
+
+def _mean_share(capability: Capability | None, method: str) -> Share | None:
+    """None where capability was left out, or for a method that could not sit the tasks (a model behind an API)."""
+    found = capability.methods.get(method) if capability else None
+    return found.mean if found else None
+
+
+def summary_legend(results: Results) -> str:
+    """What the columns of :func:`summary` are."""
+    low, high = results.plan.ends
+    return (
+        f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
+        "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
+        "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
+        "share of repeated word 4-grams. Fluency: the judge's rating, where it gives one. Capability: right answers to tasks, "
+        f'mean of the ends, and the change against the bare model with its interval; see "{COSTS}".'
+    )
+
+
+def cost_tables(capability: Capability) -> tuple[Cells, Cells]:
+    """Right answers to each task by each method, and the change against the bare model as each personality."""
+    head = ["method", *capability.items, "mean", "change, points", "worst"]
+    rows = [
+        [
+            name,
+            *(f"{share.value:.1%}" + (f" ({points(share)})" if share.change else "") for share in found.tasks.values()),
+            f"{found.mean.value:.1%}",
+            points(found.mean),
+            _worst(found),
+        ]
+        for name, found in capability.methods.items()
+    ]
+    each = [
+        [name, *(points(found.people[who]) for who in capability.people)]
+        for name, found in capability.methods.items()
+        if found.people
+    ]
+    return (head, rows), (["change, points", *capability.people], each)
+
+
+def points(share: Share) -> str:
+    """The change in points with its interval."""
+    if share.change is None:
+        return "–"
+    low, high = 100 * share.change.low, 100 * share.change.high
+    return f"{100 * share.change.estimate:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _worst(found: MethodCapability) -> str:
+    return f"{found.worst}: {found.people[found.worst].value:.1%}" if found.worst is not None else "–"
+
+
+def _costs(capability: Capability | None) -> Section:
+    if capability is None:
+        return Section(COSTS, [Text(LEFT_OUT, strong=True)])
+    tasks, people = (Table(*cells) for cells in cost_tables(capability))
+    return Section(COSTS, [Text(capability.describe()), tasks, people])
+
+
+def _overview(
+    results: Results,
+    tried: Sequence[MethodFigures],
+    verdicts: Mapping[str, Sequence[str]],
+    capability: Capability | None,
+) -> Section:
     blocks: list[Block] = []
     fewest = min(map(len, results.plan.questions.values()))
     if fewest < FEW:
@@ -100,6 +204,7 @@ def _overview(results: Results, tried: Sequence[MethodFigures], verdicts: Mappin
             Text(f"Only {fewest} questions for a trait: the intervals are too narrow to be trusted.", strong=True)
         )
     for method in tried:
+        share = _mean_share(capability, method.name)
         blocks.append(
             Cards(
                 [
@@ -108,6 +213,11 @@ def _overview(results: Results, tried: Sequence[MethodFigures], verdicts: Mappin
                     ("variance", number(method.variance), "of ratings over questions; lower is steadier"),
                     ("perplexity", number(method.perplexity, "{:.1f}"), "of its answers under the bare model"),
                     ("repetition", number(method.repetition, "{:.0%}"), "of the words' 4-grams"),
+                    (
+                        "capability",
+                        number(share.value, "{:.0%}") if share else "left out",
+                        f"{points(share)} points against the bare model" if share else "of this run",
+                    ),
                 ]
             )
         )
@@ -115,7 +225,7 @@ def _overview(results: Results, tried: Sequence[MethodFigures], verdicts: Mappin
     return Section("What works", blocks)
 
 
-def _methods(methods: Sequence[MethodFigures], results: Results) -> Section:
+def _methods(methods: Sequence[MethodFigures], results: Results, capability: Capability | None) -> Section:
     rows = [
         [
             method.name if n == 0 else "",
@@ -136,7 +246,8 @@ def _methods(methods: Sequence[MethodFigures], results: Results) -> Section:
         "of the poles with their variance; brackets: 95% bootstrap interval over questions"
     )
     described = Table(["method", "what it does"], [[m.name, m.description] for m in methods], left=2)
-    return Section("Methods and traits", [Table(head, rows, caption, left=2), described])
+    beside = Table(*summary(methods, capability), summary_legend(results))
+    return Section("Methods and traits", [beside, Table(head, rows, caption, left=2), described])
 
 
 def _levels(results: Results, methods: Sequence[MethodFigures], directory: Path) -> Section:

@@ -1,5 +1,6 @@
 """The blocks of docs/personified.md run in order, as written but for the server's address.
 
+Those on training run in tests/train/personified/test_scripts.py.
 Those on serving characters run in tests/model/test_characters_docs.py.
 """
 
@@ -27,6 +28,7 @@ URL = "http://localhost:8000/v1"
 
 def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "personified.md").read_text(encoding="utf-8")
+    text = re.sub(r"^## Training$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"^## Serving characters$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
     assert [kind for kind, _ in blocks] == ["bash", "bash", "bash", "python", "bash", "python"]

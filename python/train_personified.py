@@ -1,0 +1,33 @@
+"""Tune a character on its conversations (the first step of PersLLM's two), with TRL.
+
+    python python/train_personified.py --config recipes/marit_oss_sft.yaml
+    accelerate launch python/train_personified.py --config recipes/marit_oss_sft.yaml trainer.learning_rate=5e-4 lora.rank=8
+
+Settings are those of dpg_fast.train.personified.SftSettings. A killed run continues from its last checkpoint when it is started
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from dpg_fast.long_runs import plain_errors
+from dpg_fast.train import read_settings
+from dpg_fast.train.personified import SftSettings, run_sft
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file of settings")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that replace the file's")
+    options = parser.parse_args()
+    with plain_errors("train_personified.py"):
+        written = run_sft(read_settings(SftSettings, options.config, options.overrides))
+    Console().print(f"Written to {written}")
+
+
+if __name__ == "__main__":
+    main()
