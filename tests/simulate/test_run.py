@@ -123,7 +123,7 @@ def test_readings_see_the_turn_with_what_it_answers(
 
 def test_endpoints_and_the_local_model_talk(tiny: PersonalityModel, byte_tokenizer: Any, tmp_path: Path) -> None:
     with serve(parrot) as server:
-        far = endpoint(server.url)
+        far = endpoint(server.url) | {"parameters": {"top_p": None, "seed": 7}}
         talk = scenario(
             speakers=[{"name": "Ada Brook", "persona": "You build bridges."}, {"name": "Bo", "endpoint": far}]
         )
@@ -136,6 +136,7 @@ def test_endpoints_and_the_local_model_talk(tiny: PersonalityModel, byte_tokeniz
 
         found = run(tmp_path / "a")
         assert len(server.requests) == 6  # two conversations, three turns each
+        assert "top_p" not in server.requests[0] and server.requests[0]["seed"] == 7
         words = [turn.text for turn in found.conversations[0].said if turn.speaker == 1]
         assert [text.split(" lines")[0] for text in words] == ["I heard 1", "I heard 3", "I heard 5"]
         assert _texts(run(tmp_path / "b")) == _texts(found) and len(server.requests) == 6  # replies are stored
