@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dpg_fast.data.records import DialogueRecord
 from dpg_fast.personality import MAX_SCORE, Personality
-from dpg_fast.prompting import chat_prompt
+from dpg_fast.prompting import chat_prompt, with_system
 from dpg_fast.train.lessons import Lesson
 from dpg_fast.train.teacher import TaughtAnswer, mix
 
@@ -144,10 +144,18 @@ def taught_sources(
     return found
 
 
-def text_sources(records: Iterable[DialogueRecord], tokenizer: Any, max_length: int = 1024) -> list[TextSource]:
+def text_sources(
+    records: Iterable[DialogueRecord], tokenizer: Any, max_length: int = 1024, *, system: str | None = None
+) -> list[TextSource]:
     """A source for each dialogue with a personality and a turn of the assistant: loss on the assistant's tokens alone.
 
     Longer dialogues are cut at ``max_length`` tokens; those whose assistant only speaks after that are left out.
+
+    Args:
+        records: dialogues.
+        tokenizer: with a chat template.
+        max_length: tokens.
+        system: the instruction before dialogues that have none of their own: the one that is used when the model answers.
 
     Raises:
         ValueError: no dialogue is left, or the chat template does not build a conversation turn by turn.
@@ -158,6 +166,8 @@ def text_sources(records: Iterable[DialogueRecord], tokenizer: Any, max_length: 
         if record.personality is None:
             continue
         messages = [turn.model_dump() for turn in record.messages]
+        if messages[0]["role"] != "system":
+            messages = with_system(tokenizer, messages, system)
         tokens, learnt = assistant_tokens(tokenizer, messages)
         tokens, learnt = tokens[:max_length], learnt[:max_length]
         positions = learnt[1:].nonzero().flatten()
