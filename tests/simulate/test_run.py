@@ -318,7 +318,7 @@ def test_an_unknown_stage_is_said_before_anybody_speaks(
     file = write_scenario(
         tmp_path / "talk.yaml", speakers=[{"name": "Ada", "character": "ada", "stage": "old"}, {"name": "Bo"}]
     )
-    with pytest.raises(ValueError, match=r"Ada of talk cannot speak: .*stage"):
+    with pytest.raises(ValueError, match=r"Ada of talk cannot speak: .*no stage 'old'; its stages: early, late"):
         run_simulation(
             [file],
             tmp_path / "out",
