@@ -72,6 +72,11 @@ def build(
     test: Annotated[float, typer.Option(help="Share kept for testing.")] = 0.2,
     verify: Annotated[bool, typer.Option(help="Let the model judge each answer by its materials.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="How often what was lost is replaced.")] = 2,
+    candidates: Annotated[int, typer.Option(min=1, help="Answers asked for until one passes.")] = 1,
+    shots: Annotated[int, typer.Option(min=0, help="Of STAGE/examples.jsonl, shown before each call.")] = 0,
+    written: Annotated[
+        bool, typer.Option("--written", help="Put STAGE/examples.jsonl among the records, marked as written by hand.")
+    ] = False,
     per_paragraph: Annotated[int, typer.Option(min=1, help="User turns from one paragraph, at most.")] = 12,
     guidance: Annotated[str, typer.Option(help="Added to every prompt.")] = "",
     refusal: Annotated[str, typer.Option(help="Response to what the person could not know.")] = "Refused.",
@@ -108,6 +113,9 @@ def build(
             test=test,
             verify=verify,
             rounds=rounds,
+            candidates=candidates,
+            shots=shots,
+            written=written,
             per_paragraph=per_paragraph,
             guidance=guidance,
             refusal=refusal,
