@@ -22,8 +22,8 @@ from dpg_fast.data.personified.reading import count_words
 from dpg_fast.data.personified.record import LostItem, PersonifiedRecord
 from dpg_fast.data.personified.retrieval import API, make_embedder
 from dpg_fast.data.personified.slots import PersonifySettings
-from dpg_fast.data.personified.written import load_examples
 from dpg_fast.data.personified.writing import LOST, read_personified, write_pairs, write_personified
+from dpg_fast.data.personified.written import load_examples
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table, run_with_progress
 from dpg_fast.llm.results import Plan

@@ -27,6 +27,7 @@ from .retrieval import Embedder, Retriever
 from .slots import PersonifySettings, Slot, check_feasible, slots, split_of
 from .written import WRITTEN, Example, choose
 
+
 class Annotator:
     """Makes one character's conversations.
 
@@ -54,7 +55,9 @@ class Annotator:
         check_feasible(character.stages, settings)
         without = [s.id for s in character.stages if not any(e.stage.id == s.id and not e.asked_of for e in examples)]
         if without and (settings.shots or settings.written):
-            raise ValueError(f"no written examples for the stages {', '.join(without)}: put them into STAGE/examples.jsonl")
+            raise ValueError(
+                f"no written examples for the stages {', '.join(without)}: put them into STAGE/examples.jsonl"
+            )
         if len(instructions) < settings.general:
             raise ValueError(f"there are {len(instructions)} general instructions, not {settings.general}")
         self.character, self.settings, self.asker, self.embedder = character, settings, asker, embedder
@@ -127,7 +130,7 @@ class Annotator:
         waiting = {stage.id: slots(stage, self.settings) for stage in self.character.stages}
         accepted: list[Draft] = []
         written = self._written(done) if self.settings.written else []
-        asked = [draft.question for draft in written if draft.asked_of is None]  # kept, of all stages and rounds
+        asked = [e.question for e in self.examples if e.asked_of is None]  # and those kept, of all stages and rounds
         for number in range(self.settings.rounds):
             wanted: list[Slot] = []
             for stage in self.character.stages:

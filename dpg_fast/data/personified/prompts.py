@@ -90,7 +90,8 @@ def question_call(
     system = wording.QUESTION_SYSTEM.format(name=name, language=language, time=_time(stage), notice=fence.notice())
     wanted += _guidance(guidance)
     chat = [
-        (f"{wanted}\n\n{fence.wrap('text', shot.text)}", UserTurn(text=shot.question).model_dump_json()) for shot in shots
+        (f"{wanted}\n\n{fence.wrap('text', shot.text)}", UserTurn(text=shot.question).model_dump_json())
+        for shot in shots
     ]
     return _call(item, system, f"{wanted}\n\n{fence.wrap('text', source.text)}", UserTurn, draw=draw, chat=chat)
 

@@ -49,7 +49,9 @@ class WrittenExample(BaseModel):
     def _check(self) -> WrittenExample:
         own = (self.kind, self.paragraph, self.question)
         if self.asked_of is None and None in own:
-            raise ValueError("kind, paragraph and question are needed, or asked_of with the id of another stage's example")
+            raise ValueError(
+                "kind, paragraph and question are needed, or asked_of with the id of another stage's example"
+            )
         if self.asked_of is not None and own != (None, None, None):
             raise ValueError("with asked_of, kind, paragraph and question are those of the other stage's example")
         return self
