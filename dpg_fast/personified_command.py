@@ -23,6 +23,9 @@ _Legacy = Annotated[
     bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
 ]
 _Concurrency = Annotated[int, typer.Option(min=1, help="Calls under way at once.")]
+_Timeout = Annotated[
+    float, typer.Option(min=1, help="Seconds for one try of a call; a slow server needs more, or less concurrency.")
+]
 _Prices = Annotated[
     Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
 ]
@@ -88,6 +91,7 @@ def build(
     max_tokens: _MaxTokens = 2000,
     legacy_max_tokens: _Legacy = False,
     concurrency: _Concurrency = 8,
+    timeout: _Timeout = 120,
     prices: _Prices = None,
     cache: _Cache = None,
     retry_failed: _Retry = False,
@@ -129,6 +133,7 @@ def build(
             max_tokens=max_tokens,
             legacy_max_tokens=legacy_max_tokens,
             concurrency=concurrency,
+            timeout=timeout,
             prices=prices,
             cache=cache,
             retry_failed=retry_failed,
@@ -161,6 +166,7 @@ def material(
     max_tokens: _MaxTokens = 4000,
     legacy_max_tokens: _Legacy = False,
     concurrency: _Concurrency = 8,
+    timeout: _Timeout = 120,
     prices: _Prices = None,
     cache: _Cache = None,
     retry_failed: _Retry = False,
@@ -187,6 +193,7 @@ def material(
             max_tokens=max_tokens,
             legacy_max_tokens=legacy_max_tokens,
             concurrency=concurrency,
+            timeout=timeout,
             prices=prices,
             cache=cache,
             retry_failed=retry_failed,

@@ -44,6 +44,7 @@ class ServerOptions:
     max_tokens: int = 2000
     legacy_max_tokens: bool = False
     concurrency: int = 8
+    timeout: float = 120.0
     prices: Path | None = None
     cache: Path | None = None
     retry_failed: bool = False
@@ -61,6 +62,7 @@ class ServerOptions:
             api_key_variable=self.api_key_variable,
             parameters=parameters,
             concurrency=self.concurrency,
+            timeout=self.timeout,
         )
         prices = PriceTable() if self.prices is None else PriceTable.load(self.prices)
         kept = self.cache or out / "replies.sqlite"
