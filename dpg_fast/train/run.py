@@ -38,6 +38,10 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     """
     arguments = trainer_arguments(settings)
     base, tokenizer = load_base(settings.model, getattr(torch, settings.dtype))
+    settings.output.mkdir(
+        parents=True, exist_ok=True
+    )  # every process looks into it, the Trainer makes it in the first alone
+    checkpoint = get_last_checkpoint(arguments.output_dir)
     with arguments.main_process_first(desc="lessons"):
         sources = load_sources(settings, base, tokenizer, progress)
     torch.manual_seed(arguments.seed)
@@ -49,7 +53,7 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with grouped(base) if settings.grouped_attention else nullcontext():
         trainer = HypernetTrainer(model, arguments, rows, pad)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
+        trainer.train(resume_from_checkpoint=checkpoint)
     if settings.plain_lora:
         return trainer.save_lora(settings.output / "lora")
     directory = settings.output / "adapter"
