@@ -178,7 +178,8 @@ class Annotator:
         assert draft.materials is not None
         given = [paragraph.text for paragraph in (*draft.materials.knowledge, *draft.materials.style)]
         if not draft.written:  # nor may a demonstration be handed back
-            given += [example.answer.response for example in self.examples if example.stage.id == draft.stage.id]
+            own = [e.answer for e in self.examples if e.stage.id == draft.stage.id]
+            given += [text for shown in own for text in (shown.analysis, shown.response)]
         return self.checks.answer(answer, draft.kind, draft.asked_of is None, given)
 
     def _questions(self, wanted: Sequence[Slot], asked: list[str], done: Build, title: str) -> list[Draft]:

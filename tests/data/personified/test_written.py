@@ -141,9 +141,10 @@ def test_candidates_until_one_passes(tmp_path: Path) -> None:
     assert len(refused) == 8 and {item.reason for item in refused} == {"copies its source"}
 
 
-def test_a_demonstration_handed_back_is_a_copy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["analysis", "response"])
+def test_a_demonstration_handed_back_is_a_copy(tmp_path: Path, part: str) -> None:
     write(tmp_path / "ada", [OWN, SECOND], [LATE])
-    with serve(Annotator(GoldenAnswer={"response": OWN["response"]})) as server:
+    with serve(Annotator(GoldenAnswer={"response": OWN[part]})) as server:
         printed = build(tmp_path, server.url, "--items", "2", "--shots", "1", code=1)
     assert "copies its source" in printed
 
