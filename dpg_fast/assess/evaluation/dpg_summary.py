@@ -122,7 +122,7 @@ def _lead(compared: str, differences: Mapping[str, Mapping[str, Interval]]) -> s
         ]
         if said_:
             parts.append(f"{TITLES.get(task, 'Open questions')}: {compared} is {'; '.join(said_)}.")
-    return " ".join(parts) or "Nothing was compared."
+    return " ".join(parts) or "No task with baselines was run; see the tasks' own reports."
 
 
 def _table(
