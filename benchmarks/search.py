@@ -7,13 +7,11 @@ time is compared, which other jobs on the machine disturb less than the clock.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
-from benchmarks.machine import machine
+from benchmarks.turns import print_ratios, processor_seconds
 from dpg_fast.architecture import find_architecture
 from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.neurons import ActivationCounter, SearchSettings
@@ -21,6 +19,8 @@ from dpg_fast.neurons.search import answer, end_tokens, make_jobs
 from dpg_fast.neurons.tap import DecodeTap, steps_together
 from dpg_fast.personality import POLES, Trait
 from dpg_fast.smollm2 import load_smollm2
+
+PLAIN = "plain generation"
 
 
 def measure(dtype: torch.dtype, batch_size: int, tokens: int, rounds: int) -> dict[str, list[float]]:
@@ -34,7 +34,7 @@ def measure(dtype: torch.dtype, batch_size: int, tokens: int, rounds: int) -> di
     slots = torch.tensor([job.pole.index for job in batch], dtype=torch.int32)
     architecture = find_architecture(model)
     window = steps_together(architecture.num_layers, architecture.intermediate, batch_size, tokens, dtype)
-    taps: dict[str, DecodeTap | None] = {"plain generation": None}
+    taps: dict[str, DecodeTap | None] = {PLAIN: None}
     for name, means in (("counts and histograms", False), ("and means of answers", True)):
         counter = ActivationCounter(architecture.num_layers, architecture.intermediate, len(POLES), means=means)
         taps[name] = DecodeTap(model, architecture, counter, end_tokens(model, tokenizer), window)
@@ -42,14 +42,7 @@ def measure(dtype: torch.dtype, batch_size: int, tokens: int, rounds: int) -> di
         name: lambda tap=tap: answer(model, tokenizer, prompts, settings, tap, slots)  # type: ignore[misc]
         for name, tap in taps.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name in list(ways) if number % 2 else reversed(ways):
-            started = time.process_time()
-            ways[name]()
-            if number:  # the first round warms up
-                times[name].append(time.process_time() - started)
-    return times
+    return processor_seconds(ways, rounds)
 
 
 def main() -> None:
@@ -61,15 +54,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     times = measure(getattr(torch, options.dtype), options.batch_size, options.tokens, options.rounds)
-    print(f"SmolLM2-135M, {options.dtype}, {options.batch_size} rows, {options.tokens} new tokens")
-    print(", ".join(f"{key} {value}" for key, value in machine("cpu").items()))
-    plain = times["plain generation"]
-    for name, seconds in times.items():
-        ratios = sorted(s / p for s, p in zip(seconds, plain, strict=True))
-        print(
-            f"{name:24} {statistics.median(seconds):7.2f} s  {statistics.median(ratios):.3f} of plain generation "
-            f"[{ratios[0]:.3f}, {ratios[-1]:.3f}]"
-        )
+    title = f"SmolLM2-135M, {options.dtype}, {options.batch_size} rows, {options.tokens} new tokens"
+    print_ratios(title, times, PLAIN)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,19 @@ step, in turn, in one process; processor time is compared.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from peft import LoraConfig, get_peft_model
 
-from benchmarks.machine import machine
+from benchmarks.turns import print_ratios, processor_seconds
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
 from dpg_fast.smollm2 import load_smollm2
 from dpg_fast.train.loss import target_loss
 
 PROMPT, ANSWER = 62, 44
+PEFT = "PEFT, one LoRA"
 
 
 def measure(dtype: torch.dtype, rank: int, codes: int, rows: int, rounds: int) -> dict[str, list[float]]:
@@ -55,15 +54,8 @@ def measure(dtype: torch.dtype, rank: int, codes: int, rows: int, rounds: int) -
     wrapped.hypernet.randomize_(generator)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     peft = get_peft_model(load_smollm2(dtype=dtype)[0], LoraConfig(r=rank, lora_alpha=16, target_modules=targets))
-    ways = {"PEFT, one LoRA": step(peft), "hypernetwork, mixed personalities": step(wrapped, personality=personality)}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name in list(ways) if number % 2 else reversed(ways):
-            started = time.process_time()
-            ways[name]()
-            if number:  # the first round warms up
-                times[name].append(time.process_time() - started)
-    return times
+    ways = {PEFT: step(peft), "hypernetwork, mixed personalities": step(wrapped, personality=personality)}
+    return processor_seconds(ways, rounds)
 
 
 def main() -> None:
@@ -77,15 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     times = measure(getattr(torch, options.dtype), options.rank, options.codes, options.rows, options.rounds)
     size = f"{options.rows} rows of {PROMPT + ANSWER} tokens, rank {options.rank}, {options.codes} codes"
-    print(f"SmolLM2-135M, {options.dtype}, {size}")
-    print(", ".join(f"{key} {value}" for key, value in machine("cpu").items()))
-    plain = times["PEFT, one LoRA"]
-    for name, seconds in times.items():
-        ratios = sorted(s / p for s, p in zip(seconds, plain, strict=True))
-        median = statistics.median(ratios)
-        print(
-            f"{name:34} {statistics.median(seconds):6.2f} s  {median:.2f} of PEFT's [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
-        )
+    print_ratios(f"SmolLM2-135M, {options.dtype}, {size}", times, PEFT)
 
 
 if __name__ == "__main__":

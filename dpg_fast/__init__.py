@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dpg_fast.description import Description
 from dpg_fast.personality import PRESETS, TRAITS, Character, Personality, Pole, Trait
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "TRAITS",
     "Calibration",
     "Character",
+    "Description",
     "HyperNetwork",
     "HypernetConfig",
     "Personality",

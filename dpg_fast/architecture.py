@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpg_fast.hypernet.config import Site
+from dpg_fast.hypernet.config import SHARED_INPUTS, Site
 
 ActName = Literal["silu", "gelu_tanh", "gelu"]
 
@@ -57,7 +57,7 @@ ATTENTION_LAYOUTS = (
 )
 
 #: attention projections that are given the same input
-SHARED_INPUT = ("q_proj", "k_proj", "v_proj")
+SHARED_INPUT = SHARED_INPUTS[0]
 
 
 @dataclass(frozen=True)

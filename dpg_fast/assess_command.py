@@ -57,25 +57,31 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+BaseModelOption = Annotated[
+    str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
+]
+AdapterOption = Annotated[
+    str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
+]
+PeopleOption = Annotated[
+    list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
+]
+ThroughOption = Annotated[
+    Through, typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model.")
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Of the model's weights.")]
+
+
 @assess.command("questionnaire")
 def questionnaire(
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl and results.json; a killed run continues.")],
-    model: Annotated[
-        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
-    ] = "smollm2",
-    adapter: Annotated[
-        str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
-    ] = None,
-    personality: Annotated[
-        list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
-    ] = None,
+    model: BaseModelOption = "smollm2",
+    adapter: AdapterOption = None,
+    personality: PeopleOption = None,
     population: Annotated[
         int, typer.Option(min=0, help="Also this many personalities spread over -5..5: alpha is over people.")
     ] = 0,
-    through: Annotated[
-        Through,
-        typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model."),
-    ] = Through.ADAPTER,
+    through: ThroughOption = Through.ADAPTER,
     inventory: Annotated[
         str, typer.Option(help="bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or an inventory file.")
     ] = "bundled",
@@ -94,7 +100,7 @@ def questionnaire(
     prefill: Annotated[str, typer.Option(help='Beginning of the answer, such as "My answer is".')] = "",
     steer: Annotated[Steer, typer.Option(help="Tokens whose neurons are steered.")] = Steer.ALL,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    dtype: Annotated[Dtype, typer.Option(help="Of the model's weights.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     sex: Annotated[str, typer.Option(help="Norms for percentiles of IPIP-NEO: M, F, or N (both).")] = "N",
     age: Annotated[int, typer.Option(help="Age of the norms.")] = 30,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html, its pictures and report.json.")] = None,
@@ -215,19 +221,10 @@ def compare(
 @assess.command("drift")
 def drift(
     out: Annotated[Path, typer.Option(help="Folder for answers, scores, drift.json; a killed run continues.")],
-    model: Annotated[
-        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
-    ] = "smollm2",
-    adapter: Annotated[
-        str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
-    ] = None,
-    personality: Annotated[
-        list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
-    ] = None,
-    through: Annotated[
-        Through,
-        typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model."),
-    ] = Through.ADAPTER,
+    model: BaseModelOption = "smollm2",
+    adapter: AdapterOption = None,
+    personality: PeopleOption = None,
+    through: ThroughOption = Through.ADAPTER,
     turns: Annotated[
         Path | None, typer.Option(help="What the user says, one turn a line; default: twelve turns.")
     ] = None,
@@ -238,7 +235,7 @@ def drift(
     judge: Annotated[str, typer.Option(help="likelihood works offline; openai is any such API.")] = "likelihood",
     judge_model: Annotated[str | None, typer.Option(help="Model of the API.")] = None,
     judge_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the model's weights.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     beside: Annotated[
         list[Path] | None, typer.Option(help="Repeatable: folder of another run that the report shows too.")
     ] = None,

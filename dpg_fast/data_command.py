@@ -99,6 +99,10 @@ def build(
     keep_mixed: Annotated[
         bool, typer.Option("--keep-mixed", help="Train also where test characters speak to the others.")
     ] = False,
+    min_distance: Annotated[
+        float,
+        typer.Option(help="Leave test characters out whose centre lies nearer than this to a training character's."),
+    ] = 0.0,
     label: Annotated[str, typer.Option(help="A record's personality: its own scores (segment) or centre.")] = "segment",
     integers: Annotated[bool, typer.Option("--integers", help="Round it to whole levels, as in DPG.")] = False,
     outliers: Annotated[str, typer.Option(help="drop or keep segments far from the character's others.")] = "drop",
@@ -132,6 +136,7 @@ def build(
             test_characters=test_characters,
             test_scenes=test_scenes,
             keep_mixed=keep_mixed,
+            min_distance=min_distance,
             label=chosen,
             integers=integers,
             outliers=handled,

@@ -38,7 +38,16 @@ def build(
     traits: Annotated[str, typer.Option(help="Letters of the traits.")] = "OCEAN",
     count: Annotated[int, typer.Option(min=0, help="Questions for each trait.")] = 100,
     descriptions: Annotated[int, typer.Option(min=0, help="Descriptions for each pole.")] = 8,
-    per_call: Annotated[int, typer.Option(min=1, help="Texts asked for in one call.")] = 5,
+    per_call: Annotated[
+        int | None, typer.Option(min=1, help="Texts asked for in one call. Default: 5, or 1 with --examples.")
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(min=0, help="Answered requests shown in place of long instructions, for weak models: up to 5."),
+    ] = 0,
+    spare: Annotated[
+        float, typer.Option(help="Texts of the first round relative to --count; more for a weak model.")
+    ] = 1.25,
     rounds: Annotated[int, typer.Option(min=1, help="How often removed texts are asked for anew.")] = 3,
     similarity: Annotated[float, typer.Option(help="Word-trigram overlap that counts as a repetition.")] = 0.5,
     embedding_model: Annotated[
@@ -82,8 +91,10 @@ def build(
             traits=tuple(dict.fromkeys(Trait.parse(letter) for letter in traits)),
             questions=count,
             descriptions=descriptions,
-            per_call=per_call,
+            per_call=per_call or (1 if examples else 5),
             rounds=rounds,
+            spare=spare,
+            examples=examples,
             similarity=similarity,
             embedding_model=embedding_model,
             topics=TOPICS if topics is None else [line.strip() for line in topics.open() if line.strip()],

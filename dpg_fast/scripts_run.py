@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dpg_fast.assess.evidence_judge import EvidenceJudge
 from dpg_fast.assess.llm_judge import LLMJudge
-from dpg_fast.data.labelled.augment import APIGenerator, Generator, LocalGenerator, Writer, make_requests
+from dpg_fast.data.labelled.augment import BATCH, APIGenerator, Generator, LocalGenerator, Writer, make_requests
 from dpg_fast.data.labelled.build import Dataset, build, texts_of
 from dpg_fast.data.labelled.files import write_dataset
 from dpg_fast.data.labelled.judging import Scorer
@@ -211,7 +211,9 @@ class _Tools:
 
     def writer(self) -> Writer:
         """The generator with its memory."""
-        return Writer(self.generator, self._about_generator(), self.work / "generated.jsonl")
+        api = self.options.generator.kind == OPENAI  # whose replies are kept one by one, however many are under way
+        batch = max(BATCH, 4 * self.options.concurrency) if api else BATCH
+        return Writer(self.generator, self._about_generator(), self.work / "generated.jsonl", batch)
 
 
 def _read(source: Source, tools: _Tools, console: Console) -> list[Script] | None:
@@ -333,6 +335,14 @@ def _print_dataset(dataset: Dataset, manifest: dict[str, Any], console: Console)
     parts = ", ".join(f"{split} {count}" for split, count in manifest["records"].items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
     console.print(f"Records: {parts}. Left out: {dropped}.", highlight=False)
+    for row in dataset.characters:
+        if row.nearest is not None:
+            left_out = "; too near, left out of the test" if row.new is False else ""
+            console.print(
+                f"{row.character} (test) lies {row.nearest:.2f} from {row.nearest_character}, the closest in training{left_out}.",
+                highlight=False,
+                markup=False,
+            )
     cost = manifest["cost"]
     if cost.get("judging") is not None:
         console.print(f"Judging cost {money(cost['judging'], cost['currency'])} in all.", highlight=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from dpg_fast.assess.personified.cast import load_cast
@@ -33,6 +34,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), help=f"of {', '.join(BASELINES)}")
     parser.add_argument("--model", default=BUNDLED, help="Hub id or directory; the bundled SmolLM2 by default")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     parser.add_argument("--against", default=None, help="system from which differences are taken, such as sft")
     parser.add_argument("--limit", type=int, default=None, help="test questions of each stage, at most")
     parser.add_argument("--max-new-tokens", type=int, default=140)
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
     if options.judge_model:
         api = LLMSettings(options.judge_model, options.judge_url, api_key_variable=options.judge_key_variable)
         judge = LLMClient(api, options.output / "replies.sqlite")
-    base, tokenizer = load_base(options.model)
+    base, tokenizer = load_base(options.model, getattr(torch, options.dtype))
     systems = make_systems(options.baselines, directories, base, tokenizer, cast)
     with progress_bars(console) as bars:
         found = evaluate(
@@ -108,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
             settings,
             judge=judge,
             trait_judge=lambda bare, words: JudgeOptions().make(bare, words, options.output / "replies.sqlite"),
-            about={"model": options.model, "data": [folder.name for folder in options.data]},
+            about={"model": options.model, "dtype": options.dtype, "data": [folder.name for folder in options.data]},
             progress=bars,
         )
     page = write_report(found, options.output)

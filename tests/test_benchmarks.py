@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import model_gpu, run
+from benchmarks import model_gpu, run, turns
 from benchmarks.kernels import gated_case, npti, suite
 from benchmarks.kernels.shapes import MODELS, Work, grid
 from benchmarks.kernels.stats_op import moved
@@ -166,3 +166,19 @@ def test_markdown_of_the_model_suite_keeps_its_form() -> None:
     ]
     text = markdown("Suite model", {"device": "x"}, lines, ["note"])
     assert "| way | 2.50 | 1.25 | 1.20 - 1.30 |\n\n- PEFT: none\n" in text
+
+
+def test_ways_are_timed_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[str] = []
+
+    def way(name: str, work: int) -> None:
+        calls.append(name)
+        sum(range(work))
+
+    names = {"short": 20_000, "long": 2_000_000}
+    ways = {name: (lambda name=name, work=work: way(name, work)) for name, work in names.items()}
+    times = turns.processor_seconds(ways, 3)
+    assert calls == ["long", "short", "short", "long", "long", "short", "short", "long"]  # the first two warm up
+    assert all(len(seconds) == 3 for seconds in times.values()) and min(times["long"]) > max(times["short"])
+    turns.print_ratios("title", times, "short")
+    assert "1.000 of short [1.000, 1.000]" in capsys.readouterr().out

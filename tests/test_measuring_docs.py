@@ -46,6 +46,27 @@ def _script(path: Path) -> ModuleType:
 
 
 @pytest.mark.slow
+def test_evaluation_script_compares_both_shipped_adapters_and_can_leave_tasks_out(
+    smollm2: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = _script(ROOT / "python" / "evaluate_traits.py")
+    monkeypatch.setattr(script, "load_base", lambda name: (copy.deepcopy(smollm2[0]), smollm2[1]))
+    out = tmp_path / "out"
+    bounds = ["--questions", "1", "--traits", "E", "--levels", "-5", "5", "--methods", "neurons", "hypernet"]
+    more = ["--max-new-tokens", "4", "--no-cross", "--no-capability"]
+    monkeypatch.setattr(sys, "argv", ["evaluate_traits.py", str(out), *bounds, *more])
+    script.main()
+    raw = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert set(raw["figures"]) == {"bare", "neurons", "hypernetwork"} and raw["capability"] is None
+    assert "Capability was left out" in (out / "report.md").read_text(encoding="utf-8")
+    heads = [json.loads((out / "answers" / f"{name}.jsonl").open().readline()) for name in ("neurons", "hypernetwork")]
+    assert [set(head["about"]["adapter"]) for head in heads] == [{"neurons.safetensors"}, {"hypernet.safetensors"}]
+    monkeypatch.setattr(sys, "argv", ["evaluate_traits.py", str(tmp_path / "no"), *bounds[:-1], "adapter"])
+    with pytest.raises(SystemExit, match="both neurons and a hypernetwork"):
+        script.main()
+
+
+@pytest.mark.slow
 def test_evaluation_script_end_to_end(
     smollm2: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +85,10 @@ def test_evaluation_script_end_to_end(
         "neurons",
         "--max-new-tokens",
         "6",
+        "--capability-tasks",
+        "facts",
+        "--capability-items",
+        "2",
     ]
     monkeypatch.setattr(sys, "argv", ["evaluate_traits.py", str(out), *bounds])
     script.main()
@@ -71,6 +96,8 @@ def test_evaluation_script_end_to_end(
     assert "extraversion" in report and "neurons" in report and "weak judge" in report
     assert str(tmp_path) not in report
     raw = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert "facts (n = 2)" in report and "E-5, E+5" in report and "left out" not in report
+    assert set(raw["capability"]["methods"]["neurons"]["people"]) == {"E-5", "E+5"}
     assert len(raw["answers"]) == 2 * 2 * 2 and raw["figures"]["neurons"]["traits"]["extraversion"]["difference"]
 
 

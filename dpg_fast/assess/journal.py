@@ -42,7 +42,8 @@ class Journal:
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         try:
-            head, *rows = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+            # not splitlines(): a text may hold U+2028 or U+0085, which end no row
+            head, *rows = [json.loads(line) for line in whole.split(b"\n") if line]
             found = head["job"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no journal of results: {error!r}") from error

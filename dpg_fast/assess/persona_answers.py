@@ -122,7 +122,9 @@ def load_answers(path: Path) -> list[PersonaAnswer]:
         ValueError: a line lacks a key or names no pole.
     """
     answers = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
         row = json.loads(line)
         try:
             answers.append(PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"]))

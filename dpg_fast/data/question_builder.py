@@ -18,13 +18,14 @@ from pydantic import BaseModel, Field
 from ..llm import Call, LLMClient, Result, Usage
 from ..llm.results import Run
 from ..personality import Pole, Trait
-from .facets import FACETS, TOPICS, TRAIT_STEMS
+from .facets import FACETS, TOPICS, TRAIT_STEMS, Facet
+from .question_examples import MOST, description_turns, question_turns, shown_questions
 from .question_rules import DESCRIPTION_LIMITS, QUESTION_LIMITS, Limits, check_description, check_question
 from .records import DroppedRecord
 from .similarity import near_duplicates, near_vectors
 
 PROMPT_VERSION = "situations-1"
-_SPARE = 1.25  # asked for in the first round, relative to what is wanted
+EXAMPLES_VERSION = "situations-by-example-1"
 _SYSTEM = "You write short texts for a psychological study of how people differ in everyday life."
 _QUESTION_PROMPT = """Write {count} different questions about this everyday topic: {topic}.
 
@@ -38,6 +39,10 @@ The person {behaviour}.
 Each portrait shows most of this through habits, tastes and reactions, in 40 to 90 words of plain prose without a question.
 Do not use the words {names}, and do not mention personality, traits or tests.
 Give each portrait another everyday life: other age, work and surroundings."""
+_SHORT_QUESTION_PROMPT = """Write a question about {topic}. It puts the reader ("you") into a situation and asks what they would \
+do, think or feel. Somebody who {high} and somebody who {low} should answer it differently."""
+_SHORT_DESCRIPTION_PROMPT = """Write a portrait of a person, addressed to that person ("You are ...", "You ..."). The person \
+{behaviour}."""
 
 
 class QuestionBatch(BaseModel):
@@ -52,6 +57,28 @@ class DescriptionBatch(BaseModel):
     descriptions: list[str] = Field(description="the portraits, each complete in itself")
 
 
+class OneQuestion(BaseModel):
+    """The reply to a request with examples."""
+
+    question: str
+
+    @property
+    def questions(self) -> list[str]:
+        """As a batch has them."""
+        return [self.question]
+
+
+class OneDescription(BaseModel):
+    """Likewise for portraits."""
+
+    description: str
+
+    @property
+    def descriptions(self) -> list[str]:
+        """As a batch has them."""
+        return [self.description]
+
+
 @dataclass(frozen=True)
 class BuildSettings:
     """What to build.
@@ -62,6 +89,8 @@ class BuildSettings:
         descriptions: wanted for each pole.
         per_call: texts asked for in one call.
         rounds: how often what the rules removed is asked for anew.
+        spare: texts asked for in the first round, relative to what is wanted; more for a model that few texts of pass the rules.
+        examples: answered requests shown in place of long instructions, for weak models; a reply then has one text.
         similarity: word-trigram Jaccard similarity from which a text counts as a repetition.
         embedding_model: also drop texts whose embeddings by this model are closer than `embedding_similarity`.
         topics: crossed with the facets.
@@ -73,6 +102,8 @@ class BuildSettings:
     descriptions: int = 8
     per_call: int = 5
     rounds: int = 3
+    spare: float = 1.25
+    examples: int = 0
     similarity: float = 0.5
     embedding_model: str | None = None
     embedding_similarity: float = 0.9
@@ -86,6 +117,12 @@ class BuildSettings:
             raise ValueError("ask for at least one question or description")
         if self.per_call < 1 or self.rounds < 1:
             raise ValueError("per_call and rounds must be at least 1")
+        if self.spare < 1:
+            raise ValueError(f"spare is at least 1, got {self.spare}")
+        if not 0 <= self.examples <= MOST:
+            raise ValueError(f"examples are 0 to {MOST}, got {self.examples}")
+        if self.examples and self.per_call != 1:
+            raise ValueError(f"examples show one text in a reply: per_call must be 1 with them, got {self.per_call}")
         if not self.traits or not self.topics:
             raise ValueError("name at least one trait and one topic")
         if not (0 < self.similarity <= 1 and 0 < self.embedding_similarity <= 1):
@@ -112,7 +149,7 @@ class Part:
         return Counter(item.reason for item in self.dropped)
 
 
-def question_calls(trait: Trait, settings: BuildSettings, start: int, count: int) -> list[Call[QuestionBatch]]:
+def question_calls(trait: Trait, settings: BuildSettings, start: int, count: int) -> list[Call[Any]]:
     """Calls number ``start`` to ``start + count - 1``: facets in turn, topics in a shuffled order, then all again."""
     facets = FACETS[trait]
     topics = random.Random(f"{settings.seed} {trait.value}").sample(list(settings.topics), len(settings.topics))
@@ -121,23 +158,46 @@ def question_calls(trait: Trait, settings: BuildSettings, start: int, count: int
         facet = facets[number % len(facets)]
         step = number // len(facets)
         topic = topics[(step + number % len(facets)) % len(topics)]
+        item, draw = f"{trait.value}: {facet.name}, {topic}", step // len(topics)
+        if settings.examples:
+            seed = f"{settings.seed} {trait.value} {number}"
+            turns = question_turns(trait, facet, settings.examples, _short_question, seed)
+            calls.append(_call(item, _short_question(facet, topic), OneQuestion, draw, turns))
+            continue
         prompt = _QUESTION_PROMPT.format(
             count=settings.per_call, topic=topic, high=facet.high, low=facet.low, names=_names(trait)
         )
-        calls.append(_call(f"{trait.value}: {facet.name}, {topic}", prompt, QuestionBatch, draw=step // len(topics)))
+        calls.append(_call(item, prompt, QuestionBatch, draw))
     return calls
 
 
-def description_calls(pole: Pole, settings: BuildSettings, start: int, count: int) -> list[Call[DescriptionBatch]]:
+def description_calls(pole: Pole, settings: BuildSettings, start: int, count: int) -> list[Call[Any]]:
     """Calls number ``start`` to ``start + count - 1``: one prompt for the pole, drawn again and again."""
+    calls = []
+    for number in range(start, start + count):
+        item = f"{pole}: portraits {number + 1}"
+        if settings.examples:
+            turns = description_turns(pole, settings.examples, _short_description, f"{settings.seed} {pole} {number}")
+            calls.append(_call(item, _short_description(pole), OneDescription, number, turns))
+            continue
+        prompt = _DESCRIPTION_PROMPT.format(
+            count=settings.per_call, behaviour=_behaviour(pole), names=_names(pole.trait)
+        )
+        calls.append(_call(item, prompt, DescriptionBatch, number))
+    return calls
+
+
+def _short_question(facet: Facet, topic: str) -> str:
+    return _SHORT_QUESTION_PROMPT.format(topic=topic, high=facet.high, low=facet.low)
+
+
+def _short_description(pole: Pole) -> str:
+    return _SHORT_DESCRIPTION_PROMPT.format(behaviour=_behaviour(pole))
+
+
+def _behaviour(pole: Pole) -> str:
     sides = [facet.high if pole.high else facet.low for facet in FACETS[pole.trait]]
-    prompt = _DESCRIPTION_PROMPT.format(
-        count=settings.per_call, behaviour=", ".join(sides[:-1]) + " and " + sides[-1], names=_names(pole.trait)
-    )
-    return [
-        _call(f"{pole}: portraits {number + 1}", prompt, DescriptionBatch, draw=number)
-        for number in range(start, start + count)
-    ]
+    return ", ".join(sides[:-1]) + " and " + sides[-1]
 
 
 def first_round(settings: BuildSettings) -> list[Call[Any]]:
@@ -158,7 +218,8 @@ def build_questions(
     avoid: Sequence[str] = (),
     run: Callable[[Sequence[Call[Any]], str], Run] | None = None,
 ) -> Part:
-    """Questions for ``trait`` that pass the rules and resemble neither each other nor ``avoid``."""
+    """Questions for ``trait`` that pass the rules and resemble neither each other, nor ``avoid``, nor the examples shown."""
+    shown = [text for _, _, text in shown_questions(trait)] if settings.examples else []
     return _build(
         client,
         trait.value,
@@ -166,7 +227,7 @@ def build_questions(
         settings,
         lambda start, count: question_calls(trait, settings, start, count),
         lambda text: check_question(text, trait, settings.question_limits),
-        avoid,
+        [*avoid, *shown],
         run,
     )
 
@@ -225,7 +286,7 @@ def _build(
                 part.failed.append(result)
                 continue
             value: Any = result.value
-            texts += value.questions if isinstance(value, QuestionBatch) else value.descriptions
+            texts += value.questions if isinstance(value, (QuestionBatch, OneQuestion)) else value.descriptions
         _select(part, kind, texts, client, settings, check, avoid)
         if len(part.kept) >= wanted:
             break
@@ -275,13 +336,13 @@ def _select(
     part.kept = part.kept[: part.wanted]
 
 
-def _call(item: str, prompt: str, answer: type[Any], draw: int) -> Call[Any]:
-    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
-    return Call(item, messages, answer, PROMPT_VERSION, draw=draw)
+def _call(item: str, prompt: str, answer: type[Any], draw: int, examples: Sequence[dict[str, str]] = ()) -> Call[Any]:
+    messages = [{"role": "system", "content": _SYSTEM}, *examples, {"role": "user", "content": prompt}]
+    return Call(item, messages, answer, EXAMPLES_VERSION if examples else PROMPT_VERSION, draw=draw)
 
 
 def _first_count(wanted: int, settings: BuildSettings) -> int:
-    return math.ceil(wanted * _SPARE / settings.per_call)
+    return math.ceil(wanted * settings.spare / settings.per_call)
 
 
 def _names(trait: Trait) -> str:

@@ -11,7 +11,7 @@ from .. import __version__
 from ..files import write_text
 from ..llm import LLMClient, Usage
 from ..personality import POLES, Trait
-from .question_builder import PROMPT_VERSION, BuildSettings, Part
+from .question_builder import EXAMPLES_VERSION, PROMPT_VERSION, BuildSettings, Part
 from .records import DroppedRecord, QuestionRecord, write_records
 
 MANIFEST = "manifest.json"
@@ -59,13 +59,15 @@ def write_build(output: Path, client: LLMClient, settings: BuildSettings, parts:
         "dpg_fast": __version__,
         "model": client.settings.model,
         "served_by": sorted({name for part in parts for name in part.served_by}),
-        "prompt_version": PROMPT_VERSION,
+        "prompt_version": EXAMPLES_VERSION if settings.examples else PROMPT_VERSION,
         "parameters": dict(client.settings.parameters),
         "settings": {
             "questions": settings.questions,
             "descriptions": settings.descriptions,
             "per_call": settings.per_call,
             "rounds": settings.rounds,
+            "spare": settings.spare,
+            "examples": settings.examples,
             "similarity": settings.similarity,
             "embedding_model": settings.embedding_model,
             "embedding_similarity": settings.embedding_similarity,

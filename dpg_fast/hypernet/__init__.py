@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.combined import CombinedNetwork, join_stored
-from dpg_fast.hypernet.config import HypernetConfig, Site, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, Site, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.encoders import ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.network import AdapterNetwork, HyperNetwork, StoredAdapters, from_config, from_peft
 from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
-from dpg_fast.hypernet.trunk import ScoresEncoder, Trunk
+from dpg_fast.hypernet.trunk import Trunk, WideTrunk
+from dpg_fast.hypernet.wording import WORDINGS, describe
 
 __all__ = [
+    "WORDINGS",
     "AdapterNetwork",
     "CombinedNetwork",
     "HyperNetwork",
@@ -24,9 +27,13 @@ __all__ = [
     "ScoresEncoder",
     "Site",
     "StoredAdapters",
+    "TextEncoder",
     "Trunk",
+    "WideTrunk",
+    "describe",
     "from_config",
     "from_peft",
+    "input_groups",
     "join_stored",
     "read_peft",
     "select_sites",

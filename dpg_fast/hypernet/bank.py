@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,33 @@ class LoraBank(nn.Module):
                 torch.einsum("k,krd->rd", code_a.to(a.dtype), a).contiguous(),
                 torch.einsum("k,kro->or", code_b.to(b.dtype), b).contiguous(),
             )
+        return pairs
+
+    def materialise_all(
+        self,
+        codes_a: Tensor,
+        codes_b: Tensor,
+        groups: Mapping[str, int] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """The LoRA pairs of N codes, for every site. Differentiable.
+
+        Args:
+            codes_a, codes_b: [N, K], or [N, L, K] with `groups`.
+            groups: site name -> its row of the codes, or None where all sites share one.
+            dtype: of the result; the bank's by default.
+
+        Returns:
+            Site name -> (A [N, r, in_features], B [N, r, out_features]), contiguous.
+        """
+        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        for site in self.sites:
+            a, b = self.A(site), self.B(site)
+            code_a, code_b = (c if groups is None else c[:, groups[site.name]] for c in (codes_a, codes_b))
+            made = [
+                (code.to(w.dtype) @ w.flatten(1)).unflatten(1, w.shape[1:]) for code, w in ((code_a, a), (code_b, b))
+            ]
+            pairs[site.name] = (made[0].to(dtype or a.dtype), made[1].to(dtype or b.dtype))
         return pairs
 
     def extra_repr(self) -> str:

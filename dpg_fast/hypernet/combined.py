@@ -96,11 +96,17 @@ class CombinedNetwork(AdapterNetwork):
         config: derived sizes: rank and codes are the sums, alpha = rank.
 
     Raises:
-        ValueError: together they exceed rank 64 or 64 entries, or differ about a layer's size.
+        ValueError: a hypernetwork with a wide head or with codes for each layer; together they exceed rank 64 or 64 entries, or
+            differ about a layer's size.
     """
 
     def __init__(self, profile: HyperNetwork, stored: StoredAdapters) -> None:
         super().__init__()
+        if profile.config.head == "wide" or profile.config.per_layer_codes:
+            what = "a wide head" if profile.config.head == "wide" else "codes for each layer"
+            raise ValueError(
+                f'a hypernetwork with {what} cannot share a bank with stored characters; use head="bank" and shared codes'
+            )
         rank, codes = (sum(getattr(part.config, name) for part in (profile, stored)) for name in ("rank", "codes"))
         for what, total, limit, each in (("rank", rank, MAX_RANK, "rank"), ("bank entries", codes, MAX_CODES, "codes")):
             if total > limit:

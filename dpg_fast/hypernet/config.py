@@ -10,12 +10,28 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-__all__ = ["MAX_CODES", "MAX_RANK", "HypernetConfig", "Site", "select_sites", "sort_sites"]
+__all__ = [
+    "MAX_CODES",
+    "MAX_RANK",
+    "SHARED_INPUTS",
+    "HypernetConfig",
+    "Site",
+    "input_groups",
+    "select_sites",
+    "sort_sites",
+]
 
 MAX_RANK = 64
 MAX_CODES = 64
+MAX_HIDDEN = 16384
+MAX_WIDE = 1025
+MAX_TEXT_FEATURES = 256
 SCORE_FEATURES = 6
 """The constant 1 and the five traits: what the linear part of the trunk can tell apart."""
+SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Linear layers that are given the same input."""
+ENCODERS = ("scores", "text", "layers", "both", "stored")
+HEADS = ("bank", "wide")
 
 
 @dataclass(frozen=True)
@@ -63,13 +79,20 @@ class HypernetConfig:
     Attributes:
         rank: r of each generated LoRA pair, 1 to 64.
         codes: K, entries in the bank, 1 to 64. With 6 or more, one starts as the constant and five as the
-            traits.
+            traits. A wide head has `hidden` + 1, whatever is given here.
         alpha: LoRA alpha, finite and above 0; the product is scaled by alpha / rank.
-        hidden: width of the trunk's hidden layers, 1 to 16384.
+        hidden: width of the trunk's hidden layers, 1 to 16384; of a wide head, at most 1024.
         depth: hidden layers of the trunk, 0 (codes linear in the scores; at most 6 codes) to 16.
-        encoder: "scores" (five trait scores in) or "stored" (one bank entry for each stored adapter).
+        encoder: what is read. "scores": five trait scores; "text": a description, as the base model's hidden states,
+            averaged over its tokens; "layers": the same, but each group of adapted layers reads its own averaged input, and
+            has codes of its own; "both": scores and text. "stored": one bank entry for each stored adapter.
         targets: "all", or the last name component(s) of the layers to adapt, e.g. ("q_proj", "mlp.up_proj").
         first_layer: decoder layers before this one are left alone; training then ends its backward pass there.
+        per_layer_codes: each group of adapted layers with one input has its own codes [N, L, K] instead of one for all
+            [N, K]; always so with encoder "layers".
+        head: "bank" (compact: `codes` entries, mixed inside the kernels) or "wide" (full A and B from the trunk's last
+            hidden layer, one linear map for each site; materialised for each personality).
+        text_features: principal components of the averaged states that are read, 1 to 256, beside the estimated scores.
 
     Raises:
         TypeError, ValueError: a field of the wrong type or out of range.
@@ -80,23 +103,39 @@ class HypernetConfig:
     alpha: float = 16.0
     hidden: int = 64
     depth: int = 2
-    encoder: Literal["scores", "stored"] = "scores"
+    encoder: Literal["scores", "text", "layers", "both", "stored"] = "scores"
     targets: tuple[str, ...] | Literal["all"] = "all"
     first_layer: int = 0
+    per_layer_codes: bool = False
+    head: Literal["bank", "wide"] = "bank"
+    text_features: int = 32
 
     def __post_init__(self) -> None:
         _whole(self.rank, "rank", 1, MAX_RANK)
-        _whole(self.codes, "codes", 1, MAX_CODES)
-        _whole(self.hidden, "hidden", 1, 16384)
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, not {self.head!r}")
+        _whole(self.hidden, "hidden", 1, MAX_HIDDEN if self.head == "bank" else MAX_WIDE - 1)
+        if self.head == "wide":
+            object.__setattr__(self, "codes", self.hidden + 1)
+        _whole(self.codes, "codes", 1, MAX_CODES if self.head == "bank" else MAX_WIDE)
         _whole(self.depth, "depth", 0, 16)
+        _whole(self.text_features, "text_features", 1, MAX_TEXT_FEATURES)
         _whole(self.first_layer, "first_layer", 0, None)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)):
             raise TypeError(f"alpha must be a number, not {self.alpha!r}")
         object.__setattr__(self, "alpha", float(self.alpha))
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be finite and above 0, not {self.alpha}")
-        if self.encoder not in ("scores", "stored"):
-            raise ValueError(f'encoder must be "scores" or "stored", not {self.encoder!r}')
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
+        if not isinstance(self.per_layer_codes, bool):
+            raise TypeError(f"per_layer_codes must be true or false, not {self.per_layer_codes!r}")
+        if self.encoder == "layers":
+            object.__setattr__(self, "per_layer_codes", True)
+        if self.encoder == "stored" and (self.per_layer_codes or self.head == "wide"):
+            raise ValueError("stored adapters have one code for all layers and no head to generate them")
+        if self.head == "wide" and self.depth == 0:
+            raise ValueError("a wide head reads the trunk's last hidden layer, so it needs depth >= 1")
         if self.encoder == "scores" and self.depth == 0 and self.codes > SCORE_FEATURES:
             raise ValueError(
                 f"depth=0 makes the codes linear in the scores, so more than {SCORE_FEATURES} add nothing; "
@@ -120,6 +159,16 @@ class HypernetConfig:
         if len(set(targets)) != len(targets):
             raise ValueError(f"targets repeats a name: {', '.join(targets)}")
         object.__setattr__(self, "targets", targets)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the base model has to read a description."""
+        return self.encoder in ("text", "layers", "both")
+
+    @property
+    def features(self) -> int:
+        """Width of what the trunk is given: the constant 1, the traits, and components of the text."""
+        return SCORE_FEATURES + (self.text_features if self.reads_text else 0)
 
     @property
     def scale(self) -> float:
@@ -160,6 +209,18 @@ def sort_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
         if first.name == second.name:
             raise ValueError(f"site {first.name!r} is given twice")
     return tuple(found)
+
+
+def input_groups(sites: Iterable[Site]) -> dict[str, int]:
+    """Site name -> number of its group; sites of one group are given the same input. Groups are numbered in the order of
+    `sort_sites`."""
+    numbers: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for site in sort_sites(sites):
+        parent, _, name = site.name.rpartition(".")
+        shared = next((names[0] for names in SHARED_INPUTS if name in names), name)
+        found[site.name] = numbers.setdefault(f"{parent}.{shared}", len(numbers))
+    return found
 
 
 def select_sites(

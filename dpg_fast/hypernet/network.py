@@ -12,12 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpg_fast.description import Description
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, Site, select_sites, sort_sites
+from dpg_fast.hypernet.config import (
+    MAX_CODES,
+    MAX_RANK,
+    HypernetConfig,
+    Site,
+    input_groups,
+    select_sites,
+    sort_sites,
+)
+from dpg_fast.hypernet.encoders import Reader, ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
 from dpg_fast.hypernet.stage_rows import StageRows, character_files
-from dpg_fast.hypernet.trunk import ScoresEncoder, Trunk, mean_code_power
-from dpg_fast.personality import TRAITS, Character, Personality, character_of
+from dpg_fast.hypernet.trunk import Trunk, WideTrunk, mean_code_power
+from dpg_fast.hypernet.wording import describe
+from dpg_fast.personality import MAX_SCORE, TRAITS, Character, Personality, character_of
 
 __all__ = ["AdapterNetwork", "HyperNetwork", "StoredAdapters", "from_config", "from_peft"]
 
@@ -46,9 +57,14 @@ class AdapterNetwork(nn.Module, ABC):
         """Where the bank lies."""
         return self.bank.A(self.sites[0]).device
 
+    @property
+    def groups(self) -> dict[str, int] | None:
+        """Site name -> its row of codes [N, L, K]; None where all sites share codes [N, K]."""
+        return input_groups(self.sites) if self.config.per_layer_codes else None
+
     @abstractmethod
     def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a [N, K], b [N, K]) of N items, float32, on the bank's device.
+        """Codes (a, b) of N items, each [N, K] or, per layer, [N, L, K], float32, on the bank's device.
 
         Raises:
             TypeError: an item of a kind that this network does not take (None, the base model, has no code).
@@ -71,15 +87,18 @@ class AdapterNetwork(nn.Module, ABC):
     def to_config(self) -> dict[str, Any]:
         """Plain JSON values from which `from_config` makes a network that takes this one's state dict."""
 
-    def materialise(self, item: Personality | Character) -> dict[str, tuple[Tensor, Tensor]]:
+    def materialise(self, item: Personality | Description | Character) -> dict[str, tuple[Tensor, Tensor]]:
         """Site name -> (A [r, in_features], B [out_features, r]) of one item, `config.scale` not applied."""
         a, b = self.codes([item])
-        return self.bank.materialise(a[0], b[0])
+        if self.groups is None:
+            return self.bank.materialise(a[0], b[0])
+        pairs = self.bank.materialise_all(a, b, self.groups)
+        return {name: (A[0], B[0].t().contiguous()) for name, (A, B) in pairs.items()}
 
     @torch.no_grad()
     def to_peft(
         self,
-        item: Personality | Character,
+        item: Personality | Description | Character,
         directory: str | os.PathLike[str],
         *,
         base_model: str | os.PathLike[str],
@@ -116,13 +135,13 @@ class AdapterNetwork(nn.Module, ABC):
 
 
 class HyperNetwork(AdapterNetwork):
-    """Generates LoRA weights from five trait scores (DPG, arXiv 2404.07084, conditioned on the scores alone).
+    """Generates LoRA weights from a personality (DPG, arXiv 2404.07084; the architecture is ours).
 
-    scores -> encoder [1, p / 5] -> trunk -> codes -> bank. The last, linear layer of the hypernetwork is the
-    bank.
+    What is read -> encoder -> features -> trunk -> codes -> bank. The last, linear layer of the hypernetwork is the
+    bank; with a wide head it has an entry for each unit of the trunk's last hidden layer.
 
     Args:
-        config: sizes, `encoder="scores"`.
+        config: sizes, and what is read (any encoder but "stored").
         sites: the linear layers of the base model; `config.targets` selects among them.
 
     Raises:
@@ -131,46 +150,79 @@ class HyperNetwork(AdapterNetwork):
 
     def __init__(self, config: HypernetConfig, sites: Iterable[Site]) -> None:
         super().__init__()
-        if config.encoder != "scores":
-            raise ValueError(f'a HyperNetwork needs encoder="scores", not {config.encoder!r}')
+        if config.encoder == "stored":
+            raise ValueError('a HyperNetwork reads scores or texts; encoder="stored" is for StoredAdapters')
         self.config = config
         selected = select_sites(sites, config.targets, config.first_layer)
-        self.bank = LoraBank(selected, config.rank, config.codes, mean_code_power(config.codes))
-        self.encoder = ScoresEncoder()
-        self.trunk = Trunk(config.codes, config.hidden, config.depth)
+        wide = config.head == "wide"
+        power = 3.0 if wide else mean_code_power(config.codes)  # of a wide trunk: the constant and its h
+        self.bank = LoraBank(selected, config.rank, config.codes, power)
+        self.encoder: ScoresEncoder | TextEncoder = (
+            TextEncoder(config, selected) if config.reads_text else ScoresEncoder()
+        )
+        groups = len(set(input_groups(selected).values())) if config.per_layer_codes else 0
+        self.trunk: Trunk | WideTrunk = (
+            WideTrunk(config.hidden, config.depth, config.features, groups)
+            if wide
+            else Trunk(config.codes, config.hidden, config.depth, config.features, groups)
+        )
 
-    def codes(self, items: Sequence[Personality] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a [N, K], b [N, K]), float32, of N personalities, or of scores [N, 5]. Differentiable.
+    @property
+    def reader(self) -> Reader | None:
+        """How the base model reads a description; set while the network is on a model. None for encoder "scores"."""
+        return self.encoder.reader if isinstance(self.encoder, TextEncoder) else None
+
+    @reader.setter
+    def reader(self, value: Reader | None) -> None:
+        if isinstance(self.encoder, TextEncoder):
+            self.encoder.reader = value
+
+    def codes(self, items: Sequence[Personality | Description] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a, b), float32, of N personalities or descriptions, or of scores [N, 5]; [N, K] or [N, L, K] each.
+
+        Differentiable in the trunk.
 
         Raises:
-            TypeError: an item that is not a Personality.
+            TypeError: an item that is neither.
+            ValueError: a Description without scores, where scores are read.
         """
         if isinstance(items, Tensor):
             return self.scores_to_codes(items)
         for item in items:
-            if not isinstance(item, Personality):
-                raise TypeError(_wrong_kind(item, "Personality", "this hypernetwork reads trait scores"))
-            if item.character is not None:
+            if not isinstance(item, (Personality, Description)):
+                raise TypeError(_wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
+            if isinstance(item, Personality) and item.character is not None:
                 raise ValueError(f"{item} names a stored adapter, and this hypernetwork has none")
-        rows = [item.scores for item in items]
-        # Built on the CPU and copied once: one transfer, however many rows.
-        return self.scores_to_codes(torch.tensor(rows, dtype=torch.float32).reshape(-1, len(TRAITS)))
+            if (refusal := self.refuses(item)) is not None:
+                raise ValueError(refusal)
+        if self.config.encoder == "scores":
+            return self._codes_of_scores(self._scores(items))
+        texts = [describe(item) if isinstance(item, Personality) else item.text for item in items]
+        return self._from_features(self._text_features(texts, items))
+
+    def refuses(self, item: object) -> str | None:
+        """Why this network cannot give that item weights, or None when it can."""
+        if self.config.encoder in ("scores", "both") and isinstance(item, Description) and item.personality is None:
+            return (
+                f"this hypernetwork reads {self._reads()}, and {item!r} has no scores; give it a personality=, or use a "
+                f'network with encoder="text" or "layers"'
+            )
+        return None
 
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a [N, K], b [N, K]), float32 contiguous, of scores [N, 5] in -5..5, OCEAN order.
+        """Codes (a, b), float32 contiguous, of scores [N, 5] in -5..5, OCEAN order.
 
-        Differentiable in the trunk's parameters and in `scores`. The range is not checked (that would wait
-        for the device). Runs outside autocast.
+        Differentiable in the trunk's parameters and, with encoder "scores", in `scores`. The range is not checked there (that
+        would wait for the device). Runs outside autocast.
 
         Raises:
             ValueError: another shape.
         """
         if scores.dim() != 2 or scores.shape[1] != len(TRAITS):
             raise ValueError(f"scores must have shape [N, {len(TRAITS)}], not {list(scores.shape)}")
-        weight = self.trunk.skip.weight
-        with torch.autocast(weight.device.type, enabled=False):
-            a, b = self.trunk(self.encoder(scores.to(weight.device, weight.dtype)))
-        return a.float().contiguous(), b.float().contiguous()
+        if self.config.encoder == "scores":
+            return self._codes_of_scores(scores)
+        return self.codes([Personality.from_scores(row) for row in scores.detach().tolist()])
 
     forward = scores_to_codes
 
@@ -181,6 +233,32 @@ class HyperNetwork(AdapterNetwork):
 
     def to_config(self) -> dict[str, Any]:
         return self._config_dict()
+
+    def _codes_of_scores(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        weight = next(self.trunk.parameters())
+        return self._from_features(self.encoder(scores.to(weight.device, weight.dtype)))
+
+    def _from_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        weight = next(self.trunk.parameters())
+        with torch.autocast(weight.device.type, enabled=False):
+            a, b = self.trunk(features.to(weight.device, weight.dtype))
+        return a.float().contiguous(), b.float().contiguous()
+
+    def _text_features(self, texts: Sequence[str], items: Sequence[Personality | Description]) -> Tensor:
+        features: Tensor = self.encoder(texts)
+        if self.config.encoder == "both":  # the scores themselves in place of their estimates
+            unit = (self._scores(items) / MAX_SCORE).to(features)
+            features = torch.cat([features[:, :1], unit, features[:, 1 + len(TRAITS) :]], dim=1)
+        return features
+
+    def _scores(self, items: Sequence[Personality | Description]) -> Tensor:
+        people = [item.personality if isinstance(item, Description) else item for item in items]
+        rows = [person.scores for person in people if person is not None]
+        # Built on the CPU and copied once: one transfer, however many rows.
+        return torch.tensor(rows, dtype=torch.float32).reshape(-1, len(TRAITS))
+
+    def _reads(self) -> str:
+        return {"scores": "trait scores", "both": "trait scores and a text"}.get(self.config.encoder, "a text")
 
 
 class StoredAdapters(AdapterNetwork):

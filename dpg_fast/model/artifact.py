@@ -184,7 +184,7 @@ def _card(config: dict[str, Any], notes: str) -> str:
         networks = [config["hypernet"]] if "config" in config["hypernet"] else list(config["hypernet"].values())
         for network in networks:
             settings = network["config"]
-            size = f"{settings['codes']} bank entries of rank {settings['rank']}"
+            size = f"{settings['codes']} {settings.get('head', 'bank')} entries of rank {settings['rank']}"
             if "names" in network:
                 stages = [f"{name}/{stage}" for name, stage, *_ in network.get("stages", {}).get("tokens", [])]
                 named = ", ".join(network["names"]) + (f" (stages: {', '.join(stages)})" if stages else "")

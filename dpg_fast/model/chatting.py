@@ -35,9 +35,11 @@ class StageTokenizer:
         """The conversation with the token of the item's stage before every user turn.
 
         Raises:
-            ValueError: no user turn, or a text that holds a stage token: it would choose the stage.
+            ValueError: no such stage, no user turn, or a text that holds a stage token: it would choose the stage.
         """
         stage = stage_of(item)
+        if stage is not None:
+            self.stages.token_id(*stage)  # refuses a stage that is not there
         for message in messages:
             for name in self.names.values():
                 if name in message["content"]:

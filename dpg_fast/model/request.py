@@ -43,6 +43,8 @@ class Request:
         steering: whether neurons are steered.
         steer_from: position (padding included) of the first token that is steered: one number, or int64 [n].
         options: of the steering.
+        segments: int64 [rows, length], the personality (0 to n - 1, -1 for none) of each token of a packed forward; None
+            where each row has one.
         stages: whether prompts may hold stage tokens.
         widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
     """
@@ -55,6 +57,7 @@ class Request:
     options: SteeringOptions = field(default_factory=SteeringOptions)
     stages: bool = False
     widen: int = 0
+    segments: Tensor | None = None
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
@@ -67,6 +70,8 @@ class Request:
             ValueError: ``rows`` is not a multiple of n.
         """
         n = self.row_slots.numel()
+        if self.segments is not None:
+            return self._bind_segments(self.segments, rows, length)
         if rows % n:
             raise ValueError(f"the model was called with {rows} rows inside a call that gave {n} personalities")
         slots = self._repeat(rows // n, length)
@@ -84,6 +89,14 @@ class Request:
         first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
         return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask, self.stages)
+
+    def _bind_segments(self, segments: Tensor, rows: int, length: int) -> Call:
+        if segments.shape != (rows, length):
+            raise ValueError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
+        none = self.row_slots.new_full((1,), -1)
+        slots = torch.cat([self.row_slots, none])[segments.reshape(-1)]  # -1 is the last
+        lora, steered = (slots if wanted else None for wanted in (self.lora, self.steering))
+        return Call(lora, steered, self.values, self._mask(), self.stages)
 
     def _mask(self) -> RandomMask | None:
         keep = self.options.random_mask

@@ -7,17 +7,18 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from dpg_fast.description import Description
 from dpg_fast.personality import Character, Personality
 
-Row: TypeAlias = Personality | Character | None
+Row: TypeAlias = Personality | Description | Character | None
 PersonalityLike: TypeAlias = Row | str | Mapping[str, float] | Tensor | Sequence[Row | str | Mapping[str, float]]
 
 
 def read_rows(value: PersonalityLike, rows: int) -> list[Row]:
     """One personality for each of ``rows`` rows.
 
-    A single value (a Personality, a string such as ``"E+4 N-2"``, a mapping, a Character, a tensor [5], None) counts for all
-    rows; a sequence or a tensor [rows, 5] gives one for each.
+    A single value (a Personality, a string such as ``"E+4 N-2"``, a mapping, a Description, a Character, a tensor
+    [5], None) counts for all rows; a sequence or a tensor [rows, 5] gives one for each.
 
     Raises:
         ValueError: another number of personalities than rows.
@@ -35,14 +36,26 @@ def read_rows(value: PersonalityLike, rows: int) -> list[Row]:
 
 
 def _read(item: Any) -> Row:
-    if item is None or isinstance(item, (Personality, Character)):
+    if item is None or isinstance(item, (Personality, Description, Character)):
         return item
     if isinstance(item, (str, Mapping)):
         return Personality(item)
     raise TypeError(
-        f"personality= takes a Personality, a Character, a string, a mapping or None, or a list of them; got "
+        f"personality= takes a Personality, a Description, a Character, a string, a mapping or None, or a list of them; got "
         f"{type(item).__name__}"
     )
+
+
+def scores_of(item: object) -> Personality | None:
+    """The scores that an item states: a Personality itself, those beside a Description; None of anything else."""
+    if isinstance(item, Description):
+        return item.personality
+    return item if isinstance(item, Personality) else None
+
+
+def is_profile(item: object) -> bool:
+    """Whether a hypernetwork or neurons have to act for an item: a Description, or a Personality with scores."""
+    return isinstance(item, Description) or (isinstance(item, Personality) and item.has_scores)
 
 
 def _from_tensor(scores: Tensor) -> Personality | list[Personality]:

@@ -15,14 +15,16 @@ from dpg_fast.architecture import find_architecture
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import CallState, Request, tokens_in_cache
-from dpg_fast.model.rows import PersonalityLike, Row, read_rows
+from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
+from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES, Personality, character_of
+from dpg_fast.personality import POLES, character_of
 
 
 class Speaking:
@@ -57,7 +59,7 @@ class Speaking:
 class Runtime:
     """Changes a base model so that it obeys requests, and makes requests of personalities.
 
-    Args and errors: as :meth:`PersonalityModel.from_model`.
+    Args and errors: as :meth:`PersonalityModel.from_model`; ``tokenizer`` gives one when descriptions are read.
 
     Attributes:
         calibration: level -> steering strength; read at every call.
@@ -72,6 +74,7 @@ class Runtime:
         hypernet: AdapterNetwork | None,
         steering: SteeringTable | None,
         calibration: Calibration,
+        tokenizer: Callable[[], Any],
     ) -> None:
         architecture = find_architecture(base)
         found = (architecture.num_layers, architecture.intermediate)
@@ -100,13 +103,22 @@ class Runtime:
             banked = {id(p) for p in hypernet.bank.parameters()}
             self._trunk = [p for p in hypernet.parameters() if id(p) not in banked]
         scale = hypernet.config.scale if hypernet is not None else 1.0
-        self._surgery = Surgery(architecture, self._state, {site.name for site in sites}, scale, steering is not None)
+        names = {site.name for site in sites}
+        groups = hypernet.groups if hypernet is not None else None
+        self._groups = len(set(groups.values())) if groups is not None else 0
+        self._surgery = Surgery(architecture, self._state, names, scale, steering is not None, groups)
         rows = hypernet.stages if hypernet is not None else None
         try:
             self.stages = StageEmbedding(base, rows, self._state) if rows is not None else None
         except BaseException:
             self._surgery.undo()
             raise
+        self._networks = [part for part in hypernet.modules() if isinstance(part, HyperNetwork)] if hypernet else []
+        self._tokenizer = tokenizer
+        for network in self._networks:
+            network.reader = BaseReader(base, architecture.linears, self._state, tokenizer)
+        self._wide = hypernet is not None and hypernet.config.head == "wide"
+        self._live: dict[int, Request] = {}
         self._table: SlotTable | None = None
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
@@ -119,21 +131,30 @@ class Runtime:
     def undo(self) -> None:
         """Take every change to the base model back."""
         self._surgery.undo()
+        for network in self._networks:
+            network.reader = None
         if self.stages is not None:
             self.stages.undo()
         del self.base.__dict__["forward"]
 
     def again(self, hypernet: AdapterNetwork | None) -> Runtime:
         """After :meth:`undo`: the same changes with another network."""
-        made = Runtime(self.base, hypernet, self.steering, self.calibration)
+        made = Runtime(self.base, hypernet, self.steering, self.calibration, self._tokenizer)
         made.options = self.options
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
 
     @contextmanager
-    def request(self, items: Sequence[Row], steer_from: int | Tensor, generates: bool = False) -> Iterator[None]:
-        """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``.
+    def request(
+        self,
+        items: Sequence[Row],
+        steer_from: int | Tensor,
+        generates: bool = False,
+        segments: Tensor | None = None,
+    ) -> Iterator[None]:
+        """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``, or, with
+        ``segments`` int64 [rows, length], token t the personality ``items[segments[t]]``.
 
         ``generates``: with stage tokens in the prompt, logits get a column of -inf for each, so that what looks up the
         prompt's ids in them (a repetition penalty) finds them.
@@ -147,11 +168,14 @@ class Runtime:
             return
         self.check_items(items)
         if torch.is_grad_enabled() and self._trains():
-            with self._activated(self._training_request(items, steer_from)):
+            request = self._training_request(items, steer_from)
+            request.segments = segments
+            with self._activated(request):
                 yield
             return
-        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
+        steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
+            speaking.request.segments = segments
             if generates and speaking.request.stages and self.stages is not None:
                 speaking.request.widen = len(self.stages.rows.tokens)
             yield
@@ -162,16 +186,17 @@ class Runtime:
         with self._state.lock:
             table = self._prepare()
             slots = self._acquire(table, items)
-        row_slots = self._row_slots(items, slots, table.values.strengths.device)
-        request = Request(
-            row_slots, table.values, self.hypernet is not None, steers, steer_from, self.options, has_stages(items)
-        )
+            row_slots = self._row_slots(items, slots, table.values.strengths.device)
+            lora = self.hypernet is not None
+            request = Request(row_slots, table.values, lora, steers, steer_from, self.options, has_stages(items))
+            self._live[id(request)] = request
         speaking = Speaking(self, request, slots)
         try:
             with self._activated(request):
                 yield speaking
         finally:
             with self._state.lock:
+                del self._live[id(request)]
                 table.release(list(speaking.slots.values()))
 
     def change(self, speaking: Speaking, items: Sequence[Row]) -> bool:
@@ -184,11 +209,12 @@ class Runtime:
         with self._state.lock:
             table = self._table
             assert table is not None  # made when the block was entered
+            before = request.values
             slots = self._acquire(table, items)
             request.rewrite(self._row_slots(items, slots, request.row_slots.device))
             table.release(list(speaking.slots.values()))
             speaking.slots = slots
-            stayed = table.values is request.values
+            stayed = table.values is before
             request.values = table.values
             request.stages = request.stages or has_stages(items)
         return stayed
@@ -213,11 +239,16 @@ class Runtime:
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
         if checkpointing and not self.checkpointing:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
-        self._prepare(training=True)
+        if not self._wide:  # whose weights travel with the call, so that recomputed layers find them
+            self._prepare(training=True)
+        elif self.steering is not None:
+            self._prepare_steering(self._device())
         distinct = list(dict.fromkeys(item for item in items if item is not None))
         values = self._slot_values(distinct)
+        if self._groups and not self._wide:
+            values = SlotValues.make(*values[:3])
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
-        steers = self.steering is not None and any(isinstance(item, Personality) for item in items)
+        steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         return Request(row_slots, values, True, steers, steer_from, self.options, has_stages(items))
 
     def _trains(self) -> bool:
@@ -239,16 +270,27 @@ class Runtime:
                 if self.stages is None:
                     raise ValueError(no_stage(*staged, []))
                 self.stages.token_id(*staged)
-        scored = {item for item in items if isinstance(item, Personality) and item.has_scores}
-        if scored and not isinstance(network, (HyperNetwork, CombinedNetwork)):
+        generated = {item for item in items if is_profile(item)}
+        profile = network.profile if isinstance(network, CombinedNetwork) else network
+        if isinstance(profile, HyperNetwork):
+            for item in generated:
+                if (refusal := profile.refuses(item)) is not None:
+                    raise ValueError(refusal)
+        elif generated:
             if self.steering is None:
                 raise ValueError(
                     "this model holds stored adapters only, which know no scores: give Character(name) or "
                     "Personality(character=name), not a Personality with scores"
                 )
             usable = set(self.steering.poles)
-            for item in scored:
-                wanted = [p for p in POLES if item.scores[p.trait.position] * (1 if p.high else -1) > 0]
+            for item in generated:
+                scores = scores_of(item)
+                if scores is None:
+                    raise ValueError(
+                        f"this model has no hypernetwork that reads text, and {item!r} has no scores to steer by; give it "
+                        "a personality="
+                    )
+                wanted = [p for p in POLES if scores.scores[p.trait.position] * (1 if p.high else -1) > 0]
                 absent = [str(pole) for pole in wanted if pole not in usable]
                 if absent:
                     raise ValueError(f"the steering table has no neurons for {', '.join(absent)} of {item}")
@@ -257,26 +299,34 @@ class Runtime:
         device = self._device()
         strengths = torch.zeros(len(items), len(POLES))
         for row, item in enumerate(items):
-            if isinstance(item, Personality) and self.steering is not None:
-                strengths[row] = torch.tensor(self.calibration.strengths(item))
+            scores = scores_of(item)
+            if scores is not None and self.steering is not None:
+                strengths[row] = torch.tensor(self.calibration.strengths(scores))
         if self.hypernet is None:
             empty = torch.zeros(len(items), 0, device=device)
             return SlotValues(empty, empty, strengths.to(device))
         parts = [self.hypernet.part_of(item) for item in items]
         codes_a, codes_b = self.hypernet.codes([part for part in parts if part is not None])
+        if self._wide:
+            bank, groups = self.hypernet.bank, self.hypernet.groups
+            pairs = bank.materialise_all(codes_a, codes_b, groups, self._compute_dtype())
+            codes = one_hot(len(items), device)
+            return SlotValues(codes, codes, strengths.to(device), pairs=pairs)
         if any(part is None for part in parts):  # stored adapters beside personalities that only steer neurons: code 0
             rows = torch.tensor([part is not None for part in parts]).nonzero().flatten().to(device)
             codes_a, codes_b = (
                 code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (codes_a, codes_b)
             )
+        if self._groups:
+            codes_a, codes_b = (code.transpose(0, 1).contiguous() for code in (codes_a, codes_b))
         return SlotValues(codes_a, codes_b, strengths.to(device))
 
     def _prepare(self, training: bool = False) -> SlotTable:
         """Bring compute copies and slots up to date with the master weights, the device and the dtype."""
         device, dtype = self._device(), self._compute_dtype()
-        if self.steering is not None and self._steering_device != device:
-            self._surgery.set_steering(self.steering, device)
-            self._steering_device = device
+        self._prepare_steering(device)
+        if self._wide:
+            return self._prepare_wide(device, dtype)
         trunk: tuple[Any, ...] = (device, self.calibration)
         if self.hypernet is not None:
             bank = self.hypernet.bank
@@ -287,9 +337,37 @@ class Runtime:
             trunk += tuple((id(p), p._version) for p in self._trunk)
         if self._table is None or trunk != self._codes_key:
             codes = self.hypernet.config.codes if self.hypernet is not None else 0
-            self._table = SlotTable(codes, device)
+            self._table = SlotTable(codes, device, groups=self._groups)
             self._codes_key = trunk
         return self._table
+
+    def _prepare_steering(self, device: torch.device) -> None:
+        if self.steering is not None and self._steering_device != device:
+            self._surgery.set_steering(self.steering, device)
+            self._steering_device = device
+
+    def _prepare_wide(self, device: torch.device, dtype: torch.dtype) -> SlotTable:
+        """The same for a wide head: slots hold weights, which are made anew when the head has changed."""
+        assert self.hypernet is not None
+        place = (device, dtype)
+        made_of = (self.calibration, *((id(p), p._version) for p in self.hypernet.parameters()))
+        if self._table is None or self._bank_key != place:
+            config = self.hypernet.config
+            self._table = WideTable(self.hypernet.sites, config.rank, self._surgery, device, dtype, self._moved)
+            self._table.attach()
+            self._bank_key, self._codes_key = place, made_of
+        assert isinstance(self._table, WideTable)
+        if not self._surgery.intact():
+            self._table.attach()
+        if self._codes_key != made_of:
+            with torch.no_grad():
+                self._table.refresh(self._slot_values)
+            self._codes_key = made_of
+        return self._table
+
+    def _moved(self, values: SlotValues) -> None:
+        for request in self._live.values():  # their slots are where they were, in larger buffers
+            request.values = values
 
     def _compute_pair(self, dtype: torch.dtype, training: bool, site: str) -> tuple[Tensor, Tensor]:
         assert self.hypernet is not None

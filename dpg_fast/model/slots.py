@@ -7,7 +7,7 @@ their slot, -1 for the base model. A new personality is one row written; the wei
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,11 +15,31 @@ from torch import Tensor
 
 
 class SlotValues(NamedTuple):
-    """Contents of n slots: codes_a and codes_b float32 [n, K], strengths float32 [n, 10]."""
+    """Contents of n slots.
+
+    Attributes:
+        codes_a, codes_b: float32 [n, K]; or [L, n, K] where each of L groups of layers has codes of its own.
+        strengths: float32 [n, 10].
+        of_group: with codes [L, n, K], the views (codes_a [n, K], codes_b [n, K]) of each group.
+        pairs: site name -> (A [n, r, d_in], B [n, r, d_out]): weights of a wide head, read instead of the bank.
+    """
 
     codes_a: Tensor
     codes_b: Tensor
     strengths: Tensor
+    of_group: tuple[tuple[Tensor, Tensor], ...] | None = None
+    pairs: Mapping[str, tuple[Tensor, Tensor]] | None = None
+
+    @classmethod
+    def make(cls, codes_a: Tensor, codes_b: Tensor, strengths: Tensor) -> SlotValues:
+        """With the views of the groups, where there are groups."""
+        if codes_a.dim() == 2:
+            return cls(codes_a, codes_b, strengths)
+        return cls(codes_a, codes_b, strengths, tuple(zip(codes_a.unbind(0), codes_b.unbind(0), strict=True)))
+
+    def codes(self, group: int) -> tuple[Tensor, Tensor]:
+        """(codes_a [n, K], codes_b [n, K]) for the layers of a group."""
+        return (self.codes_a, self.codes_b) if self.of_group is None else self.of_group[group]
 
 
 class SlotTable:
@@ -30,13 +50,15 @@ class SlotTable:
         device: of the buffers.
         capacity: slots at the start. When more distinct personalities are in use at once the buffers double, which moves
             them; captured CUDA graphs then have to be captured again.
+        groups: L, where each group of layers has codes of its own; 0 for codes shared by all.
     """
 
-    def __init__(self, codes: int, device: torch.device, capacity: int = 64) -> None:
+    def __init__(self, codes: int, device: torch.device, capacity: int = 64, groups: int = 0) -> None:
+        shape = (groups, capacity, codes) if groups else (capacity, codes)
         with torch.inference_mode(False):  # what is made in that mode could only be changed in it
-            self.values = SlotValues(
-                torch.zeros(capacity, codes, device=device),
-                torch.zeros(capacity, codes, device=device),
+            self.values = SlotValues.make(
+                torch.zeros(shape, device=device),
+                torch.zeros(shape, device=device),
                 torch.zeros(capacity, 10, device=device),
             )
         self._slot: OrderedDict[Hashable, int] = OrderedDict()
@@ -65,9 +87,7 @@ class SlotTable:
             for item in new:
                 slots[item] = self._slot[item] = self._take()
                 self._pins[slots[item]] += 1
-            index = torch.tensor([slots[item] for item in new], device=self.values.strengths.device)
-            for buffer, rows in zip(self.values, values, strict=True):
-                buffer.index_copy_(0, index, rows.to(buffer))
+            self._write([slots[item] for item in new], values)
         return [slots[item] for item in items]
 
     def release(self, slots: Sequence[int]) -> None:
@@ -85,7 +105,17 @@ class SlotTable:
                 del self._slot[item]
                 return slot
         old = self.capacity
-        with torch.inference_mode(False):
-            self.values = SlotValues(*(torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values))
+        self._grow()
         self._free = list(range(2 * old - 1, old, -1))
         return old
+
+    def _grow(self) -> None:
+        with torch.inference_mode(False):
+            self.values = SlotValues.make(
+                *(torch.cat([buffer, torch.zeros_like(buffer)], dim=-2) for buffer in self.values[:3])
+            )
+
+    def _write(self, slots: list[int], values: SlotValues) -> None:
+        index = torch.tensor(slots, device=self.values.strengths.device)
+        for buffer, rows in zip(self.values[:3], values[:3], strict=True):
+            buffer.index_copy_(buffer.dim() - 2, index, rows.to(buffer))

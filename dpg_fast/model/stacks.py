@@ -22,14 +22,16 @@ class Stack:
 
     Args:
         layers: plain linear layers (see :func:`stackable`).
+        group: of their codes.
 
     Attributes:
         widths: outputs of each layer.
         B: [K, r, sum(widths)], their banks' B sides next to each other; None until :meth:`fill`.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], group: int = 0) -> None:
         self.layers = tuple(layers)
+        self.group = group
         self.widths = tuple(layer.out_features for layer in layers)
         self.B: Tensor | None = None
         self._weight: Tensor | None = None
@@ -66,6 +68,17 @@ class Stack:
             self.B[..., begin : begin + B.shape[2]].copy_(B)
             begin += B.shape[2]
         return True
+
+    def update(self, index: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copy the entries ``index`` (int64) of the banks in anew, after :meth:`fill` with banks of these shapes."""
+        assert self._weight is not None and self.B is not None
+        A = pairs[0][0]
+        rows = self._weight[sum(self.widths) :].view(len(pairs), *A.shape)
+        begin = 0
+        for number, (A, B) in enumerate(pairs):
+            rows[number].index_copy_(0, index, A[index])
+            self.B[..., begin : begin + B.shape[2]].index_copy_(0, index, B[index])
+            begin += B.shape[2]
 
     def intact(self) -> bool:
         """Whether the layers' weights are still the views made here (moving or replacing them ends that)."""
@@ -113,8 +126,8 @@ class Stack:
         if self._input is not x or self._outputs[index] is None:
             assert self.B is not None and call.lora_slots is not None
             y, S = self.product(x)
-            values = call.values
-            lora_stacked_add(y, S, self.B, values.codes_a, values.codes_b, call.lora_slots, self.widths, scale)
+            codes_a, codes_b = call.values.codes(self.group)
+            lora_stacked_add(y, S, self.B, codes_a, codes_b, call.lora_slots, self.widths, scale)
             if len(self.widths) == 1:
                 return y
             self._outputs = list(y.split(self.widths, -1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import SHARED_INPUT, Architecture, GatedMlp, split_gate_up, verify_gated_mlp
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
-from dpg_fast.model.request import CallState
+from dpg_fast.model.request import Call, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
 
@@ -26,15 +26,19 @@ class LinearAdapter:
     """The bank's part of one linear layer.
 
     Attributes:
+        name: of the layer.
+        group: of its codes.
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
         stack, index: the product that also makes this layer's, and its place there; ``stack`` is None where the layer
             keeps its own product.
     """
 
-    __slots__ = ("A", "B", "index", "scale", "stack", "state")
+    __slots__ = ("A", "B", "group", "index", "name", "scale", "stack", "state")
 
-    def __init__(self, state: CallState, scale: float) -> None:
+    def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
         self.state = state
+        self.name = name
+        self.group = group
         self.scale = scale
         self.A: Tensor | None = None
         self.B: Tensor | None = None
@@ -46,11 +50,12 @@ class LinearAdapter:
         call = self.state.call
         if call is None or call.lora_slots is None:
             return y
-        assert self.A is not None and self.B is not None
-        A, B, values = self.A, self.B, call.values
+        A, B = (self.A, self.B) if call.values.pairs is None else call.values.pairs[self.name]
+        assert A is not None and B is not None
+        codes_a, codes_b = call.values.codes(self.group)
         if y.dtype != A.dtype or x.dtype != A.dtype:  # under autocast the product's dtype is not the weights'
             x, A, B = x.to(y.dtype), A.to(y.dtype), B.to(y.dtype)
-        return lora_add(y, x, A, B, values.codes_a, values.codes_b, call.lora_slots, self.scale)
+        return lora_add(y, x, A, B, codes_a, codes_b, call.lora_slots, self.scale)
 
 
 class MlpAdapter:
@@ -58,6 +63,7 @@ class MlpAdapter:
 
     Attributes:
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
+        group: of their codes.
         partial: the bank's part when only one of them has.
         A: [G, K, r, d_in], both A sides of gate and up (G = 2), or that of their merged product (G = 1).
         B_gate, B_up: [K, r, I].
@@ -65,10 +71,14 @@ class MlpAdapter:
         stack: the product of gate, up and their A rows, or None where they keep their own products.
     """
 
-    __slots__ = ("A", "B_gate", "B_up", "add", "clamp_mask", "has_bank", "mlp", "partial", "scale", "stack", "state")
+    __slots__ = (
+        *("A", "B_gate", "B_up", "add", "clamp_mask", "group", "has_bank", "mlp", "partial", "scale", "stack"),
+        "state",
+    )
 
-    def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool) -> None:
+    def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
         self.state = state
+        self.group = group
         self.mlp = mlp
         self.scale = scale
         self.has_bank = has_bank
@@ -85,15 +95,16 @@ class MlpAdapter:
         call = self.state.call
         assert call is not None
         lora = None
-        if call.lora_slots is not None and self.stack is not None and self.stack.takes(x):
+        if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
+            assert call.lora_slots is not None
             y, S = self.stack.product(x)
             gate, up = y[..., : self.mlp.intermediate], y[..., self.mlp.intermediate :]
-            u = lora_combine(S, call.values.codes_a, call.lora_slots, len(self.stack.widths))
+            u = lora_combine(S, call.values.codes(self.group)[0], call.lora_slots, len(self.stack.widths))
             lora = self._expands(u, self.B_gate, self.B_up)
         else:
             gate, up = split_gate_up(self.mlp, x)
         if call.lora_slots is not None and lora is None:
-            if self.A is not None:
+            if self.has_bank:
                 lora = self._ride_along(x, gate)
             for name, adapter in self.partial.items():
                 if name == self.mlp.layout.gate:
@@ -111,17 +122,20 @@ class MlpAdapter:
         call = self.state.call
         assert call is not None and call.lora_slots is not None
         A, B_gate, B_up = self.A, self.B_gate, self.B_up
+        if call.values.pairs is not None:
+            A, B_gate, B_up = _mlp_bank(self.mlp, call.values.pairs.__getitem__)
         assert A is not None and B_gate is not None and B_up is not None
         if gate.dtype != A.dtype or x.dtype != A.dtype:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
-        return self._expands(lora_shrink(x, A, call.values.codes_a, call.lora_slots), B_gate, B_up)
+        return self._expands(lora_shrink(x, A, call.values.codes(self.group)[0], call.lora_slots), B_gate, B_up)
 
     def _expands(self, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
         """``u`` [2, T, r], or [1, T, r] where gate and up are one layer."""
         call = self.state.call
         assert call is not None and call.lora_slots is not None and B_gate is not None and B_up is not None
         first, second = (u, None) if len(u) == 2 else (u[0], u[0])
-        return GatedLora(first, B_gate, second, B_up, call.values.codes_b, call.lora_slots, self.scale)
+        codes = call.values.codes(self.group)[1]
+        return GatedLora(first, B_gate, second, B_up, codes, call.lora_slots, self.scale)
 
 
 class PersonalityLinear(nn.Module):
@@ -132,7 +146,7 @@ class PersonalityLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         adapter = self.dpg_adapter
         call, stack = adapter.state.call, adapter.stack
-        if stack is not None and call is not None and call.lora_slots is not None and stack.takes(x):
+        if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
             return stack.output(adapter.index, x, call, adapter.scale)
         y = super().forward(x)  # type: ignore[misc]
         return adapter.add_to(y, x)
@@ -159,15 +173,23 @@ class Surgery:
         sites: names of the linear layers that have a bank entry.
         scale: of the bank.
         steered: whether the MLPs steer neurons.
+        groups: site name -> its group of codes; None where all share one.
 
     Raises:
         UnsupportedArchitectureError: an MLP does not compute what its structure suggests; nothing is changed then.
     """
 
     def __init__(
-        self, architecture: Architecture, state: CallState, sites: Set[str], scale: float, steered: bool
+        self,
+        architecture: Architecture,
+        state: CallState,
+        sites: Set[str],
+        scale: float,
+        steered: bool,
+        groups: Mapping[str, int] | None = None,
     ) -> None:
         self.architecture = architecture
+        self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
         self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -185,16 +207,17 @@ class Surgery:
             if type(mlp.module) not in verified:
                 verify_gated_mlp(mlp)
                 verified.add(type(mlp.module))
-            adapter = MlpAdapter(state, mlp, scale, has_bank=len(adapted) == len(names))
+            group = self._groups[next(iter(adapted.values()))] if adapted else 0
+            adapter = MlpAdapter(state, mlp, scale, len(adapted) == len(names), group)
             if adapted and not adapter.has_bank:
-                adapter.partial = {n: LinearAdapter(state, scale) for n in adapted}
+                adapter.partial = {n: LinearAdapter(state, scale, full, group) for n, full in adapted.items()}
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
             patches.append((mlp.module, PersonalityMlp, adapter))
         for name in sorted(sites):
             if name in inside:
                 continue
-            linear_adapter = LinearAdapter(state, scale)
+            linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
             self.linear_adapters[name] = linear_adapter
             patches.append((architecture.linears[name], PersonalityLinear, linear_adapter))
         self._plan_stacks(sites - inside)
@@ -223,7 +246,8 @@ class Surgery:
         for names, adapter in plans:
             layers = [linears[name] for name in names]
             if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
-                self._stacks.append((Stack(layers), names, adapter))  # type: ignore[arg-type]
+                group = self._groups[names[0]]
+                self._stacks.append((Stack(layers, group), names, adapter))  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Give every module its own class and its weights their own memory back."""
@@ -256,6 +280,17 @@ class Surgery:
                 linear = self.linear_adapters[name]
                 linear.stack, linear.index = stack, index
 
+    def update_bank(self, index: Tensor, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
+        """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
+        for adapter in self.mlp_adapters.values():
+            if adapter.has_bank and adapter.A is not None:
+                adapter.A.index_copy_(1, index, _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0])
+        used = {id(linear.stack) for linear in self.linear_adapters.values()}
+        used |= {id(mlp.stack) for mlp in self.mlp_adapters.values()}
+        for stack, names, _ in self._stacks:
+            if id(stack) in used:
+                stack.update(index, [pair(name) for name in names])
+
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""
         stacks = {id(adapter.stack): adapter.stack for adapter in self.linear_adapters.values()}
@@ -263,23 +298,34 @@ class Surgery:
         return all(stack is None or stack.intact() for stack in stacks.values())
 
     def _set_mlp_bank(self, adapter: MlpAdapter, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
-        mlp, layout = adapter.mlp, adapter.mlp.layout
-        if not adapter.has_bank:
-            return
-        if layout.merged is not None:
-            A, B = pair(f"{mlp.name}.{layout.merged}")
-            adapter.A = A[None]
-            adapter.B_gate, adapter.B_up = B[..., : mlp.intermediate], B[..., mlp.intermediate :]
-        else:
-            A_gate, adapter.B_gate = pair(f"{mlp.name}.{layout.gate}")
-            A_up, adapter.B_up = pair(f"{mlp.name}.{layout.up}")
-            adapter.A = torch.stack([A_gate, A_up])
+        if adapter.has_bank:
+            adapter.A, adapter.B_gate, adapter.B_up = _mlp_bank(adapter.mlp, pair)
 
     def set_steering(self, table: SteeringTable, device: Any) -> None:
         """Put the steering table's rows on the device."""
         mask, add = table.clamp_mask.to(device), table.add.to(device)
         for layer, adapter in self.mlp_adapters.items():
             adapter.clamp_mask, adapter.add = mask[layer], add[layer]
+
+
+def _bank_alone(call: Call) -> bool:
+    """Whether a bank takes part, and the call brings no weights of its own."""
+    return call.lora_slots is not None and call.values.pairs is None
+
+
+def _mlp_bank(mlp: GatedMlp, pair: Callable[[str], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """A [G, K, r, d_in], B_gate and B_up [K, r, I] of an MLP whose gate and up both have a bank entry."""
+    layout = mlp.layout
+    if layout.merged is not None:
+        A, B = pair(f"{mlp.name}.{layout.merged}")
+        return A[None], B[..., : mlp.intermediate], B[..., mlp.intermediate :]
+    A_gate, B_gate = pair(f"{mlp.name}.{layout.gate}")
+    A_up, B_up = pair(f"{mlp.name}.{layout.up}")
+    return torch.stack([A_gate, A_up]), B_gate, B_up
+
+
+def _rows(pair: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+    return pair[0][index], pair[1][index]
 
 
 def _tied_weights(architecture: Architecture) -> set[int]:

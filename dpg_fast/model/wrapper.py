@@ -42,6 +42,7 @@ class PersonalityModel(nn.Module):
         steering: SteeringTable | None = None,
         calibration: Calibration | None = None,
         steering_options: SteeringOptions | None = None,
+        tokenizer: Any = None,
     ) -> None:
         super().__init__()
         if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
@@ -49,12 +50,12 @@ class PersonalityModel(nn.Module):
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
-        self._runtime = Runtime(base, hypernet, steering, calibration or Calibration())
+        self._tokenizer: Any = tokenizer
+        self._runtime = Runtime(base, hypernet, steering, calibration or Calibration(), self._default_tokenizer)
         self.steering_options = steering_options or SteeringOptions()
         self._trainable = [p for p in base.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
-        self._tokenizer: Any = None
         self._stage_tokenizer: tuple[Any, int, chatting.StageTokenizer] | None = None
         self._loaded = True
         self.training = base.training
@@ -88,6 +89,7 @@ class PersonalityModel(nn.Module):
         steering: SteeringTable | None = None,
         calibration: Calibration | None = None,
         steering_options: SteeringOptions | None = None,
+        tokenizer: Any = None,
         characters: characters.Directories | None = None,
         exact_blends: bool = False,
         allow_mismatch: bool = False,
@@ -101,6 +103,7 @@ class PersonalityModel(nn.Module):
             steering: a table of personality neurons.
             calibration: level -> strength for the table; a straight line to strength 1.0 by default.
             steering_options: generated tokens alone and no random mask by default.
+            tokenizer: for :meth:`chat` and for hypernetworks that read text; by default the one saved with the base model.
             characters, exact_blends, allow_mismatch: as in :meth:`add_characters`.
 
         Raises:
@@ -109,7 +112,7 @@ class PersonalityModel(nn.Module):
         """
         if isinstance(hypernet, HypernetConfig):
             hypernet = HyperNetwork(hypernet, find_architecture(model).sites)
-        made = cls(model, hypernet, steering, calibration, steering_options)
+        made = cls(model, hypernet, steering, calibration, steering_options, tokenizer)
         if characters is not None:
             try:
                 made.add_characters(characters, exact_blends=exact_blends, allow_mismatch=allow_mismatch)
@@ -177,10 +180,12 @@ class PersonalityModel(nn.Module):
         return cls.load(model, directory, allow_mismatch=allow_mismatch)
 
     @classmethod
-    def load(cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False) -> PersonalityModel:
-        """Put a saved adapter on a loaded model; arguments and errors as in :meth:`from_pretrained`."""
+    def load(
+        cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False, tokenizer: Any = None
+    ) -> PersonalityModel:
+        """Put a saved adapter on a loaded model; arguments and errors as in :meth:`from_pretrained` and :meth:`from_model`."""
         parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
-        return cls(model, parts.hypernet, parts.steering, parts.calibration)
+        return cls(model, parts.hypernet, parts.steering, parts.calibration, tokenizer=tokenizer)
 
     def save_pretrained(self, directory: str | Path, *, notes: str = "", bank_dtype: torch.dtype | None = None) -> None:
         """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
@@ -215,16 +220,20 @@ class PersonalityModel(nn.Module):
         *,
         personality: PersonalityLike = None,
         steer_from: int | Tensor = 0,
+        segments: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """The base model's forward, each row with its personality. Gradients reach the hypernetwork.
 
         Args:
             input_ids: int64 [rows, length] (or ``inputs_embeds=``).
-            personality: one for all rows or a sequence with one for each; None is the base model. A float tensor [5] or
-                [rows, 5] of scores is accepted for training.
+            personality: one for all rows or a sequence with one for each; None is the base model. A `Description` is
+                accepted where the hypernetwork reads text. A float tensor [5] or [rows, 5] of scores is accepted for training.
             steer_from: position, padding included, of the first token whose neurons are steered; or int64 [rows].
                 Generation steers what it writes, not the prompt: give the prompt's length to score an answer alike.
+            segments: for packed rows, int64 [rows, length]: which of the personalities each token has (a list then gives one
+                for each segment, not for each row); -1 for none. Attention is kept apart by the ``attention_mask`` and
+                ``position_ids`` that are passed on. All tokens of such rows are steered.
             **kwargs: passed on.
 
         Raises:
@@ -233,10 +242,15 @@ class PersonalityModel(nn.Module):
         if input_ids is not None:
             kwargs["input_ids"] = input_ids
         rows, _ = _prompt_shape(kwargs)
-        items = self._items(personality, rows)
-        if kwargs.get("past_key_values") is None:
+        items = self._items(personality, rows) if segments is None else _read_segments(personality, segments)
+        if segments is not None:
+            self._require_loaded()
+            steer_from = 0
+            if any(stage_of(item) is not None for item in items):
+                raise ValueError("packed rows take no stages")
+        elif kwargs.get("past_key_values") is None:
             self._check_stages(items, kwargs)
-        with self._runtime.request(items, steer_from):
+        with self._runtime.request(items, steer_from, segments=segments):
             return self.base(**kwargs)
 
     @torch.no_grad()
@@ -319,6 +333,7 @@ class PersonalityModel(nn.Module):
             One text, or a list when several conversations or personalities were given.
         """
         tokenizer = tokenizer or self._default_tokenizer()
+        self._tokenizer = self._tokenizer or tokenizer
         many, batch, personalities = self._prompts(conversation, personality, tokenizer, system)
         kwargs.setdefault("pad_token_id", chatting.padding(tokenizer, self.base))
         output = self.generate(**batch, personality=personalities, **kwargs)
@@ -465,12 +480,30 @@ class PersonalityModel(nn.Module):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.base.config._name_or_path)  # type: ignore[union-attr]
+            name = self.base.config._name_or_path  # type: ignore[union-attr]
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(name)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"no tokenizer was saved with the base model {name!r}; give tokenizer= to from_model(), load() or chat()"
+                ) from error
         return self._tokenizer
 
     def _require_loaded(self) -> None:
         if not self._loaded:
             raise RuntimeError("this model was unloaded; wrap the base model again")
+
+
+def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
+    count = len(personality) if isinstance(personality, (list, tuple, Tensor)) else 0
+    if segments.is_floating_point() or segments.dim() != 2 or not count:
+        raise ValueError(
+            "segments are int64 [rows, length], and personality= a list or tensor with one for each segment"
+        )
+    low, high = int(segments.min()), int(segments.max())
+    if low < -1 or high >= count:
+        raise ValueError(f"segments run from {low} to {high}, and there are {count} personalities")
+    return read_rows(personality, count)
 
 
 def _prompt_shape(kwargs: dict[str, Any]) -> tuple[int, int]:

@@ -22,6 +22,8 @@ class Endpoint(BaseModel):
         model: its name there.
         base_url: None is OpenAI's.
         api_key_variable: environment variable with the key; the key itself is never written anywhere.
+        parameters: sent with every call, over those of the scenario's generation; null leaves one out. A server without
+            max_completion_tokens takes {max_completion_tokens: null, max_tokens: 200}.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -29,6 +31,7 @@ class Endpoint(BaseModel):
     model: Text
     base_url: Text | None = None
     api_key_variable: Text = "OPENAI_API_KEY"
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class Speaker(BaseModel):

@@ -129,6 +129,9 @@ class EndpointVoice:
                 parameters["top_p"] = settings.top_p
             # the frame of the reply needs some tokens of its own
             parameters["max_completion_tokens"] = settings.max_new_tokens * 2 + 64
+            endpoint = scenario.speakers[speaker].endpoint
+            if endpoint is not None:
+                parameters = {k: v for k, v in (parameters | endpoint.parameters).items() if v is not None}
             item = f"{conversation.key}, turn {len(conversation.said) + 1}"
             found.append(Call(item, messages, Spoken, PROMPT_VERSION, parameters, draw=conversation.seed))
         return found

@@ -17,6 +17,8 @@ from torch import Tensor
 from dpg_fast.assess.answering import NEUTRAL_SYSTEM
 from dpg_fast.data.texts import Question, load_descriptions, load_questions
 from dpg_fast.files import write_atomically
+from dpg_fast.model.artifact import describe_base
+from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.personality import MAX_SCORE, POLES, Personality, Pole, Trait
 from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
 
@@ -30,7 +32,7 @@ class LessonSettings:
     Args:
         questions: of each trait, from the splits "search" and "fit" in turn; 0 is all of them.
         people: of each question; how many traits take part follows a fixed pattern (see :func:`draw_people`).
-        system: the neutral instruction.
+        system: the neutral instruction; recorded dialogue without one of its own gets it too.
         seed: of the personalities, the descriptions and the samples.
         teacher: how the answers are made.
     """
@@ -111,17 +113,22 @@ def make_lessons(
     Each is written whole, so a killed run continues where it was.
 
     Raises:
-        ValueError: ``directory`` holds lessons made with other settings.
+        ValueError: ``directory`` holds lessons made with other settings or by another base model.
     """
     questions = asked_questions(settings.questions)
     files = [Path(directory) / f"{question.id}.safetensors" for question in questions]
     teacher = PersonaTeacher(model, tokenizer, settings.teacher)
     about = json.dumps(settings.about(), sort_keys=True)
+    base_model = json.dumps(describe_base(model))
     for number, (question, file) in enumerate(zip(questions, files, strict=True)):
         if file.exists():
             with safe_open(file, "pt") as stored:
-                if stored.metadata()["about"] != about:
-                    raise ValueError(f"{file} was made with other settings; name another directory or remove it")
+                metadata = stored.metadata()
+            if metadata["about"] != about:
+                raise ValueError(f"{file} was made with other settings; name another directory or remove it")
+            maker = json.loads(metadata.get("base_model", "null"))
+            if maker is not None and (reason := mismatch(maker["fingerprint"], model, maker["name"])) is not None:
+                raise ValueError(f"{file}: {reason}; name another directory or remove it")
         else:
             random = np.random.default_rng([settings.seed, *question.id.encode()])
             people = draw_people(question.trait, settings.people, random)
@@ -136,13 +143,13 @@ def make_lessons(
                 [traits for _, traits in people],
             )
             levels = tuple(tuple(person.scores) for person, _ in people)
-            _save(Lesson(question.question, settings.system, levels, tuple(answers)), file, about)
+            _save(Lesson(question.question, settings.system, levels, tuple(answers)), file, about, base_model)
         if progress is not None:
             progress(number + 1, len(questions))
     return files
 
 
-def _save(lesson: Lesson, file: Path, about: str) -> None:
+def _save(lesson: Lesson, file: Path, about: str, base_model: str) -> None:
     tensors: dict[str, Tensor] = {"levels": torch.tensor(lesson.levels)}
     for number, answer in enumerate(lesson.answers):
         tensors[f"{number}.tokens"] = answer.tokens
@@ -150,7 +157,7 @@ def _save(lesson: Lesson, file: Path, about: str) -> None:
         tensors[f"{number}.log_base"] = answer.log_base.half()
         tensors[f"{number}.log_ratio"] = answer.log_ratio.half()
         tensors[f"{number}.traits"] = torch.tensor([t.position for t in answer.traits], dtype=torch.int8)
-    metadata = {"question": lesson.question, "system": lesson.system, "about": about}
+    metadata = {"question": lesson.question, "system": lesson.system, "about": about, "base_model": base_model}
     write_atomically(file, lambda path: save_file(tensors, path, metadata))
 
 

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dpg_fast.description import Description
+from dpg_fast.hypernet import describe
 from dpg_fast.model import PersonalityModel
+from dpg_fast.personality import Personality
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
 _CHANGED_LOGITS = (
@@ -44,18 +47,19 @@ def batch_loss(model: PersonalityModel | Any, batch: dict[str, Tensor]) -> tuple
         batch: on the model's device.
     """
     inner = getattr(model, "module", model)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "personality")}
+    inputs = _inputs(inner, batch)
     rows, columns = (batch["positions"] >= 0).nonzero(as_tuple=True)
     places = batch["positions"][rows, columns]
+    lines = batch["line"][rows] if "line" in batch else rows
     candidates, log_target = batch["candidates"][rows, columns], batch["log_target"][rows, columns]
     head = inner.get_output_embeddings()
     config = inner.config.get_text_config()
     if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _CHANGED_LOGITS):
         logits = model(**inputs, use_cache=False).logits
-        return target_loss(logits[rows, places], candidates, log_target), torch.tensor(len(rows))
+        return target_loss(logits[lines, places], candidates, log_target), torch.tensor(len(rows))
     # The output layer is run on learnt positions alone: on a small model it is a fifth of all work.
     output = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=True)
-    hidden = output.hidden_states[-1][rows, places]
+    hidden = output.hidden_states[-1][lines, places]
     total = hidden.new_zeros((), dtype=torch.float32)
     for begin in range(0, len(rows), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)
@@ -63,6 +67,37 @@ def batch_loss(model: PersonalityModel | Any, batch: dict[str, Tensor]) -> tuple
         several = len(rows) > _AT_ONCE
         total = total + (checkpoint(_head_loss, *arguments, use_reentrant=False) if several else _head_loss(*arguments))
     return total, torch.tensor(len(rows), device=total.device)
+
+
+def _inputs(model: Any, batch: dict[str, Tensor]) -> dict[str, Any]:
+    """Arguments of the model's forward, the personalities in words where the hypernetwork reads words."""
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "personality": batch["personality"]}
+    hypernet = getattr(model, "hypernet", None)
+    if hypernet is not None and hypernet.config.reads_text:
+        people = [Personality.from_scores(scores) for scores in batch["personality"].tolist()]
+        wordings = batch["wording"].tolist()
+        inputs["personality"] = [
+            Description(describe(p, wording), p) for p, wording in zip(people, wordings, strict=True)
+        ]
+    if "segments" not in batch:
+        return inputs | {"attention_mask": batch["attention_mask"]}
+    segments = batch["segments"]
+    mask = segment_mask(segments, model.dtype)
+    return inputs | {"segments": segments, "position_ids": batch["position_ids"], "attention_mask": mask}
+
+
+def segment_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """Attention of packed lines as an additive mask [lines, 1, T, T]: a token sees the earlier ones of its own segment.
+
+    Args:
+        segments: int64 [lines, T], -1 for padding, which sees itself alone.
+        dtype: floating; of the result.
+    """
+    length = segments.shape[1]
+    same = (segments[:, :, None] == segments[:, None, :]) & (segments >= 0)[:, :, None]
+    allowed = same.tril() | torch.eye(length, dtype=torch.bool, device=segments.device)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
 def _head_loss(head: Any, hidden: Tensor, candidates: Tensor, log_target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ probability 1 (the usual loss on assistant tokens); a lesson has the teacher's d
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpg_fast.data.records import DialogueRecord
+from dpg_fast.hypernet import WORDINGS
 from dpg_fast.personality import MAX_SCORE, Personality
-from dpg_fast.prompting import chat_prompt
+from dpg_fast.prompting import chat_prompt, with_system
 from dpg_fast.train.lessons import Lesson
 from dpg_fast.train.teacher import TaughtAnswer, mix
 
@@ -35,6 +37,7 @@ class Row:
         candidates: int64 [n, k], token ids.
         log_target: float32 [n, k], log probabilities, normalised over k.
         personality: float32 [5], scores in OCEAN order.
+        wording: in which words the personality is told to hypernetworks that read text (`dpg_fast.hypernet.describe`).
     """
 
     tokens: Tensor
@@ -42,6 +45,7 @@ class Row:
     candidates: Tensor
     log_target: Tensor
     personality: Tensor
+    wording: int = 0
 
 
 class Source(Protocol):
@@ -66,7 +70,8 @@ class Rows(Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.sources[index % len(self.sources)].row(np.random.default_rng([self.seed, index]))
+        row = self.sources[index % len(self.sources)].row(np.random.default_rng([self.seed, index]))
+        return dataclasses.replace(row, wording=int(np.random.default_rng([self.seed, index, 1]).integers(WORDINGS)))
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,18 @@ def taught_sources(
     return found
 
 
-def text_sources(records: Iterable[DialogueRecord], tokenizer: Any, max_length: int = 1024) -> list[TextSource]:
+def text_sources(
+    records: Iterable[DialogueRecord], tokenizer: Any, max_length: int = 1024, *, system: str | None = None
+) -> list[TextSource]:
     """A source for each dialogue with a personality and a turn of the assistant: loss on the assistant's tokens alone.
 
     Longer dialogues are cut at ``max_length`` tokens; those whose assistant only speaks after that are left out.
+
+    Args:
+        records: dialogues.
+        tokenizer: with a chat template.
+        max_length: tokens.
+        system: the instruction before dialogues that have none of their own: the one that is used when the model answers.
 
     Raises:
         ValueError: no dialogue is left, or the chat template does not build a conversation turn by turn.
@@ -158,6 +171,8 @@ def text_sources(records: Iterable[DialogueRecord], tokenizer: Any, max_length: 
         if record.personality is None:
             continue
         messages = [turn.model_dump() for turn in record.messages]
+        if messages[0]["role"] != "system":
+            messages = with_system(tokenizer, messages, system)
         tokens, learnt = assistant_tokens(tokenizer, messages)
         tokens, learnt = tokens[:max_length], learnt[:max_length]
         positions = learnt[1:].nonzero().flatten()
@@ -203,29 +218,66 @@ def _encode(tokenizer: Any, text: str) -> Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
 
 
-def collate(rows: Sequence[Row], pad_token: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[Row], pad_token: int, pack: int = 0) -> dict[str, Tensor]:
     """A batch of B rows, padded on the right.
 
+    Args:
+        rows: B of them.
+        pad_token: id that fills short rows.
+        pack: put several rows one after another into lines of up to this many tokens (and at least the longest row), kept
+            apart by `segments` and `position_ids`; 0 gives every row a line of its own.
+
     Returns:
-        input_ids, attention_mask int64 [B, T]; personality float32 [B, 5]; positions int64 [B, n] (-1 is padding);
-        candidates int64 [B, n, k]; log_target float32 [B, n, k] (-inf is padding).
+        input_ids int64 [lines, T]; personality float32 [B, 5]; wording int64 [B]; positions int64 [B, n] in the row's line (-1
+        is padding); candidates int64 [B, n, k]; log_target float32 [B, n, k] (-inf is padding). Without packing a line is a
+        row, and there is attention_mask int64 [B, T]; with it position_ids int64 [lines, T], line int64 [B], the line
+        of each row, and segments int64 [lines, T], the row of each token, -1 for padding.
     """
-    length = max(len(row.tokens) for row in rows)
+    lines = _fill_lines(rows, pack) if pack else [[number] for number in range(len(rows))]
+    length = max(sum(len(rows[number].tokens) for number in line) for line in lines)
     count = max(len(row.positions) for row in rows)
     width = max(row.candidates.shape[1] for row in rows)
     batch = {
-        "input_ids": torch.full((len(rows), length), pad_token),
-        "attention_mask": torch.zeros(len(rows), length, dtype=torch.long),
+        "input_ids": torch.full((len(lines), length), pad_token),
         "personality": torch.stack([row.personality for row in rows]),
+        "wording": torch.tensor([row.wording for row in rows]),
         "positions": torch.full((len(rows), count), -1),
         "candidates": torch.zeros(len(rows), count, width, dtype=torch.long),
         "log_target": torch.full((len(rows), count, width), -torch.inf),
     }
-    for number, row in enumerate(rows):
-        n, k = row.candidates.shape
-        batch["input_ids"][number, : len(row.tokens)] = row.tokens
-        batch["attention_mask"][number, : len(row.tokens)] = 1
-        batch["positions"][number, :n] = row.positions
-        batch["candidates"][number, :n, :k] = row.candidates
-        batch["log_target"][number, :n, :k] = row.log_target
-    return batch
+    segments = torch.full((len(lines), length), -1)
+    position_ids = torch.zeros(len(lines), length, dtype=torch.long)
+    line_of = torch.zeros(len(rows), dtype=torch.long)
+    for index, line in enumerate(lines):
+        begin = 0
+        for number in line:
+            row = rows[number]
+            n, k = row.candidates.shape
+            place = slice(begin, begin + len(row.tokens))
+            batch["input_ids"][index, place] = row.tokens
+            segments[index, place] = number
+            position_ids[index, place] = torch.arange(len(row.tokens))
+            line_of[number] = index
+            batch["positions"][number, :n] = row.positions + begin
+            batch["candidates"][number, :n, :k] = row.candidates
+            batch["log_target"][number, :n, :k] = row.log_target
+            begin = place.stop
+    if pack:
+        return batch | {"segments": segments, "position_ids": position_ids, "line": line_of}
+    return batch | {"attention_mask": (segments >= 0).long()}
+
+
+def _fill_lines(rows: Sequence[Row], room: int) -> list[list[int]]:
+    """Numbers of the rows in each line: longest first, each into the first line that still has room for it."""
+    lines: list[list[int]] = []
+    left: list[int] = []
+    room = max(room, max(len(row.tokens) for row in rows))
+    for number in sorted(range(len(rows)), key=lambda n: -len(rows[n].tokens)):
+        need = len(rows[number].tokens)
+        index = next((i for i, free in enumerate(left) if free >= need), len(lines))
+        if index == len(lines):
+            lines.append([])
+            left.append(room)
+        lines[index].append(number)
+        left[index] -= need
+    return lines

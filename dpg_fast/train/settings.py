@@ -31,6 +31,8 @@ class DataSettings:
         redraw: share of the visits of an answer at other levels than it was given at.
         visits: how often each answer or dialogue is seen.
         max_length: tokens of a recorded dialogue.
+        pack: tokens of a line into which several answers of a batch are packed, attention kept apart (not for flash
+            attention); 0: each has a line of its own.
     """
 
     lessons: Path | None = None
@@ -39,13 +41,14 @@ class DataSettings:
     redraw: float = 0.5
     visits: int = 4
     max_length: int = 1024
+    pack: int = 0
 
     def __post_init__(self) -> None:
         if self.lessons is None and not self.records:
             raise ValueError("data: name a directory of lessons or files of records")
-        if not 0 <= self.redraw <= 1 or self.strength < 0 or self.visits < 1 or self.max_length < 2:
+        if not 0 <= self.redraw <= 1 or self.strength < 0 or self.visits < 1 or self.max_length < 2 or self.pack < 0:
             raise ValueError(
-                "data: redraw lies in 0..1, strength is at least 0, visits at least 1, max_length at least 2"
+                "data: redraw lies in 0..1, strength and pack are at least 0, visits at least 1, max_length at least 2"
             )
 
 

@@ -36,6 +36,7 @@ class HypernetTrainer(Trainer):
         rows: to learn from.
         pad_token: id that fills short rows.
         evaluation: rows whose loss is reported on the way.
+        pack: tokens of a line into which several rows are packed; 0 gives each row a line.
         **options: passed to the Trainer (``callbacks`` ...).
 
     Raises:
@@ -49,6 +50,7 @@ class HypernetTrainer(Trainer):
         rows: Rows,
         pad_token: int,
         evaluation: Rows | None = None,
+        pack: int = 0,
         **options: Any,
     ) -> None:
         if not isinstance(model.hypernet, HyperNetwork):
@@ -58,7 +60,7 @@ class HypernetTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=lambda found: collate(found, pad_token),
+            data_collator=lambda found: collate(found, pad_token, pack),
             train_dataset=rows,
             eval_dataset=evaluation,
             **options,

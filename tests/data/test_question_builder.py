@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from dpg_fast.cli import app
 from dpg_fast.data.facets import FACETS, TOPICS
 from dpg_fast.data.question_builder import BuildSettings, question_calls
+from dpg_fast.data.question_examples import description_turns, shown_questions
+from dpg_fast.data.question_rules import check_description, check_question
 from dpg_fast.data.records import DroppedRecord, QuestionRecord, read_records
-from dpg_fast.personality import Trait
+from dpg_fast.data.texts import load_questions
+from dpg_fast.personality import POLES, Pole, Trait
 
 from ..llm.server import Answer, last_user, serve
 
@@ -131,6 +134,57 @@ def test_build_writes_files_reports_drops_and_resumes(tmp_path: Path) -> None:
         assert not set(again) & set(kept), third.output
 
 
+def by_example(body: dict[str, Any], number: int) -> Answer:
+    """Repeats an example it was shown now and then, and writes a question or portrait of its own otherwise."""
+    turns = body["messages"]
+    assert [turn["role"] for turn in turns] == ["system", *["user", "assistant"] * 2, "user"]
+    shown = [json.loads(turn["content"]) for turn in turns if turn["role"] == "assistant"]
+    (key,) = {name for example in shown for name in example}
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert list(schema["properties"]) == [key]
+    assert ("portrait" in turns[-1]["content"]) == (key == "description")
+    if key == "description":
+        return Answer(json.dumps({key: good_description(number)}))
+    return Answer(json.dumps({key: shown[0][key] if number % 4 == 3 else good_question(number)}))
+
+
+def test_examples_stand_in_for_instructions(tmp_path: Path) -> None:
+    options = ("--count", "6", "--descriptions", "2", "--examples", "2", "--spare", "2", "--rounds", "1")
+    with serve(by_example) as server:
+        result = build(server.url, tmp_path, *options)
+        assert result.exit_code == 0, result.output
+        sent = [request for request in server.requests if "portrait" not in last_user(request)]
+    assert len(sent) == 12  # spare 2 asks for twice as many
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["prompt_version"] == "situations-by-example-1" and manifest["settings"]["examples"] == 2
+    dropped = list(read_records(tmp_path / "dropped.jsonl", DroppedRecord))
+    repeated = [record for record in dropped if record.reason == "repeats words"]
+    own = {text for _, _, text in shown_questions(Trait.AGREEABLENESS)}
+    assert repeated and all(record.text in own for record in repeated)  # what was shown is never kept
+    calls = question_calls(Trait.AGREEABLENESS, BuildSettings(per_call=1, examples=5), 0, 12)
+    for facet, call in zip(FACETS[Trait.AGREEABLENESS] * 2, calls, strict=True):
+        *others, asked = (turn["content"] for turn in call.messages if turn["role"] == "user")
+        assert facet.high in asked and len(others) == 5 and not any(facet.high in text for text in others)
+    assert len({json.dumps(call.messages[1:-1]) for call in calls}) > 6  # other examples, or another order, each time
+
+
+def test_examples_pass_the_rules_and_show_their_facets() -> None:
+    for trait in Trait:
+        shown = shown_questions(trait)
+        assert [facet for facet, _, _ in shown] == list(FACETS[trait])
+        assert all(check_question(text, trait) is None for _, _, text in shown)
+        assert not {topic for _, topic, _ in shown} & set(TOPICS)
+        # the package's questions come in FACETS' order, four to a facet
+        order = [row.question for row in load_questions(trait, "search")]
+        assert [order.index(text) // 4 for _, _, text in shown] == list(range(6))
+    for pole in POLES:
+        turns = description_turns(pole, 5, str, "0")
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * 5
+        texts = [json.loads(turn["content"])["description"] for turn in turns[1::2]]
+        assert all(check_description(text) is None for text in texts)
+        assert all(Pole.parse(turn["content"]).trait is not pole.trait for turn in turns[::2])
+
+
 def test_failed_calls_and_shortfalls_are_reported(tmp_path: Path) -> None:
     def refusing(body: dict[str, Any], number: int) -> Answer:
         return Answer(None, refusal="No questions today.") if number % 2 else script(body, number)
@@ -180,6 +234,9 @@ def test_calls_cross_every_facet_with_every_topic_before_they_repeat() -> None:
         (("--base-url", "nowhere"), "http://"),
         (("--prices", "missing.json"), "missing.json"),
         (("--similarity", "2"), "similarities"),
+        (("--examples", "6"), "0 to 5"),
+        (("--examples", "2", "--per-call", "3"), "per_call must be 1"),
+        (("--spare", "0.5"), "at least 1"),
     ],
 )
 def test_bad_input_is_refused_in_words(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

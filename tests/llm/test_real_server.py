@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from dpg_fast.assess.quotes import QuotedText
 from dpg_fast.cli import app
+from dpg_fast.data.question_rules import check_question
 from dpg_fast.llm import ReplyCache
 from dpg_fast.personality import Trait
 from dpg_fast.smollm2 import find_gguf
@@ -137,11 +138,11 @@ def test_vllm(tmp_path: Path) -> None:
             modes = {json.loads(text)["mode"] for (text,) in cache._connection.execute("SELECT reply FROM replies")}
         assert modes == {"json_schema"}
         arguments = ["questions", "build", str(tmp_path / "q"), "--model", script.MODEL, "--base-url", url]
-        arguments += ["--traits", "E", "--count", "4", "--descriptions", "1", "--per-call", "2", "--rounds", "1"]
-        result = CliRunner().invoke(app, [*arguments, "--max-tokens", "300"])
-        assert result.exit_code in (0, 1), result.output
-        manifest = json.loads((tmp_path / "q" / "manifest.json").read_text())
-        assert manifest and (tmp_path / "q" / "dropped.jsonl").exists()
+        arguments += ["--traits", "E", "--count", "4", "--descriptions", "1", "--examples", "3", "--spare", "3"]
+        result = CliRunner().invoke(app, [*arguments, "--temperature", "0.7", "--max-tokens", "200"])
+        assert result.exit_code == 0, result.output
+        kept = rows(tmp_path / "q" / "Extraversion.jsonl")
+        assert len(kept) == 4 and all(check_question(row["question"], Trait.EXTRAVERSION) is None for row in kept)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_figures_by_hand() -> None:
     assert rich.disagreement is not None and rich.disagreement.estimate == 1.0
     assert poor.agreement is not None and poor.agreement.estimate == 1.0
     assert poor.echo is not None and poor.echo.estimate == 0.25
-    words = 6 + 6 + 8 + 5 + 7
+    words = 6 + 6 + 9 + 5 + 7
     assert rich.words.estimate == pytest.approx(words / 5)
     assert rich.term_count is not None and rich.term_count.estimate == pytest.approx(100 * 6 / words)
 

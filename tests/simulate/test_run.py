@@ -28,6 +28,7 @@ from dpg_fast.simulate.writing import write_transcripts
 from dpg_fast.simulate_run import RunOptions, run_simulation
 
 from ..llm.server import Answer, serve
+from ..model.characters import write_character
 from .cast import endpoint, parrot, scenario, write_scenario
 
 
@@ -122,7 +123,7 @@ def test_readings_see_the_turn_with_what_it_answers(
 
 def test_endpoints_and_the_local_model_talk(tiny: PersonalityModel, byte_tokenizer: Any, tmp_path: Path) -> None:
     with serve(parrot) as server:
-        far = endpoint(server.url)
+        far = endpoint(server.url) | {"parameters": {"top_p": None, "seed": 7}}
         talk = scenario(
             speakers=[{"name": "Ada Brook", "persona": "You build bridges."}, {"name": "Bo", "endpoint": far}]
         )
@@ -135,6 +136,7 @@ def test_endpoints_and_the_local_model_talk(tiny: PersonalityModel, byte_tokeniz
 
         found = run(tmp_path / "a")
         assert len(server.requests) == 6  # two conversations, three turns each
+        assert "top_p" not in server.requests[0] and server.requests[0]["seed"] == 7
         words = [turn.text for turn in found.conversations[0].said if turn.speaker == 1]
         assert [text.split(" lines")[0] for text in words] == ["I heard 1", "I heard 3", "I heard 5"]
         assert _texts(run(tmp_path / "b")) == _texts(found) and len(server.requests) == 6  # replies are stored
@@ -286,3 +288,40 @@ def test_smollm2_holds_the_shipped_conflict(smollm2: tuple[Any, Any], tmp_path: 
     assert isinstance(scenario, Scenario) and all(len(c.said) == 6 for c in found.conversations)
     means = [found.mean(scenario.name, place, Trait.AGREEABLENESS) for place in (0, 1)]
     assert means[1] > means[0] + 1  # Ruth was asked for A-5, Tomas for A+4
+
+
+def test_characters_speak_beside_the_base_model(
+    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {name: tmp_path / name for name in ("ada", "bo")}
+    for seed, (name, place) in enumerate(places.items()):
+        write_character(tiny_llama, place, name, seed, tokenizer=byte_tokenizer)
+    monkeypatch.setattr("dpg_fast.base_models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
+    speakers: list[dict[str, Any]] = [
+        {"name": "Ada Brook", "character": "ada", "stage": "late"},
+        {"name": "Bo", "character": "bo", "stage": "early"},
+        {"name": "Cy"},
+    ]
+    file = write_scenario(tmp_path / "talk.yaml", speakers=speakers, generation={"max_new_tokens": 8, "temperature": 0})
+    options = RunOptions(characters=places, seeds=(0,), readings=0)
+    found = run_simulation([file], tmp_path / "out", options, console=Console(quiet=True))
+    assert [said.speaker for said in found.conversations[0].said] == [0, 1, 2] * 2
+    (record,) = read_records(tmp_path / "out" / "dialogues.jsonl", DialogueRecord)
+    assert record.character == "Ada Brook" and record.stage == "late"
+
+
+def test_an_unknown_stage_is_said_before_anybody_speaks(
+    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_character(tiny_llama, tmp_path / "ada", "ada", 0, tokenizer=byte_tokenizer)
+    monkeypatch.setattr("dpg_fast.base_models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
+    file = write_scenario(
+        tmp_path / "talk.yaml", speakers=[{"name": "Ada", "character": "ada", "stage": "old"}, {"name": "Bo"}]
+    )
+    with pytest.raises(ValueError, match=r"Ada of talk cannot speak: .*no stage 'old'; its stages: early, late"):
+        run_simulation(
+            [file],
+            tmp_path / "out",
+            RunOptions(characters={"ada": tmp_path / "ada"}, readings=0),
+            console=Console(quiet=True),
+        )

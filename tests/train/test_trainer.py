@@ -51,6 +51,7 @@ def project(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> Path:
         "dtype": "float32",
         "data": {"records": str(tmp_path / "records.jsonl"), "visits": 1},
         "hypernet": {"rank": 2, "codes": 6, "hidden": 8, "depth": 1},
+        "teaching": {"system": ""},
         "trainer": {
             "per_device_train_batch_size": 8,
             "learning_rate": 0.01,
@@ -121,7 +122,7 @@ def _train(settings: Any, arguments: Any, stop: _StopAfter) -> None:
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     torch.manual_seed(arguments.seed)
     model = PersonalityModel.from_model(base, hypernet=settings.hypernet)
-    rows = Rows(text_sources(records(), tokenizer), 1, arguments.seed)
+    rows = Rows(text_sources(records(), tokenizer, system=settings.teaching.system), 1, arguments.seed)
     HypernetTrainer(model, arguments, rows, tokenizer.pad_token_id, callbacks=[stop.callback()]).train()
 
 

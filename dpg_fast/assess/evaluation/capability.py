@@ -166,22 +166,22 @@ class CapabilityRun:
             ValueError: a task gives perplexities in place of right answers.
         """
         for method, journal in self.parts:
-            todo = [(task, who) for who in self._sat_by(method) for task in self.plan.tasks]
-            missing = [(task, who) for task, who in todo if (task, _label(who)) not in journal]
+            wanted = [(task, who) for who in self._sat_by(method) for task in self.plan.tasks]
+            missing = [(task, who) for task, who in wanted if (task, _label(who)) not in journal]
             if not missing:
                 continue
             method.prepare()
             try:
-                for done, (task, who) in enumerate(missing, len(todo) - len(missing)):
+                for done, (task, who) in enumerate(missing, len(wanted) - len(missing)):
                     if progress is not None:
-                        progress(f"{method.name}: tasks", done, len(todo))
+                        progress(f"{method.name}: tasks", done, len(wanted))
                     journal.append(
                         [{"task": task, "personality": _label(who), **self._sit(method.examinee(who), task)}]
                     )
             finally:
                 method.close()
             if progress is not None:
-                progress(f"{method.name}: tasks", len(todo), len(todo))
+                progress(f"{method.name}: tasks", len(wanted), len(wanted))
         return self._figures()
 
     def _sat_by(self, method: Method) -> list[Personality | None]:

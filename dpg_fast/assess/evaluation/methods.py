@@ -201,7 +201,11 @@ class WrappedModel:
 
     def prepare(self) -> None:
         self._model = PersonalityModel.from_model(
-            self.base, hypernet=self.hypernet, steering=self.steering, calibration=self.calibration
+            self.base,
+            hypernet=self.hypernet,
+            steering=self.steering,
+            calibration=self.calibration,
+            tokenizer=self.tokenizer,
         )
 
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:

@@ -29,7 +29,7 @@ from .settings import LabelSettings
 
 PROMPT_VERSION = "in-character-1"
 EXAMPLES = 5
-_BATCH = 8
+BATCH = 8
 _JSON_TOKENS = 30  # around the words
 _SYSTEM = """You write dialogue. You are shown what a character says in some scenes of a script, and then a question that \
 somebody asks this character. Write the character's answer: spoken words alone, in the character's own manner, one to five \
@@ -186,13 +186,17 @@ class Writer:
         generator: made when it is first needed.
         about: what its texts depend on, JSON-ready.
         file: where they are kept.
+        batch: texts written at once. A local generator's depend on it, so it must not change between runs.
 
     Raises:
         ValueError: the file belongs to another generator.
     """
 
-    def __init__(self, generator: Callable[[], Generator], about: Mapping[str, Any], file: Path) -> None:
+    def __init__(
+        self, generator: Callable[[], Generator], about: Mapping[str, Any], file: Path, batch: int = BATCH
+    ) -> None:
         self._make = generator
+        self.batch = batch
         self._generator: Generator | None = None
         self.journal = Journal(file, {"generator": dict(about)}, ("id",))
 
@@ -210,8 +214,8 @@ class Writer:
     def write(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> None:
         """Write what is missing. Batches are cut before it is known what is missing, so a batch is the same on each run."""
         done = 0
-        for start in range(0, len(requests), _BATCH):
-            batch = requests[start : start + _BATCH]
+        for start in range(0, len(requests), self.batch):
+            batch = requests[start : start + self.batch]
             missing = {request.id for request in self.missing(batch)}
             if missing:
                 texts = self.generator.write(batch)

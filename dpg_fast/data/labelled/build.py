@@ -40,6 +40,8 @@ class CharacterRecord(BaseModel):
         radius: their root mean square distance from the centre, at least half a level in each trait.
         generated, kept: dialogues written in the character's manner, and how many lie near enough.
         nearest: of a test character, the distance of its centre from the closest training character's.
+        nearest_character: who that is.
+        new: of a test character, whether it lies `LabelSettings.min_distance` or more from all of them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +57,8 @@ class CharacterRecord(BaseModel):
     generated: int = 0
     kept: int = 0
     nearest: float | None = Field(default=None, ge=0)
+    nearest_character: str | None = None
+    new: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def _assemble(
     found = {segment.id: scores for segment in prepared.segments if (scores := scorer.scores(segment.id)) is not None}
     dataset.judged = [Judged(s.key, False, found[s.id]) for s in prepared.segments if s.id in found]
     centres = _centres(prepared, found)
+    nearest = _nearest(prepared, centres)
     outliers: dict[tuple[str, str], int] = {}
     for segment in prepared.segments:
         if segment.id not in found:
@@ -147,12 +152,36 @@ def _assemble(
         if outlier and settings.outliers == "drop":
             dataset.dropped.append(_drop(segment, "outlier", _listed(scores)))
             continue
+        if segment.key in prepared.held_out and not _is_new(nearest.get(segment.key), settings):
+            dataset.dropped.append(_drop(segment, "not a new personality", _how_near(nearest.get(segment.key))))
+            continue
         dataset.records[prepared.split[segment.id]].append(
             _of_segment(segment, scores, centre, outlier, settings, scorer)
         )
     kept = _add_written(dataset, prepared, settings, scorer, written, centres)
-    dataset.characters = _characters(prepared, found, centres, outliers, requests, kept)
+    dataset.characters = _characters(prepared, settings, found, centres, nearest, outliers, requests, kept)
     return dataset
+
+
+def _nearest(
+    prepared: Prepared, centres: dict[tuple[str, str], Centre]
+) -> dict[tuple[str, str], tuple[float, tuple[str, str]]]:
+    """Of each test character with a centre: the distance of the closest training character's, and who that is."""
+    trained = [key for key in centres if key not in prepared.held_out]
+    return {
+        key: min((centres[key].distance(centres[other].mean), other) for other in trained)
+        for key in centres
+        if key in prepared.held_out and trained
+    }
+
+
+def _is_new(nearest: tuple[float, tuple[str, str]] | None, settings: LabelSettings) -> bool:
+    """Whether a test character is known to lie far enough from all training characters."""
+    return settings.min_distance == 0 or (nearest is not None and nearest[0] >= settings.min_distance)
+
+
+def _how_near(nearest: tuple[float, tuple[str, str]] | None) -> str:
+    return "no centre to tell by" if nearest is None else f"{nearest[0]:.2f} from {nearest[1][1]}"
 
 
 def _lacks_evidence(scores: Open, centre: Centre | None, settings: LabelSettings) -> str | None:
@@ -279,21 +308,20 @@ def _add_written(
 
 def _characters(
     prepared: Prepared,
+    settings: LabelSettings,
     found: dict[str, Open],
     centres: dict[tuple[str, str], Centre],
+    nearest: dict[tuple[str, str], tuple[float, tuple[str, str]]],
     outliers: dict[tuple[str, str], int],
     requests: Sequence[Request],
     kept: dict[tuple[str, str], int],
 ) -> list[CharacterRecord]:
     rows = []
-    trained = [key for key in centres if key not in prepared.held_out]
     for key in prepared.characters:
         centre = centres.get(key)
         judged = [segment for segment in prepared.of(key) if segment.id in found]
         held_out = key in prepared.held_out
-        nearest = None
-        if held_out and centre is not None and trained:
-            nearest = min(centre.distance(centres[other].mean) for other in trained)
+        distance, closest = nearest.get(key, (None, None))
         rows.append(
             CharacterRecord(
                 cast=key[0],
@@ -310,7 +338,9 @@ def _characters(
                 radius=None if centre is None else centre.radius,
                 generated=sum(request.character == key for request in requests),
                 kept=kept.get(key, 0),
-                nearest=nearest,
+                nearest=distance,
+                nearest_character=None if closest is None else closest[1],
+                new=_is_new(nearest.get(key), settings) if held_out else None,
             )
         )
     return rows

@@ -140,13 +140,16 @@ def _card(dataset: Dataset, manifest: Mapping[str, Any], settings: LabelSettings
     mixed = "" if settings.keep_mixed else " No test character speaks in a training conversation."
     label = "its character's centre" if settings.label == "centre" else "the judge's scores of this conversation"
     rounded = ", rounded to whole levels" if settings.integers else ""
-    nearest = [row.nearest for row in dataset.characters if row.nearest is not None]
+    nearest = [row.nearest for row in dataset.characters if row.nearest is not None and row.new]
     new = (
         f" The test characters' centres are {min(nearest):.2f} to {max(nearest):.2f} away from the closest training "
         "character's (Euclidean; each scale runs from -5 to 5)."
         if nearest
         else ""
     )
+    if settings.min_distance:
+        gone = sum(row.new is False for row in dataset.characters)
+        new += f" {settings.min_distance:g} was the least; {gone} test characters who lie nearer were left out."
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
     pictures = (
         "\n![Distribution of the judge's scores](scores.png)\n\n![Centres and spreads of the characters](characters.png)\n"
@@ -202,14 +205,17 @@ scores.
 
 
 def _table(characters: Sequence[CharacterRecord]) -> str:
-    columns = ("character", "script", "split", "segments", "outliers", *"OCEAN")
+    columns = ("character", "script", "split", "segments", "outliers", *"OCEAN", "nearest in training")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in characters:
         if row.centre is None or row.spread is None:
             values = ["", "", "", "", ""]
         else:
             values = [f"{mean:+.1f} ± {spread:.1f}" for mean, spread in zip(row.centre, row.spread, strict=True)]
-        name, cast = (text.replace("|", "\\|") for text in (row.character, row.cast))
-        cells = [name, cast, row.split, str(sum(row.segments.values())), str(row.outliers), *values]
+        closest = "" if row.nearest is None else f"{row.nearest:.2f} ({row.nearest_character})"
+        if row.new is False:
+            closest = f"{closest} left out".strip()
+        name, cast, closest = (text.replace("|", "\\|") for text in (row.character, row.cast, closest))
+        cells = [name, cast, row.split, str(sum(row.segments.values())), str(row.outliers), *values, closest]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ..records import DroppedRecord
+from ..scripts.names import members
 from ..scripts.script import Script
 from ..scripts.segments import Segment, segments
 from ..similarity import near_duplicates
@@ -48,9 +49,10 @@ class Prepared:
 def prepare(scripts: Sequence[Script], settings: LabelSettings) -> Prepared:
     """Cut, split and remove repetitions.
 
-    A character's every segment is for testing if the character is held out. Of the others, those of held-out scenes are. A
-    training segment in which a held-out character speaks is left out, unless `keep_mixed`: what is new in the test must not
-    have been read before. Of two texts that resemble each other the one for testing stays.
+    A character's every segment is for testing if the character is held out. Of the others, those of held-out scenes are, if
+    the character has training segments too. A training segment in which a held-out character speaks, alone or in a group, is
+    left out, unless `keep_mixed`: what is new in the test must not have been read before. Of two texts that resemble each
+    other the one for testing stays.
 
     Raises:
         ValueError: nobody speaks enough.
@@ -90,15 +92,27 @@ def prepare(scripts: Sequence[Script], settings: LabelSettings) -> Prepared:
         elif (segment.cast, segment.script, segment.scene) in test_scenes:
             split[segment.id] = "test_scene"
         else:
-            others = {(segment.cast, speaker) for speaker in segment.speakers} & held_out
+            others = {key for key in held_out if key[0] == segment.cast and _is_heard(key[1], segment.speakers)}
             if others and not settings.keep_mixed:
                 names = ", ".join(sorted(name for _, name in others))
                 dropped.append(_dropped(segment, "a test character speaks in it", names))
                 continue
             split[segment.id] = "train"
         clean.append(segment)
+    trained = {segment.key for segment in clean if split[segment.id] == "train"}
+    unknown = {s.id for s in clean if split[s.id] == "test_scene" and s.key not in trained}
+    dropped += [_dropped(s, "a test scene of somebody not in training") for s in clean if s.id in unknown]
+    clean = [segment for segment in clean if segment.id not in unknown]
     unique = _without_repetitions(clean, split, settings.similarity, dropped)
     return Prepared(scripts, unique, {s.id: split[s.id] for s in unique}, frozenset(held_out), dropped)
+
+
+def _is_heard(name: str, speakers: Iterable[str]) -> bool:
+    """Whether somebody is among the speakers, or in a joined cue ("HARRY AND RON") under the whole name or the first."""
+    if name in speakers:
+        return True
+    joined = {part for speaker in speakers if len(parts := members(speaker)) > 1 for part in parts}
+    return any(name == part or name.startswith(f"{part} ") for part in joined)
 
 
 def _share(items: Sequence[T], share: float, seed: str) -> set[T]:

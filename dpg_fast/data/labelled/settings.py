@@ -21,6 +21,8 @@ class LabelSettings:
         test_characters: share of the characters whose every segment is for testing.
         test_scenes: share of the scenes whose segments of the other characters are for testing.
         keep_mixed: train also on segments in which a test character speaks to a training character.
+        min_distance: least distance of a test character's centre from the closest training character's; somebody nearer is
+            new as a person but not as a personality, and is left out of the test.
         label: a record's personality is its own scores ("segment") or its character's centre.
         integers: round a record's personality to whole levels, as DPG's labels are.
         outliers: "drop" or "keep" segments far from the character's others.
@@ -37,6 +39,7 @@ class LabelSettings:
     test_characters: float = 0.1
     test_scenes: float = 0.1
     keep_mixed: bool = False
+    min_distance: float = 0.0
     label: Label = "segment"
     integers: bool = False
     outliers: Literal["drop", "keep"] = "drop"
@@ -53,6 +56,8 @@ class LabelSettings:
             raise ValueError("max_missing must lie from 0 to 4: a text without evidence of any trait has no label")
         if not (0 <= self.test_characters < 1 and 0 <= self.test_scenes < 1):
             raise ValueError("the shares for testing must lie from 0 to below 1")
+        if not self.min_distance >= 0:
+            raise ValueError("min_distance must be at least 0")
         if not 0 < self.similarity <= 1 or not self.near > 0:
             raise ValueError("similarity must lie above 0 and not above 1, near above 0")
         if self.label not in ("segment", "centre"):

@@ -65,5 +65,10 @@ def _text(row: Any, keys: Sequence[str]) -> str | None:
     for key in keys:
         value = row.get(key)
         if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value).strip():
-            return str(value).strip()
+            return _whole(str(value).strip())
     return None
+
+
+def _whole(text: str) -> str:
+    """The text with half characters (a lone ``\\ud83d``, which JSON allows and UTF-8 does not) as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

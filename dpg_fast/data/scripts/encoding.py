@@ -21,16 +21,18 @@ _SAMPLE = 200_000  # bytes that a guess of the encoding looks at
 _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most frequent encoding
 
 
-def decode(data: bytes, encoding: str | None = None) -> tuple[list[str], list[Problem]]:
+def decode(data: bytes, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
     """The lines of a text file, without their ends, and what had to be mended.
 
-    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8; else UTF-16 if every second byte is mostly zero; else
-    what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes as well. Bytes that do not belong
-    to the encoding become U+FFFD and control characters go; both are reported with their lines.
+    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8, or most of those outside ASCII are; else UTF-16 if
+    every second byte is mostly zero; else what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes
+    as well. Bytes that do not belong to the encoding become U+FFFD and control characters go; both are reported with their
+    lines.
 
     Args:
         data: the file.
         encoding: its encoding, if it is known: nothing is guessed then.
+        json_lines: only a line feed ends a line, since JSON's strings may hold the other characters that do elsewhere.
 
     Raises:
         LookupError: Python knows no such encoding.
@@ -43,7 +45,7 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[list[str], list[Pr
         text, note = _decode_unknown(data)
         if note is not None:
             problems.append(note)
-    lines = _NEWLINE.split(text)
+    lines = text.split("\n") if json_lines else _NEWLINE.split(text)
     for number, line in enumerate(lines, 1):
         if "\ufffd" in line:
             problems.append(Problem(number, "bytes that do not belong to the encoding became U+FFFD"))
@@ -60,12 +62,21 @@ def _decode_unknown(data: bytes) -> tuple[str, Problem | None]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
+        if _is_damaged_utf8(data):
+            return data.decode("utf-8", "replace"), Problem(0, "UTF-8 with bytes that do not belong to it")
         encoding = _wide(data) or _guess(data)
         return data.decode(encoding, "replace"), Problem(0, f"not UTF-8; read as {encoding}")
     wide = _wide(data) if "\0" in text else None
     if wide is None:
         return text, None
     return data.decode(wide, "replace"), Problem(0, f"no byte order mark; read as {wide}")
+
+
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Whether more characters outside ASCII are whole than broken; in other encodings hardly any sequence happens to be."""
+    text = data.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    return sum(letter > "\x7f" for letter in text) - broken > broken
 
 
 def _wide(data: bytes) -> str | None:

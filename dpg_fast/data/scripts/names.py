@@ -80,6 +80,11 @@ def is_group(name: str) -> bool:
     return plain.startswith(("SOME OF ", "THE OTHER ")) or len([part for part in _JOINED.split(plain) if part]) > 1
 
 
+def members(name: str) -> list[str]:
+    """The plain names that a cue joins ("EDWARD AND WILL"); one for a single person."""
+    return [part.strip() for part in _JOINED.split(plain_name(name)) if part.strip()]
+
+
 def merge_speakers(script: Script, aliases: Mapping[str, Sequence[str]] | None = None) -> Script:
     """Give each speech of ``script`` its speaker, by the rules above; what was merged is noted in the script.
 

@@ -5,10 +5,11 @@ What is a speech:
 - ``Name: words``, the name one to five words, each beginning with a capital (or "of", "the", "de", ...), not a label such as
   "Note" or "Setting";
 - ``NAME. Words`` and ``NAME.`` alone, in capitals, where the file uses it at least as often as colons;
-- ``Name [aside]: words`` and ``NAME (to Jack). Words``: what is in brackets is a parenthetical.
+- ``Name [aside]: words`` and ``NAME (to Jack). Words``: what is in brackets is a parenthetical;
+- ``_Name (aside)._`` and ``**Name:** words`` where the file marks its names in italics or in bold (see `marked`).
 
-A speech goes on until an empty line, the next name or a heading; where the file sets names alone on their lines, also past
-empty lines. Text that has no name before it is a direction. Brackets and parentheses inside a
+A speech goes on until an empty line, the next name or a heading; where the file sets names alone on their lines, or marks
+them by type, also past one or two empty lines. Text that has no name before it is a direction. Brackets and parentheses inside a
 speech are parentheticals: nobody says them.
 """
 
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .fountain import unstyled
+from .marked import FILLER, MARKED, mark_cues
 from .names import plain_name, split_cue, word_set
 from .script import Direction, Part, Script, ScriptBuilder, Speech
 
@@ -57,15 +59,21 @@ _ORDINAL = r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)"
 _HEADING = re.compile(rf"(?:ACT|SCENE)\s+{_COUNT}(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|{_ORDINAL}\b", re.IGNORECASE)
 _ORDINAL_ALONE = re.compile(rf"{_ORDINAL}\.?$", re.IGNORECASE)
 _BRACKET_SCENE = re.compile(r"[\[(]\s*Scene\s*:?\s*(.+?)[\])]?\s*$", re.IGNORECASE)
+_END = re.compile(r"[\[(_]*(?:THE END|CURTAIN|FINIS|END OF (?:THE )?PLAY)[\])_.]*$", re.IGNORECASE)
+_SECTION = re.compile(r"#{1,6}\s+(.+)")
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
 _LICENCE = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 _NEARLY_ALL = 0.8
+_GAP = 3  # empty lines that end any speech: what follows is another play's title page, or the publisher's list
 _ROMAN_DOT = re.compile(r"(?:[IVXLC]+|[A-Z])$")
 
 
 def cue_styles(lines: Sequence[str]) -> Counter[str]:
-    """How often each way of naming a speaker seems to occur: "colon", "dot"."""
+    """How often each way of naming a speaker seems to occur: "colon", "dot", "marked" (then none of the others)."""
+    marked = mark_cues(lines)
+    if marked is not None:
+        return Counter(marked=sum(MARKED.match(line) is not None for line in marked))
     found: Counter[str] = Counter()
     for line in lines:
         text = line.strip()
@@ -83,18 +91,20 @@ def read_play(lines: Sequence[str], name: str) -> Script:
 
 class _Reader:
     def __init__(self, lines: Sequence[str], name: str) -> None:
-        self.lines = lines = _without_licence(lines)
+        lines = _without_licence(lines)
+        marked = mark_cues(lines)
+        self.lines = lines = lines if marked is None else marked
         self.builder = ScriptBuilder(name, "play")
-        styles = cue_styles(lines)
-        self.patterns = [_COLON]
+        styles = cue_styles(lines) if marked is None else Counter()
+        self.patterns = [_COLON] if marked is None else [MARKED]
         if styles["dot"] >= max(3, styles["colon"]):
             self.patterns = [_DOT] if styles["dot"] > 4 * styles["colon"] else [_DOT, _COLON]
         self.alone = self.apart = self.only_alone = False
         cues = [(i, found) for i, line in enumerate(lines) if (found := self._cue(line.strip(), True))]
         alone = sum(not found.group("rest").strip() for _, found in cues)
         apart = sum(i == 0 or not lines[i - 1].strip() for i, _ in cues)
-        self.alone = 2 * alone > len(cues)  # most names stand alone on their lines
-        self.only_alone = alone > _NEARLY_ALL * len(cues)
+        self.alone = marked is not None or 2 * alone > len(cues)  # most names stand alone on their lines
+        self.only_alone = marked is None and alone > _NEARLY_ALL * len(cues)
         self.apart = apart > _NEARLY_ALL * len(cues)  # names have an empty line before them
         self.speech: Speech | None = None
         self.open = ""  # the bracket that a parenthetical over several lines began with
@@ -103,11 +113,16 @@ class _Reader:
 
     def read(self) -> Script:
         blank_before = True
+        empty = 0
         for number, raw in enumerate(self.lines, 1):
-            if number <= self.skip:
+            if number <= self.skip or raw == FILLER:
                 continue
             text = raw.strip()
+            empty = 0 if text else empty + 1
             if not text:
+                self.open = ""
+                if empty >= _GAP and self.speech and self.speech.parts:
+                    self.speech = None
                 if not (self.alone or (self.speech and not self.speech.parts)):
                     self.speech = None  # a name alone may stand off from its words
                 blank_before = True
@@ -135,6 +150,14 @@ class _Reader:
         if _RULE.match(text):
             self.speech = None
             self.builder.open_scene("", number)
+            return
+        if blank_before and _END.match(text):
+            self.speech = None
+            self.builder.add(Direction("action", unstyled(text.strip("[]()")), number))
+            return
+        if self.patterns == [MARKED] and (section := _SECTION.match(text)):
+            self.speech = None
+            self.builder.open_scene(unstyled(section.group(1)), number)
             return
         found = self._cue(text, blank_before)
         if found:
@@ -211,12 +234,23 @@ class _Reader:
         if opening >= 0 and rest.startswith("[_", opening) and rest.endswith("_"):  # as old prints end a paragraph
             self._spoken(rest[:opening], number)
             parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip("_")), number))
-        elif opening >= 0 and self._closes(rest[opening], number):
+        elif opening >= 0 and (self._closes_italics(rest[opening:], number) or self._closes(rest[opening], number)):
             self._spoken(rest[:opening], number)
             self.open = rest[opening]
             parts.append(Part("parenthetical", unstyled(rest[opening + 1 :].strip()), number))
         else:
             self._spoken(rest, number)
+
+    def _closes_italics(self, text: str, number: int) -> bool:
+        """Whether a paragraph ends with the italics that ``[_`` began on this line, without a closing bracket."""
+        if not text.startswith("[_") or "]" in text:
+            return False
+        for line in self.lines[number : number + 8]:
+            if not line.strip() or "]" in line:
+                return False
+            if line.rstrip().endswith("_"):
+                return True
+        return False
 
     def _closes(self, bracket: str, number: int) -> bool:
         """Whether a bracket opened on this line is closed on one of the next eight, before an empty one."""

@@ -53,7 +53,8 @@ def read_script(
         ValueError: an unknown format, ending or encoding, or aliases that contradict each other.
     """
     path = Path(path)
-    lines, problems = read_lines(path, encoding)
+    chats = (format or _OF_ENDING.get(path.suffix.lower())) == "chats"
+    lines, problems = read_lines(path, encoding, json_lines=chats)
     format = format or guess_format(path, lines)
     if format not in _READERS:
         known = ", ".join(_READERS)
@@ -63,7 +64,7 @@ def read_script(
     return merge_speakers(script, merged_aliases(path, aliases))
 
 
-def read_lines(path: Path, encoding: str | None = None) -> tuple[list[str], list[Problem]]:
+def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
     """A file's lines and what had to be mended in them.
 
     Raises:
@@ -71,7 +72,7 @@ def read_lines(path: Path, encoding: str | None = None) -> tuple[list[str], list
         ValueError: an unknown encoding.
     """
     try:
-        return decode(path.read_bytes(), encoding)
+        return decode(path.read_bytes(), encoding, json_lines=json_lines)
     except LookupError as error:
         raise ValueError(f"unknown encoding {encoding!r}") from error
 

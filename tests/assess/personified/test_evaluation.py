@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -200,7 +202,7 @@ def test_the_script(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = _load()
-    monkeypatch.setattr(script, "load_base", lambda name: (tiny_llama, byte_tokenizer))
+    monkeypatch.setattr(script, "load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
     words = ["evaluate_personified.py", str(tmp_path / "out")]
     for folder in write_people(tmp_path):
         words += ["--data", str(folder)]
@@ -225,7 +227,7 @@ def test_the_script(
     script.main()
     figures = json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8"))
     assert figures["against"] == "sft" and list(figures["systems"]) == ["bare", "sft", "dpo"]
-    monkeypatch.setattr(script, "load_base", lambda name: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(script, "load_base", lambda *found: pytest.fail("the model was loaded"))
     for change, message in (
         (["--system", "x"], "NAME=DIR"),
         (["--data", str(tmp_path / "no")], "train.jsonl"),
@@ -234,6 +236,14 @@ def test_the_script(
         monkeypatch.setattr(sys, "argv", [*words, *change])
         with pytest.raises(SystemExit, match=message):
             script.main()
+
+
+def test_the_documented_command_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "personified.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^python (python/evaluate_personified\.py .*)$", text, re.M)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    options = _load().parse()
+    assert options.against == "sft" and len(options.data) == 2 and len(options.system) == 4
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from dpg_fast.data.labelled.build import Dataset
 from dpg_fast.data.labelled.files import write_dataset
 from dpg_fast.data.labelled.judging import Scorer
 from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.data.scripts import merge_speakers
 from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.script import Script
 from dpg_fast.data.scripts.segments import SegmentSettings
@@ -94,6 +95,59 @@ def test_a_test_character_is_new(tmp_path: Path) -> None:
     rows = {row.character: row for row in dataset.characters}
     assert all((rows[name].nearest is not None) == (name in held_out) for name in rows)
     assert all(rows[name].generated == 0 for name in held_out)
+
+
+def test_a_test_character_near_a_training_characters_centre_is_shown_and_can_be_left_out(tmp_path: Path) -> None:
+    settings = LabelSettings(CUT, test_characters=0.4, test_scenes=0.0)
+    prepared, dataset = built(tmp_path, settings)
+    rows = {row.character: row for row in dataset.characters}
+    tested = [row for row in dataset.characters if row.split == "test_character"]
+    for row in tested:  # people differ in extraversion alone, so the distance is the difference of their voices
+        apart = {name: abs(PEOPLE[row.character] - PEOPLE[name]) for name in rows if rows[name].split == "train"}
+        assert row.nearest == pytest.approx(min(apart.values())) and row.new
+        assert apart[str(row.nearest_character)] == min(apart.values())
+    found = sorted({round(row.nearest or 0) for row in tested})
+    assert len(found) > 1, "somebody near and somebody far are needed"
+    strict, dataset = built(tmp_path, replace(settings, min_distance=found[-1]))
+    left = {row.character for row in tested if row.nearest is not None and row.nearest >= found[-1] - 1e-9}
+    assert strict.split == prepared.split and {r.character for r in dataset.records["test_character"]} == left
+    reasons = [row for row in dataset.dropped if row.reason == "not a new personality"]
+    assert {row.target for row in reasons} == {row.character for row in tested} - left
+    assert all(" from " in row.detail for row in reasons)
+    manifest = write_dataset(
+        tmp_path / "out", dataset, strict, replace(settings, min_distance=found[-1]), "j", {}, plots=False
+    )
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert manifest["dropped"]["not a new personality"] == len(reasons) and "left out" in card
+    _, dataset = built(tmp_path, replace(settings, min_distance=100))
+    assert not dataset.records["test_character"] and not (dataset.unjudged)
+
+
+def test_a_test_character_is_not_heard_in_a_group_either() -> None:
+    text = "\n".join(
+        f"INT. ROOM {n} - DAY\n\nBEN\n{words('BEN', n)}\n\nANNA AND BEN\nYes!\n\nCLEO\n{words('CLEO', n)}\n\n"
+        f"INT. HALL {n} - DAY\n\nANNA LEE\n{words('ANNA', n)}\n"
+        for n in range(8)
+    )
+    source = merge_speakers(read_fountain(text.split("\n"), "play"))
+    for seed in range(20):
+        prepared = prepare([source], LabelSettings(CUT, test_characters=0.34, test_scenes=0.0, seed=seed))
+        if ("play", "ANNA LEE") in prepared.held_out:
+            break
+    assert ("play", "ANNA LEE") in prepared.held_out
+    training = [s for s in prepared.segments if prepared.split[s.id] == "train"]
+    assert all("ANNA AND BEN" not in segment.speakers for segment in training)
+    assert any(row.detail == "ANNA LEE" for row in prepared.dropped)
+
+
+def test_a_test_scene_holds_characters_of_the_training_alone() -> None:
+    for seed in range(12):
+        prepared = prepare([script(4)], LabelSettings(CUT, test_characters=0.2, test_scenes=0.5, seed=seed))
+        parts = {s: {x.key for x in prepared.segments if prepared.split[x.id] == s} for s in ("train", "test_scene")}
+        assert parts["test_scene"] <= parts["train"]
+        if any(row.reason == "a test scene of somebody not in training" for row in prepared.dropped):
+            return
+    pytest.fail("no draw left anybody without training segments, so nothing was tested")
 
 
 def test_mixed_scenes_can_be_kept(tmp_path: Path) -> None:

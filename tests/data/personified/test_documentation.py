@@ -1,7 +1,8 @@
 """The blocks of docs/personified.md run in order, as written but for the server's address.
 
 Those on training run in tests/train/personified/test_scripts.py.
-Those on serving characters run in tests/model/test_characters_docs.py.
+Those on serving characters run in tests/model/test_characters_docs.py, that on evaluation in
+tests/assess/personified/test_evaluation.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     text = (ROOT / "docs" / "personified.md").read_text(encoding="utf-8")
     text = re.sub(r"^## Training$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"^## Serving characters$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^## Evaluation$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
     assert [kind for kind, _ in blocks] == ["bash", "bash", "bash", "python", "bash", "python"]
     shutil.copytree(ROOT / "recipes" / "characters", tmp_path / "recipes" / "characters")

@@ -79,6 +79,28 @@ Dialogue: too short"""
     assert [problem.line for problem in script.problems] == [6, 8]
 
 
+def test_a_broken_byte_does_not_make_another_encoding_of_utf8() -> None:
+    lines, problems = decode("ÄNNE\nSchön, “gut”.\n".encode() + b"broken \xff byte\nends")
+    assert lines == ["ÄNNE", "Schön, “gut”.", "broken \ufffd byte", "ends"]
+    assert [(problem.line, "UTF-8" in problem.what) for problem in problems] == [(0, True), (3, False)]
+    western, _ = decode("Schön ist die Straße für Jürgen.".encode("cp1252"))
+    assert western == ["Schön ist die Straße für Jürgen."]
+
+
+def test_chats_hold_any_character(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    strange = "one\u2028two\x85three\x0bfour"
+    rows = [
+        json.dumps({"speaker": "A", "text": strange}, ensure_ascii=False),
+        '{"speaker": "B", "text": "half \\ud83d of it"}',
+    ]
+    file.write_text("\r\n".join(rows), encoding="utf-8", newline="")
+    script = read_script(file)
+    assert not [problem for problem in script.problems if "JSON" in problem.what]
+    assert said(script) == [("A", "one two three four"), ("B", "half \ufffd of it")]
+    next(script.speeches()).words.encode()  # no half characters are left, which UTF-8 cannot hold
+
+
 def test_chats() -> None:
     lines = [
         json.dumps({"speaker": "Ann", "text": "Hi", "scene": "a"}),

@@ -128,3 +128,84 @@ def test_hostile_files_take_linear_time() -> None:
     for mark in ("A ", "A. ", "A: ", "(", "((", "[a", "ANNA: (", "A(a)", "A\n", "_", "A-", "[\n", "ANNA: [\n"):
         read_play((mark * 10_000).split("\n"), "hostile")
     assert time.process_time() - start < 20
+
+
+ITALIC = """ACT I
+
+_A room. Halla sits, and
+Kari stands._
+
+_The Boy (throws his
+dart)._
+
+Ho! (_Laughs._) I nearly hit
+her.
+
+And once more.
+
+_Halla._
+
+Whom?
+
+_Jon comes in._
+
+Who is there?
+
+_Bjørn's voice_ (_full of malice,
+very near_). Make haste!
+
+_Mrs. Hall._ Oh, no.
+
+_Curtain._
+
+
+
+
+ANOTHER PLAY
+
+1912
+
+_Halla._
+
+Again."""
+
+
+def test_names_in_italics() -> None:
+    script = read(ITALIC)
+    assert said(script) == [
+        ("THE BOY", "Ho! I nearly hit her. And once more."),
+        ("HALLA", "Whom? Who is there?"),
+        ("BJØRN'S VOICE", "Make haste!"),
+        ("MRS. HALL", "Oh, no."),
+        ("HALLA", "Again."),
+    ]
+    speeches = list(script.speeches())
+    assert [speech.line for speech in speeches] == [6, 14, 22, 25, 36]
+    assert speeches[0].parentheticals == ["throws his dart", "Laughs."]
+    assert speeches[2].parentheticals == ["full of malice, very near"]
+    directions = [e.text for scene in script.scenes for e in scene.elements if not isinstance(e, Speech)]
+    assert "A room. Halla sits, and Kari stands." in directions and "Jon comes in." in directions
+    assert "Curtain." in directions
+
+
+def test_names_in_bold_go_on_past_empty_lines() -> None:
+    text = (
+        "**Ann Lee:** Hello.\n\nAnd welcome to \\[laughs\\] all.\n\n**Bo (on the phone):** Hi: it is **me:**\n\n"
+        "## Second part\n\nMusic plays.\n\n**Ann Lee:** So."
+    )
+    script = read(text)
+    assert said(script) == [
+        ("ANN LEE", "Hello. And welcome to all."),
+        ("BO", "Hi: it is me:"),
+        ("ANN LEE", "So."),
+    ]
+    assert [scene.heading for scene in script.scenes] == ["", "Second part"]
+    assert next(script.speeches()).parentheticals == ["laughs"]
+
+
+def test_plain_names_end_at_an_empty_line_as_before() -> None:
+    assert said(read("Ann: Hello.\n\nShe goes.\n\nBo: Hi.\n\n**Cy:** Ho.")) == [
+        ("ANN", "Hello."),
+        ("BO", "Hi."),
+        ("CY", "Ho."),
+    ]

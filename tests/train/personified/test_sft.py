@@ -263,3 +263,25 @@ def test_what_is_wrong_is_named(tmp_path: Path, override: str, message: str) -> 
     values = [f"output={tmp_path / 'out'}", f"data.records={tmp_path / 'records.jsonl'}", "data.character=Ada Moor"]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_sft(read_settings(SftSettings, None, [*values, "model=nowhere", override]))
+
+
+@pytest.mark.parametrize("base", ["tied"], indirect=True)
+def test_what_training_writes_is_served_as_peft_computes_it(project: Path) -> None:
+    from dpg_fast import Personality, PersonalityModel
+
+    adapter = sft(project, "trainer.max_steps=4", "trainer.learning_rate=0.03")
+    expected_of, tokenizer, card = load_tuned(adapter, str(project / "base"))
+    base = AutoModelForCausalLM.from_pretrained(project / "base").eval()
+    model = PersonalityModel(base)
+    model.add_characters({"ada": adapter})
+    base_tokenizer = AutoTokenizer.from_pretrained(project / "base")
+    asked = [[{"role": "user", "content": "boat?"}]] * 2
+    people = [Personality(character="ada", stage=stage) for stage in card.stages]
+    batch = model.prompts(asked, personality=people, tokenizer=base_tokenizer)
+    with torch.inference_mode():
+        found = model(**batch, personality=people).logits[:, -1]
+    for row, token in zip(found, card.tokens, strict=True):
+        torch.testing.assert_close(
+            row[:258], logits(expected_of, tokenizer, f"{token}boat?")[-1, :258], rtol=1e-3, atol=1e-3
+        )
+    assert not torch.allclose(found[0], found[1], atol=1e-2)

@@ -1,0 +1,79 @@
+"""The frozen base model reads a description: averaged inputs of its layers, without any adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpg_fast.model.request import CallState
+
+MAX_TOKENS = 2048
+
+
+class BaseReader:
+    """Reads texts one at a time, so that what is found of a text depends on nothing else: no padding, no other rows.
+
+    Args:
+        base: the wrapped causal LM.
+        linears: its adaptable layers by name.
+        state: of its patched layers; no call is active while it reads.
+        tokenizer: gives the tokenizer when it is first needed.
+    """
+
+    def __init__(
+        self, base: Any, linears: Mapping[str, nn.Module], state: CallState, tokenizer: Callable[[], Any]
+    ) -> None:
+        self._base, self._linears, self._state, self._tokenizer = base, linears, state, tokenizer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BaseReader:
+        return self  # a copied network reads with the same base model
+
+    @torch.no_grad()
+    def __call__(self, text: str, sites: Sequence[str]) -> list[Tensor]:
+        """See `dpg_fast.hypernet.encoders.Reader`.
+
+        Raises:
+            ValueError: the text has no tokens, or more than 2048.
+        """
+        ids = self._tokenizer()(text, return_tensors="pt")["input_ids"]
+        if not 0 < ids.shape[1] <= MAX_TOKENS:
+            raise ValueError(f"a description has 1 to {MAX_TOKENS} tokens, this one has {ids.shape[1]}: {text[:80]!r}")
+        ids = ids.to(next(self._base.parameters()).device)
+        found: dict[str, Tensor] = {}
+        decoder = self._base.get_decoder()
+        with torch.inference_mode(False), self._state.lock, self._quiet(), ExitStack() as hooks:
+            for name in sites:
+                keep = _keeper(found, name)
+                hooks.callback(self._linears[name].register_forward_pre_hook(keep).remove)
+            if not sites:
+                late = decoder.layers[len(decoder.layers) * 5 // 6]
+                hooks.callback(late.register_forward_pre_hook(_keeper(found, ""), with_kwargs=True).remove)
+            decoder(input_ids=ids, use_cache=False)
+        return [found[name] for name in (sites or ("",))]
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """No call, no autocast, evaluation mode."""
+        call, self._state.call = self._state.call, None
+        training = [module for module in self._base.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.autocast(next(self._base.parameters()).device.type, enabled=False):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            self._state.call = call
+
+
+def _keeper(found: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        x = args[0] if args else (kwargs or {})["hidden_states"]
+        found[name] = x.float().mean(dim=(0, 1))
+
+    return keep
