@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from dpg_fast.personality import Personality
+from dpg_fast.personality import Character, Personality
 
-__all__ = ["MAX_CHARACTERS", "Description"]
+__all__ = ["MAX_CHARACTERS", "Description", "character_of"]
 
 MAX_CHARACTERS = 8192
 
@@ -20,7 +20,8 @@ class Description:
 
     Args:
         text: the description, 1 to 8192 characters after white space at the ends is taken off.
-        personality: its scores, in any form `Personality` takes, or None where they are not known.
+        personality: its scores, in any form `Personality` takes, or None where they are not known. It may name a character and
+            a stage, whose adapter is then added to what the text gives.
 
     Raises:
         TypeError: `text` is not a string. ValueError: it is empty or too long; or the scores are not readable.
@@ -40,10 +41,7 @@ class Description:
         if len(body) > MAX_CHARACTERS:
             raise ValueError(f"the description has {len(body)} characters; at most {MAX_CHARACTERS} are accepted")
         object.__setattr__(self, "_text", body)
-        scores = None if personality is None else Personality(personality)
-        if scores is not None and scores.character is not None:
-            raise ValueError(f"a description has scores beside it, not a character; got {scores!r}")
-        object.__setattr__(self, "_personality", scores)
+        object.__setattr__(self, "_personality", None if personality is None else Personality(personality))
 
     @property
     def text(self) -> str:
@@ -75,3 +73,10 @@ class Description:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._text, self._personality)
+
+
+def character_of(item: object) -> Character | None:
+    """The character that a row's item names: a Character itself, or that of a Personality, also one beside a Description."""
+    if isinstance(item, Description):
+        item = item.personality
+    return item.character if isinstance(item, Personality) else item if isinstance(item, Character) else None

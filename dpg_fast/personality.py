@@ -40,7 +40,6 @@ __all__ = [
     "Personality",
     "Pole",
     "Trait",
-    "character_of",
     "parse_personality",
 ]
 
@@ -529,8 +528,3 @@ def parse_personality(
     if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "base")):
         return None
     return Personality(value)
-
-
-def character_of(item: object) -> Character | None:
-    """The character that a row's item names: a Character itself, or that of a Personality."""
-    return item.character if isinstance(item, Personality) else item if isinstance(item, Character) else None

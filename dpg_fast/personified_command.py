@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from dpg_fast.personified_run import ServerOptions
 
 personified = typer.Typer(
     help="A character's material, conversations and preference pairs, in the manner of PersLLM.", no_args_is_help=True
@@ -23,6 +28,9 @@ _Legacy = Annotated[
     bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
 ]
 _Concurrency = Annotated[int, typer.Option(min=1, help="Calls under way at once.")]
+_Timeout = Annotated[
+    float, typer.Option(min=1, help="Seconds for one try of a call; a slow server needs more, or less concurrency.")
+]
 _Prices = Annotated[
     Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
 ]
@@ -46,13 +54,52 @@ def _plain_errors(command: str) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def _asks_a_server(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of `ServerOptions`, which it gets as ``server``."""
+
+    def options(
+        *,
+        model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
+        base_url: _BaseURL = None,
+        api_key_variable: _Key = "OPENAI_API_KEY",
+        temperature: _Temperature = None,
+        max_tokens: _MaxTokens = max_tokens,
+        legacy_max_tokens: _Legacy = False,
+        concurrency: _Concurrency = 8,
+        timeout: _Timeout = 120,
+        prices: _Prices = None,
+        cache: _Cache = None,
+        retry_failed: _Retry = False,
+        dry_run: _DryRun = False,
+    ) -> None: ...
+
+    shared = dict(inspect.signature(options, eval_str=True).parameters)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "server"]
+        hints = get_type_hints(command, {"ServerOptions": object} | globals(), include_extras=True)
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            from dpg_fast.personified_run import ServerOptions
+
+            server = ServerOptions(**{name: given.pop(name) for name in shared})
+            command(**given, server=server)
+
+        named = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in own] + list(shared.values())
+        del run.__wrapped__  # type: ignore[attr-defined]  # typer would read the inner function's options
+        run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in named}
+        return run
+
+    return decorate
+
+
 @personified.command("build")
+@_asks_a_server(max_tokens=2000)
 def build(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
-    model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
-    base_url: _BaseURL = None,
-    api_key_variable: _Key = "OPENAI_API_KEY",
     items: Annotated[int, typer.Option(min=0, help="Conversations of each stage.")] = 200,
     ordinary: Annotated[float, typer.Option(help="Share of ordinary questions.")] = 0.5,
     thought: Annotated[float, typer.Option(help="Share of opinions to be discussed.")] = 0.25,
@@ -72,6 +119,11 @@ def build(
     test: Annotated[float, typer.Option(help="Share kept for testing.")] = 0.2,
     verify: Annotated[bool, typer.Option(help="Let the model judge each answer by its materials.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="How often what was lost is replaced.")] = 2,
+    candidates: Annotated[int, typer.Option(min=1, help="Answers asked for until one passes.")] = 1,
+    shots: Annotated[int, typer.Option(min=0, help="Of STAGE/examples.jsonl, shown before each call.")] = 0,
+    written: Annotated[
+        bool, typer.Option("--written", help="Put STAGE/examples.jsonl among the records, marked as written by hand.")
+    ] = False,
     per_paragraph: Annotated[int, typer.Option(min=1, help="User turns from one paragraph, at most.")] = 12,
     guidance: Annotated[str, typer.Option(help="Added to every prompt.")] = "",
     refusal: Annotated[str, typer.Option(help="Response to what the person could not know.")] = "Refused.",
@@ -79,21 +131,15 @@ def build(
         bool, typer.Option("--unreviewed", help="Use material that nobody has looked through.")
     ] = False,
     encoding: _Encoding = None,
-    temperature: _Temperature = None,
-    max_tokens: _MaxTokens = 2000,
-    legacy_max_tokens: _Legacy = False,
-    concurrency: _Concurrency = 8,
-    prices: _Prices = None,
-    cache: _Cache = None,
-    retry_failed: _Retry = False,
     seed: int = 0,
-    dry_run: _DryRun = False,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Write a character's conversations with a language model. A killed run continues without paying twice."""
     with _plain_errors("build"):
         from dpg_fast.data.personified.retrieval import Budget
         from dpg_fast.data.personified.slots import PersonifySettings
-        from dpg_fast.personified_run import ServerOptions, run_build
+        from dpg_fast.personified_run import run_build
 
         settings = PersonifySettings(
             items=items,
@@ -108,23 +154,13 @@ def build(
             test=test,
             verify=verify,
             rounds=rounds,
+            candidates=candidates,
+            shots=shots,
+            written=written,
             per_paragraph=per_paragraph,
             guidance=guidance,
             refusal=refusal,
             seed=seed,
-        )
-        server = ServerOptions(
-            model,
-            base_url,
-            api_key_variable,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            legacy_max_tokens=legacy_max_tokens,
-            concurrency=concurrency,
-            prices=prices,
-            cache=cache,
-            retry_failed=retry_failed,
-            dry_run=dry_run,
         )
         complete = run_build(character, out, settings, server, embedding, general_file, encoding, unreviewed)
     if not complete:
@@ -132,13 +168,11 @@ def build(
 
 
 @personified.command("material")
+@_asks_a_server(max_tokens=4000)
 def material(
     novel: Annotated[Path, typer.Argument(help="A txt, md, html or epub file, or a folder of them.")],
     character: Annotated[str, typer.Option(help="Name of the character.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
-    model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
-    base_url: _BaseURL = None,
-    api_key_variable: _Key = "OPENAI_API_KEY",
     alias: Annotated[list[str] | None, typer.Option(help="Another name of the character; repeatable.")] = None,
     everything: Annotated[
         bool, typer.Option("--everything", help="Read also passages without the name (a narrator called I).")
@@ -149,19 +183,13 @@ def material(
     stage_count: Annotated[int, typer.Option(min=1, max=10, help="Stages to propose where none are given.")] = 2,
     language: Annotated[str, typer.Option(help="Two-letter code of the text's language.")] = "en",
     encoding: _Encoding = None,
-    temperature: _Temperature = None,
-    max_tokens: _MaxTokens = 4000,
-    legacy_max_tokens: _Legacy = False,
-    concurrency: _Concurrency = 8,
-    prices: _Prices = None,
-    cache: _Cache = None,
-    retry_failed: _Retry = False,
-    dry_run: _DryRun = False,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
     with _plain_errors("material"):
         from dpg_fast.data.personified.novel import Wanted, load_stages
-        from dpg_fast.personified_run import ServerOptions, run_material
+        from dpg_fast.personified_run import run_material
 
         wanted = Wanted(
             name=character,
@@ -170,19 +198,6 @@ def material(
             everything=everything,
             stages=() if stages is None else load_stages(stages),
             stage_count=stage_count,
-        )
-        server = ServerOptions(
-            model,
-            base_url,
-            api_key_variable,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            legacy_max_tokens=legacy_max_tokens,
-            concurrency=concurrency,
-            prices=prices,
-            cache=cache,
-            retry_failed=retry_failed,
-            dry_run=dry_run,
         )
         complete = run_material(novel, out, wanted, server, encoding)
     if not complete:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dpg_fast.data.personified import extraction, novel
@@ -18,15 +19,17 @@ from dpg_fast.data.personified.material import Character, load_character
 from dpg_fast.data.personified.pairs import Pairs, PairSettings, pair_statistics, personality_pairs, stage_pairs
 from dpg_fast.data.personified.planning import expected_calls
 from dpg_fast.data.personified.reading import count_words
-from dpg_fast.data.personified.record import PersonifiedRecord
+from dpg_fast.data.personified.record import LostItem, PersonifiedRecord
 from dpg_fast.data.personified.retrieval import API, make_embedder
 from dpg_fast.data.personified.slots import PersonifySettings
 from dpg_fast.data.personified.writing import LOST, read_personified, write_pairs, write_personified
+from dpg_fast.data.personified.written import load_examples
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table, run_with_progress
 from dpg_fast.llm.results import Plan
 
 _SHOWN_NOTES = 10
+_SHOWN_TEXT = 160  # characters of an example
 _AGREEING = 0.8  # share of thoughts agreed with, from which the character has no mind of its own
 
 
@@ -41,6 +44,7 @@ class ServerOptions:
     max_tokens: int = 2000
     legacy_max_tokens: bool = False
     concurrency: int = 8
+    timeout: float = 120.0
     prices: Path | None = None
     cache: Path | None = None
     retry_failed: bool = False
@@ -58,6 +62,7 @@ class ServerOptions:
             api_key_variable=self.api_key_variable,
             parameters=parameters,
             concurrency=self.concurrency,
+            timeout=self.timeout,
         )
         prices = PriceTable() if self.prices is None else PriceTable.load(self.prices)
         kept = self.cache or out / "replies.sqlite"
@@ -100,7 +105,8 @@ def run_build(
     client = server.client(out)
     embedder = make_embedder(embedding, client)
     asker = Asker(client, lambda calls, title: run_with_progress(client, calls, console, title))
-    annotator = Annotator(character, settings, asker, embedder, instructions)
+    examples = load_examples(folder, character) if settings.shots or settings.written else ()
+    annotator = Annotator(character, settings, asker, embedder, instructions, examples)
     _print_character(character, console)
     if server.dry_run:
         if embedding.startswith(API):
@@ -110,12 +116,14 @@ def run_build(
             )
         _print_plan(client, expected_calls(annotator), console)
         console.print(
-            f"The prompts of answers and verdicts are estimates; at most {settings.rounds - 1} more rounds replace what is lost."
+            f"The prompts of answers and verdicts are estimates; at most {settings.rounds - 1} more rounds replace what is lost"
+            f"{f', each answer is asked for up to {settings.candidates} times' if settings.candidates > 1 else ''}."
         )
         return True
     build = annotator.build()
     manifest = write_personified(out, character, settings, build, asker, embedder.name)
     _print_build(manifest, console)
+    _print_refusals((*build.refused, *build.lost), console)
     if asker.broken is not None:
         console.print(f"[red]The server could not be used any more:[/red] {asker.broken}", highlight=False)
         console.print("What was finished is written; the same command goes on from there.")
@@ -303,7 +311,7 @@ def _print_build(manifest: dict[str, Any], console: Console) -> None:
     console.print(table)
     if manifest["lost"]:
         listed = ", ".join(f"{count} {reason}" for reason, count in manifest["lost"].items())
-        console.print(f"Lost: {listed}.", highlight=False)
+        console.print(f"Gave no record: {listed}.", highlight=False)
     thoughts = records["thoughts_by_stance"]
     total = sum(thoughts.values())
     if total >= 10 and thoughts.get("agrees", 0) > _AGREEING * total:
@@ -314,3 +322,19 @@ def _print_build(manifest: dict[str, Any], console: Console) -> None:
     console.print(
         f"Cost in all: {money(cost['total'], cost['currency'])}; of this run: {money(cost['this_run'], cost['currency'])}"
     )
+
+
+def _print_refusals(items: Sequence[LostItem], console: Console) -> None:
+    """Which rule refused how much, with an example."""
+    groups: dict[tuple[str, str], list[LostItem]] = {}
+    for item in items:
+        groups.setdefault((item.step, item.reason), []).append(item)
+    if not groups:
+        return
+    table = Table(title="What fell")
+    for column in ("step", "rule", "count", "an example"):
+        table.add_column(column, justify="right" if column == "count" else "left")
+    for (step, reason), fallen in sorted(groups.items(), key=lambda pair: -len(pair[1])):
+        shown = " ".join((fallen[0].text or fallen[0].detail).split())
+        table.add_row(step, reason, f"{len(fallen):,}", escape(shown[:_SHOWN_TEXT]))
+    console.print(table)

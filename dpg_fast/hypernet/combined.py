@@ -96,16 +96,15 @@ class CombinedNetwork(AdapterNetwork):
         config: derived sizes: rank and codes are the sums, alpha = rank.
 
     Raises:
-        ValueError: a hypernetwork with a wide head or with codes for each layer; together they exceed rank 64 or 64 entries, or
-            differ about a layer's size.
+        ValueError: together they exceed rank 64 or 64 entries, or differ about a layer's size; or a hypernetwork with a wide
+            head.
     """
 
     def __init__(self, profile: HyperNetwork, stored: StoredAdapters) -> None:
         super().__init__()
-        if profile.config.head == "wide" or profile.config.per_layer_codes:
-            what = "a wide head" if profile.config.head == "wide" else "codes for each layer"
+        if profile.config.head == "wide":
             raise ValueError(
-                f'a hypernetwork with {what} cannot share a bank with stored characters; use head="bank" and shared codes'
+                'characters cannot stand beside a wide head, whose weights are made for each personality; use head="bank"'
             )
         rank, codes = (sum(getattr(part.config, name) for part in (profile, stored)) for name in ("rank", "codes"))
         for what, total, limit, each in (("rank", rank, MAX_RANK, "rank"), ("bank entries", codes, MAX_CODES, "codes")):
@@ -146,7 +145,8 @@ class CombinedNetwork(AdapterNetwork):
         return item if any(part.part_of(item) is not None for part in (self.profile, self.stored)) else None
 
     def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a [N, K], b [N, K]), float32, of N personalities or characters, or of scores [N, 5].
+        """Codes (a, b), each [N, K] or, per layer, [N, L, K], float32, of N personalities, descriptions or characters, or of
+        scores [N, 5].
 
         Raises:
             TypeError: an item that is neither.
@@ -163,7 +163,7 @@ class CombinedNetwork(AdapterNetwork):
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a, b) of scores [N, 5] without a character; see `HyperNetwork.scores_to_codes`."""
         own = self.profile.scores_to_codes(scores)
-        zeros = own[0].new_zeros(len(own[0]), self.stored.config.codes)
+        zeros = own[0].new_zeros(len(own[0]), self.stored.config.codes)  # stored adapters have one code for all layers
         return self._side_by_side(own, (zeros, zeros))
 
     def to_config(self) -> dict[str, Any]:
@@ -172,14 +172,30 @@ class CombinedNetwork(AdapterNetwork):
     def _codes_of(self, part: AdapterNetwork, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Of every item, zero where the part has none."""
         own = [part.part_of(item) for item in items]
+        if all(item is None for item in own):  # a text is not read, then
+            groups = part.groups
+            shape = (len(items), *((len(set(groups.values())),) if groups is not None else ()), part.config.codes)
+            return (zeros := torch.zeros(shape, device=part.device)), zeros
         a, b = part.codes([item for item in own if item is not None])
         rows = torch.tensor([item is not None for item in own]).nonzero().flatten().to(a.device)
         made = [code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (a, b)]
         return made[0], made[1]
 
     def _side_by_side(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        a, b = (torch.cat([x, y], dim=1).contiguous() for x, y in zip(first, second, strict=True))
+        sides = (self._by_layer(x, y) for x, y in zip(first, second, strict=True))
+        a, b = (torch.cat(side, dim=-1).contiguous() for side in sides)
         return a, b
+
+    def _by_layer(self, own: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, K1] and [N, K2] as they are; [N, L1, K1] for the layers of this network, [N, L, K1], and [N, L, K2] with it."""
+        groups, before = self.groups, self.profile.groups
+        if groups is None or before is None:
+            return own, stored
+        place = [-1] * len(set(groups.values()))  # -1: layers that the hypernetwork leaves alone
+        for name, group in before.items():
+            place[groups[name]] = group
+        none = torch.zeros_like(own[:, :1])
+        return torch.cat([own, none], dim=1)[:, place], stored.unsqueeze(1).expand(-1, len(place), -1)
 
 
 def combined_from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> CombinedNetwork:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.description import Description
+from dpg_fast.description import Description, character_of
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.config import (
     MAX_CODES,
@@ -28,7 +28,7 @@ from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, w
 from dpg_fast.hypernet.stage_rows import StageRows, character_files
 from dpg_fast.hypernet.trunk import Trunk, WideTrunk, mean_code_power
 from dpg_fast.hypernet.wording import describe
-from dpg_fast.personality import MAX_SCORE, TRAITS, Character, Personality, character_of
+from dpg_fast.personality import MAX_SCORE, TRAITS, Character, Personality
 
 __all__ = ["AdapterNetwork", "HyperNetwork", "StoredAdapters", "from_config", "from_peft"]
 
@@ -191,7 +191,7 @@ class HyperNetwork(AdapterNetwork):
         for item in items:
             if not isinstance(item, (Personality, Description)):
                 raise TypeError(_wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
-            if isinstance(item, Personality) and item.character is not None:
+            if character_of(item) is not None:
                 raise ValueError(f"{item} names a stored adapter, and this hypernetwork has none")
             if (refusal := self.refuses(item)) is not None:
                 raise ValueError(refusal)
@@ -202,7 +202,9 @@ class HyperNetwork(AdapterNetwork):
 
     def refuses(self, item: object) -> str | None:
         """Why this network cannot give that item weights, or None when it can."""
-        if self.config.encoder in ("scores", "both") and isinstance(item, Description) and item.personality is None:
+        scores = item.personality if isinstance(item, Description) else item
+        unknown = not isinstance(scores, Personality) or not scores.has_scores
+        if self.config.encoder in ("scores", "both") and unknown:
             return (
                 f"this hypernetwork reads {self._reads()}, and {item!r} has no scores; give it a personality=, or use a "
                 f'network with encoder="text" or "layers"'
@@ -227,9 +229,13 @@ class HyperNetwork(AdapterNetwork):
     forward = scores_to_codes
 
     def part_of(self, item: Any) -> Any:
-        if isinstance(item, Personality) and item.character is not None:
-            return item.replace(character=None) if item.has_scores else None
-        return None if isinstance(item, Character) else item
+        if character_of(item) is None:
+            return item
+        if isinstance(item, Description):
+            scores = item.personality
+            kept = scores.replace(character=None) if scores is not None and scores.has_scores else None
+            return Description(item.text, kept)
+        return item.replace(character=None) if isinstance(item, Personality) and item.has_scores else None
 
     def to_config(self) -> dict[str, Any]:
         return self._config_dict()

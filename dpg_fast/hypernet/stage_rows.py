@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.personality import character_of
+from dpg_fast.description import character_of
 from dpg_fast.stages import CharacterCard, stage_token, write_card
 
 __all__ = ["StageRows", "StageToken", "character_files", "no_stage", "with_special_tokens"]

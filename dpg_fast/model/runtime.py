@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
+from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
@@ -24,7 +25,7 @@ from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
 from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES, character_of
+from dpg_fast.personality import POLES
 
 
 class Speaking:
@@ -285,7 +286,7 @@ class Runtime:
             usable = set(self.steering.poles)
             for item in generated:
                 scores = scores_of(item)
-                if scores is None:
+                if scores is None or not scores.has_scores:
                     raise ValueError(
                         f"this model has no hypernetwork that reads text, and {item!r} has no scores to steer by; give it "
                         "a personality="

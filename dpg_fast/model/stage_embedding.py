@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.model.request import CallState
 from dpg_fast.model.surgery import subclass_with
@@ -24,9 +25,10 @@ __all__ = ["StageEmbedding", "stage_of"]
 
 def stage_of(item: object) -> tuple[str, str] | None:
     """(character, stage) of a row's item; None for items without a stage."""
-    if not isinstance(item, Personality) or item.stage is None or item.character is None:
+    scores = item.personality if isinstance(item, Description) else item
+    if not isinstance(scores, Personality) or scores.stage is None or scores.character is None:
         return None
-    return item.character.names[0], item.stage
+    return scores.character.names[0], scores.stage
 
 
 class StageTokenEmbedding(nn.Module):

@@ -507,7 +507,7 @@ def test_smollm2(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     """Three characters, two stages each, in one batch: the tokens that each gives alone, here and in PEFT (greedy, fp32)."""
     base, tokenizer = copy.deepcopy(smollm2[0]), smollm2[1]
     rivals = {
-        name: write_character(base, tmp_path / name, name, seed, tokenizer=tokenizer, std=0.02, **kind)
+        name: write_character(base, tmp_path / name, name, seed, tokenizer=tokenizer, std=0.05, **kind)
         for seed, (name, kind) in enumerate(KINDS.items(), 1)
     }
     question, options = "What do you remember of your first day at work?", {"max_new_tokens": 16, "min_new_tokens": 16}
@@ -540,4 +540,8 @@ def test_smollm2(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
             **options,
         )
         assert torch.equal(found[0, ids.shape[1] :], together[row]), person
-    assert len({tuple(row.tolist()) for row in together[:7]}) == 7, "the characters and stages do not differ"
+    assert len({tuple(together[row].tolist()) for row in (0, 2, 4, 6)}) == 4, "the characters do not differ"
+    with torch.no_grad():
+        last = model(**batch, personality=people).logits[:, -1]
+    for early, late in ((0, 1), (2, 3), (4, 5)):
+        assert (last[early] - last[late]).norm() > 0.05 * last[late].norm(), "the stages do not differ"

@@ -209,12 +209,14 @@ def _judge(
                     groups.setdefault((case.question, measure), {})[(method.name, case.key)] = (answers, scores)
     for number, ((question, measure), group) in enumerate(groups.items()):
         texts = [answers[key]["answer"] for (_, key), (answers, _) in group.items()]
+        distinct = list(dict.fromkeys(texts))  # the bare model's are all alike
         if measure == FLUENCY:
-            found = scorer.fluency(question, texts)
+            rows = scorer.fluency(question, distinct)
         else:
-            found = scorer.judge_traits(question, texts, [Trait.parse(measure)])
-        for ((_, key), (_, scores)), row in zip(group.items(), found, strict=True):
-            scores.append([{**dict(zip(KEY, key, strict=True)), "measure": measure, **row}])
+            rows = scorer.judge_traits(question, distinct, [Trait.parse(measure)])
+        found = dict(zip(distinct, rows, strict=True))
+        for ((_, key), (_, scores)), text in zip(group.items(), texts, strict=True):
+            scores.append([{**dict(zip(KEY, key, strict=True)), "measure": measure, **found[text]}])
         report("scores", number + 1, len(groups))
 
 

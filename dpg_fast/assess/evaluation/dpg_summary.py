@@ -14,7 +14,7 @@ from dpg_fast.assess.evaluation.dpg_run import TITLES, DPGResults
 from dpg_fast.assess.evaluation.figures import mean_difference, mean_spearman
 from dpg_fast.assess.evaluation.methods import BareModel
 from dpg_fast.assess.reporting import charts
-from dpg_fast.assess.reporting.evaluation import LEFT_OUT, cost_tables
+from dpg_fast.assess.reporting.evaluation import FEW, LEFT_OUT, cost_tables
 from dpg_fast.assess.reporting.markdown import write_markdown
 from dpg_fast.assess.reporting.page import (
     Block,
@@ -122,7 +122,7 @@ def _lead(compared: str, differences: Mapping[str, Mapping[str, Interval]]) -> s
         ]
         if said_:
             parts.append(f"{TITLES.get(task, 'Open questions')}: {compared} is {'; '.join(said_)}.")
-    return " ".join(parts) or "Nothing was compared."
+    return " ".join(parts) or "No task with baselines was run; see the tasks' own reports."
 
 
 def _table(
@@ -143,6 +143,7 @@ def _table(
                     bounds(spearmans[QUESTIONS][method.name], _SIGNED),
                     number(method.perplexity),
                     number(method.repetition, "{:.1%}"),
+                    number(method.empty, "{:.0%}"),
                 ]
             )
         plan = found.questions.plan
@@ -150,9 +151,15 @@ def _table(
         caption = (
             f"Open questions: Spearman between the level asked for ({', '.join(f'{v:+g}' for v in plan.levels)}, one trait at a "
             f"time) and the judged score, {asked} held-back questions of each trait, which the 95% intervals resample. "
-            "Perplexity (under the bare model) and repetition (of word 4-grams) at the two ends."
+            "Perplexity (under the bare model), repetition (of word 4-grams) and empty answers at the two ends."
         )
-        blocks.append(Table(["method", *(t.value for t in Trait), "mean", "perplexity", "repetition"], rows, caption))
+        blocks.append(
+            Table(["method", *(t.value for t in Trait), "mean", "perplexity", "repetition", "empty"], rows, caption)
+        )
+        if asked < FEW:
+            blocks.append(
+                Text(f"Only {asked} questions for a trait: the intervals are too narrow to be trusted.", strong=True)
+            )
     for task, report in found.cases.items():
         rows = []
         for name, own in report.figures.items():

@@ -241,8 +241,9 @@ def lines(
         _plain(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
+    for axis in axes[max(0, len(panels) - columns) : len(panels)]:
+        axis.set_xlabel(label, fontsize=9, color=SOFT)
     axes[0].set_ylabel("mean judged score", fontsize=9, color=SOFT)
-    figure.supxlabel(label, fontsize=9, color=SOFT)
     _legend(figure, axes[: len(panels)])
     save_figure(figure, path)
 

@@ -111,7 +111,8 @@ def summary(methods: Sequence[MethodFigures], capability: Capability | None) -> 
         "repetition",
         "empty",
     ]
-    head += ["fluency, 1-5", "capability", "change, points"]
+    rated = any(method.fluency is not None for method in methods)
+    head += [*(["fluency, 1-5"] if rated else []), "capability", "change, points"]
     rows = []
     for method in methods:
         found = _mean_share(capability, method.name)
@@ -125,7 +126,7 @@ def summary(methods: Sequence[MethodFigures], capability: Capability | None) -> 
                 number(method.perplexity),
                 number(method.repetition, "{:.1%}"),
                 number(method.empty, "{:.0%}"),
-                number(method.fluency),
+                *([number(method.fluency)] if rated else []),
                 number(found.value, "{:.1%}") if found else "left out",
                 points(found) if found else "left out",
             ]
@@ -146,7 +147,7 @@ def summary_legend(results: Results) -> str:
         f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
         "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
         "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
-        "share of repeated word 4-grams. Fluency: the judge's rating, where it gives one. Capability: right answers to tasks, "
+        "share of repeated word 4-grams. Fluency: rated by the judge, if it does that. Capability: right answers to tasks, "
         f'mean of the ends, and the change against the bare model with its interval; see "{COSTS}".'
     )
 

@@ -8,56 +8,24 @@ stage's questions in both directions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from ...llm import Call, Result
+from ..question_rules import Rejection
 from ..records import Turn
 from ..similarity import near_vectors
 from . import prompts
 from .asking import Asker
 from .checks import Checks
+from .drafts import Build, Draft, Step, clean_turn
 from .material import Character, Paragraph, Stage
 from .prompts import GoldenAnswer
-from .record import Annotation, ItemKind, LostItem, PersonifiedRecord, join_reply, split_reply
-from .retrieval import Embedder, Materials, Retriever
+from .record import Annotation, ItemKind, LostItem, PersonifiedRecord, join_reply
+from .retrieval import Embedder, Retriever
 from .slots import PersonifySettings, Slot, check_feasible, slots, split_of
-
-Step = Literal["question", "answer", "check", "verdict", "follow-up"]
-
-
-@dataclass
-class Draft:
-    """A conversation under way: exchanges so far, and the question that is open."""
-
-    id: str
-    stage: Stage
-    kind: ItemKind
-    source: Paragraph | None
-    source_id: str
-    question: str
-    asked_of: str | None = None
-    exchanges: list[tuple[str, str]] = field(default_factory=list)
-    materials: Materials | None = None
-    answer: GoldenAnswer | None = None
-
-
-@dataclass
-class Build:
-    """What came of it.
-
-    Attributes:
-        records: conversations that passed, in the order of stages and slots.
-        cross: one stage's answers to another's questions (`asked_of`), for preference pairs.
-        lost: what was removed or failed, with reasons.
-        written: user turns that the model wrote.
-    """
-
-    records: list[PersonifiedRecord] = field(default_factory=list)
-    cross: list[PersonifiedRecord] = field(default_factory=list)
-    lost: list[LostItem] = field(default_factory=list)
-    written: int = 0
+from .written import WRITTEN, Example, choose
 
 
 class Annotator:
@@ -69,6 +37,7 @@ class Annotator:
         asker: runs the calls.
         embedder: finds materials and repetitions.
         instructions: general instructions; each stage answers the first `settings.general` of them.
+        examples: written by hand, for `settings.shots` and `settings.written`.
 
     Raises:
         ValueError: the material is too little for what is wanted, there are too few instructions, or the language is unknown.
@@ -81,12 +50,19 @@ class Annotator:
         asker: Asker,
         embedder: Embedder,
         instructions: Sequence[str] = (),
+        examples: Sequence[Example] = (),
     ) -> None:
         check_feasible(character.stages, settings)
+        without = [s.id for s in character.stages if not any(e.stage.id == s.id and not e.asked_of for e in examples)]
+        if without and (settings.shots or settings.written):
+            raise ValueError(
+                f"no written examples for the stages {', '.join(without)}: put them into STAGE/examples.jsonl"
+            )
         if len(instructions) < settings.general:
             raise ValueError(f"there are {len(instructions)} general instructions, not {settings.general}")
         self.character, self.settings, self.asker, self.embedder = character, settings, asker, embedder
         self.instructions = instructions[: settings.general]
+        self.examples = examples
         self.checks = Checks(character.name, character.language, settings.guidance)
         self._retrievers: dict[str, Retriever] = {}
 
@@ -95,13 +71,16 @@ class Annotator:
     def question_call(self, slot: Slot) -> Call[Any]:
         """The call for a slot's user turn."""
         who, settings = self.character, self.settings
+        shots = choose(self.examples, slot.stage, slot.kind, slot.source, settings.shots, slot.id)
         return prompts.question_call(
-            slot.id, who.name, who.language, slot.stage, slot.kind, slot.source, slot.draw, settings.guidance
+            slot.id, who.name, who.language, slot.stage, slot.kind, slot.source, slot.draw, settings.guidance, shots
         )
 
     def answer_call(self, draft: Draft) -> Call[Any]:
         """The call for the answer to a draft's open question."""
         assert draft.materials is not None
+        count, drawn_by = self.settings.shots, f"{draft.id} {draft.draw}"
+        shots = choose(self.examples, draft.stage, draft.kind, draft.source, count, drawn_by)
         return prompts.answer_call(
             draft.id,
             self.character.name,
@@ -113,6 +92,8 @@ class Annotator:
             dialogue=draft.exchanges,
             guidance=self.settings.guidance,
             check=self.checks.fault,
+            shots=shots,
+            draw=draft.draw,
         )
 
     def verdict_call(self, draft: Draft) -> Call[Any]:
@@ -148,7 +129,8 @@ class Annotator:
         done = Build()
         waiting = {stage.id: slots(stage, self.settings) for stage in self.character.stages}
         accepted: list[Draft] = []
-        asked: list[str] = []  # kept questions of all stages and rounds
+        written = self._written(done) if self.settings.written else []
+        asked = [e.question for e in self.examples if e.asked_of is None]  # and those kept, of all stages and rounds
         for number in range(self.settings.rounds):
             wanted: list[Slot] = []
             for stage in self.character.stages:
@@ -163,9 +145,42 @@ class Annotator:
         accepted += self._answers(general, done, "general instructions")
         order = {stage.id: i for i, stage in enumerate(self.character.stages)}
         accepted.sort(key=lambda draft: (order[draft.stage.id], draft.kind == "general", draft.id.rsplit("-", 1)[1]))
-        done.records = [self._record(draft) for draft in accepted]
-        done.cross = [self._record(draft) for draft in self._answers(self._cross(accepted), done, "other stages")]
+        own = [draft for draft in written if draft.asked_of is None]
+        done.records = [self._record(draft) for draft in (*own, *accepted)]
+        crossed = [draft for draft in written if draft.asked_of is not None]
+        crossed += self._answers(self._cross(accepted), done, "other stages")
+        done.cross = [self._record(draft) for draft in crossed]
         return done
+
+    def _written(self, done: Build) -> list[Draft]:
+        """The examples as drafts with their answers; they pass the same rules, or are lost."""
+        drafts = []
+        for e in self.examples:
+            source = e.paragraph if e.asked_of is None else None
+            draft = Draft(e.name, e.stage, e.kind, source, e.paragraph.id, e.question, e.asked_of, written=True)
+            draft.answer = e.answer
+            drafts.append(draft)
+        self.find_materials(drafts)
+        passed = []
+        for draft in drafts:
+            assert draft.answer is not None
+            rejection = self.checks.question(draft.question) or self._rejection(draft, draft.answer)
+            if rejection is not None:
+                self._drop(done, draft, rejection.reason, rejection.detail, draft.question, "check")
+                continue
+            draft.exchanges.append((draft.question, join_reply(draft.answer.analysis, draft.answer.response)))
+            passed.append(draft)
+        kept = {draft.id for draft in passed if draft.asked_of is None}
+        return [draft for draft in passed if draft.id.split("@")[0] in kept]
+
+    def _rejection(self, draft: Draft, answer: GoldenAnswer) -> Rejection | None:
+        """Why ``answer`` to a draft's open question is no good by the rules."""
+        assert draft.materials is not None
+        given = [paragraph.text for paragraph in (*draft.materials.knowledge, *draft.materials.style)]
+        if not draft.written:  # nor may a demonstration be handed back
+            own = [e.answer for e in self.examples if e.stage.id == draft.stage.id]
+            given += [text for shown in own for text in (shown.analysis, shown.response)]
+        return self.checks.answer(answer, draft.kind, draft.asked_of is None, given)
 
     def _questions(self, wanted: Sequence[Slot], asked: list[str], done: Build, title: str) -> list[Draft]:
         """Drafts with good user turns that repeat neither each other nor those in ``asked``, which grows."""
@@ -176,7 +191,7 @@ class Annotator:
                 self._fail(done, slot.id, slot.stage, slot.kind, "question", result, slot.source.id)
                 continue
             done.written += 1
-            text = " ".join(result.value.text.split()).strip('"“”')
+            text = clean_turn(result.value.text)
             rejection = self.checks.question(text, slot.source.text)
             if rejection is None:
                 good.append((slot, text))
@@ -202,15 +217,32 @@ class Annotator:
     def _answers(self, drafts: list[Draft], done: Build, title: str, step: Step = "answer") -> list[Draft]:
         """The drafts whose open question got an answer that passed; it is among their exchanges then."""
         self.find_materials(drafts)
+        passed: list[Draft] = []
+        left, tried = drafts, Build()
+        for draw in range(self.settings.candidates):
+            if not left or (draw and self.asker.broken is not None):
+                break
+            done.refused += tried.lost
+            tried = Build()
+            for draft in left:
+                draft.draw = draw
+            good = self._candidates(left, tried, title if not draw else f"{title}, candidate {draw + 1}", step)
+            names = {draft.id for draft in good}
+            left = [draft for draft in left if draft.id not in names]
+            passed += good
+        done.lost += tried.lost
+        order = {draft.id: i for i, draft in enumerate(drafts)}
+        return sorted(passed, key=lambda draft: order[draft.id])
+
+    def _candidates(self, drafts: list[Draft], done: Build, title: str, step: Step) -> list[Draft]:
+        """One answer for each draft's open question; the drafts for which it passed."""
         answered = []
         for draft, result in zip(drafts, self.asker([self.answer_call(d) for d in drafts], title), strict=True):
             if result.value is None:
                 self._fail(done, draft.id, draft.stage, draft.kind, step, result, draft.source_id)
                 continue
             answer: GoldenAnswer = result.value
-            assert draft.materials is not None
-            given = [paragraph.text for paragraph in (*draft.materials.knowledge, *draft.materials.style)]
-            rejection = self.checks.answer(answer, draft.kind, draft.asked_of is None, given)
+            rejection = self._rejection(draft, answer)
             if rejection is not None:
                 text = f"{draft.question}\n{answer.response}"
                 self._drop(done, draft, rejection.reason, rejection.detail, text, "check" if step == "answer" else step)
@@ -322,10 +354,10 @@ class Annotator:
             stance=draft.answer.stance,
             asked_of=draft.asked_of,
             annotation=Annotation(
-                model=self.asker.client.settings.model,
+                model=WRITTEN if draft.written else self.asker.client.settings.model,
                 prompt_version=prompts.PROMPT_VERSION,
                 embedding=self.embedder.name,
-                verified=self.settings.verify and draft.kind != "general",
+                verified=self.settings.verify and draft.kind != "general" and not draft.written,
             ),
         )
 
@@ -362,13 +394,3 @@ class Annotator:
                 source=source,
             )
         )
-
-
-def answers_of(record: PersonifiedRecord) -> list[str]:
-    """The responses of a record, without their analyses."""
-    return [split_reply(turn.content)[1] for turn in record.messages if turn.role == "assistant"]
-
-
-def clean_turn(text: str) -> str:
-    """A user turn on one line, without quotation marks around it."""
-    return " ".join(text.split()).strip('"“”')

@@ -196,7 +196,10 @@ def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: lis
         )
     paragraphs = []
     for file in files:
-        blocks, problems = read_blocks(file, encoding)
+        try:
+            blocks, problems = read_blocks(file, encoding)
+        except ValueError as error:
+            raise ValueError(f"{stage}/{kind}: {error}") from error
         notes += [f"{stage}/{kind}: {problem}" for problem in problems]
         name = file.relative_to(place).as_posix()
         for number, block in enumerate(blocks, 1):

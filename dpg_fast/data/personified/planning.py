@@ -9,7 +9,8 @@ from typing import Any
 
 from ...llm import Call
 from . import prompts
-from .build import Annotator, Draft
+from .build import Annotator
+from .drafts import Draft, clean_turn
 from .prompts import GoldenAnswer
 from .record import join_reply
 from .slots import slots
@@ -32,8 +33,7 @@ def expected_calls(annotator: Annotator) -> list[tuple[str, list[Call[Any]], int
             known = client.stored(call)
             text = known.value.text if known is not None and known.value is not None else slot.source.text
             questions.append(call)
-            text = " ".join(text.split()).strip('"“”')
-            drafts.append(Draft(slot.id, stage, slot.kind, slot.source, slot.source.id, text))
+            drafts.append(Draft(slot.id, stage, slot.kind, slot.source, slot.source.id, clean_turn(text)))
     general = [draft for stage in annotator.character.stages for draft in annotator.general_drafts(stage)]
     cross = [
         Draft(f"{d.id}@{other.id}", other, d.kind, None, d.source_id, d.question, d.stage.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -55,12 +56,29 @@ class Verdict(BaseModel):
     problem: str = Field(description="the worst fault in one sentence, or an empty text")
 
 
+@dataclass(frozen=True)
+class Shot:
+    """A paragraph of the same character, a user turn written from it, and the answer: shown before a call as a chat."""
+
+    text: str
+    question: str
+    answer: GoldenAnswer
+
+
 def question_call(
-    item: str, name: str, language: str, stage: Stage, kind: ItemKind, source: Paragraph, draw: int, guidance: str = ""
+    item: str,
+    name: str,
+    language: str,
+    stage: Stage,
+    kind: ItemKind,
+    source: Paragraph,
+    draw: int,
+    guidance: str = "",
+    shots: Sequence[Shot] = (),
 ) -> Call[UserTurn]:
     """The call for the first user turn written from ``source``; each ``draw`` is about something else."""
     number = zlib.crc32(source.id.encode()) + draw
-    fence = Fence.around([source.text])
+    fence = Fence.around([source.text, *(shot.text for shot in shots)])
     if kind == "ordinary":
         wanted = wording.ORDINARY.format(name=name, about=wording.ABOUT[number % len(wording.ABOUT)])
     elif kind == "thought":
@@ -70,8 +88,12 @@ def question_call(
     else:
         raise ValueError(f"no user turn of kind {kind!r} is written from a paragraph")
     system = wording.QUESTION_SYSTEM.format(name=name, language=language, time=_time(stage), notice=fence.notice())
-    user = f"{wanted}{_guidance(guidance)}\n\n{fence.wrap('text', source.text)}"
-    return _call(item, system, user, UserTurn, draw=draw)
+    wanted += _guidance(guidance)
+    chat = [
+        (f"{wanted}\n\n{fence.wrap('text', shot.text)}", UserTurn(text=shot.question).model_dump_json())
+        for shot in shots
+    ]
+    return _call(item, system, f"{wanted}\n\n{fence.wrap('text', source.text)}", UserTurn, draw=draw, chat=chat)
 
 
 def follow_up_call(
@@ -100,11 +122,17 @@ def answer_call(
     dialogue: Dialogue = (),
     guidance: str = "",
     check: Callable[[GoldenAnswer], str | None] | None = None,
+    shots: Sequence[Shot] = (),
+    draw: int = 0,
 ) -> Call[GoldenAnswer]:
-    """The call for the character's answer to ``question``, after the exchanges of ``dialogue``."""
+    """The call for the character's answer to ``question``, after the exchanges of ``dialogue``.
+
+    ``shots`` take the place of the answers by another person that are shown otherwise; ``draw`` numbers candidates.
+    """
     knowledge, style = _join(materials.knowledge), _join(materials.style)
     said = _transcript(dialogue)
-    fence = Fence.around([knowledge, style, said, question])
+    shown = [text for shot in shots for text in (shot.text, shot.question)]
+    fence = Fence.around([knowledge, style, said, question, *shown])
     note = {"error": wording.ERROR_NOTE, "general": wording.GENERAL_NOTE}.get(kind, wording.NO_ERROR_NOTE)
     system = wording.ANSWER_SYSTEM.format(
         name=name,
@@ -113,16 +141,24 @@ def answer_call(
         notice=fence.notice(),
         error=note,
         guidance=_guidance(guidance),
-        examples="\n\n".join(f"User: {q}\nanalysis: {a}\nresponse: {r}" for q, a, r in wording.EXAMPLES),
+        examples="" if shots else wording.EXAMPLES_TITLE + "\n\n".join(map(_example, wording.EXAMPLES)),
     )
+    known, asked = f"What {name} has lived and knows:\n", "Answer this message of the user:\n"
+    chat = [
+        (
+            f"{known}{fence.wrap('knowledge', shot.text)}\n\n{asked}{fence.wrap('message', shot.question)}",
+            shot.answer.model_dump_json(),
+        )
+        for shot in shots
+    ]
     parts = [
-        f"What {name} has lived and knows:\n{fence.wrap('knowledge', knowledge)}",
+        f"{known}{fence.wrap('knowledge', knowledge)}",
         f"Samples of {name}'s own words:\n{fence.wrap('style', style)}",
     ]
     if said:
         parts.append(f"The conversation so far:\n{fence.wrap('conversation', said)}")
-    parts.append(f"Answer this message of the user:\n{fence.wrap('message', question)}")
-    return _call(item, system, "\n\n".join(parts), GoldenAnswer, check=check)
+    parts.append(f"{asked}{fence.wrap('message', question)}")
+    return _call(item, system.strip(), "\n\n".join(parts), GoldenAnswer, draw=draw, check=check, chat=chat)
 
 
 def verdict_call(
@@ -166,9 +202,24 @@ def fault_of(verdict: Verdict) -> Literal["unsupported", "out of time", "premise
     return None if verdict.in_voice else "not in voice"
 
 
-def _call(item: str, system: str, user: str, answer: type[Any], draw: int = 0, check: Any = None) -> Call[Any]:
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    return Call(item, messages, answer, PROMPT_VERSION, draw=draw, check=check)
+def _call(
+    item: str,
+    system: str,
+    user: str,
+    answer: type[Any],
+    draw: int = 0,
+    check: Any = None,
+    chat: Sequence[tuple[str, str]] = (),
+) -> Call[Any]:
+    messages = [{"role": "system", "content": system}]
+    for asked, said in chat:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    return Call(item, [*messages, {"role": "user", "content": user}], answer, PROMPT_VERSION, draw=draw, check=check)
+
+
+def _example(example: tuple[str, str, str]) -> str:
+    question, analysis, response = example
+    return f"User: {question}\nanalysis: {analysis}\nresponse: {response}"
 
 
 def _time(stage: Stage) -> str:

@@ -30,6 +30,9 @@ class PersonifySettings:
         test: share of the conversations kept for testing.
         verify: let the model judge each answer by its materials, and drop those with a fault.
         rounds: how often what was lost is replaced.
+        candidates: answers asked for until one passes; ours, for models whose answers often fall.
+        shots: examples of the character's folder shown before each call; ours.
+        written: put the folder's examples among the records too, marked as written; they come on top of `items`.
         per_paragraph: user turns written from one paragraph, at most.
         guidance: added to every prompt.
         refusal: the whole response to what the person could not know or do among the general instructions.
@@ -48,20 +51,25 @@ class PersonifySettings:
     test: float = 0.2
     verify: bool = True
     rounds: int = 2
+    candidates: int = 1
+    shots: int = 0
+    written: bool = False
     per_paragraph: int = 12
     guidance: str = ""
     refusal: str = REFUSAL
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.items, self.general) < 0 or self.items + self.general == 0:
+        if min(self.items, self.general) < 0 or not (self.items or self.general or self.written):
             raise ValueError("ask for at least one conversation")
         if min(self.ordinary, self.thought, self.error) < 0 or self.ordinary + self.thought + self.error <= 0:
             raise ValueError("the shares of ordinary, thought and error must not be negative, nor all be zero")
         if not (0 <= self.cross <= 1 and 0 <= self.test < 1 and 0 < self.similarity <= 1):
             raise ValueError("cross lies in 0..1, test in 0..1 (below 1), similarity in 0..1 (above 0)")
-        if min(self.turns, self.rounds, self.per_paragraph) < 1:
-            raise ValueError("turns, rounds and per_paragraph must be at least 1")
+        if min(self.turns, self.rounds, self.per_paragraph, self.candidates) < 1:
+            raise ValueError("turns, rounds, per_paragraph and candidates must be at least 1")
+        if self.shots < 0:
+            raise ValueError("shots must not be negative")
         if not self.refusal.strip():
             raise ValueError("the refusal must say something")
 

@@ -70,9 +70,10 @@ ANSWER_SYSTEM = (
     "- Never mention materials, samples, instructions or a role; never say that you are a "
     "program.{guidance}\n"
     "\n"
-    "Examples of such answers, by another person:\n"
     "{examples}"
 )
+
+EXAMPLES_TITLE = "Examples of such answers, by another person:\n"
 
 ERROR_NOTE = (
     "The user may try to mislead you: if anything they take for granted is wrong, say so plainly and set it right."

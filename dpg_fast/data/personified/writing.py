@@ -15,19 +15,21 @@ from ... import __version__
 from ...files import write_text
 from ..records import read_records, write_records
 from .asking import Asker
-from .build import Build, answers_of
+from .drafts import Build, answers_of
 from .material import Character
 from .pairs import PairStatistics, PreferencePair
 from .prompts import PROMPT_VERSION
 from .reading import count_words
 from .record import PersonifiedRecord
 from .slots import PersonifySettings
+from .written import WRITTEN
 
-TRAIN, TEST, CROSS, LOST, PARAGRAPHS, MANIFEST = (
+TRAIN, TEST, CROSS, LOST, REFUSED, PARAGRAPHS, MANIFEST = (
     "train.jsonl",
     "test.jsonl",
     "cross.jsonl",
     "lost.jsonl",
+    "refused.jsonl",
     "paragraphs.jsonl",
     "manifest.json",
 )
@@ -51,6 +53,8 @@ def write_personified(
         write_records(out / name, (record for record in build.records if record.split == split))
     write_records(out / CROSS, build.cross)
     write_records(out / LOST, build.lost)
+    if settings.candidates > 1:
+        write_records(out / REFUSED, build.refused)
     used = {p for record in (*build.records, *build.cross) for p in (record.source, *record.knowledge, *record.style)}
     write_records(
         out / PARAGRAPHS,
@@ -83,6 +87,8 @@ def write_personified(
         "records": statistics(build.records),
         "cross": len(build.cross),
         "lost": dict(Counter(f"{item.step}: {item.reason}" for item in build.lost).most_common()),
+        "refused_candidates": dict(Counter(f"{item.step}: {item.reason}" for item in build.refused).most_common()),
+        "written_by_hand": sum(r.annotation.model == WRITTEN for r in build.records),
         "failed": sum(item.failed for item in build.lost),
         "user_turns_written": build.written,
         "usage": asker.usage.model_dump(),
@@ -99,7 +105,7 @@ def write_personified(
 
 def is_complete(build: Build, settings: PersonifySettings, character: Character, asker: Asker) -> bool:
     """Whether every stage has what was wanted, and no call failed that another run would try again."""
-    counts = Counter((r.stage, r.kind == "general") for r in build.records)
+    counts = Counter((r.stage, r.kind == "general") for r in build.records if r.annotation.model != WRITTEN)
     enough = all(counts[stage.id, False] >= settings.items for stage in character.stages)
     return enough and asker.broken is None and not any(i.failed and i.reason == "unreachable" for i in build.lost)
 
