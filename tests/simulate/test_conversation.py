@@ -132,20 +132,3 @@ def test_likely_name_scores_the_others(tiny_llama: Any, byte_tokenizer: Any) -> 
     assert set(found) <= {1, 2} and found == scorer(talks)
     alone = scorer(talks[2:3])
     assert alone == found[2:3]  # not of the batch
-
-
-@pytest.mark.slow
-def test_smollm2_gives_the_word_to_who_was_asked(smollm2: tuple[Any, Any]) -> None:
-    scorer = LikelyName(*smollm2)
-    asked = [
-        _talk(
-            "model",
-            [
-                Said(0, "Good evening, everybody."),
-                Said(2, "Good evening."),
-                Said(0, f"{name}, what do you think of it?"),
-            ],
-        )
-        for name in ("Bo", "Cy Lund")
-    ]
-    assert scorer(asked) == [1, 2]
