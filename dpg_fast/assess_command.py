@@ -61,7 +61,8 @@ BaseModelOption = Annotated[
     str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
 ]
 AdapterOption = Annotated[
-    str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
+    str | None,
+    typer.Option(help='Directory or Hub id of an adapter; in the package: "smollm2" (neurons), "smollm2-hypernet".'),
 ]
 PeopleOption = Annotated[
     list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 BUNDLED = "smollm2"
+BUNDLED_HYPERNET = "smollm2-hypernet"
+"""Adapter name of the package's hypernetwork; `BUNDLED` as an adapter is its table of neurons."""
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -38,26 +40,28 @@ def load_wrapped(
 
     Args:
         name: of the base model, as for `load_base`.
-        adapter: directory or Hub id; ``"smollm2"`` is the package's table of neurons; None gives no personality.
+        adapter: directory or Hub id; ``"smollm2"`` is the package's table of neurons, ``"smollm2-hypernet"`` its
+            hypernetwork; None gives no personality.
         characters: name -> directory of tuned characters to put beside it.
 
     Raises:
         OSError: there is no such model, adapter or character.
         ValueError: the adapter or a character was made for another base.
     """
-    from dpg_fast.demo import adapter_directory
+    from dpg_fast.demo import adapter_directory, hypernet_directory
     from dpg_fast.model import PersonalityModel
     from dpg_fast.smollm2 import find_gguf
 
     base, tokenizer = load_base(name, dtype)
     if adapter is None:
         model = PersonalityModel(base)
-    elif adapter != BUNDLED:
+    elif adapter not in (BUNDLED, BUNDLED_HYPERNET):
         model = PersonalityModel.load(base, adapter)
     else:
-        # the package's table was made on the packaged weights; the Hub's are the same model before 4-bit quantisation
+        # the package's adapters were made on the packaged weights; the Hub's are the same model before 4-bit quantisation
         allow = name == BUNDLED and find_gguf() is None
-        model = PersonalityModel.load(base, adapter_directory(), allow_mismatch=allow)
+        directory = adapter_directory() if adapter == BUNDLED else hypernet_directory()
+        model = PersonalityModel.load(base, directory, allow_mismatch=allow)
     if characters:
         model.add_characters(characters)
     return model, tokenizer

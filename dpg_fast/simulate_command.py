@@ -33,7 +33,10 @@ def run(
         str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
     ] = "smollm2",
     adapter: Annotated[
-        str | None, typer.Option(help='Directory or Hub id of an adapter; "smollm2" is the one of the package.')
+        str | None,
+        typer.Option(
+            help='Directory or Hub id of an adapter; in the package: "smollm2" (neurons), "smollm2-hypernet".'
+        ),
     ] = None,
     character: Annotated[
         list[str] | None, typer.Option(help="Repeatable: NAME=DIRECTORY of a tuned character that scenarios name.")

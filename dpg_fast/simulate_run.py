@@ -147,7 +147,7 @@ def read_scenarios(files: Sequence[Path], options: RunOptions) -> list[Scenario]
                 wanted.setdefault(speaker.character, who)
             if speaker.personality is not None and options.adapter is None:
                 raise ValueError(
-                    f"{who} has a personality, which needs an adapter: --adapter DIR, or --adapter smollm2"
+                    f"{who} has a personality, which needs an adapter: --adapter DIR, or --adapter smollm2-hypernet"
                 )
     missing = [f"{name} ({who})" for name, who in wanted.items() if name not in options.characters]
     if missing:

@@ -18,11 +18,15 @@ from dpg_fast.long_runs import plain_errors, progress_bars
 from dpg_fast.train import load_settings, run_training
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="YAML file of settings")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that replace the file's")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
     console = Console()
     with plain_errors("train_hypernet.py"):
         settings = load_settings(options.config, options.overrides)

@@ -282,7 +282,7 @@ def test_a_killed_command_goes_on_without_paying_twice(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_smollm2_holds_the_shipped_conflict(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "recipes" / "scenarios" / "conflict_big_five.yaml"
-    options = RunOptions(adapter="smollm2", seeds=(0, 1, 2, 3), turns=6, traits="A")
+    options = RunOptions(adapter="smollm2-hypernet", seeds=(0, 1, 2, 3), turns=6, traits="A")
     found = run_simulation([file], tmp_path, options, console=Console(quiet=True))
     scenario = found.conversations[0].scenario
     assert isinstance(scenario, Scenario) and all(len(c.said) == 6 for c in found.conversations)
