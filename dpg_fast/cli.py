@@ -38,7 +38,7 @@ def demo(
     personality: Annotated[
         list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=1024, help="Length of each answer.")] = 60,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=1024, help="Length of each answer.")] = 48,
     output: Annotated[Path, typer.Option(help="Picture of the scores.")] = Path("dpg_fast_demo.png"),
     speed: Annotated[bool, typer.Option(help="Measure the time per step against the bare model and PEFT.")] = True,
     way: Annotated[str, typer.Option(help="neurons, hypernetwork, both (at once), or all three in turn.")] = "all",
