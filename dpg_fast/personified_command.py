@@ -216,6 +216,33 @@ def check(
         show_character(character, encoding)
 
 
+@personified.command("lessons")
+def lessons(
+    characters: Annotated[
+        list[Path], typer.Argument(help="Folders with STAGE/examples.jsonl, one for each character.")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON Lines to write, in TRL's prompt and completion form.")],
+    shots: Annotated[int, typer.Option(min=0, help="As `build` will be called.")] = 1,
+    knowledge_words: Annotated[int, typer.Option(min=1, help="As `build` will be called.")] = 1300,
+    style_words: Annotated[int, typer.Option(min=1, help="As `build` will be called.")] = 350,
+    test: Annotated[float, typer.Option(help="As `build` will be called: test records are left out.")] = 0.2,
+    guidance: Annotated[str, typer.Option(help="As `build` will be called.")] = "",
+    encoding: _Encoding = None,
+    seed: Annotated[int, typer.Option(help="As `build` will be called.")] = 0,
+) -> None:
+    """The prompts of `build` with the replies written by hand, to fine-tune a small model as a writer. Costs nothing."""
+    with _plain_errors("lessons"):
+        from dpg_fast.data.personified.retrieval import Budget
+        from dpg_fast.data.personified.slots import PersonifySettings
+        from dpg_fast.personified_run import run_lessons
+
+        budget = Budget(knowledge_words, style_words)
+        settings = PersonifySettings(
+            items=1, general=0, budget=budget, test=test, shots=shots, guidance=guidance, seed=seed
+        )
+        run_lessons(characters, out, settings, encoding=encoding)
+
+
 @personified.command("pairs")
 def pairs(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `build` has written, one for each character.")],

