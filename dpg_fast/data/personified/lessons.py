@@ -70,9 +70,8 @@ def _lessons(annotator: Annotator, example: Example) -> Iterator[WriterLesson]:
 
 
 def _lesson(call: Call[BaseModel], step: str, reply: BaseModel) -> WriterLesson:
-    turns: Sequence[dict[str, str]] = call.messages
     return WriterLesson(
         id=f"{call.item} {step}",
-        prompt=[Turn.model_validate(turn) for turn in turns],
+        prompt=[Turn.model_validate(turn) for turn in call.messages],
         completion=[Turn(role="assistant", content=reply.model_dump_json())],
     )
