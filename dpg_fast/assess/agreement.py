@@ -132,12 +132,12 @@ class JudgeAgreement:
             "texts": self.texts,
             "pairs": [
                 {"judges": list(p.judges), "trait": p.trait, "n": p.n}
-                | {name: _plain(getattr(p, name)) for name in _PAIR}
+                | {name: v.to_dict() if isinstance(v := getattr(p, name), Interval) else v for name in _PAIR}
                 for p in self.pairs
             ],
             "groups": [
-                {"trait": g.trait, "n": g.n, "icc": {kind: _plain(v) for kind, v in g.icc.items()}}
-                | {"fleiss": _plain(g.fleiss)}
+                {"trait": g.trait, "n": g.n, "icc": {kind: v.to_dict() for kind, v in g.icc.items()}}
+                | {"fleiss": g.fleiss.to_dict()}
                 for g in self.groups
             ],
             "differences": [
@@ -359,12 +359,6 @@ def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[s
 
 
 _KEYS = (("id",), ("question", "answer"), ("messages",))
-
-
-def _plain(value: float | Interval) -> Any:
-    if isinstance(value, Interval):
-        return {name: _plain(getattr(value, name)) for name in ("estimate", "low", "high")}
-    return value if math.isfinite(value) else None
 
 
 def _text(value: Interval) -> str:

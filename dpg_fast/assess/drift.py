@@ -17,6 +17,7 @@ from dpg_fast.assess.judges import Judge
 from dpg_fast.assess.questionnaire.identity import model_identity
 from dpg_fast.assess.questionnaire.session import Respondent
 from dpg_fast.assess.reliability import bootstrap_rows
+from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.rows import Row, read_rows
@@ -70,13 +71,13 @@ class Drift:
             "labels": list(self.labels),
             "turns": list(self.turns),
             "answers": [list(row) for row in self.answers],
-            "scores": [[[_number(v) for v in turn] for turn in person] for person in self.scores.tolist()],
+            "scores": json_ready(self.scores),
             "slopes": {
-                trait.value: {"per_turn": _number(s.estimate), "low": _number(s.low), "high": _number(s.high)}
+                trait.value: json_ready({"per_turn": s.estimate, "low": s.low, "high": s.high})
                 for trait, s in self.slopes.items()
             },
-            "distances": [_number(value) for value in self.distances],
-            "targets": [[_number(value) for value in row] for row in self.targets],
+            "distances": json_ready(self.distances),
+            "targets": json_ready(self.targets),
         }
 
     def table(self) -> Table:
@@ -264,7 +265,3 @@ def _distances(scores: NDArray[np.float64], rows: Sequence[Row]) -> tuple[float,
 def _mean(values: NDArray[np.float64]) -> float:
     kept = values[np.isfinite(values)]
     return float(kept.mean()) if kept.size else math.nan
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ def write_results(path: Path | str, content: Mapping[str, Any]) -> None:
         ValueError: a value that JSON cannot hold (nan).
     """
     write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def json_ready(value: Any) -> Any:
+    """``value`` in JSON types: nan and infinities become None, arrays and tuples lists, keys texts (an Enum's its value)."""
+    if isinstance(value, Mapping):
+        return {str(key.value if isinstance(key, Enum) else key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return json_ready(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load_scores(path: Path | str) -> ScoreTable:

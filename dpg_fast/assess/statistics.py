@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpg_fast.assess.results import json_ready
+
 Sample = NDArray[np.float64]
 
 
@@ -20,6 +22,11 @@ class Interval:
     high: float
     confidence: float
     resamples: int
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Estimate and bounds in plain JSON types; what is undefined is None."""
+        found: dict[str, float | None] = json_ready({"estimate": self.estimate, "low": self.low, "high": self.high})
+        return found
 
     def __str__(self) -> str:
         return f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}]"

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dpg_fast.assess.metrics import LEVELS, nearest_level
 from dpg_fast.assess.reliability import correlation_interval, icc_interval, kappa_interval, pearson
+from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
 
@@ -51,16 +52,16 @@ class MultitraitMultimethod:
             "methods": list(self.methods),
             "traits": [trait.value for trait in self.traits],
             "people": self.people,
-            "matrix": [[_number(value) for value in row] for row in self.matrix.tolist()],
+            "matrix": json_ready(self.matrix),
             "convergent": [
                 {"methods": [one, two], "trait": trait.value}
-                | {"r": _number(v.estimate), "low": _number(v.low), "high": _number(v.high)}
+                | json_ready({"r": v.estimate, "low": v.low, "high": v.high})
                 for (one, two, trait), v in self.convergent.items()
             ],
-            "convergent_mean": _number(self.convergent_mean),
-            "heteromethod_mean": _number(self.heteromethod_mean),
-            "monomethod_mean": _number(self.monomethod_mean),
-            "passed": _number(self.passed),
+            "convergent_mean": json_ready(self.convergent_mean),
+            "heteromethod_mean": json_ready(self.heteromethod_mean),
+            "monomethod_mean": json_ready(self.monomethod_mean),
+            "passed": json_ready(self.passed),
         }  # fmt: skip
 
     def table(self) -> Table:
@@ -160,7 +161,7 @@ class Agreement:
         """Plain JSON types; undefined values are None."""
         row: dict[str, Any] = {"methods": list(self.methods), "trait": self.trait.value, "people": self.people}
         for name, value in (("spearman", self.spearman), ("icc_2_1", self.icc), ("kappa", self.kappa_interval)):
-            row[name] = {"estimate": _number(value.estimate), "low": _number(value.low), "high": _number(value.high)}
+            row[name] = value.to_dict()
         return row
 
 
@@ -249,7 +250,3 @@ def disagreements(
 def _mean(values: NDArray[np.float64]) -> float:
     kept = values[np.isfinite(values)]
     return float(kept.mean()) if kept.size else math.nan
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from dpg_fast.assess.reporting.page import (
     write_page,
 )
 from dpg_fast.assess.reporting.sections import fidelity_table, software
+from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
 
@@ -135,7 +135,7 @@ def write_case_report(
         lead=f"{report.compared}: mean Spearman between the level asked for and the judged score {bounds(best)}. "
         + " ".join(notes),
         sections=[section for section in sections if section is not None],
-        data={"settings": about, "judge": judge, **_plain(report)},
+        data={"settings": about, "judge": judge, **_data(report)},
     )
     write_markdown(page, directory)
     return write_page(page, directory)
@@ -208,27 +208,24 @@ def _examples(cases: Sequence[Case], report: CaseReport) -> Section:
     return Section("What they say", [Quotes(quotes)])
 
 
-def _plain(report: CaseReport) -> dict[str, Any]:
-    def number(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): number(v) for k, v in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
+def _data(report: CaseReport) -> dict[str, Any]:
     figures = {
         name: {
-            "mean_spearman": number(asdict(found.mean)),
-            "spearman": {t.value: number(asdict(v)) for t, v in found.spearman.items()},
-            "perplexity": number(report.judged[name].perplexity),
+            "mean_spearman": asdict(found.mean),
+            "spearman": {t: asdict(v) for t, v in found.spearman.items()},
+            "perplexity": report.judged[name].perplexity,
             "repetition": report.judged[name].repetition,
             "empty": report.judged[name].empty,
             **found.compared.to_dict(),
         }
         for name, found in report.figures.items()
     }
-    groups = {group: {name: number(asdict(v)) for name, v in own.items()} for group, own in report.groups.items()}
-    return {
-        "figures": figures,
-        "against": {name: number(asdict(v)) for name, v in report.against.items()},
-        "groups": groups,
-        "answers": {name: own.answers for name, own in report.judged.items()},
-    }
+    found: dict[str, Any] = json_ready(
+        {
+            "figures": figures,
+            "against": {name: asdict(v) for name, v in report.against.items()},
+            "groups": {group: {name: asdict(v) for name, v in own.items()} for group, own in report.groups.items()},
+            "answers": {name: own.answers for name, own in report.judged.items()},
+        }
+    )
+    return found

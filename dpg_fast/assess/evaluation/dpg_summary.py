@@ -29,6 +29,7 @@ from dpg_fast.assess.reporting.page import (
     write_page,
 )
 from dpg_fast.assess.reporting.sections import software
+from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
 
@@ -93,16 +94,14 @@ def _numbers(
     for task, report in found.cases.items():
         spearmans[task] = {name: own.mean for name, own in report.figures.items()}
         differences[task] = {name: value for name, value in report.against.items() if math.isfinite(value.estimate)}
-    plain = {
-        "mean_spearman": {task: {name: _plain(v) for name, v in own.items()} for task, own in spearmans.items()},
-        "differences": {task: {name: _plain(v) for name, v in own.items()} for task, own in differences.items()},
-        "capability": asdict(found.capability) if found.capability is not None else None,
-    }
+    plain: dict[str, Any] = json_ready(
+        {
+            "mean_spearman": {task: {name: asdict(v) for name, v in own.items()} for task, own in spearmans.items()},
+            "differences": {task: {name: asdict(v) for name, v in own.items()} for task, own in differences.items()},
+            "capability": asdict(found.capability) if found.capability is not None else None,
+        }
+    )
     return spearmans, differences, plain
-
-
-def _plain(value: Interval) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(value).items()}
 
 
 def _lead(compared: str, differences: Mapping[str, Mapping[str, Interval]]) -> str:

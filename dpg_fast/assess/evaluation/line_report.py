@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from dpg_fast.assess.reporting.page import (
     write_page,
 )
 from dpg_fast.assess.reporting.sections import software
+from dpg_fast.assess.results import json_ready
 from dpg_fast.personality import Trait
 
 #: method -> figures of each trait that changes
@@ -119,13 +119,5 @@ def _plain_line(line: Line, methods: LineFigures) -> dict[str, Any]:
     return {
         "label": line.label,
         "people": [list(person.scores) for person in line.people],
-        "methods": {name: {t.value: _plain(asdict(f)) for t, f in found.items()} for name, found in methods.items()},
+        "methods": {name: json_ready({t: asdict(f) for t, f in found.items()}) for name, found in methods.items()},
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -25,6 +25,7 @@ from dpg_fast.assess.reporting.evaluation import (
     write_evaluation_page,
 )
 from dpg_fast.assess.reporting.sections import software
+from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.files import write_text
 from dpg_fast.personality import Trait
@@ -212,25 +213,20 @@ def _settings(results: Results, methods: Sequence[MethodFigures], judge: str, ab
 def _raw(results: Results, methods: Sequence[MethodFigures], about: Mapping[str, Any]) -> dict[str, Any]:
     figures = {}
     for method in methods:
-        plain: dict[str, Any] = _plain(asdict(method))
+        plain: dict[str, Any] = json_ready(asdict(method))
         for trait, found in method.traits.items():
-            plain["traits"][trait.value]["trait_score"] = _plain(found.trait_score)
-        figures[method.name] = {**plain, "trait_score": _plain(method.trait_score), "variance": _plain(method.variance)}
+            plain["traits"][trait.value]["trait_score"] = json_ready(found.trait_score)
+        figures[method.name] = {
+            **plain,
+            "trait_score": json_ready(method.trait_score),
+            "variance": json_ready(method.variance),
+        }
     answers = [
         {"method": name, **{**row, "trait": key[0], "level": key[1]}}
         for name, rows in results.rows.items()
         for key, row in rows.items()
     ]
     return {"settings": dict(about), "levels": list(results.plan.levels), "figures": figures, "answers": answers}
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no nan: null in its place."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

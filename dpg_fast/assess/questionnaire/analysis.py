@@ -18,7 +18,6 @@ from dpg_fast.assess.questionnaire.scoring import score_answers, to_level
 from dpg_fast.assess.questionnaire.session import WHOLE_TEXTS, Session
 from dpg_fast.assess.reliability import alpha_interval, icc_interval, retest_interval
 from dpg_fast.assess.results import SCHEMA
-from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
 
 MINIMUM = 3  # people, for anything that correlates over people
@@ -141,13 +140,14 @@ def _reliability(
     if people < MINIMUM:
         return found | {"reason": f"{people} people with complete answers; {MINIMUM} are needed"}
     if items > 1:
-        found["alpha"] = _interval(alpha_interval(table.mean(axis=1), resamples=resamples, seed=seed))
-        found["alpha_centred"] = _interval(alpha_interval(free.mean(axis=1), resamples=resamples, seed=seed))
+        found["alpha"] = alpha_interval(table.mean(axis=1), resamples=resamples, seed=seed).to_dict()
+        found["alpha_centred"] = alpha_interval(free.mean(axis=1), resamples=resamples, seed=seed).to_dict()
     if forms > 1:
         scores = table.mean(axis=2)
-        found["retest"] = _interval(retest_interval(scores, resamples=resamples, seed=seed))
+        found["retest"] = retest_interval(scores, resamples=resamples, seed=seed).to_dict()
         for kind, name in (("2,1", "icc_2_1"), ("3,1", "icc_3_1"), ("2,k", "icc_2_k")):
-            found[name] = _interval(icc_interval(scores, kind, resamples=resamples, seed=seed))  # type: ignore[arg-type]
+            own = icc_interval(scores, kind, resamples=resamples, seed=seed)  # type: ignore[arg-type]
+            found[name] = own.to_dict()
     return found
 
 
@@ -157,7 +157,7 @@ def _items(ratings: NDArray[np.float64], resamples: int, seed: int) -> dict[str,
     rows = rows[np.isfinite(rows).all(axis=1)]
     if rows.shape[0] < MINIMUM or rows.shape[1] < 2:
         return {"reason": f"{rows.shape[0]} complete ratings on {ratings.shape[1]} forms; 3 on 2 are needed"}
-    return {"icc_2_1": _interval(icc_interval(rows, "2,1", resamples=min(resamples, 200), seed=seed))}
+    return {"icc_2_1": icc_interval(rows, "2,1", resamples=min(resamples, 200), seed=seed).to_dict()}
 
 
 def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
@@ -194,11 +194,6 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _share(count: int, total: int) -> float | None:
     return count / total if total else None
-
-
-def _interval(value: Interval) -> dict[str, float | None]:
-    numbers = {"estimate": value.estimate, "low": value.low, "high": value.high}
-    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 # ------------------------------------------------------------------ for the terminal
