@@ -19,14 +19,13 @@ from dpg_fast.assess.reporting.page import (
     Quote,
     Quotes,
     Section,
-    Settings,
     Table,
     Text,
     bounds,
     number,
     write_page,
 )
-from dpg_fast.assess.reporting.sections import fidelity_table, software
+from dpg_fast.assess.reporting.sections import closing_sections, fidelity_table, software
 from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
@@ -125,9 +124,7 @@ def write_case_report(
         _beside(report),
         _levels(report),
         _examples(cases, report),
-        Section("What was compared", [Table(["method", "what it is"], list(descriptions.items()), left=2)]),
-        Section("Judge", [Text(judge)]),
-        Section("Settings", [Settings(about)]),
+        *closing_sections(descriptions, judge, about),
     ]
     page = Page(
         title=task,

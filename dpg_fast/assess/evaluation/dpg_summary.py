@@ -21,14 +21,13 @@ from dpg_fast.assess.reporting.page import (
     Page,
     Picture,
     Section,
-    Settings,
     Table,
     Text,
     bounds,
     number,
     write_page,
 )
-from dpg_fast.assess.reporting.sections import software
+from dpg_fast.assess.reporting.sections import closing_sections, software
 from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.personality import Trait
@@ -62,9 +61,7 @@ def write_summary(
         _beside(compared, differences),
         _capability(found),
         _reports(found, directory),
-        Section("What was compared", [Table(["method", "what it is"], list(descriptions.items()), left=2)]),
-        Section("Judge", [Text(judge)]),
-        Section("Settings", [Settings(about)]),
+        *closing_sections(descriptions, judge, about),
     ]
     page = Page(
         title="Generated personalities beside their baselines",

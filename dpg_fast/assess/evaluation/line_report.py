@@ -16,14 +16,12 @@ from dpg_fast.assess.reporting.page import (
     Page,
     Picture,
     Section,
-    Settings,
     Table,
-    Text,
     bounds,
     number,
     write_page,
 )
-from dpg_fast.assess.reporting.sections import software
+from dpg_fast.assess.reporting.sections import closing_sections, software
 from dpg_fast.assess.results import json_ready
 from dpg_fast.personality import Trait
 
@@ -105,9 +103,7 @@ def write_line_report(
                     Table(head, rows, caption, left=3),
                 ],
             ),
-            Section("What was compared", [Table(["method", "what it is"], list(descriptions.items()), left=2)]),
-            Section("Judge", [Text(judge)]),
-            Section("Settings", [Settings(about)]),
+            *closing_sections(descriptions, judge, about),
         ],
         data={"settings": about, "judge": judge, "lines": [_plain_line(*one) for one in lines]},
     )

@@ -252,6 +252,21 @@ def reliability_section(results: Results, directory: Path) -> Section | None:
     return Section("Reliability", blocks)
 
 
+def closing_sections(descriptions: Mapping[str, str], judge: str, about: Mapping[str, Any]) -> list[Section]:
+    """What ends the report of a comparison.
+
+    Args:
+        descriptions: method name -> what it is.
+        judge: its own description.
+        about: settings of the run.
+    """
+    return [
+        Section("What was compared", [Table(["method", "what it is"], list(descriptions.items()), left=2)]),
+        Section("Judge", [Text(judge)]),
+        Section("Settings", [Settings(about)]),
+    ]
+
+
 def settings_section(results: Results, more: Mapping[str, Any] | None = None) -> Section:
     """Settings, cost and software of every run."""
     blocks: list[Block] = []
