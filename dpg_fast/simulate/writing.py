@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..assess.reporting import charts
+from ..assess.reporting.markdown import one_line
 from ..assess.reporting.page import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, number, write_page
 from ..assess.reporting.sections import software
 from ..data.records import DialogueRecord, Turn, write_records
@@ -124,11 +125,7 @@ def _markdown(simulation: Simulation, scenarios: Sequence[Scenario], judge: str 
 
 
 def _plain(text: str) -> str:
-    """On one line; what Markdown or HTML would read as its own is escaped."""
-    line = " ".join(text.split())
-    for sign in "\\`*_[]<>#|":
-        line = line.replace(sign, f"\\{sign}")
-    return line
+    return one_line(text, "_[]")
 
 
 def _section(simulation: Simulation, scenario: Scenario, directory: Path, judged: bool) -> Section:

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dpg_fast.assess.questionnaire.analysis import analyse
-from dpg_fast.assess.reporting import Page, Picture, Section, Settings, Table, Text, write_page
+from dpg_fast.assess.reporting import Cards, Page, Picture, Quote, Quotes, Section, Settings, Table, Text, write_page
+from dpg_fast.assess.reporting.markdown import write_markdown
 from dpg_fast.assess.reporting.page import bounds, number
 from dpg_fast.assess.reporting.questionnaire import trust, write_questionnaire_report
 from dpg_fast.assess.reporting.sections import system_names
@@ -77,6 +78,23 @@ def test_texts_are_escaped_wherever_they_stand(tmp_path: Path) -> None:
     assert html.count("&lt;script&gt;alert(&#39;x&#39;)") >= 5 and "<script" not in html
     assert reader.tags.count("img") == len([a for a in reader.addresses if a.startswith("data:")]) >= 5
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
+
+
+def test_markdown_shows_texts_as_they_are(tmp_path: Path) -> None:
+    text = "# a\n| *b* `c` <i>"
+    shown = r"\# a \| \*b\* \`c\` \<i\>"
+    blocks = [
+        Text(text, strong=True),
+        Cards([("what", text, "meaning")]),
+        Table(["", text], [[text, "1"]], text),
+        Quotes([Quote(text, text, text, text)]),
+        Settings({"key": text}),
+    ]
+    written = write_markdown(Page(text, text, text, [Section(text, blocks)], {}), tmp_path).read_text().splitlines()
+    expected = [f"# {shown}", shown, shown, f"## {shown}", f"**{shown}**", f"- what: {shown} (meaning)"]
+    expected += [f"|  | {shown} |", "|---|---:|", f"| {shown} | 1 |", shown]
+    expected += [f"- {shown} ({shown}), asked: {shown}", f"  > {shown}", f"- key: {shown}"]
+    assert [line for line in written if line] == expected
 
 
 def test_report_of_reliable_people(tmp_path: Path) -> None:

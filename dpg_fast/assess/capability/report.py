@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.assess.capability.run import BARE, ROLLING, Cost
+from dpg_fast.assess.reporting.markdown import markdown_table
 from dpg_fast.assess.reporting.sections import software
 from dpg_fast.files import write_text
 
@@ -37,10 +38,8 @@ def cost_table(costs: Sequence[Cost]) -> str:
     found = {(cost.task, cost.personality): cost for cost in costs}
     first = {task: next(cost for cost in costs if cost.task == task) for task in tasks}
     head = [f"{task} ({first[task].metric}, n = {first[task].items})" for task in tasks]
-    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(tasks)]
-    for person in people:
-        lines.append(f"| {person} | " + " | ".join(_cell(found[(task, person)]) for task in tasks) + " |")
-    return "\n".join(lines)
+    rows = [[person, *(_cell(found[(task, person)]) for task in tasks)] for person in people]
+    return markdown_table(["", *head], rows)
 
 
 def _cell(cost: Cost) -> str:

@@ -24,13 +24,14 @@ from dpg_fast.assess.reporting.evaluation import (
     summary_legend,
     write_evaluation_page,
 )
+from dpg_fast.assess.reporting.markdown import MARKDOWN, markdown_table
 from dpg_fast.assess.reporting.sections import software
 from dpg_fast.assess.results import json_ready
 from dpg_fast.assess.statistics import Interval
 from dpg_fast.files import write_text
 from dpg_fast.personality import Trait
 
-REPORT, RAW = "report.md", "results.json"
+RAW = "results.json"
 
 
 def write_report(
@@ -77,7 +78,7 @@ def write_report(
         *(_cross(methods, results) if crossed else []),
         *_settings(results, methods, judge, about),
     ]
-    write_text(directory / REPORT, "\n\n".join(parts) + "\n")
+    write_text(directory / MARKDOWN, "\n\n".join(parts) + "\n")
     verdicts = {m.name: [verdict(t, f, results.plan.ends) for t, f in m.traits.items()] for m in methods}
     figures = {name: value for name, value in raw.items() if name != "answers"}  # those are in results.json
     return write_evaluation_page(
@@ -120,14 +121,14 @@ def _what_works(results: Results, methods: Sequence[MethodFigures]) -> list[str]
 
 
 def _methods(methods: Sequence[MethodFigures], results: Results, capability: Capability | None) -> list[str]:
-    return ["## Methods", format_table(*summary(methods, capability)), summary_legend(results)]
+    return ["## Methods", markdown_table(*summary(methods, capability)), summary_legend(results)]
 
 
 def _costs(capability: Capability | None) -> list[str]:
     parts = [f"## {COSTS}"]
     if capability is None:
         return [*parts, f"**{LEFT_OUT}**"]
-    return [*parts, capability.describe(), *(format_table(*cells) for cells in cost_tables(capability))]
+    return [*parts, capability.describe(), *(markdown_table(*cells) for cells in cost_tables(capability))]
 
 
 def _traits(methods: Sequence[MethodFigures]) -> list[str]:
@@ -155,7 +156,7 @@ def _traits(methods: Sequence[MethodFigures]) -> list[str]:
     ]
     return [
         "## Traits",
-        format_table(head, rows),
+        markdown_table(head, rows),
         "Spearman between requested level and judged score, over all answers and over the mean of each level; change of the "
         "judged score (-5 to 5); mean ratings of the poles with their variance over questions. Brackets: 95% bootstrap "
         "intervals, questions resampled.",
@@ -171,7 +172,7 @@ def _fluency(methods: Sequence[MethodFigures]) -> list[str]:
         rows.append(["repetition", *(f"{sum(c.repetition for c in column) / len(column):.0%}" for column in cells)])
     return [
         "Perplexity and repetition at each requested level, mean of the traits:",
-        format_table(["", *(f"{v:+g}" for v in levels)], rows),
+        markdown_table(["", *(f"{v:+g}" for v in levels)], rows),
     ]
 
 
@@ -188,7 +189,7 @@ def _cross(methods: Sequence[MethodFigures], results: Results) -> list[str]:
         if method.cross is None or method.name == BARE:
             continue
         rows = [[moved.value, *map(format_interval, found.values())] for moved, found in method.cross.items()]
-        parts.append(f"### {method.name}\n\n" + format_table(["steered", *(t.value for t in method.cross)], rows))
+        parts.append(f"### {method.name}\n\n" + markdown_table(["steered", *(t.value for t in method.cross)], rows))
     return parts
 
 
@@ -227,12 +228,6 @@ def _raw(results: Results, methods: Sequence[MethodFigures], about: Mapping[str,
         for key, row in rows.items()
     ]
     return {"settings": dict(about), "levels": list(results.plan.levels), "figures": figures, "answers": answers}
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def format_interval(found: Interval) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dpg_fast.assess.personified.bleu import MEASURES
 from dpg_fast.assess.reporting.charts import COLOURS, INK, MARKERS, SOFT
+from dpg_fast.assess.reporting.markdown import write_markdown
 from dpg_fast.assess.reporting.page import (
     Block,
     Page,
@@ -23,11 +24,10 @@ from dpg_fast.assess.reporting.page import (
     write_page,
 )
 from dpg_fast.assess.reporting.sections import software
-from dpg_fast.files import write_text
 from dpg_fast.neurons.plots import new_figure, save_figure
 from dpg_fast.personality import Trait
 
-MARKDOWN, PICTURE = "report.md", "distinction.png"
+PICTURE = "distinction.png"
 _NAMES = {"intra": "Intra", "stage": "Stage", "inter": "Inter", "gap": "Intra − Stage"}
 _ABOUT_BLEU = (
     "BLEU (sacrebleu's default, 0 to 100, mean of both directions) of answers to each person's own test questions. Intra: two "
@@ -63,7 +63,7 @@ def write_report(found: Mapping[str, Any], directory: Path) -> Path:
         sections=sections,
         data=found,
     )
-    write_text(directory / MARKDOWN, _markdown(page))
+    write_markdown(page, directory)
     return write_page(page, directory)
 
 
@@ -269,42 +269,3 @@ def _draw(figures: Mapping[str, Any], path: Path) -> None:
             side.set_visible(False)
     figure.supxlabel("BLEU", fontsize=9, color=SOFT)
     save_figure(figure, path)
-
-
-# ------------------------------------------------------------------ Markdown
-
-
-def _markdown(page: Page) -> str:
-    parts = [f"# {page.title}", _line(page.subtitle), f"**{_line(page.lead)}**"]
-    for section in page.sections:
-        parts.append(f"## {_line(section.title)}")
-        for block in section.blocks:
-            if isinstance(block, Text):
-                parts.append(_line(block.text))
-            elif isinstance(block, Table):
-                parts.append(_table(block.head, block.rows, block.left))
-                if block.caption:
-                    parts.append(_line(block.caption))
-            elif isinstance(block, Picture):
-                parts.append(f"![{_line(block.alt)}]({block.file})")
-            elif isinstance(block, Quotes):
-                for quote in block.quotes:
-                    asked = f"{_line(quote.asked)}\n\n" if quote.asked else ""
-                    parts.append(f"{asked}- **{_line(quote.who)}**: {_line(quote.text)}")
-            elif isinstance(block, Settings):
-                parts.append("\n".join(f"- {_line(name)}: {_line(value)}" for name, value in block.rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    sides = "|".join("---" if i < left else "---:" for i in range(len(head)))
-    lines = ["| " + " | ".join(map(_line, row)) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], f"|{sides}|", *lines[1:]])
-
-
-def _line(text: str) -> str:
-    """On one line; what Markdown or HTML would read as its own is escaped."""
-    line = " ".join(text.split())
-    for sign in "\\`*<>#|":
-        line = line.replace(sign, f"\\{sign}")
-    return line

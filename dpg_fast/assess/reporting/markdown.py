@@ -1,4 +1,7 @@
-"""A report's page as Markdown, beside the HTML file that is made of the same page."""
+"""A report's page as Markdown, beside the HTML file that is made of the same page.
+
+Texts are shown as they are: what Markdown or HTML would read as its own is escaped, for models write some of them.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,37 @@ from dpg_fast.assess.reporting.page import Block, Cards, Page, Picture, Quotes, 
 from dpg_fast.files import write_text
 
 MARKDOWN = "report.md"
+_SIGNS = "\\`*<>#|"  # the backslash first, for the others get one
 
 
 def write_markdown(page: Page, directory: Path) -> Path:
     """Write ``report.md``; its path. Pictures are linked, not embedded."""
-    parts = [f"# {page.title}", page.subtitle, page.lead]
+    parts = [f"# {one_line(page.title)}", one_line(page.subtitle), one_line(page.lead)]
     for section in page.sections:
-        parts += [f"## {section.title}", *(text for block in section.blocks if (text := _block(block)))]
+        parts += [f"## {one_line(section.title)}", *(text for block in section.blocks if (text := _block(block)))]
     write_text(directory / MARKDOWN, "\n\n".join(part for part in parts if part) + "\n")
     return directory / MARKDOWN
 
 
 def _block(block: Block) -> str:
     if isinstance(block, Text):
-        return f"**{block.text}**" if block.strong else block.text
+        return f"**{one_line(block.text)}**" if block.strong else one_line(block.text)
     if isinstance(block, Cards):
-        return "\n".join(f"- {what}: {value} ({meaning})" for what, value, meaning in block.cards)
+        return "\n".join(f"- {one_line(f'{what}: {value} ({meaning})')}" for what, value, meaning in block.cards)
     if isinstance(block, Table):
         table = markdown_table(block.head, block.rows, block.left)
-        return f"{table}\n\n{block.caption}" if block.caption else table
+        return f"{table}\n\n{one_line(block.caption)}" if block.caption else table
     if isinstance(block, Picture):
-        return f"![{block.alt}]({block.file})" + (f"\n\n{block.caption}" if block.caption else "")
+        picture = f"![{one_line(block.alt)}]({block.file})"
+        return f"{picture}\n\n{one_line(block.caption)}" if block.caption else picture
     if isinstance(block, Quotes):
         return "\n".join(
-            f"- {_line(q.who)}{f' ({_line(q.note)})' if q.note else ''}"
-            f"{f', asked: {_line(q.asked)}' if q.asked else ''}\n  > {_line(q.text)}"
+            f"- {one_line(q.who)}{f' ({one_line(q.note)})' if q.note else ''}"
+            f"{f', asked: {one_line(q.asked)}' if q.asked else ''}\n  > {one_line(q.text)}"
             for q in block.quotes
         )
     assert isinstance(block, Settings)
-    return "\n".join(f"- {name}: {_line(value)}" for name, value in block.rows)
+    return "\n".join(f"- {one_line(name)}: {one_line(value)}" for name, value in block.rows)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -47,8 +52,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_line(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(one_line, cells)) + " |"
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def one_line(text: str, more: str = "") -> str:
+    """On one line; what Markdown or HTML would read as its own is escaped, and the signs in ``more``."""
+    line = " ".join(text.split())
+    for sign in _SIGNS + more:
+        line = line.replace(sign, f"\\{sign}")
+    return line
