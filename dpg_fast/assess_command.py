@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from dpg_fast.command_errors import command_errors
 
 assess = typer.Typer(help="Measure personalities: questionnaires, reliability, comparisons.", no_args_is_help=True)
 
@@ -108,7 +108,7 @@ def questionnaire(
     seed: int = 0,
 ) -> None:
     """Give an inventory to one or many personalities at once; score it, with reliability and signs of careless answers."""
-    with _errors("questionnaire"):
+    with command_errors("assess questionnaire", TypeError):
         import torch
         from rich.console import Console
 
@@ -169,7 +169,7 @@ def compare(
     seed: int = 0,
 ) -> None:
     """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
-    with _errors("compare"):
+    with command_errors("assess compare", TypeError):
         from rich.console import Console
         from rich.table import Table
 
@@ -244,7 +244,7 @@ def drift(
     seed: int = 0,
 ) -> None:
     """Chat for many turns as one or many personalities, judge every answer, and say whether the personality holds."""
-    with _errors("drift"):
+    with command_errors("assess drift", TypeError):
         import torch
 
         from dpg_fast.drift_command import DriftOptions, run_drift
@@ -279,7 +279,7 @@ def agreement(
     seed: int = 0,
 ) -> None:
     """How far judges agree on the same texts: weighted kappa, ICC, correlations, and the largest disagreements."""
-    with _errors("agreement"):
+    with command_errors("assess agreement", TypeError):
         from rich.console import Console
 
         from dpg_fast.assess.agreement import judge_agreement, read_ratings
@@ -299,15 +299,6 @@ def agreement(
             from dpg_fast.assess.reporting.judges import write_agreement_report
 
             console.print(f"Report: {write_agreement_report(found, report)}")
-
-
-@contextmanager
-def _errors(command: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        typer.secho(f"dpg-fast assess {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 def _check_folder(path: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dpg_fast.assess_command import assess
+from dpg_fast.command_errors import command_errors
 from dpg_fast.data_command import data
 from dpg_fast.judge_command import judge
 from dpg_fast.neurons_cli import neurons
@@ -46,11 +47,8 @@ def demo(
     """Let SmolLM2-135M answer one question as several people in one batch; judge, time and plot the answers."""
     from dpg_fast.demo import run_demo
 
-    try:
+    with command_errors("demo", TypeError):
         run_demo(question, personality, max_new_tokens, output, speed, way)
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        typer.secho(f"dpg-fast demo: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 assess.command("judge")(judge)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from dpg_fast.command_errors import command_errors
 
 data = typer.Typer(help="Training data.", no_args_is_help=True)
 scripts = typer.Typer(
@@ -25,17 +25,6 @@ _Aliases = Annotated[
 ]
 
 
-@contextmanager
-def _plain_errors(command: str) -> Iterator[None]:
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, OSError, LLMError) as error:
-        typer.secho(f"dpg-fast data scripts {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
-
-
 @scripts.command("read")
 def read(
     path: Annotated[Path, typer.Argument(help='A script, a folder of scripts, or "samples": those of the package.')],
@@ -46,7 +35,7 @@ def read(
     problems: Annotated[int, typer.Option(min=0, help="Problems shown of each file.")] = 10,
 ) -> None:
     """Read scripts and show scenes, speakers, merged names and problems. Costs nothing; novels need `build`."""
-    with _plain_errors("read"):
+    with command_errors("data scripts read", TypeError):
         from dpg_fast.data.scripts import find_scripts, load_aliases, read_script
         from dpg_fast.scripts_run import show_scripts
 
@@ -119,7 +108,7 @@ def build(
     ] = False,
 ) -> None:
     """From scripts to a labelled dataset: segments, judge, centres, further dialogue, splits, card. Resumes after a kill."""
-    with _plain_errors("build"):
+    with command_errors("data scripts build", TypeError):
         from dpg_fast.data.labelled import LabelSettings
         from dpg_fast.data.scripts.segments import SegmentSettings
         from dpg_fast.judge_options import EVIDENCE, LIKELIHOOD, JudgeOptions

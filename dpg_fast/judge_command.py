@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dpg_fast.command_errors import command_errors
 from dpg_fast.judge_ways import Way, make_protocol, make_reader
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def judge(
 
     Every dialogue or item gets one line of the output. What failed is listed beside it and tried again by the next run.
     """
-    with _plain_errors():
+    with command_errors("assess judge"):
         from rich.console import Console
 
         from dpg_fast.personality import Trait
@@ -159,17 +160,6 @@ def judge(
             console.print(f"Report: {write_judgement_report(out, failed_file(out), report)}", highlight=False)
     if not complete:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, ImportError, OSError, LLMError) as error:
-        typer.secho(f"dpg-fast assess judge: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 def _check(

@@ -67,17 +67,6 @@ class _Lines:
         self.console.print(f"{what}: {done}/{total}, {now - start:.0f} s{rest}", highlight=False)
 
 
-@contextmanager
-def plain_errors(command: str) -> Iterator[None]:
-    """What a user can put right ends the program with one line instead of a traceback."""
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, ImportError, OSError, LLMError) as error:
-        raise SystemExit(f"{command}: {error}") from None
-
-
 def adapter_identity(directory: Path) -> dict[str, Any]:
     """Digests of an adapter's parts, JSON-ready; the calibration has one of its own, for it may change alone."""
     names = (artifact.HYPERNET, artifact.NEURONS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dpg_fast.command_errors import command_errors
 
 neurons = typer.Typer(help="Personality neurons: find, inspect, calibrate, import, export.", no_args_is_help=True)
 
@@ -79,7 +79,7 @@ def find(
     seed: int = 0,
 ) -> None:
     """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
-    with _errors("find"):
+    with command_errors("neurons find"):
         from dpg_fast.find_command import FindOptions, run_find
         from dpg_fast.neurons import SearchSettings, SelectionRule
 
@@ -118,7 +118,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show an adapter's neurons: counts per layer and pole, values, overlap, base model, how it was made."""
-    with _errors("info"):
+    with command_errors("neurons info"):
         from dpg_fast.neurons_files import show_adapter
 
         show_adapter(adapter, plots, as_json)
@@ -146,7 +146,7 @@ def import_(
     strength: Strengths = None,
 ) -> None:
     """Make an adapter of neuron lists in the format that NPTI published."""
-    with _errors("import"):
+    with command_errors("neurons import"):
         from dpg_fast.neurons_files import import_adapter
 
         import_adapter(output, trait_file, base_model, (layers, intermediate), fingerprint_from, strength or (1.0,))
@@ -160,7 +160,7 @@ def export(
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress the files.")] = False,
 ) -> None:
     """Write an adapter's neuron lists in the format that NPTI published."""
-    with _errors("export"):
+    with command_errors("neurons export"):
         from dpg_fast.neurons_files import export_adapter
 
         export_adapter(adapter, output, compress=gzip)
@@ -196,7 +196,7 @@ def calibrate(
     allow_mismatch: Annotated[bool, typer.Option(help="Accept another base model than the adapter's.")] = False,
 ) -> None:
     """Fit level -> strength: steer at several strengths, judge the answers, bound by fluency. Resumes when killed."""
-    with _errors("calibrate"):
+    with command_errors("neurons calibrate"):
         from dpg_fast.assess.answering import AnswerSettings
         from dpg_fast.assess.calibrating import Guard
         from dpg_fast.calibrate_command import CalibrateOptions, run_calibrate
@@ -216,17 +216,6 @@ def calibrate(
             allow_mismatch=allow_mismatch,
         )
         run_calibrate(adapter, model, options)
-
-
-@contextmanager
-def _errors(command: str) -> Iterator[None]:
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, ImportError, OSError, LLMError) as error:
-        typer.secho(f"dpg-fast neurons {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 def _amount(text: str) -> int | float:

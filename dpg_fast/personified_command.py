@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from dpg_fast.command_errors import command_errors
 
 if TYPE_CHECKING:
     from dpg_fast.personified_run import ServerOptions
@@ -41,17 +42,6 @@ _Encoding = Annotated[str | None, typer.Option(help="Of txt, md and html files, 
 _Embedding = Annotated[
     str, typer.Option(help='"tfidf" (no model), "api:MODEL" or a sentence-transformers model (PersLLM: gtr-t5-base).')
 ]
-
-
-@contextmanager
-def _plain_errors(command: str) -> Iterator[None]:
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, ImportError, OSError, LLMError) as error:
-        typer.secho(f"dpg-fast data personified {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 def _asks_a_server(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -136,7 +126,7 @@ def build(
     server: ServerOptions,
 ) -> None:
     """Write a character's conversations with a language model. A killed run continues without paying twice."""
-    with _plain_errors("build"):
+    with command_errors("data personified build"):
         from dpg_fast.data.personified.retrieval import Budget
         from dpg_fast.data.personified.slots import PersonifySettings
         from dpg_fast.personified_run import run_build
@@ -187,7 +177,7 @@ def material(
     server: ServerOptions,
 ) -> None:
     """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
-    with _plain_errors("material"):
+    with command_errors("data personified material"):
         from dpg_fast.data.personified.novel import Wanted, load_stages
         from dpg_fast.personified_run import run_material
 
@@ -210,7 +200,7 @@ def check(
     encoding: _Encoding = None,
 ) -> None:
     """Read a character's folder and show its stages, paragraphs, words and what was mended. Costs nothing."""
-    with _plain_errors("check"):
+    with command_errors("data personified check"):
         from dpg_fast.personified_run import show_character
 
         show_character(character, encoding)
@@ -231,7 +221,7 @@ def lessons(
     seed: Annotated[int, typer.Option(help="As `build` will be called.")] = 0,
 ) -> None:
     """The prompts of `build` with the replies written by hand, to fine-tune a small model as a writer. Costs nothing."""
-    with _plain_errors("lessons"):
+    with command_errors("data personified lessons"):
         from dpg_fast.data.personified.retrieval import Budget
         from dpg_fast.data.personified.slots import PersonifySettings
         from dpg_fast.personified_run import run_lessons
@@ -257,7 +247,7 @@ def pairs(
     api_key_variable: _Key = "OPENAI_API_KEY",
 ) -> None:
     """Preference pairs for automatic DPO: other personalities' and other stages' answers are rejected. No human labels."""
-    with _plain_errors("pairs"):
+    with command_errors("data personified pairs"):
         from dpg_fast.data.personified.pairs import PairSettings
         from dpg_fast.personified_run import ServerOptions, run_pairs
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from dpg_fast.command_errors import command_errors
+
 questions = typer.Typer(
     help="Situational questions and persona descriptions: make, fetch, check.", no_args_is_help=True
 )
-
-
-@contextmanager
-def _plain_errors(command: str) -> Iterator[None]:
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, ImportError, OSError, LLMError) as error:
-        typer.secho(f"dpg-fast questions {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 @questions.command("build")
@@ -75,7 +65,7 @@ def build(
 
     The prompts, topics and rules are this project's own: what they make is not PersonalityBench, only of its form.
     """
-    with _plain_errors("build"):
+    with command_errors("questions build"):
         from dpg_fast.data.facets import TOPICS
         from dpg_fast.data.question_builder import BuildSettings
         from dpg_fast.data.records import QuestionRecord, read_records
@@ -123,7 +113,7 @@ def fetch(
     part: Annotated[str, typer.Option(help='"test" (459 questions) or "search" (36,000 for each trait).')] = "test",
 ) -> None:
     """Download PersonalityBench from its public repository at a pinned commit, and check it. It states no licence."""
-    with _plain_errors("fetch"):
+    with command_errors("questions fetch"):
         from dpg_fast.data.published import fetch_personalitybench
 
         wanted: Literal["test", "search"] = "search" if part == "search" else "test"
@@ -136,7 +126,7 @@ def fetch(
 @questions.command("check")
 def check(folder: Annotated[Path, typer.Argument(help="Folder with {Trait}.jsonl and descriptions.jsonl.")]) -> None:
     """Check files of PersonalityBench's form, and say what the builder's rules make of their questions."""
-    with _plain_errors("check"):
+    with command_errors("questions check"):
         _print_counts(folder)
 
 

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpg_fast.command_errors import command_errors
+
 simulate = typer.Typer(help="Conversations between simulated people.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Option(help="Environment variable that holds the judge's API key.")]
-
-
-@contextmanager
-def _plain_errors(command: str) -> Iterator[None]:
-    from dpg_fast.llm import LLMError
-
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, OSError, LLMError) as error:
-        typer.secho(f"dpg-fast simulate {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 @simulate.command("run")
@@ -59,7 +48,7 @@ def run(
     check: Annotated[bool, typer.Option("--check", help="Read the scenarios, say who speaks, and stop.")] = False,
 ) -> None:
     """Let people talk: local rows and endpoints, many conversations in one batch, read by a judge as they go."""
-    with _plain_errors("run"):
+    with command_errors("simulate run", TypeError):
         from dpg_fast.judge_options import JudgeOptions
         from dpg_fast.simulate_run import RunOptions, run_simulation
 
@@ -102,7 +91,7 @@ def compare(
     seed: int = 0,
 ) -> None:
     """Compare systems' conversations: range of the domain's terms, agreement, lengths, repetition."""
-    with _plain_errors("compare"):
+    with command_errors("simulate compare", TypeError):
         from dpg_fast.simulate_run import CompareOptions, run_comparison
 
         files = [_named(text) for text in dialogues]

@@ -32,11 +32,12 @@ from dpg_fast.assess.evaluation.interpolation import PAIRS
 from dpg_fast.assess.evaluation.newness import Newness
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.base_models import BUNDLED, load_base
+from dpg_fast.command_errors import plain_errors
 from dpg_fast.demo import adapter_directory, hypernet_directory
 from dpg_fast.judge_options import KINDS, LIKELIHOOD, JudgeOptions, fast_dtype
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table
-from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, plain_errors, progress_bars
+from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, progress_bars
 
 
 def main() -> None:

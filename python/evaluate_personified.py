@@ -18,9 +18,10 @@ from dpg_fast.assess.personified.report import lead, write_report
 from dpg_fast.assess.personified.run import EvaluationSettings, evaluate
 from dpg_fast.assess.personified.systems import BASELINES, Sampling, make_systems
 from dpg_fast.base_models import BUNDLED, load_base
+from dpg_fast.command_errors import plain_errors
 from dpg_fast.judge_options import JudgeOptions
 from dpg_fast.llm import LLMClient, LLMSettings
-from dpg_fast.long_runs import plain_errors, progress_bars
+from dpg_fast.long_runs import progress_bars
 
 
 def parse() -> argparse.Namespace:

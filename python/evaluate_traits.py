@@ -28,10 +28,11 @@ from dpg_fast.assess.evaluation.questions import held_out_questions
 from dpg_fast.assess.evaluation.report import cost_sentence, verdict, write_report
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.base_models import BUNDLED, load_base
+from dpg_fast.command_errors import plain_errors
 from dpg_fast.demo import adapter_directory, hypernet_directory
 from dpg_fast.hypernet import AdapterNetwork
 from dpg_fast.judge_options import KINDS, JudgeOptions, fast_dtype
-from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, plain_errors, progress_bars
+from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, progress_bars
 from dpg_fast.model import artifact
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpg_fast.long_runs import plain_errors, progress_bars
+from dpg_fast.command_errors import plain_errors
+from dpg_fast.long_runs import progress_bars
 from dpg_fast.train import load_settings, run_training
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpg_fast.long_runs import plain_errors
+from dpg_fast.command_errors import plain_errors
 from dpg_fast.train import read_settings
 from dpg_fast.train.personified import SftSettings, run_sft
 
