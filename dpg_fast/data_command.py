@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dpg_fast.command_errors import command_errors
+from dpg_fast.server_options import Concurrency, Prices
 
 data = typer.Typer(help="Training data.", no_args_is_help=True)
 scripts = typer.Typer(
@@ -96,10 +97,8 @@ def build(
     integers: Annotated[bool, typer.Option("--integers", help="Round it to whole levels, as in DPG.")] = False,
     outliers: Annotated[str, typer.Option(help="drop or keep segments far from the character's others.")] = "drop",
     similarity: Annotated[float, typer.Option(help="Word-trigram overlap that counts as a repetition.")] = 0.8,
-    prices: Annotated[
-        Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
+    prices: Prices = None,
+    concurrency: Concurrency = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest written dialogue, in tokens.")] = 120,
     plots: Annotated[bool, typer.Option(help="Draw the statistics; needs matplotlib.")] = True,
     seed: int = 0,

@@ -17,6 +17,16 @@ import typer
 
 from dpg_fast.command_errors import command_errors
 from dpg_fast.judge_ways import Way, make_protocol, make_reader
+from dpg_fast.server_options import (
+    BaseUrl,
+    Concurrency,
+    DryRun,
+    KeyVariable,
+    LegacyMaxTokens,
+    MaxTokens,
+    Prices,
+    RetryFailed,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,12 +71,8 @@ def judge(
         Kind, typer.Option(help="likelihood: SmolLM2 here, no network; openai: any server with that API.")
     ] = Kind.LIKELIHOOD,
     model: Annotated[str | None, typer.Option(help="The judge's model, as its server names it.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible API, such as http://localhost:8000/v1. Default: OpenAI's.")
-    ] = None,
-    api_key_variable: Annotated[
-        str, typer.Option(help="Environment variable that holds the API key; servers without keys need none.")
-    ] = "OPENAI_API_KEY",
+    base_url: BaseUrl = None,
+    api_key_variable: KeyVariable = "OPENAI_API_KEY",
     protocol: Annotated[
         Way,
         typer.Option(
@@ -82,30 +88,24 @@ def judge(
         int, typer.Option(min=1, help="The model's context; longer dialogues are judged in pieces (evidence).")
     ] = 16_000,
     seed: Annotated[int, typer.Option(help="Of the order in which answers are shown (ranking), and of intervals.")] = 0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 1500,
-    legacy_max_tokens: Annotated[
-        bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
-    ] = False,
+    max_tokens: MaxTokens = 1500,
+    legacy_max_tokens: LegacyMaxTokens = False,
     temperature: Annotated[float, typer.Option(min=0, help="Of the replies.")] = 0.0,
     no_temperature: Annotated[bool, typer.Option(help="Send no temperature, for models that refuse one.")] = False,
     parameters: Annotated[str, typer.Option(help='Further parameters, JSON: {"seed": 1}.')] = "{}",
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 16,
+    concurrency: Concurrency = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one try of a call.")] = 120.0,
     max_retries: Annotated[int, typer.Option(min=0, help="For overload, server errors and broken connections.")] = 6,
-    prices: Annotated[
-        Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
-    ] = None,
+    prices: Prices = None,
     cache: Annotated[Path | None, typer.Option(help="Where replies are kept. Default: beside the output.")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Pay again for refused, cut or unreadable replies.")] = False,
+    retry_failed: RetryFailed = False,
     batch_export: Annotated[
         Path | None, typer.Option(help="Write the open requests as a batch file (OpenAI's format); send nothing.")
     ] = None,
     batch_import: Annotated[
         list[Path] | None, typer.Option(help="Repeatable: read output and error files of a batch; send nothing.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print calls, tokens and price; send and write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     report: Annotated[
         Path | None, typer.Option(help="Folder for an HTML report of all judgements in the output, with pictures.")
     ] = None,

@@ -2,91 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
 from dpg_fast.command_errors import command_errors
-
-if TYPE_CHECKING:
-    from dpg_fast.personified_run import ServerOptions
+from dpg_fast.server_options import BaseUrl, KeyVariable, ServerOptions, asks_a_server
 
 personified = typer.Typer(
     help="A character's material, conversations and preference pairs, in the manner of PersLLM.", no_args_is_help=True
 )
 
-_BaseURL = Annotated[
-    str | None, typer.Option(help="OpenAI-compatible API, such as http://localhost:8000/v1. Default: OpenAI's.")
-]
-_Key = Annotated[str, typer.Option(help="Environment variable that holds the API key; servers without keys need none.")]
-_Temperature = Annotated[float | None, typer.Option(help="Default: the server's.")]
-_MaxTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
-_Legacy = Annotated[
-    bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
-]
-_Concurrency = Annotated[int, typer.Option(min=1, help="Calls under way at once.")]
-_Timeout = Annotated[
-    float, typer.Option(min=1, help="Seconds for one try of a call; a slow server needs more, or less concurrency.")
-]
-_Prices = Annotated[
-    Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
-]
-_Cache = Annotated[Path | None, typer.Option(help="Where replies are kept. Default: in the folder.")]
-_Retry = Annotated[bool, typer.Option(help="Pay again for refused, cut or unreadable replies.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens and price; send and write nothing.")]
 _Encoding = Annotated[str | None, typer.Option(help="Of txt, md and html files, if it must not be guessed.")]
 _Embedding = Annotated[
     str, typer.Option(help='"tfidf" (no model), "api:MODEL" or a sentence-transformers model (PersLLM: gtr-t5-base).')
 ]
 
 
-def _asks_a_server(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of `ServerOptions`, which it gets as ``server``."""
-
-    def options(
-        *,
-        model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
-        base_url: _BaseURL = None,
-        api_key_variable: _Key = "OPENAI_API_KEY",
-        temperature: _Temperature = None,
-        max_tokens: _MaxTokens = max_tokens,
-        legacy_max_tokens: _Legacy = False,
-        concurrency: _Concurrency = 8,
-        timeout: _Timeout = 120,
-        prices: _Prices = None,
-        cache: _Cache = None,
-        retry_failed: _Retry = False,
-        dry_run: _DryRun = False,
-    ) -> None: ...
-
-    shared = dict(inspect.signature(options, eval_str=True).parameters)
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "server"]
-        hints = get_type_hints(command, {"ServerOptions": object} | globals(), include_extras=True)
-
-        @functools.wraps(command)
-        def run(**given: Any) -> None:
-            from dpg_fast.personified_run import ServerOptions
-
-            server = ServerOptions(**{name: given.pop(name) for name in shared})
-            command(**given, server=server)
-
-        named = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in own] + list(shared.values())
-        del run.__wrapped__  # type: ignore[attr-defined]  # typer would read the inner function's options
-        run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in named}
-        return run
-
-    return decorate
-
-
 @personified.command("build")
-@_asks_a_server(max_tokens=2000)
+@asks_a_server(max_tokens=2000)
 def build(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
@@ -158,7 +93,7 @@ def build(
 
 
 @personified.command("material")
-@_asks_a_server(max_tokens=4000)
+@asks_a_server(max_tokens=4000)
 def material(
     novel: Annotated[Path, typer.Argument(help="A txt, md, html or epub file, or a folder of them.")],
     character: Annotated[str, typer.Option(help="Name of the character.")],
@@ -243,13 +178,13 @@ def pairs(
     analysis: Annotated[bool, typer.Option(help="Keep the analyses in both sides.")] = True,
     embedding: _Embedding = "tfidf",
     model: Annotated[str, typer.Option(help="Only with api: embeddings; names the server's model.")] = "embedding",
-    base_url: _BaseURL = None,
-    api_key_variable: _Key = "OPENAI_API_KEY",
+    base_url: BaseUrl = None,
+    api_key_variable: KeyVariable = "OPENAI_API_KEY",
 ) -> None:
     """Preference pairs for automatic DPO: other personalities' and other stages' answers are rejected. No human labels."""
     with command_errors("data personified pairs"):
         from dpg_fast.data.personified.pairs import PairSettings
-        from dpg_fast.personified_run import ServerOptions, run_pairs
+        from dpg_fast.personified_run import run_pairs
 
         settings = PairSettings(skip=skip, highest=highest, mirrored=mirrored, analysis=analysis)
         run_pairs(folders, out, settings, embedding, ServerOptions(model, base_url, api_key_variable))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,50 +25,14 @@ from dpg_fast.data.personified.slots import PersonifySettings
 from dpg_fast.data.personified.writing import LOST, read_personified, write_pairs, write_personified
 from dpg_fast.data.personified.written import load_examples
 from dpg_fast.data.records import write_records
-from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
+from dpg_fast.llm import LLMClient
 from dpg_fast.llm.display import money, plan_table, run_with_progress
 from dpg_fast.llm.results import Plan
+from dpg_fast.server_options import ServerOptions
 
 _SHOWN_NOTES = 10
 _SHOWN_TEXT = 160  # characters of an example
 _AGREEING = 0.8  # share of thoughts agreed with, from which the character has no mind of its own
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """The language model and how to reach it, as the command line names it."""
-
-    model: str
-    base_url: str | None = None
-    api_key_variable: str = "OPENAI_API_KEY"
-    temperature: float | None = None
-    max_tokens: int = 2000
-    legacy_max_tokens: bool = False
-    concurrency: int = 8
-    timeout: float = 120.0
-    prices: Path | None = None
-    cache: Path | None = None
-    retry_failed: bool = False
-    dry_run: bool = False
-
-    def client(self, out: Path) -> LLMClient:
-        """A client whose replies are kept in the folder ``out``; a dry run writes nothing."""
-        limit = "max_tokens" if self.legacy_max_tokens else "max_completion_tokens"
-        parameters: dict[str, Any] = {limit: self.max_tokens}
-        if self.temperature is not None:
-            parameters["temperature"] = self.temperature
-        settings = LLMSettings(
-            self.model,
-            self.base_url,
-            api_key_variable=self.api_key_variable,
-            parameters=parameters,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-        )
-        prices = PriceTable() if self.prices is None else PriceTable.load(self.prices)
-        kept = self.cache or out / "replies.sqlite"
-        kept = Path(":memory:") if self.dry_run and not kept.exists() else kept
-        return LLMClient(settings, kept, prices=prices, retry_failed=self.retry_failed)
 
 
 def run_build(

@@ -9,6 +9,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dpg_fast.command_errors import command_errors
+from dpg_fast.server_options import (
+    BaseUrl,
+    Cache,
+    Concurrency,
+    KeyVariable,
+    LegacyMaxTokens,
+    MaxTokens,
+    ModelName,
+    Prices,
+    RetryFailed,
+    ServerOptions,
+    Temperature,
+)
 
 questions = typer.Typer(
     help="Situational questions and persona descriptions: make, fetch, check.", no_args_is_help=True
@@ -18,13 +31,9 @@ questions = typer.Typer(
 @questions.command("build")
 def build(
     output: Annotated[Path, typer.Argument(help="Folder to write.")],
-    model: Annotated[str, typer.Option(help="The language model, as its server names it.")],
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible API, such as http://localhost:8000/v1. Default: OpenAI's.")
-    ] = None,
-    api_key_variable: Annotated[
-        str, typer.Option(help="Environment variable that holds the API key; servers without keys need none.")
-    ] = "OPENAI_API_KEY",
+    model: ModelName,
+    base_url: BaseUrl = None,
+    api_key_variable: KeyVariable = "OPENAI_API_KEY",
     traits: Annotated[str, typer.Option(help="Letters of the traits.")] = "OCEAN",
     count: Annotated[int, typer.Option(min=0, help="Questions for each trait.")] = 100,
     descriptions: Annotated[int, typer.Option(min=0, help="Descriptions for each pole.")] = 8,
@@ -47,17 +56,13 @@ def build(
         list[Path] | None, typer.Option(help="Question files (JSON lines) that new questions must not resemble.")
     ] = None,
     topics: Annotated[Path | None, typer.Option(help="Text file with one everyday topic a line.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Default: the server's.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 1500,
-    legacy_max_tokens: Annotated[
-        bool, typer.Option(help="Send the limit as max_tokens, for servers that do not know max_completion_tokens.")
-    ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
-    prices: Annotated[
-        Path | None, typer.Option(help='JSON, per million tokens: {"models": {"NAME": {"input": 1, "output": 2}}}.')
-    ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where replies are kept. Default: in the folder.")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Pay again for refused, cut or unreadable replies.")] = False,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = 1500,
+    legacy_max_tokens: LegacyMaxTokens = False,
+    concurrency: Concurrency = 8,
+    prices: Prices = None,
+    cache: Cache = None,
+    retry_failed: RetryFailed = False,
     seed: int = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens and price; send nothing.")] = False,
 ) -> None:
@@ -69,14 +74,10 @@ def build(
         from dpg_fast.data.facets import TOPICS
         from dpg_fast.data.question_builder import BuildSettings
         from dpg_fast.data.records import QuestionRecord, read_records
-        from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
         from dpg_fast.personality import Trait
 
         if output.exists() and not output.is_dir():
             raise ValueError(f"{output} is a file; name a folder")
-        parameters: dict[str, Any] = {"max_tokens" if legacy_max_tokens else "max_completion_tokens": max_tokens}
-        if temperature is not None:
-            parameters["temperature"] = temperature
         settings = BuildSettings(
             traits=tuple(dict.fromkeys(Trait.parse(letter) for letter in traits)),
             questions=count,
@@ -91,17 +92,20 @@ def build(
             seed=seed,
         )
         avoided = [record.question for path in avoid or () for record in read_records(path, QuestionRecord)]
-        price_table = PriceTable() if prices is None else PriceTable.load(prices)
-        server = LLMSettings(
+        server = ServerOptions(
             model,
             base_url,
-            api_key_variable=api_key_variable,
-            parameters=parameters,
-            concurrency=concurrency,
+            api_key_variable,
+            temperature,
+            max_tokens,
+            legacy_max_tokens,
+            concurrency,
+            prices=prices,
+            cache=cache,
+            retry_failed=retry_failed,
+            dry_run=dry_run,
         )
-        kept = cache or output / "replies.sqlite"
-        kept = Path(":memory:") if dry_run and not kept.exists() else kept  # a dry run writes nothing
-        client = LLMClient(server, kept, prices=price_table, retry_failed=retry_failed)
+        client = server.client(output)
         complete = _build(output, client, settings, avoided, dry_run)
     if not complete:
         raise typer.Exit(1)
