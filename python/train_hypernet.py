@@ -10,20 +10,16 @@ Settings are those of dpg_fast.train.TrainSettings. A killed run continues from 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from dpg_fast.command_errors import plain_errors
 from dpg_fast.long_runs import progress_bars
-from dpg_fast.train import load_settings, run_training
+from dpg_fast.train import load_settings, run_training, settings_arguments
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file of settings")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that replace the file's")
-    return parser.parse_args()
+    return settings_arguments(__doc__)
 
 
 def main() -> None:

@@ -10,20 +10,20 @@ again.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from dpg_fast.command_errors import plain_errors
-from dpg_fast.train import read_settings
+from dpg_fast.train import read_settings, settings_arguments
 from dpg_fast.train.personified import SftSettings, run_sft
 
 
+def parse() -> argparse.Namespace:
+    return settings_arguments(__doc__)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file of settings")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that replace the file's")
-    options = parser.parse_args()
+    options = parse()
     with plain_errors("train_personified.py"):
         written = run_sft(read_settings(SftSettings, options.config, options.overrides))
     Console().print(f"Written to {written}")
