@@ -24,6 +24,13 @@ def test_help_names_the_commands() -> None:
         assert command in result.output
 
 
+def test_the_package_can_be_run_as_the_command() -> None:
+    command = [sys.executable, "-m", "dpg_fast", "data", "personified", "check", "nowhere"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and "dpg-fast data personified check: " in result.stderr
+    assert "nowhere" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_env_names_every_op_and_a_reason() -> None:
     result = runner.invoke(app, ["env"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
