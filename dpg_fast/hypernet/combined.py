@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, Site, sort_sites
-from dpg_fast.hypernet.network import AdapterNetwork, HyperNetwork, StoredAdapters, from_config
+from dpg_fast.hypernet.interface import AdapterNetwork
+from dpg_fast.hypernet.network import HyperNetwork, from_config
 from dpg_fast.hypernet.stage_rows import StageRows
+from dpg_fast.hypernet.stored import StoredAdapters
 
 __all__ = ["CombinedNetwork", "JoinedBank", "combined_from_config", "join_stored"]
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import nn
 
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters, join_stored, read_peft
-from dpg_fast.hypernet.network import from_read
+from dpg_fast.hypernet.stored import from_read
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.personality import Character
 
