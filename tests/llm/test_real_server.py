@@ -24,6 +24,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from dpg_fast.assess.quotes import QuotedText
@@ -31,7 +33,7 @@ from dpg_fast.cli import app
 from dpg_fast.data.question_rules import check_question
 from dpg_fast.llm import ReplyCache
 from dpg_fast.personality import Trait
-from dpg_fast.smollm2 import find_gguf
+from dpg_fast.smollm2 import find_gguf, load_smollm2
 
 pytest.importorskip("openai")
 ROOT = Path(__file__).parents[2]
@@ -143,6 +145,45 @@ def test_vllm(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         kept = rows(tmp_path / "q" / "Extraversion.jsonl")
         assert len(kept) == 4 and all(check_question(row["question"], Trait.EXTRAVERSION) is None for row in kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["save"], "the directory to write"),
+        (["serve", "--adapter", "lora"], "merged by save"),
+        (["serve", "--model", "nowhere"], "config.json"),
+    ],
+)
+def test_wrong_options_are_named(
+    arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["real_server.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@needs_model
+def test_an_adapter_is_merged_into_what_is_served(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base, tokenizer = load_smollm2()
+    ids = tokenizer("Two roads", return_tensors="pt").input_ids
+    with pytest.raises(SystemExit, match=r"adapter_config\.json"):
+        script.save_model(tmp_path / "none", tmp_path)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(base, config)
+    with torch.no_grad():
+        expected = tuned(ids).logits
+    tuned.save_pretrained(tmp_path / "lora")
+    saved = script.save_model(tmp_path / "merged", tmp_path / "lora")
+    merged = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
+    with torch.no_grad():
+        found = merged(ids).logits
+        bare = tuned.unload()(ids).logits
+    assert (found - expected).norm() < 0.2 * (expected - bare).norm()  # weights are rounded to bfloat16
 
 
 @pytest.mark.slow
