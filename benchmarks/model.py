@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +19,14 @@ from dpg_fast.smollm2 import load_smollm2
 from dpg_fast.speed import Generate, compare_steps, generation, peft_rival, twin
 
 RANK, CODES, ROWS, TOKENS, PROMPT = 8, 6, 8, 16, 24
+CHARACTERS = 4
 PEFT_RANKS = (8, 16)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NOTES = (
     f"one greedy decode step inside generate(): {TOKENS} tokens after a prompt of {PROMPT}, dynamic cache",
     f"dpg_fast: bank of {CODES} random rank-{RANK} entries on all seven linears of a layer, all ten poles' neurons",
     "PEFT: random LoRA on the same linears, adapters in the model's dtype; the mixed batch has one adapter for each row",
+    f"characters: {CHARACTERS} random rank-{RANK} PEFT adapters beside the bank; each row one of them, with scores, no neurons",
     "ratios are to the bare model in the same round; ways run in alternating order and share one copy of the base weights",
 )
 
@@ -62,6 +66,12 @@ def ways(bare: Any, rows: int) -> dict[str, Generate]:
         ),
     }
     targets = sorted({site.kind for site in find_architecture(bare).sites})
+    if rows > 1:
+        tuned, names = with_characters(bare, targets)
+        speaking = [Personality(p.scores, character=names[i % len(names)]) for i, p in enumerate(people)]
+        result[f"dpg_fast, {rows} personalities of {len(names)} characters: bank + adapters"] = generation(
+            tuned, inputs, TOKENS, personality=speaking
+        )
     for rank in PEFT_RANKS:
         names = [f"row{i}" for i in range(rows)]
         rival = peft_rival(twin(bare), names, rank, targets)
@@ -87,6 +97,16 @@ def wrap(model: Any, *, lora: bool, steer: bool) -> PersonalityModel:
         hypernet.randomize_(torch.Generator().manual_seed(0))
     table = SteeringTable.load(adapter_directory() / "neurons.safetensors") if steer else None
     return PersonalityModel.from_model(model, hypernet=hypernet, steering=table)
+
+
+def with_characters(bare: Any, targets: Sequence[str]) -> tuple[PersonalityModel, list[str]]:
+    """The random bank and random PEFT adapters as characters without stages; their names."""
+    names = [f"character{i}" for i in range(CHARACTERS)]
+    model = wrap(twin(bare), lora=True, steer=False)
+    with tempfile.TemporaryDirectory() as folder:
+        peft_rival(twin(bare), names, RANK, targets).save_pretrained(folder)
+        model.add_characters({name: Path(folder, name) for name in names})
+    return model, names
 
 
 def check(base: Any) -> None:

@@ -49,23 +49,26 @@ def writer_lessons(annotator: Annotator) -> list[WriterLesson]:
             f"{annotator.character.name} has no examples to learn from: put some into STAGE/examples.jsonl, enough that not "
             "all of them are test records"
         )
-    return [lesson for example in annotator.examples for lesson in _lessons(annotator, example)]
+    drafts = [_draft(example) for example in annotator.examples]
+    annotator.find_materials(drafts)
+    return [
+        lesson
+        for example, draft in zip(annotator.examples, drafts, strict=True)
+        for lesson in _lessons(annotator, example, draft)
+    ]
 
 
-def _lessons(annotator: Annotator, example: Example) -> Iterator[WriterLesson]:
-    draft = Draft(
-        example.name,
-        example.stage,
-        example.kind,
-        example.paragraph if example.asked_of is None else None,
-        example.paragraph.id,
-        example.question,
-        example.asked_of,
+def _draft(example: Example) -> Draft:
+    own = example.paragraph if example.asked_of is None else None
+    return Draft(
+        example.name, example.stage, example.kind, own, example.paragraph.id, example.question, example.asked_of
     )
+
+
+def _lessons(annotator: Annotator, example: Example, draft: Draft) -> Iterator[WriterLesson]:
     if example.asked_of is None:
         slot = Slot(example.name, example.stage, example.kind, example.paragraph, 0)
         yield _lesson(annotator.question_call(slot), "question", UserTurn(text=example.question))
-    annotator.find_materials([draft])
     yield _lesson(annotator.answer_call(draft), "answer", example.answer)
 
 
