@@ -33,7 +33,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     text = re.sub(r"^## Serving characters$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"^## Evaluation$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["bash", "bash", "bash", "bash", "python", "bash", "python"]
+    assert [kind for kind, _ in blocks] == ["bash"] * 5 + ["python", "bash", "python"]
     shutil.copytree(ROOT / "recipes" / "characters", tmp_path / "recipes" / "characters")
     novel(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -50,6 +50,6 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
                 result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
                 assert result.exit_code == 0, f"{line}\n{result.output}{result.stderr}"
                 ran += 1
-    assert ran == 7 and server.requests
+    assert ran == 8 and server.requests
     printed = capsys.readouterr().out
     assert "early | " in printed and "LengthBias(pairs=" in printed
