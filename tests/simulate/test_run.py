@@ -247,6 +247,7 @@ def test_check_shows_who_speaks(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "the base model" in result.output and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_without_paying_twice(tmp_path: Path) -> None:
     def slowly(body: dict[str, Any], number: int) -> Answer:
         answer = parrot(body, number)

@@ -63,6 +63,7 @@ def judge_script(body: dict[str, Any], number: int) -> Answer:
     return Answer(json.dumps(reply))
 
 
+@pytest.mark.slow
 def test_everything_with_a_judge_and_again_from_the_journals(
     tiny_llama: Any,
     byte_tokenizer: Any,

@@ -99,6 +99,7 @@ def test_the_second_step_prefers_the_chosen_side_and_only_the_adapter_changes(tu
     assert list(model.peft_config) == ["default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tied"], indirect=True)
 @pytest.mark.parametrize("precomputed", ["true", "false"])
 def test_a_stopped_run_goes_on_against_the_same_reference(tuned: Path, precomputed: str, monkeypatch: Any) -> None:

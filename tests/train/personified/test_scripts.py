@@ -96,6 +96,7 @@ def test_a_killed_run_continues_its_loss_curve(project: Path) -> None:
     assert losses(adapter) == pytest.approx(whole, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_errors_end_with_one_line(tmp_path: Path) -> None:
     write_people(tmp_path)
     script = str(ROOT / "python" / "train_personified.py")
