@@ -53,19 +53,28 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5, n: int = 3,
     sets = [ngrams(text, n) for text in texts]
     frequency = Counter(gram for grams in sets for gram in grams)
     index: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    same: dict[frozenset[tuple[str, ...]], int] = {}  # texts repeated word for word need no search
     found = []
     for i, grams in enumerate(sets):
+        if i >= keep and grams in same:
+            found.append(Duplicate(i, same[grams], 1.0))
+            continue
         # Sets this similar share an n-gram among the rarest |x| - ceil(t |x|) + 1 of both.
         length = len(grams) - math.ceil(threshold * len(grams) - 1e-9) + 1 if grams else 0
         prefix = sorted(grams, key=lambda gram: (frequency[gram], gram))[:length]
         best: Duplicate | None = None
         for j in sorted({j for gram in prefix for j in index[gram]}) if i >= keep else ():
+            shorter, longer = sorted((len(grams), len(sets[j])))
+            if shorter < threshold * longer - 1e-9:  # they cannot share enough
+                continue
             similarity = len(grams & sets[j]) / len(grams | sets[j])
             if similarity >= threshold and (best is None or similarity > best.similarity):
                 best = Duplicate(i, j, similarity)
         if best is not None:
             found.append(best)
             continue
+        if grams:
+            same.setdefault(grams, i)
         for gram in prefix:
             index[gram].append(i)
     return found
