@@ -48,7 +48,6 @@ def load_wrapped(
         OSError: there is no such model, adapter or character.
         ValueError: the adapter or a character was made for another base.
     """
-    from dpg_fast.demo import adapter_directory, hypernet_directory
     from dpg_fast.model import PersonalityModel
     from dpg_fast.smollm2 import find_gguf
 
@@ -60,8 +59,7 @@ def load_wrapped(
     else:
         # the package's adapters were made on the packaged weights; the Hub's are the same model before 4-bit quantisation
         allow = name == BUNDLED and find_gguf() is None
-        directory = adapter_directory() if adapter == BUNDLED else hypernet_directory()
-        model = PersonalityModel.load(base, directory, allow_mismatch=allow)
+        model = PersonalityModel.load(base, adapter, allow_mismatch=allow)
     if characters:
         model.add_characters(characters)
     return model, tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,12 @@ TITLES = {
 
 def adapter_directory() -> Path:
     """Where the steering table for SmolLM2-135M-Instruct that comes with the package lies."""
-    return Path(str(resources.files("dpg_fast").joinpath("assets", "smollm2_personality")))
+    return artifact.packaged("smollm2")
 
 
 def hypernet_directory() -> Path:
     """Where the hypernetwork for SmolLM2-135M-Instruct that comes with the package lies (``recipes/smollm2_cpu.yaml``)."""
-    return Path(str(resources.files("dpg_fast").joinpath("assets", "smollm2_hypernet")))
+    return artifact.packaged("smollm2-hypernet")
 
 
 def load_demo_model(way: str = NEURONS) -> tuple[PersonalityModel, Any]:

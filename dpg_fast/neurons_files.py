@@ -17,8 +17,6 @@ from dpg_fast.neurons import SteeringTable, npti
 from dpg_fast.neurons.summary import summarise
 from dpg_fast.neurons_report import description, import_line, print_table
 
-SHIPPED = "smollm2"
-
 
 def read_adapter(adapter: str) -> tuple[dict[str, Any], SteeringTable, Calibration | None]:
     """Configuration, steering table and calibration of an adapter, without its base model.
@@ -26,12 +24,7 @@ def read_adapter(adapter: str) -> tuple[dict[str, Any], SteeringTable, Calibrati
     Raises:
         ValueError: it is no adapter, or has no neurons.
     """
-    if adapter == SHIPPED:
-        from dpg_fast.demo import adapter_directory
-
-        directory = adapter_directory()
-    else:
-        directory = artifact.locate(adapter)
+    directory = artifact.locate(adapter)
     config = artifact.read_config(directory)
     if config["neurons"] is None:
         raise ValueError(f"{adapter} has no personality neurons")

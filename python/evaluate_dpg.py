@@ -176,7 +176,7 @@ def parse() -> argparse.Namespace:
     )
     add("--model", default=BUNDLED, help="Hub id or directory; the bundled SmolLM2 by default")
     add("--lora", action="append", default=[], metavar="[NAME=]DIR", help="PEFT directory of a plain LoRA baseline")
-    add("--neurons", help="directory or Hub id of an adapter with personality neurons")
+    add("--neurons", help='adapter with personality neurons: directory, Hub id, or "smollm2"')
     add("--both", action="store_true", help="also the (first) hypernetwork and the neurons together")
     add("--baselines", nargs="*", choices=PROMPTS, default=list(PROMPTS), help="prompts of the base model")
     add("--api-model", help="a model behind an API that is only prompted")

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ NEURONS = "neurons.safetensors"
 CALIBRATION = "calibration.json"
 CARD = "README.md"
 FILES = (CONFIG, HYPERNET, NEURONS, CALIBRATION, CARD)
+#: adapters for SmolLM2-135M-Instruct that come with the package: name -> directory in assets
+PACKAGED = {"smollm2": "smollm2_personality", "smollm2-hypernet": "smollm2_hypernet"}
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,20 @@ class AdapterParts:
     calibration: Calibration
 
 
+def packaged(name: str) -> Path:
+    """Directory of an adapter that comes with the package: of `PACKAGED`."""
+    return Path(str(resources.files("dpg_fast").joinpath("assets", PACKAGED[name])))
+
+
 def locate(adapter: str | Path) -> Path:
-    """A local directory for ``adapter``: itself, or a download of that Hub repository.
+    """A local directory for ``adapter``: itself, one of the package's by name, or a download of that Hub repository.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
     directory = Path(adapter)
+    if adapter in PACKAGED and not directory.is_dir():
+        return packaged(str(adapter))
     if directory.is_dir():
         if not (directory / CONFIG).is_file():
             raise ValueError(f"{directory} is not an adapter: it has no {CONFIG}")
@@ -56,7 +66,9 @@ def locate(adapter: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(adapter), allow_patterns=list(FILES)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{adapter} is neither a directory nor a repository on the Hub ({error})") from error
+        raise ValueError(
+            f"{adapter} is neither a directory, nor one of {', '.join(PACKAGED)}, nor a repository on the Hub ({error})"
+        ) from error
 
 
 def save(

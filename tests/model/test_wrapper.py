@@ -14,7 +14,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, Pole, SteeringTable
 from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
+from dpg_fast.demo import adapter_directory, hypernet_directory
 from dpg_fast.hypernet import from_peft
+from dpg_fast.model import artifact
 from dpg_fast.neurons import PoleNeurons
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -546,3 +548,9 @@ def test_inference_mode_and_other_modes_take_turns(tiny_llama: Any) -> None:
     with torch.no_grad():
         model(ids, personality="E-5 N+2")
         assert torch.equal(model(ids, personality="E+5").logits, first)
+
+
+def test_the_packages_adapters_have_names() -> None:
+    found = {name: artifact.locate(name) for name in artifact.PACKAGED}
+    assert found == {"smollm2": adapter_directory(), "smollm2-hypernet": hypernet_directory()}
+    assert all((directory / artifact.CONFIG).is_file() for directory in found.values())
