@@ -7,8 +7,9 @@ STAMP := $(VENV)/.dpg_fast_installed
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 TORCH_CPU ?= 2.13.0
 
-# Two processes; each waits asleep at its threads' barriers, because a thread that spins there takes the other's processor.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
+# Two processes; each waits asleep at its threads' barriers, because a thread that spins there takes the other's processor. Compiled
+# Python is kept beside the packages, since many tests start processes of their own.
+PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/pycache OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
 # A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 

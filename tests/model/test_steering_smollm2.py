@@ -33,6 +33,7 @@ def batch(tokenizer: Any, rows: int) -> Any:
     return encode_prompts(tokenizer, prompts)
 
 
+@pytest.mark.slow
 def test_greedy_tokens_in_a_mixed_batch(model: PersonalityModel, smollm2: tuple[Any, Any]) -> None:
     bare, tokenizer = smollm2
     inputs = batch(tokenizer, len(PEOPLE))

@@ -247,6 +247,7 @@ def test_a_single_paragraph(tmp_path: Path) -> None:
     assert len(record.knowledge) == 1 and len(record.style) == 1
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path) -> None:
     plain = Annotator()
 
