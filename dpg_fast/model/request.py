@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class Request:
             where each row has one.
         stages: whether prompts may hold stage tokens.
         widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
+        prompt: inside ``generate``, tokens of the prompt; None for a single forward.
     """
 
     row_slots: Tensor
@@ -58,16 +59,18 @@ class Request:
     stages: bool = False
     widen: int = 0
     segments: Tensor | None = None
+    prompt: int | None = None
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def bind(self, rows: int, length: int, past: int | Tensor) -> Call:
-        """Slots of the ``rows * length`` tokens of one forward whose cache holds ``past`` tokens.
+    def bind(self, rows: int, length: int, past: int | Tensor | None) -> Call:
+        """Slots of the ``rows * length`` tokens of one forward that has ``past`` tokens before it (None: unknown).
 
         Generation may have repeated each row (beams, ``num_return_sequences``), side by side.
 
         Raises:
             ValueError: ``rows`` is not a multiple of n.
+            RuntimeError: which tokens are to be steered depends on how many came before them, and that cannot be told.
         """
         n = self.row_slots.numel()
         if self.segments is not None:
@@ -78,6 +81,17 @@ class Request:
         lora = slots if self.lora else None
         if not self.steering:
             return Call(lora, None, self.values, stages=self.stages)
+        if past is None:
+            everything = isinstance(self.steer_from, int) and self.steer_from == 0
+            if (
+                self.prompt is not None and length < self.prompt and not everything
+            ):  # a step of decoding, not the prompt
+                raise RuntimeError(
+                    f"generate() called the model with {length} of {self.prompt} prompt tokens and neither a cache nor an "
+                    "attention mask from which their position follows, so it cannot be told which tokens are to be "
+                    'steered; give use_cache=False, or steer_tokens="all"'
+                )
+            past = 0
         mask = self._mask()
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
@@ -131,11 +145,3 @@ class CallState:
         self.lock = threading.RLock()
         self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
         self.call: Call | None = None
-
-
-def tokens_in_cache(cache: Any) -> int | Tensor:
-    """Tokens that a Hugging Face cache already holds; a device tensor for static caches (no host sync)."""
-    if cache is None:
-        return 0
-    length = cache.get_seq_length()
-    return length if isinstance(length, Tensor) else int(length)

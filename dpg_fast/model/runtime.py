@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
+from dpg_fast.compat.transformers import prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.reading import BaseReader
-from dpg_fast.model.request import CallState, Request, tokens_in_cache
+from dpg_fast.model.request import CallState, Request
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
@@ -151,14 +152,14 @@ class Runtime:
         self,
         items: Sequence[Row],
         steer_from: int | Tensor,
-        generates: bool = False,
+        prompt: int | None = None,
         segments: Tensor | None = None,
     ) -> Iterator[None]:
         """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``, or, with
         ``segments`` int64 [rows, length], token t the personality ``items[segments[t]]``.
 
-        ``generates``: with stage tokens in the prompt, logits get a column of -inf for each, so that what looks up the
-        prompt's ids in them (a repetition penalty) finds them.
+        ``prompt``: its tokens, inside ``generate``. With stage tokens in it, logits then get a column of -inf for each, so
+        that what looks up the prompt's ids in them (a repetition penalty) finds them.
 
         Raises:
             ValueError: the model has nothing that could give one of them.
@@ -177,7 +178,8 @@ class Runtime:
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
             speaking.request.segments = segments
-            if generates and speaking.request.stages and self.stages is not None:
+            speaking.request.prompt = prompt
+            if prompt is not None and speaking.request.stages and self.stages is not None:
                 speaking.request.widen = len(self.stages.rows.tokens)
             yield
 
@@ -414,10 +416,11 @@ class Runtime:
             request = state.request.get()
             call = None
             if request is not None:
-                first = kwargs.get("input_ids", args[0] if args else None)
+                first = prompt_of(args, kwargs)
                 if first is None:
-                    first = kwargs["inputs_embeds"]
-                call = request.bind(first.shape[0], first.shape[1], tokens_in_cache(kwargs.get("past_key_values")))
+                    raise ValueError("the model was called without input_ids and inputs_embeds")
+                rows, length = first.shape[:2]
+                call = request.bind(rows, length, tokens_before(args, kwargs, length))
             with state.lock:
                 state.call = call
                 try:

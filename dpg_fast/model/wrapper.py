@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
+from dpg_fast.compat.transformers import cache_of, prompt_of
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting
 from dpg_fast.model.calibration import Calibration
@@ -248,7 +249,7 @@ class PersonalityModel(nn.Module):
             steer_from = 0
             if any(stage_of(item) is not None for item in items):
                 raise ValueError("packed rows take no stages")
-        elif kwargs.get("past_key_values") is None:
+        elif cache_of((), kwargs) is None:
             self._check_stages(items, kwargs)
         with self._runtime.request(items, steer_from, segments=segments):
             return self.base(**kwargs)
@@ -286,7 +287,7 @@ class PersonalityModel(nn.Module):
         rows, length = _prompt_shape(kwargs)
         items = self._items(personality, rows)
         self._check_stages(items, kwargs)
-        with self._runtime.request(items, length if steer_tokens == "decode" else 0, generates=True):
+        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length):
             return self.base.generate(**kwargs)  # type: ignore[operator]
 
     def speaking(
@@ -508,7 +509,5 @@ def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
 
 def _prompt_shape(kwargs: dict[str, Any]) -> tuple[int, int]:
     """Rows and tokens of the prompt; ``generate`` without one starts from a beginning-of-sequence token."""
-    for name in ("input_ids", "inputs", "inputs_embeds"):
-        if kwargs.get(name) is not None:
-            return int(kwargs[name].shape[0]), int(kwargs[name].shape[1])
-    return 1, 1
+    prompt = prompt_of((), kwargs)
+    return (1, 1) if prompt is None else (int(prompt.shape[0]), int(prompt.shape[1]))

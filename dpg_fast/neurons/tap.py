@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import Architecture
+from dpg_fast.compat.transformers import prompt_of, tokens_before
 from dpg_fast.neurons.statistics import ActivationCounter
 
 #: most bytes of gates that wait to be counted
@@ -103,10 +104,16 @@ class DecodeTap:
             self._sums.zero_()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        cache = kwargs.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
+        ids = prompt_of(args, kwargs)
+        assert ids is not None  # the search's own generate
         length = ids.shape[1]
+        before = tokens_before(args, kwargs, length)
+        if before is None and length < self._prompt_length:
+            raise RuntimeError(
+                f"generate() called the model with {length} of {self._prompt_length} prompt tokens and neither a cache nor an "
+                "attention mask from which their position follows, so answers cannot be told from prompts"
+            )
+        past = int(before or 0)
         if past + length <= self._prompt_length:
             self._slots = None
             return

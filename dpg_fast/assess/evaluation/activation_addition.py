@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dpg_fast.assess.answering import AnswerSettings, greedy_answers
 from dpg_fast.assess.capability import Examinee
+from dpg_fast.compat.transformers import cache_of, cached_tokens
 from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.model import Calibration
-from dpg_fast.model.request import tokens_in_cache
 from dpg_fast.neurons.search import PERSONA_PROMPT
 from dpg_fast.personality import POLES, Personality, Pole, Trait
 from dpg_fast.prompting import chat_prompt, encode_prompts
@@ -184,7 +184,7 @@ class _AddingModel:
     def __call__(
         self, input_ids: Tensor, *, personality: Personality | None = None, steer_from: int = 0, **options: Any
     ) -> Any:
-        past = tokens_in_cache(options.get("past_key_values"))
+        past = cached_tokens(cache_of((), options))
         steered = past + torch.arange(input_ids.shape[1], device=input_ids.device) >= steer_from
         with self.method.adding(self.method.vector(personality), steered):
             return self.method.base(input_ids, **options)

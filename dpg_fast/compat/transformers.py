@@ -1,0 +1,115 @@
+"""Names of transformers: how a model is handed its prompt and its cache, and how it gives the cache back.
+
+Importing this module does not import transformers.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+"""Keywords of the cache, newest first: 5.24 renamed ``past_key_values`` to ``cache``."""
+
+INPUT_NAMES = ("input_ids", "inputs", "inputs_embeds")
+"""Keywords of the prompt, tokens first."""
+
+MASK_NAME = "attention_mask"
+
+
+def is_cache(value: Any) -> bool:
+    """Whether a value is a cache of keys and values (or states) that can say how many tokens it holds."""
+    return callable(getattr(value, "get_seq_length", None))
+
+
+def cache_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a model's forward, found by name and else by type; None without one.
+
+    Raises:
+        RuntimeError: an argument has the name of a cache, and is none that can say how many tokens it holds.
+    """
+    for name in CACHE_NAMES:
+        if (value := kwargs.get(name)) is not None:
+            if not is_cache(value):
+                raise RuntimeError(
+                    f"{name}= is a {type(value).__name__}, which cannot say how many tokens it holds; give a "
+                    "transformers Cache, for example DynamicCache()"
+                )
+            return value
+    return next((value for value in (*args, *kwargs.values()) if is_cache(value)), None)
+
+
+def cached_tokens(cache: Any) -> int | Tensor:
+    """Tokens that a cache holds; a device tensor for static caches (no host sync). None holds none."""
+    if cache is None:
+        return 0
+    length = cache.get_seq_length()
+    return length if isinstance(length, Tensor) else int(length)
+
+
+def tokens_before(args: Sequence[Any], kwargs: Mapping[str, Any], length: int) -> int | Tensor | None:
+    """Tokens that come before the ``length`` ones of this forward: what the cache holds, or else what the attention mask
+    [rows, tokens so far] covers beyond them. None where neither was given, which is a forward over whole texts, or one that
+    keeps its context in a way unknown here.
+    """
+    cache = cache_of(args, kwargs)
+    if cache is not None:
+        return cached_tokens(cache)
+    mask = kwargs.get(MASK_NAME)
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= length:
+        return int(mask.shape[1]) - length
+    return None
+
+
+def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Ids [rows, length] or embeddings [rows, length, hidden] that a forward or ``generate`` is given; None without any."""
+    for name in INPUT_NAMES:
+        if kwargs.get(name) is not None:
+            value: Tensor = kwargs[name]
+            return value
+    return args[0] if args and isinstance(args[0], Tensor) else None
+
+
+def cache_name(model: Any) -> str:
+    """The keyword under which this model's forward takes a cache (see `CACHE_NAMES`)."""
+    for candidate in (getattr(model, "base", None), model):
+        if candidate is not None and (name := _cache_parameter(type(candidate).forward)) is not None:
+            return name
+    return _library_cache_name()
+
+
+def output_cache(output: Any) -> Any:
+    """The cache that a model's output holds.
+
+    Raises:
+        RuntimeError: it holds none under a known name.
+    """
+    keys = output.keys() if hasattr(output, "keys") else ()
+    for name in CACHE_NAMES:
+        if name in keys:
+            return output[name]
+    raise RuntimeError(f"the model's output has no cache; its entries are {', '.join(map(str, keys)) or 'unknown'}")
+
+
+@functools.cache
+def _cache_parameter(forward: Callable[..., Any]) -> str | None:
+    parameters = inspect.signature(forward).parameters
+    return next((name for name in CACHE_NAMES if name in parameters), None)
+
+
+@functools.cache
+def _library_cache_name() -> str:
+    from transformers import GenerationMixin
+
+    parameters = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    for name in CACHE_NAMES:
+        if name in parameters:
+            return name
+    raise RuntimeError(
+        "this version of transformers hands caches to models under a name that is unknown here; known: "
+        + ", ".join(CACHE_NAMES)
+    )
