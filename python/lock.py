@@ -103,12 +103,16 @@ def write() -> None:
         cuda = [name for name in pins(first) if name.startswith(("nvidia-", "cuda-"))]
         held = Path(folder) / "held.txt"
         held.write_text(first, encoding="utf-8")
-        build = compiled([*project()["build-system"]["requires"], "cmake", "ninja", *BUILD], "-c", str(held), "--generate-hashes")
+        build = compiled(
+            [*project()["build-system"]["requires"], "cmake", "ninja", *BUILD], "-c", str(held), "--generate-hashes"
+        )
         left_out = [f"--no-emit-package={name}" for name in ("torch", *cuda, *pins(build))]
         rest = compiled(everything, "-c", str(held), "--generate-hashes", *left_out)
         model = compiled([MODEL], "--no-deps", "--generate-hashes")
     head = "# Made by `make lock` from pyproject.toml and requirements/torch.txt. Install it with --no-deps.\n"
-    (LOCK / "build.txt").write_text(head + "# What builds the package, and the packages without a wheel.\n" + build, encoding="utf-8")
+    (LOCK / "build.txt").write_text(
+        head + "# What builds the package, and the packages without a wheel.\n" + build, encoding="utf-8"
+    )
     (LOCK / "locked.txt").write_text(head + "-r build.txt\n" + rest + model, encoding="utf-8")
     TESTED.write_text(json.dumps(tested(), indent=1) + "\n", encoding="utf-8")
     print(f"{len(locked())} packages written to {LOCK.name}/")
@@ -133,12 +137,18 @@ def compare(first: str, second: str) -> int:
     ours = {normal(project()["project"]["name"]), "pip"}
     left, right = ({k: v for k, v in installed(python).items() if k not in ours} for python in (first, second))
     named = [name_of(text) for text in requirements()]
-    rows = [(n, left.get(n, "-"), right.get(n, "-")) for n in sorted({*left, *right}) if n in named or left.get(n) != right.get(n)]
+    rows = [
+        (n, left.get(n, "-"), right.get(n, "-"))
+        for n in sorted({*left, *right})
+        if n in named or left.get(n) != right.get(n)
+    ]
     print(f"{'package':<24}{'locked':<20}newest")
     for name, old, new in rows:
         print(f"{name:<24}{old:<20}{new}{'' if old == new else '   <'}")
     differing = sum(old != new for _, old, new in rows)
-    print(f"{differing} of {len({*left, *right})} packages differ; those named in pyproject.toml and those that differ are listed")
+    print(
+        f"{differing} of {len({*left, *right})} packages differ; those named in pyproject.toml and those that differ are listed"
+    )
     return 0 if differing else 3
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import prompt_of, tokens_before
+from dpg_fast.compat.transformers import checkpoints, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -239,8 +239,7 @@ class Runtime:
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
-        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
-        if checkpointing and not self.checkpointing:
+        if checkpoints(self.base) and not self.checkpointing:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
         if not self._wide:  # whose weights travel with the call, so that recomputed layers find them
             self._prepare(training=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import cache_of, prompt_of
+from dpg_fast.compat.transformers import cache_of, enable_checkpointing, prompt_of
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting
 from dpg_fast.model.calibration import Calibration
@@ -427,7 +427,7 @@ class PersonalityModel(nn.Module):
         if options.get("use_reentrant"):
             raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
-        self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)  # type: ignore[operator]
+        enable_checkpointing(self.base, options, **kwargs)
         self._runtime.checkpointing = True
 
     def activation_checkpointing_enable(
