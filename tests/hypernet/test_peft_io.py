@@ -304,7 +304,7 @@ def test_dora_saved_by_peft_is_refused(tmp_path: Path) -> None:
     ("tensors", "words"),
     [
         ({"base_model.model.m.q.lora_A.weight": (2, 3)}, "m.q has only lora_A"),
-        ({"base_model.model.m.q.lora_embedding_A": (2, 3)}, "lora_embedding_A.*not a LoRA weight"),
+        ({"base_model.model.m.q.lora_embedding_A": (2, 3)}, "output head or the embeddings.*lora_embedding_A"),
         (
             {
                 "base_model.model.m.q.lora_A.weight": (2, 3, 1, 1),
