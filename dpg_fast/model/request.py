@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Call(NamedTuple):
         values: the slots' contents.
         mask: of the neurons that are added to, or None for all.
         stages: whether the tokens may be stage tokens, beyond the base's vocabulary.
+        several: of a forward of several positions; None where each row has one token, of which no layer can see fewer.
     """
 
     lora_slots: Tensor | None
@@ -30,6 +31,53 @@ class Call(NamedTuple):
     values: SlotValues
     mask: RandomMask | None = None
     stages: bool = False
+    several: Positions | None = None
+
+    def seen_by(self, name: str, x: Tensor) -> Call:
+        """This call as a layer reads it that may be given fewer positions than the model was.
+
+        Args:
+            name: of the layer.
+            x: its input, [..., d].
+
+        Raises:
+            ValueError: other tokens than the forward's, or than those whose logits were asked for.
+        """
+        slots = self.steer_slots if self.lora_slots is None else self.lora_slots
+        if slots is None or slots.numel() * x.shape[-1] == x.numel():
+            return self
+        assert self.several is not None
+        rows = self.several.rows
+        index = self.several.selected(name, x)
+        lora, steered = (
+            None if one is None else one.view(rows, -1)[:, index].reshape(-1).contiguous()
+            for one in (self.lora_slots, self.steer_slots)
+        )
+        return self._replace(lora_slots=lora, steer_slots=steered)
+
+
+class Positions(NamedTuple):
+    """The tokens of one forward.
+
+    Attributes:
+        rows, length: it has rows * length tokens.
+        kept: how many last positions of each row the logits were asked for, or a tensor of positions; None for all.
+    """
+
+    rows: int
+    length: int
+    kept: int | Tensor | None
+
+    def selected(self, name: str, x: Tensor) -> slice:
+        """Which positions of each row the layer ``name`` is given as ``x``; errors as in :meth:`Call.seen_by`."""
+        if isinstance(self.kept, int) and self.kept > 0 and x.shape[:-1] == (self.rows, self.kept):
+            return slice(-self.kept, None)
+        wanted = "a tensor of positions" if isinstance(self.kept, Tensor) else self.kept or "all"
+        raise ValueError(
+            f"{name} was given {list(x.shape[:-1])} of the [{self.rows}, {self.length}] tokens of this forward, and which ones "
+            f"cannot be told (logits_to_keep: {wanted}), so neither can their personalities; layers may see all tokens, or the "
+            "last N of each row with logits_to_keep=N"
+        )
 
 
 @dataclass
@@ -48,6 +96,8 @@ class Request:
         stages: whether prompts may hold stage tokens.
         widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
         prompt: inside ``generate``, tokens of the prompt; None for a single forward.
+        forwards: that were bound so far.
+        steered: whether one of them steered a token; int32 [T], the last one's slots, where that is known on the device alone.
     """
 
     row_slots: Tensor
@@ -60,11 +110,15 @@ class Request:
     widen: int = 0
     segments: Tensor | None = None
     prompt: int | None = None
+    forwards: int = 0
+    steered: bool | Tensor = False
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def bind(self, rows: int, length: int, past: int | Tensor | None) -> Call:
+    def bind(self, rows: int, length: int, past: int | Tensor | None, kept: int | Tensor | None = None) -> Call:
         """Slots of the ``rows * length`` tokens of one forward that has ``past`` tokens before it (None: unknown).
+
+        ``kept``: see :class:`Positions`.
 
         Generation may have repeated each row (beams, ``num_return_sequences``), side by side.
 
@@ -72,6 +126,11 @@ class Request:
             ValueError: ``rows`` is not a multiple of n.
             RuntimeError: which tokens are to be steered depends on how many came before them, and that cannot be told.
         """
+        self.forwards += 1
+        call = self._bind(rows, length, past)
+        return call if length == 1 else call._replace(several=Positions(rows, length, kept))
+
+    def _bind(self, rows: int, length: int, past: int | Tensor | None) -> Call:
         n = self.row_slots.numel()
         if self.segments is not None:
             return self._bind_segments(self.segments, rows, length)
@@ -96,13 +155,21 @@ class Request:
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
             if past >= start:
+                self.steered = True
                 return Call(lora, slots, self.values, mask, self.stages)
             if past + length <= start:
                 return Call(lora, None, self.values, stages=self.stages)
         position = past + torch.arange(length, device=slots.device)
         first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
-        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask, self.stages)
+        steer_slots = torch.where(steered, slots, -1).to(torch.int32)
+        if self.steered is not True:
+            self.steered = steer_slots
+        return Call(lora, steer_slots, self.values, mask, self.stages)
+
+    def steered_any(self) -> bool:
+        """Whether a token was steered (the last forward's, where only the device knows: then it waits for the device)."""
+        return self.steered if isinstance(self.steered, bool) else bool((self.steered >= 0).any())
 
     def _bind_segments(self, segments: Tensor, rows: int, length: int) -> Call:
         if segments.shape != (rows, length):
@@ -139,9 +206,11 @@ class CallState:
 
     ``request`` belongs to the calling thread or task. ``call`` is set for the duration of one forward, under the lock: it is
     a plain attribute, not a thread-local one, because torch.compile guards on the former and overlooks changes of the latter.
+    ``reached`` takes the adapters that a watched forward reaches (see `reach.Reach`); None in all other forwards.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
         self.call: Call | None = None
+        self.reached: set[Any] | None = None
