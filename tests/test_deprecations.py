@@ -8,28 +8,36 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = """
-import logging, warnings
+import logging, types, warnings
 import pytest
 from transformers.utils import logging as theirs
-from tests.deprecations import pytest_runtest_call, pytest_runtest_setup
 
 logger = theirs.get_logger("transformers.models.llama")
 
-def warn(module, kind):
-    warnings.warn_explicit("going away", kind, "file.py", 1, module=module)
+def library(name, code):
+    module = types.ModuleType(name)
+    module.__dict__.update(logger=logger, warnings=warnings)
+    exec(code, module.__dict__)
+    return module.call
+
+logs = library("transformers.models.x", "def call(): logger.warning_once('`past_key_values` are deprecated.')")
+warns = library("transformers.models.y", "def call(): warnings.warn('old', FutureWarning)")
+passes = library("peft.z", "def call(f): f()")
+chatters = library("transformers.models.w", "def call(): logger.warning('the tokenizer has new tokens')")
 
 @pytest.fixture
 def old_fixture():
-    logger.warning_once("`past_key_values` are deprecated. Use `cache` instead.")
+    logs()
 
-def test_bad_logged(): logger.warning_once("`past_key_values` are deprecated. Use `cache` instead.")
-def test_bad_logged_again(): logger.warning_once("`past_key_values` are deprecated. Use `cache` instead.")
+def test_bad_logged(): logs()
+def test_bad_logged_again(): logs()
 def test_bad_fixture(old_fixture): pass
-def test_bad_logged_plainly(): logging.getLogger("peft.tuners").warning("This argument will be removed in 1.0")
-def test_bad_warned(): warn("dpg_fast.train.run", DeprecationWarning)
-def test_bad_warned_future(): warn("transformers.training_args", FutureWarning)
-def test_good_other_log(): logger.warning("the tokenizer has new tokens")
-def test_good_other_warning(): warn("somebody.else", DeprecationWarning)
+def test_bad_warned(): warns()
+def test_bad_attributed_to_us():
+    warnings.warn_explicit("going away", DeprecationWarning, "file.py", 1, module="dpg_fast.train.run")
+def test_good_by_another_library(): passes(logs), passes(warns)
+def test_good_other_log(): chatters()
+def test_good_other_warning(): warnings.warn("slow")
 """
 
 

@@ -145,6 +145,7 @@ def test_an_unknown_value_of_latest_is_refused(tmp_path: Path) -> None:
     assert "LATEST must be 1 (newest versions) or 0 (the lock), not 'yes'" in make("setup", "LATEST=yes", venv=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [".deps-newest", ".deps-locked.unfinished", None])
 def test_other_versions_are_emptied_out(tmp_path: Path, before: str | None) -> None:
     """The rule itself, with an installer that does nothing."""
