@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import cache_of, prompt_of
+from dpg_fast.compat.transformers import cache_of, new_tokens, prompt_of
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting
 from dpg_fast.model.calibration import Calibration
@@ -279,6 +279,8 @@ class PersonalityModel(nn.Module):
             ValueError: the number of personalities is not the number of rows; or the model has nothing that could give it
                 the personality asked for; or a row's stage has no token in its prompt (:meth:`prompts` puts it there).
             TypeError: something that is not a personality.
+            NoEffectError: the personality could not act: changed modules were not reached (on the first call), or tokens were
+                generated and none was steered.
         """
         steer_tokens = steer_tokens or self.steering_options.tokens
         check_tokens(steer_tokens)
@@ -287,8 +289,10 @@ class PersonalityModel(nn.Module):
         rows, length = _prompt_shape(kwargs)
         items = self._items(personality, rows)
         self._check_stages(items, kwargs)
-        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length):
-            return self.base.generate(**kwargs)  # type: ignore[operator]
+        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length) as request:
+            output = self.base.generate(**kwargs)  # type: ignore[operator]
+        self._runtime.require_steered(request, items, new_tokens(output, kwargs))
+        return output
 
     def speaking(
         self, personality: PersonalityLike, rows: int, *, steer_from: int | Tensor = 0

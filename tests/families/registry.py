@@ -284,7 +284,7 @@ _LIST = (
     Family(
         "Zamba 2",
         "Zamba2ForCausalLM",
-        {"layer_types": ["mamba", "hybrid", "hybrid"], "mamba_d_state": 8, "n_mamba_heads": 8},
+        {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "mamba_d_state": 8, "n_mamba_heads": 8},
     ),
     Family("Mixtral", "MixtralForCausalLM", {"num_local_experts": 4}, refused=MIXTURE),
     Family(
