@@ -115,6 +115,16 @@ def output_cache(output: Any) -> Any:
     raise RuntimeError(f"the model's output has no cache; its entries are {', '.join(map(str, keys)) or 'unknown'}")
 
 
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
+"""Embedding in which some models look tokens up a second time, for every layer (Gemma 3n, Gemma 4)."""
+
+
+def per_layer_embedding(model: Any) -> str | None:
+    """Dotted path of the second embedding of tokens that a model's layers read; None of most models."""
+    names = (name for name, _ in model.named_modules())
+    return next((name for name in names if name.rpartition(".")[2] == PER_LAYER_EMBEDDING), None)
+
+
 @functools.cache
 def _cache_parameter(forward: Callable[..., Any]) -> str | None:
     parameters = inspect.signature(forward).parameters

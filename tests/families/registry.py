@@ -52,6 +52,7 @@ class Family:
         generates: it has ``generate``.
         peft: PEFT takes adapters of this class for causal LMs, and so serves as reference.
         pads: the bare model itself is right with prompts padded on the left.
+        stages: stage tokens can join its embedding.
         wrong: check (see :mod:`tests.families.checks`) -> why it is known to fail.
     """
 
@@ -67,6 +68,7 @@ class Family:
     generates: bool = True
     peft: bool = True
     pads: bool = True
+    stages: bool = True
     wrong: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -181,24 +183,22 @@ _LIST = (
     Family("Gemma", "GemmaForCausalLM", HEAD),
     Family("Gemma 2", "Gemma2ForCausalLM", {**HEAD, "sliding_window": WINDOW, "query_pre_attn_scalar": 16}),
     Family("Gemma 3, text", "Gemma3ForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
-    Family("Gemma 3n", "Gemma3nForCausalLM", {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.0, 0.0]}),
+    Family("Gemma 3n", "Gemma3nForCausalLM", {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.0, 0.0]}, stages=False),
     Family(
         "Gemma 3n, first layer sparse",
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.9, 0.0, 0.0]},
+        stages=False,
     ),
     Family(
         "Gemma 3n, second layer sparse",
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.9, 0.0]},
+        stages=False,
     ),
-    Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4),
-    Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}),
-    Family(
-        "Gemma 4, shared keys and values",
-        "Gemma4ForCausalLM",
-        {**GEMMA4, "num_kv_shared_layers": 1},
-    ),
+    Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4, stages=False),
+    Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}, stages=False),
+    Family("Gemma 4, shared keys and values", "Gemma4ForCausalLM", {**GEMMA4, "num_kv_shared_layers": 1}, stages=False),
     Family("VaultGemma", "VaultGemmaForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
     Family("Phi-3", "Phi3ForCausalLM"),
     Family("GLM", "GlmForCausalLM", HEAD),
@@ -284,7 +284,12 @@ _LIST = (
     Family(
         "Zamba 2",
         "Zamba2ForCausalLM",
-        {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "mamba_d_state": 8, "n_mamba_heads": 8},
+        {
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+            "mamba_d_state": 8,
+            "n_mamba_heads": 8,
+            "chunk_size": 8,
+        },
     ),
     Family("Mixtral", "MixtralForCausalLM", {"num_local_experts": 4}, refused=MIXTURE),
     Family(
