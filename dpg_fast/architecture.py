@@ -1,8 +1,8 @@
 """Find the MLPs and attention projections of a causal LM by structure.
 
 A model is supported when its decoder layers hold one MLP each, gated or plain (:mod:`dpg_fast.mlps`), whatever the names; some
-layers may hold none (Mamba layers of hybrids). A mixture of experts is refused unless asked for: only what is dense in it, attention
-and shared experts, can be adapted and steered. Nothing is assumed from the model's name.
+layers may hold none (Mamba layers of hybrids). A mixture of experts is refused unless asked for: only what is dense in it,
+attention and shared experts, can be adapted and steered. Nothing is assumed from the model's name.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Architecture:
         """Neurons per layer, I.
 
         Raises:
-            UnsupportedArchitectureError: the layers' MLPs are not of one size, or there are none: no neurons can be found or steered.
+            UnsupportedArchitectureError: the layers' MLPs are not of one size, or there are none, so neurons cannot be steered.
         """
         sizes = sorted({mlp.intermediate for mlp in self.mlps})
         if len(sizes) != 1:
@@ -99,30 +99,46 @@ class Architecture:
         names = {mlp.act for mlp in self.mlps}
         return names.pop() if len(names) == 1 else None
 
+    def mixture(self) -> str:
+        """What is said of a mixture of experts that was not asked for."""
+        layer = self.experts[0].rpartition(".")[0]
+        beside = [m.name for m in self.mlps if m.name.startswith(layer) or layer.startswith(m.name.rpartition(".")[0])]
+        dense = f"attention and the shared expert {beside[0]}" if beside else "attention"
+        return (
+            f"{self.kind} is a mixture of experts ({self.experts[0]}), which personality control cannot adapt or steer. "
+            f"dense_only=True (of HypernetConfig or SearchSettings) takes what is dense in it, here {dense}; the routed experts "
+            "then stay as they are"
+        )
+
     def describe(self) -> str:
         """What is adapted and steered, and what stays as it is, in a few lines."""
         count = len(self.layers)
         lines = [f"{self.kind}: {count} layers"]
-        kinds = Counter(
-            f"{'gated' if m.layout.gated else 'plain'} MLP, {m.act or 'another'} activation, {m.intermediate} neurons"
-            for m in self.mlps
-        )
-        lines += [f"  neurons: {kind}, in {_share(number, count)}" for kind, number in kinds.items()]
+        kinds = Counter((m.layout.gated, m.act, m.intermediate) for m in self.mlps)
+        for (gated, act, size), number in kinds.items():
+            what = f"{size} neurons of a {'gated' if gated else 'plain'} MLP{f' ({act})' if act else ''}"
+            lines.append(f"  {_share(number, count)}: {what}")
         for title, names in (("sites", self.linears), ("left as they are", (*self.others, *self.experts))):
-            found = Counter(_in_layer(name) for name in names)
-            lines += [f"  {title}: {path} in {_share(number, count)}" for path, number in found.items()]
+            paths: dict[str, set[str]] = {}
+            for name in names:
+                layer, path = _in_layer(name)
+                paths.setdefault(path, set()).add(layer)
+            shares: dict[int, list[str]] = {}
+            for path, layers in paths.items():
+                shares.setdefault(len(layers), []).append(path)
+            lines += [f"  {_share(number, count)}: {title}: {', '.join(found)}" for number, found in shares.items()]
         return "\n".join(lines)
 
 
 def _share(number: int, of: int) -> str:
-    return "all layers" if number == of else f"{number} of {of} layers"
+    return f"all {of} layers" if number == of else f"{number} of {of} layers"
 
 
-def _in_layer(name: str) -> str:
-    """A module's path below its decoder layer, experts and the like by one name."""
+def _in_layer(name: str) -> tuple[str, str]:
+    """A module's decoder layer and its path below that, experts and the like by one name."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), -1)
-    return ".".join("*" if part.isdecimal() else part for part in parts[first + 1 :])
+    return ".".join(parts[: first + 1]), ".".join("*" if part.isdecimal() else part for part in parts[first + 1 :])
 
 
 def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architecture:
@@ -147,30 +163,33 @@ def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architec
     for index, layer in enumerate(layers):
         name = prefixes[id(layer)]
         routed = list(_experts(layer, finder, counts, width))
-        if routed and not dense_only:
-            raise UnsupportedArchitectureError(_mixture(kind, index, name, routed, layer, finder))
         experts += [f"{name}.{path}" for path in routed]
-        found = []
-        for path, module in walk(layer):
-            if any(path == part or path.startswith(f"{part}.") for part in routed):
-                continue
-            names = _attention_linears(module)
-            layout = None if names else finder.layout(module)
-            if layout is not None:
-                found.append((path, module, layout))
-                names = layout.linears
-            full = f"{name}.{path}" if path else name
-            for attribute in names:
-                linears[f"{full}.{attribute}"] = module.get_submodule(attribute)
-                linear_shape(linears[f"{full}.{attribute}"])
-            others += [f"{full}.{attribute}" for attribute in linear_children(module) if attribute not in names]
+        inside = [
+            (path, module)
+            for path, module in walk(layer)
+            if not any(path == part or path.startswith(f"{part}.") for part in routed)
+        ]
+        found = {
+            path: layout for path, module in inside if (layout := finder.layout(module)) and not _attention(module)
+        }
         if len(found) > 1:
-            paths = ", ".join(path for path, *_ in found)
-            raise UnsupportedArchitectureError(f"layer {index} of {kind} has {len(found)} MLPs ({paths}); {_accepted()}")
-        for path, module, layout in found:
-            inner = linear_shape(module.get_submodule(layout.down))[0]
-            full = f"{name}.{path}" if path else name
-            mlps.append(Mlp(len(mlps), full, module, layout, activation_of(module, layout), inner))
+            found.pop("", None)  # layers that lie in the decoder layer itself, beside its MLP (Gemma 4)
+        if len(found) > 1:
+            paths = ", ".join(found)
+            raise UnsupportedArchitectureError(
+                f"layer {index} of {kind} has {len(found)} MLPs ({paths}); {_accepted()}"
+            )
+        for path, module in inside:
+            prefix = f"{name}.{path}" if path else name
+            names = found[path].linears if path in found else _attention(module)
+            for attribute in names:
+                linears[f"{prefix}.{attribute}"] = module.get_submodule(attribute)
+                linear_shape(linears[f"{prefix}.{attribute}"])
+            others += [f"{prefix}.{attribute}" for attribute in linear_children(module) if attribute not in names]
+            if path in found:
+                down = linear_shape(module.get_submodule(found[path].down))
+                act = activation_of(module, found[path])
+                mlps.append(Mlp(len(mlps), prefix, module, found[path], act, down[0]))
     if not mlps and not experts:
         raise UnsupportedArchitectureError(f"the layers of {kind} have no MLP; {_accepted()}{_unloaded(model)}")
     if not linears:
@@ -179,11 +198,14 @@ def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architec
         present = sorted(id(module) for module in modules if module is not None)
         if any(first == second for first, second in pairwise(present)):
             raise UnsupportedArchitectureError(f"{kind} shares one {what} between layers")
-    return Architecture(kind, decoder, layers, tuple(mlps), linears, tuple(others), tuple(experts))
+    architecture = Architecture(kind, decoder, layers, tuple(mlps), linears, tuple(others), tuple(experts))
+    if experts and not dense_only:
+        raise UnsupportedArchitectureError(architecture.mixture())
+    return architecture
 
 
 def _find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
-    """The text decoder and its list of layers: that of ``get_decoder()``, or the largest list as long as the configuration says."""
+    """The text decoder and its list of layers: that of ``get_decoder()``, or the largest of the configuration's length."""
     try:
         decoder = model.get_decoder()  # type: ignore[operator]
     except (AttributeError, TypeError, ValueError, NotImplementedError):
@@ -225,43 +247,37 @@ def _listed(module: nn.Module, finder: MlpFinder) -> bool:
 
 
 def _stacked(path: str, module: nn.Module, counts: set[int], width: int | None) -> bool:
-    """Whether a module holds weights [experts, ...] of which a further size is the model's width, or says that it is of experts."""
+    """Whether a module holds weights [experts, ...] with the model's width among the sizes, or says that it is of experts."""
     named = "experts" in path.rpartition(".")[2].lower() and not is_linear(module)
     own = [p for p in module.parameters(recurse=False) if p.dim() >= 2]
     return any(
         (named and "shared" not in path)
-        or (p.dim() >= 3 and p.shape[0] in counts and width in p.shape[1:] and not isinstance(module, nn.modules.conv._ConvNd))
+        or (
+            p.dim() >= 3
+            and p.shape[0] in counts
+            and width in p.shape[1:]
+            and not isinstance(module, nn.modules.conv._ConvNd)
+        )
         for p in own
     )
 
 
-def _mixture(kind: str, index: int, name: str, routed: list[str], layer: nn.Module, finder: MlpFinder) -> str:
-    beside = [
-        f"{name}.{path}" if path else name
-        for path, module in walk(layer)
-        if not any(path == part or path.startswith(f"{part}.") for part in routed)
-        and not _attention_linears(module)
-        and finder.layout(module) is not None
-    ]
-    shared = f"attention and the shared expert {beside[0]}" if beside else "attention"
-    return (
-        f"layer {index} of {kind} is a mixture of experts ({name}.{routed[0]}), which personality control cannot adapt or steer. "
-        f"dense_only=True accepts the model with what is dense in it, here {shared}; the routed experts then stay as they are"
-    )
-
-
-def _attention_linears(module: nn.Module) -> tuple[str, ...]:
+def _attention(module: nn.Module) -> tuple[str, ...]:
     children = dict(module.named_children())
     return next((names for names in ATTENTION_LAYOUTS if all(name in children for name in names)), ())
 
 
 def _accepted() -> str:
     return (
-        "accepted are causal LMs whose layers have one MLP each, gated, down(act(gate(x)) * up(x)), or plain, down(act(first(x))) "
-        "(Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and models of their shapes)"
+        "accepted are causal LMs whose layers have one MLP each, gated, down(act(gate(x)) * up(x)), or plain, "
+        "down(act(first(x))) (Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and models of their shapes)"
     )
 
 
 def _unloaded(model: nn.Module) -> str:
     on_meta = any(parameter.device.type == "meta" for parameter in model.parameters())
-    return " Its weights are not loaded (device meta), and MLPs of other names are found by running them" if on_meta else ""
+    return (
+        " Its weights are not loaded (device meta), and MLPs of other names are found by running them"
+        if on_meta
+        else ""
+    )

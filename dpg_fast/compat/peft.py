@@ -1,8 +1,8 @@
 """Names of PEFT: which targets it rewrites when it loads an adapter onto a model.
 
-Since transformers 5 keeps the experts of many mixtures in one tensor, PEFT takes target modules of these models that are called like
-an expert's layer for the experts (``peft.utils.transformers_weight_conversion``), also when a complete name says that they
-belong to a shared expert or to a dense layer. Importing this module imports neither PEFT nor transformers.
+Since transformers 5 keeps the experts of many mixtures in one tensor, PEFT takes target modules of these models that are
+called like an expert's layer for the experts (``peft.utils.transformers_weight_conversion``), also when a complete name says that
+they belong to a shared expert or to a dense layer. Importing this module imports neither PEFT nor transformers.
 """
 
 from __future__ import annotations

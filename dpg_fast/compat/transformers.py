@@ -131,6 +131,11 @@ def text_config(model: Any) -> Any:
     return get_text_config() if callable(get_text_config) else config
 
 
+def model_type(model: Any) -> str | None:
+    """The configuration's name of the model's kind."""
+    return getattr(getattr(model, "config", None), "model_type", None)
+
+
 def expert_counts(model: Any) -> set[int]:
     """Every number above one that the text decoder's configuration has under a name with "expert" in it."""
     config = text_config(model)

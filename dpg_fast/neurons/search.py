@@ -228,7 +228,7 @@ def search_neurons(
     settings = settings or SearchSettings()
     statistics = collect_statistics(model, tokenizer, questions, descriptions, settings, **options)
     layers, width = next(iter(statistics.values())).positive.shape
-    origin = {
+    origin: dict[str, Any] = {
         "made_by": "search",
         "settings": asdict(settings),
         "questions": {trait.value: len(questions[trait]) for trait in questions},
