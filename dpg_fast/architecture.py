@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import nn
 
@@ -86,10 +85,14 @@ class Architecture:
             UnsupportedArchitectureError: the layers' MLPs are not of one size, or there are none, so neurons cannot be steered.
         """
         sizes = sorted({mlp.intermediate for mlp in self.mlps})
-        if len(sizes) != 1:
-            what = f"layers of different MLP sizes {sizes}" if sizes else "no dense MLP"
+        acts = [id(module) for mlp in self.mlps if (module := mlp.act_module) is not None]
+        if len(sizes) != 1 or len(set(acts)) != len(acts):
+            what = f"layers of different MLP sizes {sizes}" if len(sizes) > 1 else "no dense MLP"
+            if len(sizes) == 1:
+                what = "one activation module for several layers"
             raise UnsupportedArchitectureError(
-                f"{self.kind} has {what}; neurons are found and steered where all are of one size (a hypernetwork works)"
+                f"{self.kind} has {what}; neurons are found and steered where each has its own and all are of one size (a "
+                "hypernetwork works)"
             )
         return sizes[0]
 
@@ -183,8 +186,12 @@ def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architec
             prefix = f"{name}.{path}" if path else name
             names = found[path].linears if path in found else _attention(module)
             for attribute in names:
-                linears[f"{prefix}.{attribute}"] = module.get_submodule(attribute)
-                linear_shape(linears[f"{prefix}.{attribute}"])
+                linear = linears[f"{prefix}.{attribute}"] = module.get_submodule(attribute)
+                if not is_linear(linear):
+                    raise UnsupportedArchitectureError(
+                        f"{prefix}.{attribute} ({type(linear).__name__}) is not a linear layer that states its sizes "
+                        "(in_features, out_features), so it cannot be adapted"
+                    )
             others += [f"{prefix}.{attribute}" for attribute in linear_children(module) if attribute not in names]
             if path in found:
                 down = linear_shape(module.get_submodule(found[path].down))
@@ -192,15 +199,13 @@ def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architec
                 mlps.append(Mlp(len(mlps), prefix, module, found[path], act, down[0]))
     if not mlps and not experts:
         raise UnsupportedArchitectureError(f"the layers of {kind} have no MLP; {_accepted()}{_unloaded(model)}")
-    if not linears:
-        raise UnsupportedArchitectureError(f"{kind} has no linear layer that can be adapted; {_accepted()}")
-    for what, modules in (("MLP", [m.module for m in mlps]), ("activation module", [m.act_module for m in mlps])):
-        present = sorted(id(module) for module in modules if module is not None)
-        if any(first == second for first, second in pairwise(present)):
-            raise UnsupportedArchitectureError(f"{kind} shares one {what} between layers")
+    if len({id(mlp.module) for mlp in mlps}) != len(mlps):
+        raise UnsupportedArchitectureError(f"{kind} has one MLP for several layers")
     architecture = Architecture(kind, decoder, layers, tuple(mlps), linears, tuple(others), tuple(experts))
     if experts and not dense_only:
         raise UnsupportedArchitectureError(architecture.mixture())
+    if not linears:
+        raise UnsupportedArchitectureError(f"{kind} has no linear layer that can be adapted; {_accepted()}")
     return architecture
 
 
@@ -210,22 +215,24 @@ def _find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         decoder = model.get_decoder()  # type: ignore[operator]
     except (AttributeError, TypeError, ValueError, NotImplementedError):
         decoder = None
-    root = decoder if isinstance(decoder, nn.Module) else model
-    if isinstance(layers := getattr(root, "layers", None), nn.ModuleList) and len(layers):
-        return root, layers
     count = getattr(text_config(model), "num_hidden_layers", None)
-    best: tuple[int, nn.Module, nn.ModuleList] | None = None
-    for owner in root.modules():
-        for child in owner.children():
-            if isinstance(child, nn.ModuleList) and len(child) and (count is None or len(child) == count):
-                size = sum(parameter.numel() for parameter in child.parameters())
-                if best is None or size > best[0]:
-                    best = (size, owner, child)
-    if best is None or best[0] == 0:
-        raise UnsupportedArchitectureError(
-            f"{type(model).__name__} has no list of decoder layers (a ModuleList, {count or 'some'} long); {_accepted()}"
-        )
-    return best[1], best[2]
+    # What `get_decoder` finds by its name may be anything, such as the head of ModernBERT's decoder.
+    for root in (decoder, model):
+        if not isinstance(root, nn.Module):
+            continue
+        if isinstance(layers := getattr(root, "layers", None), nn.ModuleList) and len(layers):
+            return root, layers
+        lists = [
+            (owner, child)
+            for owner in root.modules()
+            for child in owner.children()
+            if isinstance(child, nn.ModuleList) and len(child) and (count is None or len(child) == count)
+        ]
+        if lists:
+            return max(lists, key=lambda found: sum(parameter.numel() for parameter in found[1].parameters()))
+    raise UnsupportedArchitectureError(
+        f"{type(model).__name__} has no list of decoder layers (a ModuleList, {count or 'some'} long); {_accepted()}"
+    )
 
 
 def _experts(layer: nn.Module, finder: MlpFinder, counts: set[int], width: int | None) -> Iterator[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
-from dpg_fast.compat.transformers import conv1d_shape, model_type, prompt_of, tokens_before
+from dpg_fast.compat.transformers import conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -433,7 +433,7 @@ class Runtime:
                 if first is None:
                     raise ValueError("the model was called without input_ids and inputs_embeds")
                 rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length))
+                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
             with state.lock:
                 state.call = call
                 try:

@@ -175,7 +175,13 @@ class DecodeTap:
         """Keep one layer's gates of this forward, and add its activations to the answers' sums."""
         if self._slots is None or self._counted is None:
             return
-        self._gates[layer, self._used : self._used + self._new] = gate.reshape(-1, gate.shape[-1])
+        gate = gate.reshape(-1, gate.shape[-1])
+        if len(gate) != self._new:
+            raise RuntimeError(
+                f"the MLP of layer {layer} was given {len(gate)} of the {self._new} tokens of a forward that goes beyond the "
+                "prompt, so its neurons cannot be counted for the others; generate with a cache, one token at a time"
+            )
+        self._gates[layer, self._used : self._used + self._new] = gate
         if self._counter.means:
             rows, length = self._counted.shape
             if length == 1:
