@@ -36,10 +36,11 @@ ATTENTION_LAYOUTS = (
     ("query_key_value", "dense"),
     ("c_attn", "c_proj"),
     ("Wqkv", "out_proj"),
-    ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
-    ("q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+    ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"),
+    ("q_proj", "kv_a_proj_with_mqa", "o_proj"),
 )
-"""Attention projections, in the order in which they are called; the names of one module."""
+"""Attention projections of one module. Latent attention's ``kv_b_proj`` is none of them: at each decode step it is given the
+whole cache, whose tokens have no slots any more."""
 
 #: attention projections that are given the same input
 SHARED_INPUT = SHARED_INPUTS[0]

@@ -226,7 +226,12 @@ def _shape_layout(linears: Mapping[str, nn.Module]) -> MlpLayout | None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One run of a module on x [3, d]: what each watched layer was given and gave, as rows; and whether rows are kept apart."""
+    """One run of a module on x [3, d].
+
+    Attributes:
+        io: what each watched layer was given and gave, as rows; empty unless each was called once.
+        rowwise: whether the module keeps rows apart.
+    """
 
     x: Tensor
     io: dict[str, tuple[Tensor, Tensor]]
@@ -236,7 +241,7 @@ class _Seen:
 def _watch(module: nn.Module, names: Iterable[str]) -> _Seen | None:
     """Run ``module`` on three random rows in evaluation mode and watch the layers ``names`` in it.
 
-    None when it needs more than one tensor, cannot run here, or does not call each of them once.
+    None when it needs more than one tensor, or cannot run here.
     """
     watched = {name: module.get_submodule(name) for name in names}
     linears = [layer for layer in watched.values() if is_linear(layer)]
@@ -253,14 +258,15 @@ def _watch(module: nn.Module, names: Iterable[str]) -> _Seen | None:
                 y = module(x)
                 for handle in handles:
                     handle.remove()
-                rowwise = isinstance(y, Tensor) and _close(module(x[:, :2]), y[:, :2])
+                some = [2, 0]  # neither neighbours before nor after are there
+                rowwise = isinstance(y, Tensor) and _close(module(x[:, some]), y[:, some], 1000)
         except Exception:  # an attention or a convolution asks for more, or for another size
             continue
         finally:
             for handle in handles:
                 handle.remove()
-        if all(len(found) == 1 for found in calls.values()):
-            return _Seen(x[0], {name: found[0] for name, found in calls.items()}, rowwise)
+        once = all(len(found) == 1 for found in calls.values())
+        return _Seen(x[0], {name: found[0] for name, found in calls.items()} if once else {}, rowwise)
     return None
 
 
@@ -279,10 +285,10 @@ def _settle(module: nn.Module, linears: Mapping[str, nn.Module], layout: MlpLayo
     if named and act is not None:
         return replace(layout, act=act)
     seen = _watch(module, [*linears, *(acts if act is not None else ())])
-    if seen is None and act is not None and layout.gated:
+    if seen is not None and not seen.io and act is not None and layout.gated:
         act, seen = None, _watch(module, linears)  # the module is there, and a function is used
     if seen is not None:
-        return _roles(seen, layout, act)
+        return _roles(seen, layout, act) if seen.io else None
     # A decoder layer that holds the MLP's layers among others cannot be run alone (OPT); use proves the rest.
     return replace(layout, act=act) if act is not None and not layout.gated else None
 
@@ -325,7 +331,7 @@ def activation_of(module: nn.Module, layout: MlpLayout) -> ActName | None:
     if layout.act is not None:
         return recognise_activation(module.get_submodule(layout.act))
     seen = _watch(module, layout.linears)
-    return _function(seen, layout) if seen is not None else None
+    return _function(seen, layout) if seen is not None and seen.io else None
 
 
 def fuses(mlp: Mlp) -> bool:
@@ -334,7 +340,8 @@ def fuses(mlp: Mlp) -> bool:
     Others keep their own forward, and their neurons are steered behind the activation module.
 
     Raises:
-        UnsupportedArchitectureError: it does not, and neither does it call an activation module once on I values.
+        UnsupportedArchitectureError: it does not, and neither does it call an activation module once on I values. (Of a module
+            that cannot be run with one input, such as Zamba 2's, use has to show it.)
     """
     layout = mlp.layout
     weight = next(mlp.module.get_submodule(layout.source).parameters(), None)
@@ -349,9 +356,9 @@ def fuses(mlp: Mlp) -> bool:
     if unseen or not layout.gated:
         return False
     seen = _watch(mlp.module, [*layout.linears, layout.act])
-    if seen is None or seen.io[layout.act][1].shape[-1] != mlp.intermediate:
+    if seen is not None and (not seen.io or seen.io[layout.act][1].shape[-1] != mlp.intermediate):
         raise UnsupportedArchitectureError(
-            f"{mlp.name} ({type(mlp.module).__name__}) does not compute {FORMULA}: with one input it does not call each of "
+            f"{mlp.name} ({type(mlp.module).__name__}) does not compute {FORMULA}, and does not call each of "
             f"{', '.join((*layout.linears, layout.act))} once"
         )
     return False
@@ -388,9 +395,9 @@ def split_gate_up(mlp: Mlp, x: Tensor) -> tuple[Tensor, Tensor]:
     return gate_and_up(mlp.layout, mlp.intermediate, lambda name: mlp.module.get_submodule(name)(x))
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def _close(found: Tensor, expected: Tensor, roundings: int = 5) -> bool:
     error = (found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
-    return bool(error < 5 * torch.finfo(expected.dtype).eps)
+    return bool(error < roundings * torch.finfo(expected.dtype).eps)
 
 
 @contextmanager
