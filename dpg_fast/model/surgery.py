@@ -68,6 +68,7 @@ class MlpAdapter:
 
     Attributes:
         fused: the MLP's own forward is replaced; otherwise its layers and its activation are changed one by one.
+        name: of the changed module: the MLP, or its activation.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
         group: of their codes.
         partial: the bank's part when only one of them has.
@@ -78,8 +79,8 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "add", "clamp_mask", "fused", "group", "has_bank", "mlp", "partial", "scale", "stack"),
-        "state",
+        *("A", "B_gate", "B_up", "add", "clamp_mask", "fused", "group", "has_bank", "mlp", "name", "partial", "scale"),
+        *("stack", "state"),
     )
 
     def __init__(
@@ -87,6 +88,7 @@ class MlpAdapter:
     ) -> None:
         self.state = state
         self.fused = fused
+        self.name = mlp.name if fused else f"{mlp.name}.{mlp.layout.act}"
         self.group = group
         self.mlp = mlp
         self.scale = scale
@@ -128,7 +130,11 @@ class MlpAdapter:
     def steer(self, v: Tensor) -> Tensor:
         """``steer(v)`` for the activation's output ``v`` [..., I] of an MLP that keeps its own forward."""
         call = self.state.call
-        steering = None if call is None else self._steering(call)
+        if call is None:
+            return v
+        if call.several is not None:
+            call = call.seen_by(self.name, v)
+        steering = self._steering(call)
         return v if steering is None else steered(v, steering)
 
     def _steering(self, call: Call) -> Steering | None:
@@ -164,6 +170,8 @@ class PersonalityLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         adapter = self.dpg_adapter
         call, stack = adapter.state.call, adapter.stack
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
             if call.several is not None:
                 call = call.seen_by(adapter.name, x)
@@ -181,6 +189,8 @@ class PersonalityMlp(nn.Module):
         adapter = self.dpg_adapter
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
 
 
@@ -190,7 +200,10 @@ class PersonalityActivation(nn.Module):
     dpg_adapter: MlpAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dpg_adapter.steer(super().forward(x))  # type: ignore[misc]
+        adapter = self.dpg_adapter
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
+        return adapter.steer(super().forward(x))  # type: ignore[misc]
 
 
 class Surgery:
@@ -325,6 +338,11 @@ class Surgery:
         for stack, names, _ in self._stacks:
             if id(stack) in used:
                 stack.update(index, [pair(name) for name in names])
+
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The modules that have another class until :meth:`undo`."""
+        return [module for module, _ in self._changed]
 
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""
