@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import prompt_of, tokens_before
+from dpg_fast.compat.transformers import kept_positions, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -266,7 +266,7 @@ class Runtime:
         if first is None:
             raise ValueError("the model was called without input_ids and inputs_embeds")
         rows, length = first.shape[:2]
-        return request.bind(rows, length, tokens_before(args, kwargs, length))
+        return request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
 
     def only_hypernet_trains(self) -> bool:
         """Whether the hypernetwork has parameters to train, and the base none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,6 +139,7 @@ def test_files_of_checkpoints_and_fields_of_arguments() -> None:
         ("logit_scale", "cohere"),
         ("logits_scaling", "granite"),
         ("lm_head_multiplier", "falcon_h1"),
+        ("logits_soft_cap", "recurrent_gemma"),
     ],
 )
 def test_settings_that_change_logits_have_these_names(name: str, family: str) -> None:
@@ -150,6 +152,20 @@ def test_settings_that_change_logits_have_these_names(name: str, family: str) ->
         if hasattr(config, other):
             setattr(config, other, None if "cap" in other else 1.0)
     assert not names.changes_logits(config)
+
+
+#: of attention, routers, gates and images
+ELSEWHERE = re.compile(r"attn|router|gate|mlp|init_value|max_logit_scale")
+
+
+def test_no_configuration_has_a_setting_of_logits_that_is_unknown_here() -> None:
+    found = set()
+    for file in Path(transformers.__file__).parent.glob("models/*/configuration_*.py"):
+        found |= set(
+            re.findall(r"^    (\w*(?:soft_?cap|logits?_scal|lm_head_mul|output_mul)\w*)\s*:", file.read_text(), re.M)
+        )
+    assert found >= {"final_logit_softcapping", "logits_scaling"}
+    assert {name for name in found if not ELSEWHERE.search(name)} <= set(names.LOGIT_SETTINGS)
 
 
 def test_logits_that_are_changed_in_an_unknown_way_are_noticed() -> None:
