@@ -42,7 +42,8 @@ LOGIT_SETTINGS = (
 def changes_logits(config: Any) -> bool:
     """Whether a model of this configuration changes its logits after the output layer, as far as known settings tell."""
     text = config.get_text_config()
-    return any(getattr(text, name, None) not in (None, 1, 1.0) for name in LOGIT_SETTINGS)
+    settings = {name: getattr(text, name, None) for name in LOGIT_SETTINGS}
+    return any(value is not None and ("cap" in name or value != 1) for name, value in settings.items())
 
 
 def enable_checkpointing(model: Any, options: dict[str, Any], **others: Any) -> None:

@@ -148,10 +148,11 @@ def test_settings_that_change_logits_have_these_names(name: str, family: str) ->
     assert hasattr(config, name)
     setattr(config, name, 0.5)
     assert names.changes_logits(config)
-    for other in names.LOGIT_SETTINGS:
-        if hasattr(config, other):
-            setattr(config, other, None if "cap" in other else 1.0)
-    assert not names.changes_logits(config)
+
+
+def test_settings_that_change_nothing_are_not_taken_for_ones_that_do() -> None:
+    config = AutoConfig.for_model("granite", logits_scaling=1.0)
+    assert not names.changes_logits(config) and not names.changes_logits(AutoConfig.for_model("llama"))
 
 
 #: of attention, routers, gates and images
