@@ -17,6 +17,7 @@ from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import Call, CallState, Request
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
@@ -69,6 +70,7 @@ class Runtime:
         options: of the steering; read at every call.
         stages: the stage tokens of the characters, or None.
         checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
+        reach: watches the first forwards with a personality.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Runtime:
         steering: SteeringTable | None,
         calibration: Calibration,
         tokenizer: Callable[[], Any],
+        state: CallState | None = None,
     ) -> None:
         architecture = find_architecture(base)
         found = (architecture.num_layers, architecture.intermediate)
@@ -99,7 +102,7 @@ class Runtime:
         self.calibration = calibration
         self.options = SteeringOptions()
         self.checkpointing = False
-        self._state = CallState()
+        self._state = state or CallState()
         self._trunk: list[nn.Parameter] = []
         if hypernet is not None:
             hypernet.to(next(iter(devices)))
@@ -110,6 +113,7 @@ class Runtime:
         groups = hypernet.groups if hypernet is not None else None
         self._groups = len(set(groups.values())) if groups is not None else 0
         self._surgery = Surgery(architecture, self._state, names, scale, steering is not None, groups)
+        self.reach = Reach(base, self._state, self._surgery.changed)
         rows = hypernet.stages if hypernet is not None else None
         try:
             self.stages = StageEmbedding(base, rows, self._state) if rows is not None else None
@@ -142,8 +146,8 @@ class Runtime:
 
     def again(self, hypernet: AdapterNetwork | None) -> Runtime:
         """After :meth:`undo`: the same changes with another network."""
-        made = Runtime(self.base, hypernet, self.steering, self.calibration, self._tokenizer)
-        made.options = self.options
+        made = Runtime(self.base, hypernet, self.steering, self.calibration, self._tokenizer, self._state)
+        made.options, made.checkpointing = self.options, self.checkpointing
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
@@ -155,7 +159,7 @@ class Runtime:
         steer_from: int | Tensor,
         prompt: int | None = None,
         segments: Tensor | None = None,
-    ) -> Iterator[None]:
+    ) -> Iterator[Request | None]:
         """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``, or, with
         ``segments`` int64 [rows, length], token t the personality ``items[segments[t]]``.
 
@@ -167,14 +171,15 @@ class Runtime:
         """
         if all(item is None for item in items):
             with self._activated(None):
-                yield
+                yield None
             return
         self.check_items(items)
         if torch.is_grad_enabled() and self._trains():
             request = self._training_request(items, steer_from)
             request.segments = segments
             with self._activated(request):
-                yield
+                yield request
+                self._require_forwards(request)
             return
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
@@ -182,7 +187,8 @@ class Runtime:
             speaking.request.prompt = prompt
             if prompt is not None and speaking.request.stages and self.stages is not None:
                 speaking.request.widen = len(self.stages.rows.tokens)
-            yield
+            yield speaking.request
+            self._require_forwards(speaking.request)
 
     @contextmanager
     def speaking(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
@@ -238,6 +244,31 @@ class Runtime:
         finally:
             self._state.inside.reset(inside)
             self._state.request.reset(token)
+        if request is not None:
+            self.reach.conclude()
+
+    def _require_forwards(self, request: Request) -> None:
+        if not request.forwards:
+            raise NoEffectError(
+                "the personality had no effect: the base model's forward was replaced after the model was wrapped, so that no "
+                "forward took the personality up; unload(), replace it, and wrap the model again"
+            )
+
+    def require_steered(self, request: Request | None, items: Sequence[Row], new_tokens: int) -> None:
+        """After a generation of ``new_tokens``, at least two of them or, if the prompt was to be steered, one.
+
+        Raises:
+            NoEffectError: neurons were to be steered for one of the rows, and no token was.
+        """
+        first = 1 if request is not None and request.steer_from == 0 else 2  # the prompt's forward gives the first
+        if request is None or not request.steering or new_tokens < first or request.steered_any():
+            return
+        if any(any(self.calibration.strengths(scores)) for scores in map(scores_of, items) if scores is not None):
+            raise NoEffectError(
+                f"the personality's neurons had no effect: of {new_tokens} generated tokens none was steered, since every "
+                "forward was taken for a part of the prompt. The model keeps its context in a way unknown here; "
+                'give use_cache=False, or steer_tokens="all"'
+            )
 
     @property
     def replaced(self) -> bool:
@@ -455,7 +486,10 @@ class Runtime:
             with state.lock:
                 before, state.call = state.call, call
                 try:
-                    output = self._inner_forward(*args, **kwargs)
+                    if call is None or self.reach.complete:
+                        output = self._inner_forward(*args, **kwargs)
+                    else:
+                        output = self.reach.run(self._original_forward, args, kwargs)
                 finally:
                     state.call = before
             if request is not None and request.widen:

@@ -66,6 +66,7 @@ class MlpAdapter:
     """Bank and steering of one gated MLP.
 
     Attributes:
+        name: of the MLP.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
         group: of their codes.
         partial: the bank's part when only one of them has.
@@ -76,12 +77,13 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "add", "clamp_mask", "group", "has_bank", "mlp", "partial", "scale", "stack"),
+        *("A", "B_gate", "B_up", "add", "clamp_mask", "group", "has_bank", "mlp", "name", "partial", "scale", "stack"),
         "state",
     )
 
     def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
         self.state = state
+        self.name = mlp.name
         self.group = group
         self.mlp = mlp
         self.scale = scale
@@ -150,6 +152,8 @@ class PersonalityLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         adapter = self.dpg_adapter
         call, stack = adapter.state.call, adapter.stack
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
             if call.several is not None:
                 call = call.seen_by(adapter.name, x)
@@ -167,6 +171,8 @@ class PersonalityMlp(nn.Module):
         adapter = self.dpg_adapter
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
 
 
@@ -296,6 +302,11 @@ class Surgery:
         for stack, names, _ in self._stacks:
             if id(stack) in used:
                 stack.update(index, [pair(name) for name in names])
+
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The modules that have another class until :meth:`undo`."""
+        return [module for module, _ in self._changed]
 
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dpg_fast.architecture import find_architecture
 from dpg_fast.compat.hooks import overrides_hook
 from dpg_fast.compat.peft import underlying
-from dpg_fast.compat.transformers import cache_of, enable_checkpointing, prompt_of
+from dpg_fast.compat.transformers import cache_of, enable_checkpointing, new_tokens, prompt_of
 from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting, untrained
@@ -383,6 +383,8 @@ class PersonalityModel(nn.Module):
             ValueError: the number of personalities is not the number of rows; or the model has nothing that could give it
                 the personality asked for; or a row's stage has no token in its prompt (:meth:`prompts` puts it there).
             TypeError: something that is not a personality.
+            NoEffectError: the personality could not act: changed modules were not reached (on the first call), or tokens were
+                generated and none was steered.
         """
         steer_tokens = steer_tokens or self.steering_options.tokens
         check_tokens(steer_tokens)
@@ -391,8 +393,10 @@ class PersonalityModel(nn.Module):
         rows, length = _prompt_shape(kwargs)
         items = self._items(personality, rows)
         self._check_stages(items, kwargs)
-        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length):
-            return self.base.generate(**kwargs)  # type: ignore[operator]
+        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length) as request:
+            output = self.base.generate(**kwargs)  # type: ignore[operator]
+        self._runtime.require_steered(request, items, new_tokens(output, kwargs))
+        return output
 
     def speaking(
         self, personality: PersonalityLike, rows: int, *, steer_from: int | Tensor = 0
