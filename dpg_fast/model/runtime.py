@@ -291,6 +291,12 @@ class Runtime:
         finally:
             state.replaced.reset(token)
 
+    def watched(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """``forward(*args, **kwargs)`` inside :meth:`bound`, watched as the base's own forward is."""
+        if self._state.call is None or self.reach.complete:
+            return forward(*args, **kwargs)
+        return self.reach.run(forward, args, kwargs)
+
     @staticmethod
     def _bind(request: Request, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         first = prompt_of(args, kwargs)
@@ -486,7 +492,7 @@ class Runtime:
             with state.lock:
                 before, state.call = state.call, call
                 try:
-                    if call is None or self.reach.complete:
+                    if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:
                         output = self.reach.run(self._original_forward, args, kwargs)

@@ -272,7 +272,7 @@ class PersonalityModel(nn.Module):
         own = {name: kwargs.pop(name) for name in ("personality", "steer_from", "segments") if name in kwargs}
         passed = {**kwargs, **({"input_ids": args[0]} if args else {})}
         with self._asked(passed, **own) as finish, self._runtime.bound(passed):
-            return finish(super().__call__(*args, **kwargs))
+            return finish(self._runtime.watched(super().__call__, args, kwargs))
 
     @PassesOn
     def forward(

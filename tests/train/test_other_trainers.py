@@ -303,7 +303,7 @@ def test_sft_trainer_trains_or_says_why_not(
         assert not moved(model, before)
         return
     trainer.train()
-    assert moved(model, before)
+    assert moved(model, before) and model._runtime.reach.complete and not model._runtime.reach.unreached
     batch = next(iter(trainer.get_eval_dataloader()))
     with torch.no_grad():
         exact = model.eval()(**{k: v for k, v in batch.items() if k != "use_cache"}).loss
