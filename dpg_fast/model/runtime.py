@@ -17,6 +17,7 @@ from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.misfits import check_sites
 from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import Call, CallState, Request
@@ -93,9 +94,7 @@ class Runtime:
         if len(devices) != 1:
             raise ValueError(f"the base model is spread over {sorted(map(str, devices))}; one device is accepted")
         sites = hypernet.sites if hypernet is not None else ()
-        unknown = [site.name for site in sites if site not in architecture.sites]
-        if unknown:
-            raise ValueError(f"the bank has entries for layers that the model lacks: {', '.join(unknown[:5])}")
+        check_sites(base, architecture.sites, sites)
         self.base = base
         self.hypernet = hypernet
         self.steering = steering

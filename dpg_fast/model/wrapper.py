@@ -21,7 +21,7 @@ from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting, untrained
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.fingerprint import fingerprint
-from dpg_fast.model.rows import PersonalityLike, Row, read_rows
+from dpg_fast.model.rows import PersonalityLike, Row, per_row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.signature import PassesOn
 from dpg_fast.model.stage_embedding import stage_of
@@ -296,7 +296,7 @@ class PersonalityModel(nn.Module):
             input_ids, attention_mask, position_ids, inputs_embeds, labels: as the base model takes them; ids and embeddings
                 are [rows, length] and [rows, length, hidden].
             personality: one for all rows or a sequence with one for each; None is the base model. A `Description` is
-                accepted where the hypernetwork reads text. A float tensor [5] or [rows, 5] of scores is accepted for training.
+                accepted where the hypernetwork reads text. A tensor or NumPy array [5] or [rows, 5] of scores is accepted, too.
             steer_from: position, padding included, of the first token whose neurons are steered; or int64 [rows].
                 Generation steers what it writes, not the prompt: give the prompt's length to score an answer alike.
             segments: for packed rows, int64 [rows, length]: which of the personalities each token has (a list then gives one
@@ -626,7 +626,7 @@ class PersonalityModel(nn.Module):
 
 
 def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
-    count = len(personality) if isinstance(personality, (list, tuple, Tensor)) else 0
+    count = len(personality) if per_row(personality) else 0  # type: ignore[arg-type]
     if segments.is_floating_point() or segments.dim() != 2 or not count:
         raise ValueError(
             "segments are int64 [rows, length], and personality= a list or tensor with one for each segment"
