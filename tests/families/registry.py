@@ -363,6 +363,7 @@ _LIST = (
         "LFM2-MoE",
         "Lfm2MoeForCausalLM",
         {**MOE, "num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv"]},
+        refused=MIXTURE,
     ),
     Family("MiniMax", "MiniMaxForCausalLM", {**HEAD, "num_local_experts": 4}, refused=MIXTURE),
     Family(
@@ -425,6 +426,7 @@ _LIST = (
     Family("Llama without a head", "LlamaModel", generates=False, peft=False),
 )
 _STEERED = (
+    "LFM2-MoE",
     "Qwen2-MoE",
     "Qwen3-Next",
     "Qwen3.5-MoE, text",
