@@ -20,12 +20,13 @@ from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.misfits import check_sites
 from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
-from dpg_fast.model.request import CallState, Request
+from dpg_fast.model.request import Call, CallState, Request
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
+from dpg_fast.model.untrained import NOTHING
 from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import POLES
@@ -236,10 +237,11 @@ class Runtime:
 
     @contextmanager
     def _activated(self, request: Request | None) -> Iterator[None]:
-        token = self._state.request.set(request)
+        token, inside = self._state.request.set(request), self._state.inside.set(True)
         try:
             yield
         finally:
+            self._state.inside.reset(inside)
             self._state.request.reset(token)
         if request is not None:
             self.reach.conclude()
@@ -266,6 +268,45 @@ class Runtime:
                 "forward was taken for a part of the prompt. The model keeps its context in a way unknown here; "
                 'give use_cache=False, or steer_tokens="all"'
             )
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a call that somebody's own forward serves is running, which has its personalities already."""
+        return self._state.replaced.get()
+
+    @contextmanager
+    def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Inside the block the running request also holds for parts of the base that are called past its forward."""
+        request, state = self._state.request.get(), self._state
+        call = None if request is None else self._bind(request, (), kwargs)
+        token = state.replaced.set(True)
+        try:
+            with state.lock:
+                before, state.call = state.call, call
+                try:
+                    yield
+                finally:
+                    state.call = before
+        finally:
+            state.replaced.reset(token)
+
+    def watched(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """``forward(*args, **kwargs)`` inside :meth:`bound`, watched as the base's own forward is."""
+        if self._state.call is None or self.reach.complete:
+            return forward(*args, **kwargs)
+        return self.reach.run(forward, args, kwargs)
+
+    @staticmethod
+    def _bind(request: Request, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        first = prompt_of(args, kwargs)
+        if first is None:
+            raise ValueError("the model was called without input_ids and inputs_embeds")
+        rows, length = first.shape[:2]
+        return request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+
+    def only_hypernet_trains(self) -> bool:
+        """Whether the hypernetwork has parameters to train, and the base none."""
+        return self._trains() and not any(p.requires_grad for p in self.base.parameters())
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
@@ -410,10 +451,12 @@ class Runtime:
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """For ``torch.utils.checkpoint``: recomputation sees the call that is running now."""
-        call = self._state.call
+        call, inside = self._state.call, self._state.inside.get()
 
         @contextmanager
         def recompute() -> Iterator[None]:
+            if call is None and not inside and self.only_hypernet_trains():  # a trainer went around the wrapper
+                raise ValueError(NOTHING)
             with self._state.lock:
                 before, self._state.call = self._state.call, call
                 try:
@@ -444,22 +487,16 @@ class Runtime:
         @functools.wraps(self._original_forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
             request = state.request.get()
-            call = None
-            if request is not None:
-                first = prompt_of(args, kwargs)
-                if first is None:
-                    raise ValueError("the model was called without input_ids and inputs_embeds")
-                rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+            call = None if request is None else self._bind(request, args, kwargs)
             with state.lock:
-                state.call = call
+                before, state.call = state.call, call
                 try:
-                    if call is None or self.reach.complete:
+                    if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:
                         output = self.reach.run(self._original_forward, args, kwargs)
                 finally:
-                    state.call = None
+                    state.call = before
             if request is not None and request.widen:
                 output.logits = torch.nn.functional.pad(output.logits, (0, request.widen), value=-math.inf)
             return output
