@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 """Keywords of the cache, newest first: 5.24 renamed ``past_key_values`` to ``cache``."""
@@ -117,6 +117,15 @@ def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
     return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
 
 
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
+"""Module of Gemma 3n and Gemma 4 that looks up each token's id a second time, for the layers."""
+
+
+def per_layer_embedding(model: nn.Module) -> str | None:
+    """Name of the module in ``model`` that is a `PER_LAYER_EMBEDDING`; None without one."""
+    return next((name for name, _ in model.named_modules() if name.rpartition(".")[2] == PER_LAYER_EMBEDDING), None)
+
+
 def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
     """What a forward is given as the positions whose logits are wanted; None where it wants all."""
     value = kwargs.get(KEPT_NAME)
@@ -142,16 +151,6 @@ def output_cache(output: Any) -> Any:
         if name in keys:
             return output[name]
     raise RuntimeError(f"the model's output has no cache; its entries are {', '.join(map(str, keys)) or 'unknown'}")
-
-
-PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
-"""Embedding in which some models look tokens up a second time, for every layer (Gemma 3n, Gemma 4)."""
-
-
-def per_layer_embedding(model: Any) -> str | None:
-    """Dotted path of the second embedding of tokens that a model's layers read; None of most models."""
-    names = (name for name, _ in model.named_modules())
-    return next((name for name in names if name.rpartition(".")[2] == PER_LAYER_EMBEDDING), None)
 
 
 @functools.cache

@@ -33,11 +33,11 @@ def stage_of(item: object) -> tuple[str, str] | None:
 
 
 def check_stage_tokens(base: Any) -> None:
-    """Raises UnsupportedArchitectureError when tokens are looked up in more than one embedding: adapters hold rows for one."""
-    if (name := per_layer_embedding(base)) is not None:
+    """Raises UnsupportedArchitectureError where ids are looked up in a second embedding: adapters hold rows for one."""
+    if (second := per_layer_embedding(base)) is not None:
         raise UnsupportedArchitectureError(
-            f"{type(base).__name__} also looks tokens up in {name}, where stage tokens would have no row; accepted are "
-            "characters without stages"
+            f"{second} looks up the tokens' ids as well, and has no rows for stage tokens: on this model characters have no "
+            "stages (adapters without a character.json that names stage tokens are accepted)"
         )
 
 
@@ -70,7 +70,7 @@ class StageEmbedding:
 
     Raises:
         ValueError: rows of another width than the embedding's.
-        UnsupportedArchitectureError: an embedding that is more than rows and one factor, or not the only one.
+        UnsupportedArchitectureError: an embedding that is more than rows and one factor, or not the only one of the tokens.
     """
 
     def __init__(self, base: Any, rows: StageRows, state: CallState) -> None:

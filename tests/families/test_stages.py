@@ -46,10 +46,10 @@ def test_a_second_embedding_of_tokens_is_refused(name: str, tmp_path: Path, byte
     base = FAMILIES[name].build()
     kinds = {kind: type(module) for kind, module in base.named_modules()}
     write_character(base, tmp_path / "ann", "ann", 1, targets=("down_proj",))
-    with pytest.raises(UnsupportedArchitectureError, match=r"looks tokens up in .*embed_tokens_per_layer"):
+    with pytest.raises(UnsupportedArchitectureError, match="embed_tokens_per_layer looks up"):
         PersonalityModel.from_model(base, characters={"ann": tmp_path / "ann"})
     assert {kind: type(module) for kind, module in base.named_modules()} == kinds
-    with pytest.raises(UnsupportedArchitectureError, match="characters without stages"):
+    with pytest.raises(UnsupportedArchitectureError, match="have no stages"):
         add_stages(base, byte_tokenizer, ["early"])
     write_character(base, tmp_path / "bob", "bob", 2, stages={}, targets=("down_proj",))
     PersonalityModel.from_model(base, characters={"bob": tmp_path / "bob"}).unload()
