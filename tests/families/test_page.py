@@ -41,6 +41,6 @@ def test_one_family_from_the_command_line(capsys: pytest.CaptureFixture[str]) ->
     assert main(["--only", "qwen2-vl", "mixtral"]) == 0
     shown = capsys.readouterr().out
     assert "Qwen2-VL" in shown and "attention, MLP" in shown and "mixture of experts" in shown
-    assert "2 supported, 1 refused" in shown
+    assert "1 refused, 2 supported" in shown
     with pytest.raises(SystemExit):
         main(["--only", "llama", "--output", "nowhere.md"])
