@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.compat.transformers import per_layer_embedding
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.model.request import CallState
 from dpg_fast.model.surgery import subclass_with
 from dpg_fast.personality import Personality
 
-__all__ = ["StageEmbedding", "stage_of"]
+__all__ = ["StageEmbedding", "check_stage_tokens", "stage_of"]
 
 
 def stage_of(item: object) -> tuple[str, str] | None:
@@ -29,6 +30,15 @@ def stage_of(item: object) -> tuple[str, str] | None:
     if not isinstance(scores, Personality) or scores.stage is None or scores.character is None:
         return None
     return scores.character.names[0], scores.stage
+
+
+def check_stage_tokens(base: Any) -> None:
+    """Raises UnsupportedArchitectureError where ids are looked up in a second embedding: adapters hold rows for one."""
+    if (second := per_layer_embedding(base)) is not None:
+        raise UnsupportedArchitectureError(
+            f"{second} looks up the tokens' ids as well, and has no rows for stage tokens: on this model characters have no "
+            "stages (adapters without a character.json that names stage tokens are accepted)"
+        )
 
 
 class StageTokenEmbedding(nn.Module):
@@ -60,10 +70,11 @@ class StageEmbedding:
 
     Raises:
         ValueError: rows of another width than the embedding's.
-        UnsupportedArchitectureError: an embedding that is more than rows and one factor.
+        UnsupportedArchitectureError: an embedding that is more than rows and one factor, or not the only one of the tokens.
     """
 
     def __init__(self, base: Any, rows: StageRows, state: CallState) -> None:
+        check_stage_tokens(base)
         embedding = base.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):
             raise UnsupportedArchitectureError(

@@ -12,6 +12,7 @@ from transformers import DynamicCache, StaticCache, TrainingArguments
 
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import transformers as compat
+from tests.families.registry import FAMILIES as REGISTRY
 from tests.model.test_wrapper import random_table
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -148,3 +149,12 @@ def test_checkpointing_is_chosen_by_either_name(given: str, tmp_path: Path) -> N
 def test_checkpointing_by_both_names_is_refused() -> None:
     with pytest.raises(ValueError, match="one field"):
         compat.with_checkpointing_names(TrainingArguments, dict.fromkeys(compat.CHECKPOINTING_NAMES, True))
+
+
+def test_a_second_embedding_of_tokens_is_found() -> None:
+    for name in ("Gemma 3n", "Gemma 4, text"):
+        base = REGISTRY[name].build()
+        found = compat.per_layer_embedding(base)
+        assert found is not None
+        assert base.get_submodule(found) is base.get_per_layer_input_embeddings()
+    assert compat.per_layer_embedding(tiny_model("gemma3_text")) is None
