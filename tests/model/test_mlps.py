@@ -308,7 +308,9 @@ def test_descriptions_are_read_by_models_of_other_names(name: str, encoder: str)
     model = PersonalityModel.from_model(
         base,
         hypernet=HypernetConfig(rank=2, encoder=encoder, text_features=3),  # type: ignore[arg-type]
-        tokenizer=lambda text, return_tensors: {"input_ids": torch.tensor([[3 + ord(c) % 80 for c in text[:20]]])},
+        tokenizer=lambda text, return_tensors: {
+            "input_ids": torch.tensor([[2 + sum(map(ord, word)) % 90 for word in text.split()][:100]])
+        },
     )
     network: Any = model.hypernet
     network.encoder.fit(24)
