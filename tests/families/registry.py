@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -47,9 +47,12 @@ class Family:
         refused: None where it is supported; otherwise what the error at wrapping says (a regular expression).
         text: name of the nested configuration that `SIZES` and ``settings`` go to; None where there is none.
         other: settings beside the nested one.
+        dense_only: its routed experts are to be left as they are.
+        neurons: its MLPs are of one size, so neurons can be steered.
         generates: it has ``generate``.
         peft: PEFT takes adapters of this class for causal LMs, and so serves as reference.
         pads: the bare model itself is right with prompts padded on the left.
+        stages: stage tokens can join its embedding.
         wrong: check (see :mod:`tests.families.checks`) -> why it is known to fail.
     """
 
@@ -60,10 +63,18 @@ class Family:
     refused: str | None = None
     text: str | None = None
     other: Mapping[str, Any] = field(default_factory=dict)
+    dense_only: bool = False
+    neurons: bool = True
     generates: bool = True
     peft: bool = True
     pads: bool = True
+    stages: bool = True
     wrong: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """What is tried where one method has to do: everything that it can have."""
+        return "both" if self.neurons else "bank"
 
     @property
     def installed(self) -> bool:
@@ -105,13 +116,9 @@ def randomise(model: torch.nn.Module) -> None:
                 buffer.fill_(0.8)
 
 
-UNREFUSED = "a shared expert is taken for the whole MLP"
+MIXTURE = "is a mixture of experts .*experts.* dense_only=True"
 HEAD = {"head_dim": 16}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
-ROUTED = "no gated MLP"
-SHARED = "experts"
-SIZES_DIFFER = "different MLP sizes"
-PLAIN = "no gated MLP"
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -176,27 +183,22 @@ _LIST = (
     Family("Gemma", "GemmaForCausalLM", HEAD),
     Family("Gemma 2", "Gemma2ForCausalLM", {**HEAD, "sliding_window": WINDOW, "query_pre_attn_scalar": 16}),
     Family("Gemma 3, text", "Gemma3ForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
-    Family("Gemma 3n", "Gemma3nForCausalLM", {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.0, 0.0]}),
+    Family("Gemma 3n", "Gemma3nForCausalLM", {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.0, 0.0]}, stages=False),
     Family(
         "Gemma 3n, first layer sparse",
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.9, 0.0, 0.0]},
-        refused="does not compute",
+        stages=False,
     ),
     Family(
         "Gemma 3n, second layer sparse",
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.9, 0.0]},
-        refused="does not compute",
-        wrong={"wrap": "one MLP of each class is checked"},
+        stages=False,
     ),
-    Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4),
-    Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}),
-    Family(
-        "Gemma 4, shared keys and values",
-        "Gemma4ForCausalLM",
-        {**GEMMA4, "num_kv_shared_layers": 1},
-    ),
+    Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4, stages=False),
+    Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}, stages=False),
+    Family("Gemma 4, shared keys and values", "Gemma4ForCausalLM", {**GEMMA4, "num_kv_shared_layers": 1}, stages=False),
     Family("VaultGemma", "VaultGemmaForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
     Family("Phi-3", "Phi3ForCausalLM"),
     Family("GLM", "GlmForCausalLM", HEAD),
@@ -223,7 +225,7 @@ _LIST = (
     Family("HunYuan, dense", "HunYuanDenseV1ForCausalLM", HEAD),
     Family("ERNIE 4.5", "Ernie4_5ForCausalLM", HEAD),
     Family("MiniCPM 3", "MiniCPM3ForCausalLM", {**DEEPSEEK, "scale_emb": 3.0, "dim_model_base": 32}),
-    Family("BitNet", "BitNetForCausalLM", refused="activation"),
+    Family("BitNet", "BitNetForCausalLM"),
     Family("Doge", "DogeForCausalLM"),
     Family("Qwen3.5, text", "Qwen3_5ForCausalLM", {**HEAD, **LINEAR}),
     Family("Bamba", "BambaForCausalLM", {**MAMBA, "attn_layer_indices": [1]}),
@@ -238,14 +240,13 @@ _LIST = (
         "Falcon-H1, MLP multipliers",
         "FalconH1ForCausalLM",
         {**HEAD, **MAMBA, "mamba_d_ssm": 128, "mlp_multipliers": [0.5, 0.7]},
-        refused="does not compute",
     ),
     Family(
         "Jamba, dense",
         "JambaForCausalLM",
         {"num_experts": 1, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1},
     ),
-    Family("LFM2", "Lfm2ForCausalLM", {"layer_types": ["conv", "full_attention", "conv"]}, refused=PLAIN),
+    Family("LFM2", "Lfm2ForCausalLM", {"layer_types": ["conv", "full_attention", "conv"]}),
     Family(
         "Granite 4 hybrid, dense",
         "GraniteMoeHybridForCausalLM",
@@ -256,21 +257,18 @@ _LIST = (
             "shared_intermediate_size": 96,
             "layer_types": ["mamba", "attention", "mamba"],
         },
-        refused=PLAIN,
     ),
-    Family(
-        "Llama 4, dense", "Llama4ForCausalLM", {**HEAD, "moe_layers": [], "intermediate_size_mlp": 96}, refused="has no"
-    ),
-    Family("GPT-2", "GPT2LMHeadModel", {}, refused="no decoder layers"),
-    Family("OPT", "OPTForCausalLM", {"ffn_dim": 96, "word_embed_proj_dim": 64}, refused="has no"),
-    Family("Phi-2", "PhiForCausalLM", {}, refused=PLAIN),
-    Family("Starcoder 2", "Starcoder2ForCausalLM", {}, refused=PLAIN),
-    Family("GPT-NeoX", "GPTNeoXForCausalLM", {}, refused=PLAIN),
-    Family("Nemotron", "NemotronForCausalLM", {}, refused=PLAIN),
-    Family("Arcee", "ArceeForCausalLM", {}, refused=PLAIN),
-    Family("Apertus", "ApertusForCausalLM", {}, refused=PLAIN),
-    Family("Persimmon", "PersimmonForCausalLM", {}, refused=PLAIN),
-    Family("Falcon", "FalconForCausalLM", {"ffn_hidden_size": 96}, refused="has no"),
+    Family("Llama 4, dense", "Llama4ForCausalLM", {**HEAD, "moe_layers": [], "intermediate_size_mlp": 96}),
+    Family("GPT-2", "GPT2LMHeadModel", {}),
+    Family("OPT", "OPTForCausalLM", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    Family("Phi-2", "PhiForCausalLM", {}),
+    Family("Starcoder 2", "Starcoder2ForCausalLM", {}),
+    Family("GPT-NeoX", "GPTNeoXForCausalLM", {}),
+    Family("Nemotron", "NemotronForCausalLM", {}),
+    Family("Arcee", "ArceeForCausalLM", {}),
+    Family("Apertus", "ApertusForCausalLM", {}),
+    Family("Persimmon", "PersimmonForCausalLM", {}),
+    Family("Falcon", "FalconForCausalLM", {"ffn_hidden_size": 96}),
     Family(
         "Nemotron-H",
         "NemotronHForCausalLM",
@@ -282,95 +280,92 @@ _LIST = (
             "ssm_state_size": 8,
             "n_groups": 1,
         },
-        refused="has no",
     ),
     Family(
         "Zamba 2",
         "Zamba2ForCausalLM",
-        {"layer_types": ["mamba", "hybrid", "hybrid"], "mamba_d_state": 8, "n_mamba_heads": 8},
-        refused="has no",
+        {
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+            "mamba_d_state": 8,
+            "n_mamba_heads": 8,
+            "chunk_size": 8,
+        },
     ),
-    Family("Mixtral", "MixtralForCausalLM", {"num_local_experts": 4}, refused=ROUTED),
+    Family("Mixtral", "MixtralForCausalLM", {"num_local_experts": 4}, refused=MIXTURE),
     Family(
         "Qwen2-MoE",
         "Qwen2MoeForCausalLM",
         {**MOE, "shared_expert_intermediate_size": 96},
-        refused=SHARED,
-        wrong={"wrap": UNREFUSED},
+        refused=MIXTURE,
     ),
-    Family("Qwen3-MoE", "Qwen3MoeForCausalLM", {**HEAD, **MOE}, refused=ROUTED),
+    Family("Qwen3-MoE", "Qwen3MoeForCausalLM", {**HEAD, **MOE}, refused=MIXTURE),
     Family(
         "Qwen3-Next",
         "Qwen3NextForCausalLM",
         {**HEAD, **MOE, **LINEAR, "shared_expert_intermediate_size": 96},
-        refused=SHARED,
-        wrong={"wrap": UNREFUSED},
+        refused=MIXTURE,
     ),
     Family(
         "Qwen3.5-MoE, text",
         "Qwen3_5MoeForCausalLM",
         {**HEAD, **MOE, **LINEAR, "shared_expert_intermediate_size": 96},
-        refused=SHARED,
-        wrong={"wrap": UNREFUSED},
+        refused=MIXTURE,
     ),
     Family(
         "ERNIE 4.5 MoE",
         "Ernie4_5_MoeForCausalLM",
         {"moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_intermediate_size": 96},
-        refused=SHARED,
-        wrong={"wrap": UNREFUSED},
+        refused=MIXTURE,
     ),
     Family(
         "DeepSeek-V3, shared expert of the dense size",
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, **EXPERTS, "moe_intermediate_size": 96, "first_k_dense_replace": 1},
-        refused=SHARED,
-        wrong={"wrap": UNREFUSED},
+        refused=MIXTURE,
     ),
     Family(
         "DeepSeek-V3, as released",
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, **EXPERTS, "moe_intermediate_size": 32, "first_k_dense_replace": 1},
-        refused=SIZES_DIFFER,
+        refused=MIXTURE,
     ),
     Family(
         "DeepSeek-V3, dense layers only",
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, **EXPERTS, "first_k_dense_replace": 3},
-        wrong={"peft": "PEFT rewrites the targets of this model type to experts"},
     ),
     Family(
         "GLM-4 MoE",
         "Glm4MoeForCausalLM",
         {**HEAD, **EXPERTS, "moe_intermediate_size": 32, "first_k_dense_replace": 1},
-        refused=SIZES_DIFFER,
+        refused=MIXTURE,
     ),
     Family(
         "Dots",
         "Dots1ForCausalLM",
         {**HEAD, **EXPERTS, "moe_intermediate_size": 32, "first_k_dense_replace": 1},
-        refused=SIZES_DIFFER,
+        refused=MIXTURE,
     ),
-    Family("gpt-oss", "GptOssForCausalLM", {**HEAD, **SLIDING, "num_local_experts": 4}, refused=ROUTED),
+    Family("gpt-oss", "GptOssForCausalLM", {**HEAD, **SLIDING, "num_local_experts": 4}, refused=MIXTURE),
     Family(
         "Granite MoE, shared expert",
         "GraniteMoeSharedForCausalLM",
         {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 96},
-        refused=ROUTED,
+        refused=MIXTURE,
     ),
     Family(
         "Jamba, experts",
         "JambaForCausalLM",
         {"num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
-        refused=ROUTED,
+        refused=MIXTURE,
     ),
     Family(
         "LFM2-MoE",
         "Lfm2MoeForCausalLM",
         {**MOE, "num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv"]},
-        refused=PLAIN,
+        refused=MIXTURE,
     ),
-    Family("MiniMax", "MiniMaxForCausalLM", {**HEAD, "num_local_experts": 4}, refused=ROUTED),
+    Family("MiniMax", "MiniMaxForCausalLM", {**HEAD, "num_local_experts": 4}, refused=MIXTURE),
     Family(
         "Kimi linear",
         "KimiLinearForCausalLM",
@@ -382,8 +377,7 @@ _LIST = (
             "linear_num_heads": 4,
             "layer_types": LINEAR["layer_types"],
         },
-        refused=SHARED,
-        wrong={"wrap": UNREFUSED},
+        refused=MIXTURE,
     ),
     Family(
         "Gemma 3 with images",
@@ -431,8 +425,31 @@ _LIST = (
     Family("Llama, sequence classification", "LlamaForSequenceClassification", generates=False, peft=False),
     Family("Llama without a head", "LlamaModel", generates=False, peft=False),
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in _LIST}
-assert len(FAMILIES) == len(_LIST), "names repeat"
+_STEERED = (
+    "LFM2-MoE",
+    "Qwen2-MoE",
+    "Qwen3-Next",
+    "Qwen3.5-MoE, text",
+    "ERNIE 4.5 MoE",
+    "DeepSeek-V3, shared expert of the dense size",
+    "Granite MoE, shared expert",
+    "Jamba, experts",
+    "Kimi linear",
+)
+"""Mixtures whose dense MLPs and shared experts are of one size."""
+_DENSE = tuple(
+    replace(
+        family,
+        name=f"{family.name}, dense parts only",
+        refused=None,
+        dense_only=True,
+        neurons=family.name in _STEERED,
+    )
+    for family in _LIST
+    if family.refused == MIXTURE
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_LIST, *_DENSE)}
+assert len(FAMILIES) == len(_LIST) + len(_DENSE), "names repeat"
 INSTALLED = tuple(name for name, family in FAMILIES.items() if family.installed)
 SUPPORTED = tuple(name for name in INSTALLED if FAMILIES[name].refused is None)
 REFUSED = tuple(name for name in INSTALLED if FAMILIES[name].refused is not None)
