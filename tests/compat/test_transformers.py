@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import transformers as compat
+from tests.families.registry import FAMILIES as REGISTRY
 from tests.model.test_wrapper import random_table
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -151,3 +152,12 @@ def test_configurations_say_how_many_experts_there_are() -> None:
         assert compat.model_type(Holder(config)) == config.model_type
         assert compat.text_config(Holder(config)).hidden_size == config.hidden_size
     assert compat.expert_counts(Holder(LlamaConfig())) == set()
+
+
+def test_a_second_embedding_of_tokens_is_found() -> None:
+    for name in ("Gemma 3n", "Gemma 4, text"):
+        base = REGISTRY[name].build()
+        found = compat.per_layer_embedding(base)
+        assert found is not None
+        assert base.get_submodule(found) is base.get_per_layer_input_embeddings()
+    assert compat.per_layer_embedding(tiny_model("gemma3_text")) is None
