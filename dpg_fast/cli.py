@@ -15,6 +15,7 @@ from dpg_fast.neurons_cli import neurons
 from dpg_fast.personified_command import personified
 from dpg_fast.questions_command import questions
 from dpg_fast.simulate_command import simulate
+from dpg_fast.verify_command import verify
 
 app = typer.Typer(
     name="dpg-fast",
@@ -51,6 +52,7 @@ def demo(
         run_demo(question, personality, max_new_tokens, output, speed, way)
 
 
+app.command("verify")(verify)
 assess.command("judge")(judge)
 app.add_typer(assess, name="assess")
 data.add_typer(personified, name="personified")

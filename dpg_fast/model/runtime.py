@@ -151,6 +151,11 @@ class Runtime:
             made.compile(**self._compile_options)
         return made
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls with a personality are running."""
+        return bool(self._live)
+
     @contextmanager
     def request(
         self,
