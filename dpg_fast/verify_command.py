@@ -62,7 +62,9 @@ def run_verify(
         raise ValueError(f"unknown dtype {dtype!r}; accepted: {', '.join(dtypes)}")
     if adapters is None and not characters and base_model != BUNDLED:
         raise ValueError(f"give an --adapter (or a --character) for {base_model}; only {BUNDLED} comes with some")
-    wanted: list[str | None] = [*(adapters or ([BUNDLED, BUNDLED_HYPERNET, BOTH] if base_model == BUNDLED else [None]))]
+    wanted: list[str | None] = [*(adapters or [])]
+    if not wanted:
+        wanted = [BUNDLED, BUNDLED_HYPERNET, BOTH] if base_model == BUNDLED else [None]
     console = Console()
     base, tokenizer = load_base(base_model, dtypes[dtype])
     good = True
