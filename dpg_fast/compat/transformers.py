@@ -26,6 +26,35 @@ KEPT_NAME = "logits_to_keep"
 Models with shared keys and values (Gemma 4 since 5.24) give their last layers only these."""
 
 
+LOGIT_SETTINGS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+    "softcap",
+)
+"""Settings of configurations by which logits are changed after the output layer."""
+
+
+def changes_logits(config: Any) -> bool:
+    """Whether a model of this configuration changes its logits after the output layer, as far as known settings tell."""
+    text = config.get_text_config()
+    settings = {name: getattr(text, name, None) for name in LOGIT_SETTINGS}
+    return any(value is not None and ("cap" in name or value != 1) for name, value in settings.items())
+
+
+def enable_checkpointing(model: Any, options: dict[str, Any], **others: Any) -> None:
+    """Checkpoint a model's layers, under whichever of its names this version has; ``options`` are of
+    ``torch.utils.checkpoint``."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **others)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **others)
+
+
 def is_cache(value: Any) -> bool:
     """Whether a value is a cache of keys and values (or states) that can say how many tokens it holds."""
     return callable(getattr(value, "get_seq_length", None))
@@ -133,3 +162,31 @@ def _library_cache_name() -> str:
         "this version of transformers hands caches to models under a name that is unknown here; known: "
         + ", ".join(CACHE_NAMES)
     )
+
+
+def conv1d_shape(module: Any) -> tuple[int, int] | None:
+    """(inputs, outputs) of GPT-2's ``Conv1D``, a linear layer with a transposed weight; None of anything else."""
+    inputs, outputs = getattr(module, "nx", None), getattr(module, "nf", None)
+    shape = getattr(getattr(module, "weight", None), "shape", None)
+    if not isinstance(inputs, int) or not isinstance(outputs, int) or shape != (inputs, outputs):
+        return None
+    return inputs, outputs
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of a model's text decoder; None for what has no configuration."""
+    config = getattr(model, "config", None)
+    get_text_config = getattr(config, "get_text_config", None)
+    return get_text_config() if callable(get_text_config) else config
+
+
+def model_type(model: Any) -> str | None:
+    """The configuration's name of the model's kind."""
+    return getattr(getattr(model, "config", None), "model_type", None)
+
+
+def expert_counts(model: Any) -> set[int]:
+    """Every number above one that the text decoder's configuration has under a name with "expert" in it."""
+    config = text_config(model)
+    values = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    return {value for name, value in values.items() if "expert" in name and type(value) is int and value > 1}

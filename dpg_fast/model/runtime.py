@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import kept_positions, prompt_of, tokens_before
+from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
+from dpg_fast.compat.transformers import conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.misfits import check_sites
 from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
-from dpg_fast.model.request import CallState, Request
+from dpg_fast.model.request import Call, CallState, Request
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
+from dpg_fast.model.untrained import NOTHING
 from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import POLES
@@ -65,6 +67,7 @@ class Runtime:
     Args and errors: as :meth:`PersonalityModel.from_model`; ``tokenizer`` gives one when descriptions are read.
 
     Attributes:
+        architecture: of the base model.
         calibration: level -> steering strength; read at every call.
         options: of the steering; read at every call.
         stages: the stage tokens of the characters, or None.
@@ -81,21 +84,22 @@ class Runtime:
         tokenizer: Callable[[], Any],
         state: CallState | None = None,
     ) -> None:
-        architecture = find_architecture(base)
-        found = (architecture.num_layers, architecture.intermediate)
-        if steering is not None and (steering.num_layers, steering.intermediate) != found:
-            raise ValueError(
-                f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
-                f"has {found[0]} of {found[1]}"
-            )
+        architecture = find_architecture(base, dense_only=True)
+        _check_experts(architecture, hypernet, steering)
+        if steering is not None:
+            found = (architecture.num_layers, architecture.intermediate)
+            if (steering.num_layers, steering.intermediate) != found:
+                raise ValueError(
+                    f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
+                    f"has {found[0]} of {found[1]}"
+                )
         devices = {parameter.device for parameter in base.parameters()}
         if len(devices) != 1:
             raise ValueError(f"the base model is spread over {sorted(map(str, devices))}; one device is accepted")
         sites = hypernet.sites if hypernet is not None else ()
-        unknown = [site.name for site in sites if site not in architecture.sites]
-        if unknown:
-            raise ValueError(f"the bank has entries for layers that the model lacks: {', '.join(unknown[:5])}")
+        check_sites(base, architecture.sites, sites)
         self.base = base
+        self.architecture = architecture
         self.hypernet = hypernet
         self.steering = steering
         self.calibration = calibration
@@ -122,7 +126,7 @@ class Runtime:
         self._networks = [part for part in hypernet.modules() if isinstance(part, HyperNetwork)] if hypernet else []
         self._tokenizer = tokenizer
         for network in self._networks:
-            network.reader = BaseReader(base, architecture.linears, self._state, tokenizer)
+            network.reader = BaseReader(base, architecture, self._state, tokenizer)
         self._wide = hypernet is not None and hypernet.config.head == "wide"
         self._live: dict[int, Request] = {}
         self._table: SlotTable | None = None
@@ -155,6 +159,15 @@ class Runtime:
     def busy(self) -> bool:
         """Whether calls with a personality are running."""
         return bool(self._live)
+
+    def export_options(self) -> dict[str, Any]:
+        """What PEFT has to be told of the base model; arguments of `AdapterNetwork.to_peft`."""
+        assert self.hypernet is not None
+        adapted = [self.architecture.linears[site.name] for site in self.hypernet.sites]
+        transposed = {conv1d_shape(layer) is not None for layer in adapted}
+        if len(transposed) > 1:
+            raise ValueError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
+        return {"model_type": model_type(self.base), "transposed": transposed.pop()}
 
     @contextmanager
     def request(
@@ -242,10 +255,11 @@ class Runtime:
 
     @contextmanager
     def _activated(self, request: Request | None) -> Iterator[None]:
-        token = self._state.request.set(request)
+        token, inside = self._state.request.set(request), self._state.inside.set(True)
         try:
             yield
         finally:
+            self._state.inside.reset(inside)
             self._state.request.reset(token)
         if request is not None:
             self.reach.conclude()
@@ -272,6 +286,45 @@ class Runtime:
                 "forward was taken for a part of the prompt. The model keeps its context in a way unknown here; "
                 'give use_cache=False, or steer_tokens="all"'
             )
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a call that somebody's own forward serves is running, which has its personalities already."""
+        return self._state.replaced.get()
+
+    @contextmanager
+    def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Inside the block the running request also holds for parts of the base that are called past its forward."""
+        request, state = self._state.request.get(), self._state
+        call = None if request is None else self._bind(request, (), kwargs)
+        token = state.replaced.set(True)
+        try:
+            with state.lock:
+                before, state.call = state.call, call
+                try:
+                    yield
+                finally:
+                    state.call = before
+        finally:
+            state.replaced.reset(token)
+
+    def watched(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """``forward(*args, **kwargs)`` inside :meth:`bound`, watched as the base's own forward is."""
+        if self._state.call is None or self.reach.complete:
+            return forward(*args, **kwargs)
+        return self.reach.run(forward, args, kwargs)
+
+    @staticmethod
+    def _bind(request: Request, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        first = prompt_of(args, kwargs)
+        if first is None:
+            raise ValueError("the model was called without input_ids and inputs_embeds")
+        rows, length = first.shape[:2]
+        return request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+
+    def only_hypernet_trains(self) -> bool:
+        """Whether the hypernetwork has parameters to train, and the base none."""
+        return self._trains() and not any(p.requires_grad for p in self.base.parameters())
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
@@ -416,10 +469,12 @@ class Runtime:
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """For ``torch.utils.checkpoint``: recomputation sees the call that is running now."""
-        call = self._state.call
+        call, inside = self._state.call, self._state.inside.get()
 
         @contextmanager
         def recompute() -> Iterator[None]:
+            if call is None and not inside and self.only_hypernet_trains():  # a trainer went around the wrapper
+                raise ValueError(NOTHING)
             with self._state.lock:
                 before, self._state.call = self._state.call, call
                 try:
@@ -450,28 +505,30 @@ class Runtime:
         @functools.wraps(self._original_forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
             request = state.request.get()
-            call = None
-            if request is not None:
-                first = prompt_of(args, kwargs)
-                if first is None:
-                    raise ValueError("the model was called without input_ids and inputs_embeds")
-                rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+            call = None if request is None else self._bind(request, args, kwargs)
             with state.lock:
-                state.call = call
+                before, state.call = state.call, call
                 try:
-                    if call is None or self.reach.complete:
+                    if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:
                         output = self.reach.run(self._original_forward, args, kwargs)
                 finally:
-                    state.call = None
+                    state.call = before
             if request is not None and request.widen:
                 output.logits = torch.nn.functional.pad(output.logits, (0, request.widen), value=-math.inf)
             return output
 
         forward.dpg_state = state  # type: ignore[attr-defined]
         self.base.forward = forward  # type: ignore[method-assign]
+
+
+def _check_experts(architecture: Architecture, hypernet: AdapterNetwork | None, steering: SteeringTable | None) -> None:
+    """Refuse parts that were made for a dense model on a mixture of experts; stored adapters name the layers they change."""
+    networks = [] if hypernet is None else [part for part in hypernet.modules() if isinstance(part, HyperNetwork)]
+    accepts = all(network.config.dense_only for network in networks) and (steering is None or steering.dense_only)
+    if architecture.experts and not accepts:
+        raise UnsupportedArchitectureError(architecture.mixture())
 
 
 def has_stages(items: Sequence[Row]) -> bool:
