@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 """Keywords of the cache, newest first: 5.24 renamed ``past_key_values`` to ``cache``."""
@@ -115,6 +115,15 @@ def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
     if ids is None:
         return int(sequences.shape[1]) - 1  # it began with a beginning-of-sequence token
     return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
+
+
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
+"""Module of Gemma 3n and Gemma 4 that looks up each token's id a second time, for the layers."""
+
+
+def per_layer_embedding(model: nn.Module) -> str | None:
+    """Name of the module in ``model`` that is a `PER_LAYER_EMBEDDING`; None without one."""
+    return next((name for name, _ in model.named_modules() if name.rpartition(".")[2] == PER_LAYER_EMBEDDING), None)
 
 
 def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
