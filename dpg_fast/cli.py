@@ -48,7 +48,7 @@ def demo(
     """Let SmolLM2-135M answer one question as several people in one batch; judge, time and plot the answers."""
     from dpg_fast.demo import run_demo
 
-    with command_errors("demo", TypeError):
+    with command_errors("demo", TypeError, RuntimeError):
         run_demo(question, personality, max_new_tokens, output, speed, way)
 
 
