@@ -26,6 +26,7 @@ from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.signature import PassesOn
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
+from dpg_fast.model.verification import Verification
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import Character, Personality
 
@@ -262,6 +263,38 @@ class PersonalityModel(nn.Module):
             parameter.requires_grad_(True)
         self._loaded = False
         return self.base
+
+    def _wrap_again(self) -> None:
+        """After :meth:`unload`: the same changes again."""
+        self._runtime = self._runtime.again(self.hypernet)
+        for parameter in self._trainable:
+            parameter.requires_grad_(False)
+        self._stage_tokenizer = None
+        self._loaded = True
+
+    def verify(
+        self, prompts: Sequence[str] | Sequence[Tensor] | None = None, *, tokenizer: Any = None, quick: bool = False
+    ) -> Verification:
+        """Check on this model that personalities act and that nothing else changes (see :mod:`dpg_fast.model.verify`).
+
+        The base model is unwrapped and wrapped again on the way, so CUDA graphs have to be captured again afterwards.
+
+        Args:
+            prompts: texts, or int64 tensors [length]; by default three short questions, or random ids without a tokenizer.
+            tokenizer: by default the one saved with the base model.
+            quick: two prompts, fewer tokens, and fewer rows alone.
+
+        Returns:
+            Rows of checks with ``ok``; it prints as a table. A check that fails, or during which the model raises, is a row;
+            ``require()`` raises for those.
+
+        Raises:
+            ValueError: no personality can be given, or unreadable prompts.
+            RuntimeError: calls are running.
+        """
+        from dpg_fast.model.verify import verify
+
+        return verify(self, prompts, tokenizer, quick)
 
     # ---------------------------------------------------------------- calling
 
@@ -524,6 +557,12 @@ class PersonalityModel(nn.Module):
             tokenizer=tokenizer,
             **self._runtime.export_options(),
         )
+
+    def describe(self) -> str:
+        """Which linear layers have LoRA, which neurons are steered, and what of the decoder's layers stays as it is."""
+        sites = self.hypernet.sites if self.hypernet is not None else ()
+        names = {site.name for site in sites}
+        return self._runtime.architecture.describe(names, neurons=self.steering is not None)
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compile the base model's forward in place: ``torch.compile(**options)``, ``fullgraph=True`` included.
