@@ -187,9 +187,6 @@ struct Ahead {
   }
 };
 
-// Bank rows that are summed by themselves: high ranks would add up as many roundings.
-constexpr int64_t kSumRows = 128;
-
 // out[i + t] = round(in[i + t] + sum_kj coef[i + t, kj] * B[kj]) over the NV vectors (or the first `rest` lanes) at
 // column c.
 template <int TT, int NV, bool TAIL, class T, class TB>

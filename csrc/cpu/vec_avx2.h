@@ -125,6 +125,9 @@ DPG_FN void prefetch(const void* p) { _mm_prefetch(reinterpret_cast<const char*>
 
 constexpr int kTileT = 4, kTileRegs = 8, kDotT = 2, kDotK = 6;
 
+// Bank rows that the expand sums by themselves: high ranks would add up as many roundings.
+constexpr int64_t kSumRows = 128;
+
 }  // namespace
 }  // namespace DPG_NS
 }  // namespace dpg

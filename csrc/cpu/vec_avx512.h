@@ -126,6 +126,9 @@ DPG_FN void prefetch(const void* p) { _mm_prefetch(reinterpret_cast<const char*>
 
 constexpr int kTileT = 8, kTileRegs = 16, kDotT = 4, kDotK = 6;
 
+// Bank rows that the expand sums by themselves: high ranks would add up as many roundings.
+constexpr int64_t kSumRows = 128;
+
 }  // namespace
 }  // namespace DPG_NS
 }  // namespace dpg

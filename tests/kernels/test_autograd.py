@@ -162,9 +162,10 @@ def test_opcheck(backend: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_gradients_are_as_accurate_as_unfused_ones(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the tokens are worked through in pieces."""
-    c = cases.lora_case(200, 6, 8, 300, 130, dtype)
+    """Also where the tokens are worked through in pieces. Errors of four cases together: a gradient of codes has 24 values, and
+    the errors of so few are a matter of luck."""
     weight = cases.randn(cases.generator(5), 200, 130, dtype=dtype)
+    drawn = [cases.lora_case(200, 6, 8, 300, 130, dtype, seed=seed) for seed in range(4)]
 
     def leaves(case: cases.Lora) -> list[Tensor]:
         return [t.requires_grad_() for t in (case.y, case.x, case.A, case.B, case.codes_a, case.codes_b)]
@@ -174,15 +175,25 @@ def test_gradients_are_as_accurate_as_unfused_ones(dtype: torch.dtype, monkeypat
             case.y.clone(), case.x, case.A, case.B, case.codes_a, case.codes_b, case.slots, case.scale
         )  # fmt: skip
 
-    d = c.to(torch.float64)
-    wanted = leaves(d)
-    exact = torch.autograd.grad((added(d, lora_add_reference) * weight).sum(), wanted)
-    wanted = leaves(c)
-    unfused = cases.unfused_add(c.y, cases.unfused_shrink(c), c.B, c.codes_b, c.slots, c.scale)
-    baseline = torch.autograd.grad((unfused * weight).sum(), wanted)
+    def unfused(case: cases.Lora) -> Tensor:
+        return cases.unfused_add(
+            case.y, cases.unfused_shrink(case), case.B, case.codes_b, case.slots, case.scale
+        )  # fmt: skip
+
+    def gradients(chosen: list[cases.Lora], how: Callable[[cases.Lora], Tensor]) -> list[Tensor]:
+        """Of each argument, those of all cases."""
+        wanted = [leaves(case) for case in chosen]
+        found = [
+            torch.autograd.grad((how(case) * weight).sum(), tensors)
+            for case, tensors in zip(chosen, wanted, strict=True)
+        ]
+        return [torch.stack(parts) for parts in zip(*found, strict=True)]
+
+    exact = gradients([case.to(torch.float64) for case in drawn], lambda case: added(case, lora_add_reference))
+    baseline = gradients(drawn, unfused)
     for piece in (_grad.PIECE, 1):
         monkeypatch.setattr(_grad, "PIECE", piece)
-        got = torch.autograd.grad((added(c, lora_add) * weight).sum(), wanted)
+        got = gradients(drawn, lambda case: added(case, lora_add))
         for g, b, e in zip(got, baseline, exact, strict=True):
             assert g.dtype == b.dtype and g.shape == b.shape
             assert_as_accurate(g, b, e)
