@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
+from dpg_fast.compat.accelerate import INNER
 from dpg_fast.compat.transformers import prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
@@ -125,6 +126,7 @@ class Runtime:
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
         self._steering_device: torch.device | None = None
+        self._own_forward = base.__dict__.get("forward")
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
@@ -137,7 +139,13 @@ class Runtime:
             network.reader = None
         if self.stages is not None:
             self.stages.undo()
-        del self.base.__dict__["forward"]
+        own = self.base.__dict__
+        for slot in ("forward", INNER):  # the second where accelerate's hooks came later
+            if own.get(slot) is self._forward:
+                if slot == "forward" and self._own_forward is None:
+                    del own[slot]
+                else:
+                    own[slot] = self._original_forward
 
     def again(self, hypernet: AdapterNetwork | None) -> Runtime:
         """After :meth:`undo`: the same changes with another network."""
@@ -432,7 +440,7 @@ class Runtime:
             return output
 
         forward.dpg_state = state  # type: ignore[attr-defined]
-        self.base.forward = forward  # type: ignore[method-assign]
+        self.base.forward = self._forward = forward  # type: ignore[method-assign]
 
 
 def has_stages(items: Sequence[Row]) -> bool:

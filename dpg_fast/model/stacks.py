@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dpg_fast.compat.accelerate import brings_weights
 from dpg_fast.kernels import linear_product, lora_stacked_add
+from dpg_fast.model.changing import own_forward
 from dpg_fast.model.request import Call
 
 
@@ -164,8 +166,8 @@ def stackable(layer: nn.Module) -> bool:
         and type(layer.weight) is nn.Parameter
         and type(layer.weight.data) is Tensor
         and not parametrize.is_parametrized(layer)
-        and not hasattr(layer, "_hf_hook")
-        and "forward" not in layer.__dict__
+        and not brings_weights(layer)
+        and own_forward(layer) is None
     )
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
+from dpg_fast.model.changing import ClassChange
 from dpg_fast.model.request import CallState
-from dpg_fast.model.surgery import subclass_with
 from dpg_fast.personality import Personality
 
 __all__ = ["StageEmbedding", "stage_of"]
@@ -81,14 +81,13 @@ class StageEmbedding:
         self.scale = float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
         self._check(embedding)
         self._module: nn.Module = embedding
-        self._original = type(embedding)
-        embedding.__class__ = subclass_with(StageTokenEmbedding, self._original)
+        self._change = ClassChange("the input embedding", embedding, StageTokenEmbedding)
         embedding.dpg_stages = self  # type: ignore[assignment]
         self._copy: Tensor | None = None
 
     def undo(self) -> None:
         """Give the embedding its own class back."""
-        self._module.__class__ = self._original
+        self._change.undo()
         del self._module.__dict__["dpg_stages"]
 
     def token_id(self, character: str, stage: str) -> int:

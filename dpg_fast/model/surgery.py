@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import SHARED_INPUT, Architecture, GatedMlp, split_gate_up, verify_gated_mlp
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
+from dpg_fast.model.changing import ClassChange, check_forward
 from dpg_fast.model.request import Call, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
@@ -192,12 +193,12 @@ class Surgery:
         self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
-        self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._changed: list[ClassChange] = []
         self._stacks: list[tuple[Stack, tuple[str, ...], MlpAdapter | None]] = []
         self._tied = _tied_weights(architecture)
         verified: set[type] = set()
         inside: set[str] = set()
-        patches: list[tuple[nn.Module, type[nn.Module], Any]] = []
+        patches: list[tuple[str, nn.Module, type[nn.Module], Any]] = []
         for mlp in architecture.mlps:
             names = {n: f"{mlp.name}.{n}" for n in mlp.layout.linears if n != mlp.layout.down}
             adapted = {n: full for n, full in names.items() if full in sites}
@@ -213,19 +214,19 @@ class Surgery:
                 adapter.partial = {n: LinearAdapter(state, scale, full, group) for n, full in adapted.items()}
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
-            patches.append((mlp.module, PersonalityMlp, adapter))
+            patches.append((mlp.name, mlp.module, PersonalityMlp, adapter))
         for name in sorted(sites):
             if name in inside:
                 continue
             linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
             self.linear_adapters[name] = linear_adapter
-            patches.append((architecture.linears[name], PersonalityLinear, linear_adapter))
+            patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
+        for name, module, _, _ in patches:
+            check_forward(name, module)
         self._plan_stacks(sites - inside)
-        for module, mixin, part in patches:
-            original = type(module)
-            module.__class__ = subclass_with(mixin, original)
+        for name, module, mixin, part in patches:
+            self._changed.append(ClassChange(name, module, mixin))
             module.dpg_adapter = part  # type: ignore[assignment]
-            self._changed.append((module, original))
 
     def _plan_stacks(self, outside: Set[str]) -> None:
         """Group the plain linear layers that share an input; their buffers are made with the first bank."""
@@ -253,9 +254,9 @@ class Surgery:
         """Give every module its own class and its weights their own memory back."""
         for stack, _, _ in self._stacks:
             stack.release()
-        for module, original in self._changed:
-            module.__class__ = original
-            del module.__dict__["dpg_adapter"]
+        for change in self._changed:
+            change.undo()
+            del change.module.__dict__["dpg_adapter"]
         self._changed.clear()
 
     def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
@@ -332,15 +333,3 @@ def _tied_weights(architecture: Architecture) -> set[int]:
     """Ids of weights that several of the layers share."""
     count = Counter(id(weight) for layer in architecture.linears.values() for weight in layer.parameters())
     return {weight for weight, uses in count.items() if uses > 1}
-
-
-_subclasses: dict[tuple[type, type], type] = {}
-
-
-def subclass_with(mixin: type, original: type) -> type:
-    """``original`` with ``mixin`` in front; always the same class for the same two."""
-    key = (mixin, original)
-    if key not in _subclasses:
-        name = f"{mixin.__name__}{original.__name__}"
-        _subclasses[key] = type(name, (mixin, original), {"__module__": __name__})
-    return _subclasses[key]
