@@ -190,19 +190,25 @@ def split_gate_up(mlp: GatedMlp, x: Tensor) -> tuple[Tensor, Tensor]:
     return getattr(module, layout.gate)(x), getattr(module, layout.up)(x)
 
 
-def verify_gated_mlp(mlp: GatedMlp) -> None:
+def verify_gated_mlp(mlp: GatedMlp, device: torch.device | None = None) -> None:
     """Check on random input that the module computes ``down(act(gate(x)) * up(x))`` and nothing else.
+
+    Args:
+        mlp: of a model.
+        device: where it runs, if that is not where its weights lie (offloaded ones). On the meta device nothing is checked.
 
     Raises:
         UnsupportedArchitectureError: its output differs (extra sparsity, clamping, scaling ...).
     """
     first = getattr(mlp.module, mlp.layout.linears[0])
     weight = next(iter(first.parameters()), None)
-    if weight is None or weight.device.type == "meta":
+    if weight is None:
+        return
+    if (device := device or weight.device).type == "meta":
         return
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, linear_shape(first)[0], generator=generator).to(weight.device, dtype)
+    x = torch.randn(3, linear_shape(first)[0], generator=generator).to(device, dtype)
     with torch.no_grad():
         gate, up = split_gate_up(mlp, x)
         ours = getattr(mlp.module, mlp.layout.down)(ACTIVATIONS[mlp.act](gate) * up).double()

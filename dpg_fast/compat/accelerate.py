@@ -6,6 +6,7 @@ before. Importing this module does not import accelerate.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,9 +35,9 @@ def hooks_of(module: nn.Module) -> Iterator[Any]:
             waiting[:0] = inside
 
 
-def placed_by(model: nn.Module) -> tuple[int, int]:
-    """A mark that changes when accelerate puts the model elsewhere."""
-    return id(model.__dict__.get(HOOK)), id(model.__dict__.get(DEVICE_MAP))
+def placed_by(model: nn.Module) -> tuple[Any, Any]:
+    """What is another when accelerate has put the model elsewhere: its own hook and its map."""
+    return model.__dict__.get(HOOK), model.__dict__.get(DEVICE_MAP)
 
 
 def execution_device(model: nn.Module, name: str) -> torch.device:
@@ -45,18 +46,18 @@ def execution_device(model: nn.Module, name: str) -> torch.device:
     The meta device for weights that no hook brings.
     """
     module = model.get_submodule(name)
-    weight = next(module.parameters(), None)
+    weight = next(itertools.chain(module.parameters(), module.buffers(), model.parameters()))
     chain = list(_chain(model, name))
     for hook in chain:
         if type(hook).__name__ == "CpuOffload":  # moves the whole model when it is called
             return _device(hook.execution_device)
-    if weight is not None and weight.device.type != "meta":
+    if weight.device.type != "meta":
         return weight.device
     for hook in chain:
         device = getattr(hook, "execution_device", None)
         if device is not None:
             return _device(device)
-    return torch.device("meta") if weight is None else weight.device
+    return weight.device
 
 
 def brings_weights(module: nn.Module) -> bool:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dpg_fast.architecture import SHARED_INPUT, Architecture, GatedMlp, split_gate_up, verify_gated_mlp
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
 from dpg_fast.model.changing import ClassChange, check_forward
-from dpg_fast.model.request import Call, CallState
+from dpg_fast.model.places import Places
+from dpg_fast.model.request import Call, CallMirror, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
 
@@ -27,6 +28,7 @@ class LinearAdapter:
     """The bank's part of one linear layer.
 
     Attributes:
+        state: where it finds the running call, on its own device.
         name: of the layer.
         group: of its codes.
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
@@ -37,7 +39,7 @@ class LinearAdapter:
     __slots__ = ("A", "B", "group", "index", "name", "scale", "stack", "state")
 
     def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
-        self.state = state
+        self.state: CallState | CallMirror = state
         self.name = name
         self.group = group
         self.scale = scale
@@ -63,6 +65,8 @@ class MlpAdapter:
     """Bank and steering of one gated MLP.
 
     Attributes:
+        state: where it finds the running call, on its own device.
+        device: where it runs, in a model that runs on several; None where there is one.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
         group: of their codes.
         partial: the bank's part when only one of them has.
@@ -73,12 +77,13 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "add", "clamp_mask", "group", "has_bank", "mlp", "partial", "scale", "stack"),
-        "state",
+        *("A", "B_gate", "B_up", "add", "clamp_mask", "device", "group", "has_bank", "mlp", "partial", "scale"),
+        *("stack", "state"),
     )
 
     def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
-        self.state = state
+        self.state: CallState | CallMirror = state
+        self.device: torch.device | None = None
         self.group = group
         self.mlp = mlp
         self.scale = scale
@@ -91,10 +96,17 @@ class MlpAdapter:
         self.add: Tensor | None = None
         self.stack: Stack | None = None
 
+    @property
+    def first(self) -> str:
+        """Name of the linear layer that is given the MLP's input first."""
+        return f"{self.mlp.name}.{self.mlp.layout.linears[0]}"
+
     def activate(self, x: Tensor) -> Tensor:
         """``steer(act(gate)) * up`` for the MLP's input ``x`` [..., d_in], [..., I]."""
         call = self.state.call
         assert call is not None
+        if self.device is not None:
+            x = x.to(self.device)
         lora = None
         if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
             assert call.lora_slots is not None
@@ -170,6 +182,7 @@ class Surgery:
 
     Args:
         architecture: of the model.
+        places: where its layers run.
         state: read by the changed layers.
         sites: names of the linear layers that have a bank entry.
         scale: of the bank.
@@ -183,6 +196,7 @@ class Surgery:
     def __init__(
         self,
         architecture: Architecture,
+        places: Places,
         state: CallState,
         sites: Set[str],
         scale: float,
@@ -190,6 +204,7 @@ class Surgery:
         groups: Mapping[str, int] | None = None,
     ) -> None:
         self.architecture = architecture
+        self._state = state
         self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
@@ -206,7 +221,7 @@ class Surgery:
             if not (adapted or steered):
                 continue
             if type(mlp.module) not in verified:
-                verify_gated_mlp(mlp)
+                verify_gated_mlp(mlp, places.of[f"{mlp.name}.{mlp.layout.linears[0]}"])
                 verified.add(type(mlp.module))
             group = self._groups[next(iter(adapted.values()))] if adapted else 0
             adapter = MlpAdapter(state, mlp, scale, len(adapted) == len(names), group)
@@ -223,6 +238,7 @@ class Surgery:
             patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
         for name, module, _, _ in patches:
             check_forward(name, module)
+        self.place(places)
         self._plan_stacks(sites - inside)
         for name, module, mixin, part in patches:
             self._changed.append(ClassChange(name, module, mixin))
@@ -259,8 +275,20 @@ class Surgery:
             del change.module.__dict__["dpg_adapter"]
         self._changed.clear()
 
+    def place(self, places: Places) -> None:
+        """Let each layer read the running call on the device where it runs."""
+        states: dict[torch.device, CallState | CallMirror] = {places.first: self._state}
+        self._state.mirrors = tuple(CallMirror(device) for device in places.others)
+        states |= {mirror.device: mirror for mirror in self._state.mirrors}
+        for name, linear in self.linear_adapters.items():
+            linear.state = states[places.of[name]]
+        for mlp in self.mlp_adapters.values():
+            device = places.of[mlp.first]
+            mlp.state, mlp.device = states[device], device if places.others else None
+
     def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
-        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device.
+        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the layer's
+        device.
 
         ``stacked`` puts copies of it below the base weights where that is possible; gradients do not reach copies.
         """
@@ -285,12 +313,14 @@ class Surgery:
         """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
         for adapter in self.mlp_adapters.values():
             if adapter.has_bank and adapter.A is not None:
-                adapter.A.index_copy_(1, index, _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0])
+                rows = _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0]
+                adapter.A.index_copy_(1, index.to(rows.device), rows)
         used = {id(linear.stack) for linear in self.linear_adapters.values()}
         used |= {id(mlp.stack) for mlp in self.mlp_adapters.values()}
         for stack, names, _ in self._stacks:
             if id(stack) in used:
-                stack.update(index, [pair(name) for name in names])
+                pairs = [pair(name) for name in names]
+                stack.update(index.to(pairs[0][0].device), pairs)
 
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""
@@ -302,11 +332,11 @@ class Surgery:
         if adapter.has_bank:
             adapter.A, adapter.B_gate, adapter.B_up = _mlp_bank(adapter.mlp, pair)
 
-    def set_steering(self, table: SteeringTable, device: Any) -> None:
-        """Put the steering table's rows on the device."""
-        mask, add = table.clamp_mask.to(device), table.add.to(device)
+    def set_steering(self, table: SteeringTable, places: Places) -> None:
+        """Put the rows of each layer on its device."""
         for layer, adapter in self.mlp_adapters.items():
-            adapter.clamp_mask, adapter.add = mask[layer], add[layer]
+            device = places.of[adapter.first]
+            adapter.clamp_mask, adapter.add = table.clamp_mask[layer].to(device), table.add[layer].to(device)
 
 
 def _bank_alone(call: Call) -> bool:
@@ -326,7 +356,8 @@ def _mlp_bank(mlp: GatedMlp, pair: Callable[[str], tuple[Tensor, Tensor]]) -> tu
 
 
 def _rows(pair: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-    return pair[0][index], pair[1][index]
+    here = index.to(pair[0].device)
+    return pair[0][here], pair[1][here]
 
 
 def _tied_weights(architecture: Architecture) -> set[int]:

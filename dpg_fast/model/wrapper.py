@@ -64,6 +64,11 @@ class PersonalityModel(nn.Module):
     # ---------------------------------------------------------------- building
 
     @property
+    def device(self) -> torch.device:
+        """Where input ids go: the base model's device, and with several that of its input embedding."""
+        return self._runtime.device()
+
+    @property
     def calibration(self) -> Calibration:
         """Level -> steering strength; may be replaced at any time."""
         return self._runtime.calibration
@@ -450,6 +455,7 @@ class PersonalityModel(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
+        self._runtime.check_move(fn)
         self.base._apply(fn, recurse)
         if self.hypernet is not None:
             self.hypernet._apply(keep_dtype, recurse)
