@@ -15,11 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import SHARED_INPUT, Architecture, GatedMlp, split_gate_up, verify_gated_mlp
+from dpg_fast.architecture import (
+    SHARED_INPUT,
+    Architecture,
+    GatedMlp,
+    UnsupportedArchitectureError,
+    split_gate_up,
+    verify_gated_mlp,
+)
+from dpg_fast.compat.torch import all_modules_hooked, has_hooks
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
+from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
+from dpg_fast.model.changes import Change, Changed
 from dpg_fast.model.request import Call, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
+
+ADAPTER = "dpg_adapter"
 
 
 class LinearAdapter:
@@ -31,9 +43,10 @@ class LinearAdapter:
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
         stack, index: the product that also makes this layer's, and its place there; ``stack`` is None where the layer
             keeps its own product.
+        own: a forward that the layer has on the instance, to be run in place of the class's; None without one.
     """
 
-    __slots__ = ("A", "B", "group", "index", "name", "scale", "stack", "state")
+    __slots__ = ("A", "B", "group", "index", "name", "own", "scale", "stack", "state")
 
     def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
         self.state = state
@@ -44,6 +57,7 @@ class LinearAdapter:
         self.B: Tensor | None = None
         self.stack: Stack | None = None
         self.index = 0
+        self.own: Callable[..., Tensor] | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """``y`` with this layer's low-rank delta for ``x`` added in place; untouched when no bank takes part in the call."""
@@ -72,14 +86,15 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "add", "clamp_mask", "group", "has_bank", "mlp", "partial", "scale", "stack"),
-        "state",
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "group", "has_bank", "mlp", "partial", "scale"),
+        *("stack", "state"),
     )
 
     def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
         self.state = state
         self.group = group
         self.mlp = mlp
+        self.act_module = mlp.act_module
         self.scale = scale
         self.has_bank = has_bank
         self.partial: dict[str, LinearAdapter] = {}
@@ -116,7 +131,16 @@ class MlpAdapter:
             assert self.add is not None
             add = self.add if call.mask is None else call.mask.apply(self.add, self.mlp.layer)
             steering = Steering(self.clamp_mask, add, call.values.strengths, call.steer_slots)
+        act = self._watched_activation()
+        if act is not None:
+            return _through(act, gate, up, lora, steering)
         return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=steering)
+
+    def _watched_activation(self) -> nn.Module | None:
+        """The activation module where it has to be called itself: it has hooks, or is not what it was when it was recognised."""
+        act: nn.Module = getattr(self.mlp.module, self.mlp.layout.act)
+        plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
+        return None if plain and not all_modules_hooked() else act
 
     def _ride_along(self, x: Tensor, gate: Tensor) -> GatedLora:
         call = self.state.call
@@ -138,27 +162,31 @@ class MlpAdapter:
         return GatedLora(first, B_gate, second, B_up, codes, call.lora_slots, self.scale)
 
 
-class PersonalityLinear(nn.Module):
+class PersonalityLinear(Changed):
     """Mixin put in front of a linear layer's class."""
 
     dpg_adapter: LinearAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:  # a bound method that somebody kept past unload()
+            return type(self).forward(self, x)
         call, stack = adapter.state.call, adapter.stack
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
             return stack.output(adapter.index, x, call, adapter.scale)
-        y = super().forward(x)  # type: ignore[misc]
+        y = super().forward(x) if adapter.own is None else adapter.own(x)  # type: ignore[misc]
         return adapter.add_to(y, x)
 
 
-class PersonalityMlp(nn.Module):
+class PersonalityMlp(Changed):
     """Mixin put in front of a gated MLP's class."""
 
     dpg_adapter: MlpAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:
+            return type(self).forward(self, x)
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
@@ -176,7 +204,8 @@ class Surgery:
         groups: site name -> its group of codes; None where all share one.
 
     Raises:
-        UnsupportedArchitectureError: an MLP does not compute what its structure suggests; nothing is changed then.
+        UnsupportedArchitectureError: an MLP does not compute what its structure suggests, or has a forward of its own on the
+            instance; nothing is changed then.
     """
 
     def __init__(
@@ -192,40 +221,41 @@ class Surgery:
         self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
-        self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+        self.changes: list[Change] = []
         self._stacks: list[tuple[Stack, tuple[str, ...], MlpAdapter | None]] = []
         self._tied = _tied_weights(architecture)
-        verified: set[type] = set()
         inside: set[str] = set()
-        patches: list[tuple[nn.Module, type[nn.Module], Any]] = []
+        patches: list[tuple[str, nn.Module, type[Changed], LinearAdapter | MlpAdapter]] = []
         for mlp in architecture.mlps:
             names = {n: f"{mlp.name}.{n}" for n in mlp.layout.linears if n != mlp.layout.down}
             adapted = {n: full for n, full in names.items() if full in sites}
             inside.update(names.values())
             if not (adapted or steered):
                 continue
-            if type(mlp.module) not in verified:
-                verify_gated_mlp(mlp)
-                verified.add(type(mlp.module))
+            _verify(architecture, mlp, steered)
             group = self._groups[next(iter(adapted.values()))] if adapted else 0
             adapter = MlpAdapter(state, mlp, scale, len(adapted) == len(names), group)
             if adapted and not adapter.has_bank:
                 adapter.partial = {n: LinearAdapter(state, scale, full, group) for n, full in adapted.items()}
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
-            patches.append((mlp.module, PersonalityMlp, adapter))
+            patches.append((mlp.name, mlp.module, PersonalityMlp, adapter))
         for name in sorted(sites):
             if name in inside:
                 continue
             linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
             self.linear_adapters[name] = linear_adapter
-            patches.append((architecture.linears[name], PersonalityLinear, linear_adapter))
+            patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
         self._plan_stacks(sites - inside)
-        for module, mixin, part in patches:
-            original = type(module)
-            module.__class__ = subclass_with(mixin, original)
-            module.dpg_adapter = part  # type: ignore[assignment]
-            self._changed.append((module, original))
+        try:
+            for name, module, mixin, part in patches:
+                change = Change(name, module, mixin, ADAPTER, part, serves=mixin is PersonalityLinear)
+                self.changes.append(change)
+                if isinstance(part, LinearAdapter):
+                    part.own = change.own
+        except BaseException:
+            self.undo()
+            raise
 
     def _plan_stacks(self, outside: Set[str]) -> None:
         """Group the plain linear layers that share an input; their buffers are made with the first bank."""
@@ -247,16 +277,16 @@ class Surgery:
             layers = [linears[name] for name in names]
             if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
                 group = self._groups[names[0]]
-                self._stacks.append((Stack(layers, group), names, adapter))  # type: ignore[arg-type]
+                holder = adapter.mlp.module if adapter is not None else None
+                self._stacks.append((Stack(layers, group, holder), names, adapter))  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Give every module its own class and its weights their own memory back."""
         for stack, _, _ in self._stacks:
             stack.release()
-        for module, original in self._changed:
-            module.__class__ = original
-            del module.__dict__["dpg_adapter"]
-        self._changed.clear()
+        for change in self.changes:
+            change.undo()
+        self.changes.clear()
 
     def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
         """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device.
@@ -308,6 +338,38 @@ class Surgery:
             adapter.clamp_mask, adapter.add = mask[layer], add[layer]
 
 
+def _verify(architecture: Architecture, mlp: GatedMlp, steered: bool) -> None:
+    """Raises UnsupportedArchitectureError with the name of an MLP that is not what its structure suggests, and the way out."""
+    try:
+        verify_gated_mlp(mlp)
+        return
+    except UnsupportedArchitectureError as error:
+        reason = str(error)
+    sound = architecture.num_layers  # the first layer from which on all others are
+    for other in reversed(architecture.mlps):
+        try:
+            verify_gated_mlp(other)
+        except UnsupportedArchitectureError:
+            break
+        sound = other.layer
+    if sound < architecture.num_layers:
+        without = "without neurons, " if steered else ""
+        reason += (
+            f". The layers from {sound} on are sound: {without}HypernetConfig(first_layer={sound}) adapts those alone"
+        )
+    raise UnsupportedArchitectureError(f"{mlp.name}: {reason}")
+
+
+def _through(act: nn.Module, gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> Tensor:
+    """``steer(act(gate)) * up`` with the activation module called: its hooks see, and may change, what is then steered."""
+
+    def activation(rows: Tensor) -> Tensor:
+        return act(rows.view(gate.shape)).reshape(rows.shape)  # type: ignore[no-any-return]
+
+    rows = (gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
+    return steered_gated_act_reference(*rows, activation, lora=lora, steering=steering).view(gate.shape)
+
+
 def _bank_alone(call: Call) -> bool:
     """Whether a bank takes part, and the call brings no weights of its own."""
     return call.lora_slots is not None and call.values.pairs is None
@@ -332,15 +394,3 @@ def _tied_weights(architecture: Architecture) -> set[int]:
     """Ids of weights that several of the layers share."""
     count = Counter(id(weight) for layer in architecture.linears.values() for weight in layer.parameters())
     return {weight for weight, uses in count.items() if uses > 1}
-
-
-_subclasses: dict[tuple[type, type], type] = {}
-
-
-def subclass_with(mixin: type, original: type) -> type:
-    """``original`` with ``mixin`` in front; always the same class for the same two."""
-    key = (mixin, original)
-    if key not in _subclasses:
-        name = f"{mixin.__name__}{original.__name__}"
-        _subclasses[key] = type(name, (mixin, original), {"__module__": __name__})
-    return _subclasses[key]
