@@ -87,8 +87,8 @@ class Change:
             if not serves:
                 raise UnsupportedArchitectureError(
                     f"{name} ({self.original.__name__}) has a forward of its own, {_described(self._found)}, so that a "
-                    "personality would not reach it; take it off before wrapping (with Liger: leave swiglu out; or del module.forward), "
-                    "and, if it calls the forward that it replaces, put it on afterwards"
+                    "personality would not reach it; take it off before wrapping (del module.forward; with Liger: leave "
+                    "swiglu out) and, if it calls the forward that it replaces, put it on afterwards"
                 )
             self.own = self._found
         module.__dict__[_CHANGE] = self

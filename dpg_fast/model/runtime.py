@@ -258,6 +258,7 @@ class Runtime:
     @contextmanager
     def _spoken(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
         with self._state.lock, lasting():
+            self._require_reached()
             table = self._prepare()
             slots = self._acquire(table, items)
             row_slots = self._row_slots(items, slots, table.values.strengths.device)
@@ -310,6 +311,7 @@ class Runtime:
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
+        self._require_reached()
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
         if checkpointing and not self.checkpointing:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
@@ -324,6 +326,11 @@ class Runtime:
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         return Request(row_slots, values, True, steers, steer_from, self.options, has_stages(items))
+
+    def _require_reached(self) -> None:
+        """Raises RuntimeError when calls of the base model pass by what was changed, since somebody replaced something."""
+        self._root.check()
+        self._watch.check()
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
@@ -398,8 +405,6 @@ class Runtime:
     def _prepare(self, training: bool = False) -> SlotTable:
         """Bring compute copies and slots up to date with the master weights, the device and the dtype."""
         device, dtype = self._device(), self._compute_dtype()
-        self._root.check()
-        self._watch.check()
         self._prepare_steering(device)
         if self._wide:
             return self._prepare_wide(device, dtype)
