@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import prompt_of, tokens_before
+from dpg_fast.compat.transformers import kept_positions, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -483,7 +483,7 @@ class Runtime:
                 if first is None:
                     raise ValueError("the model was called without input_ids and inputs_embeds")
                 rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length))
+                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
             token = object()
             with state.lock:
                 self._running.add(token)

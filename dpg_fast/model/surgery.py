@@ -64,12 +64,16 @@ class LinearAdapter:
         call = self.state.call
         if call is None or call.lora_slots is None:
             return y
+        if call.several is not None:
+            call = call.seen_by(self.name, x)
+        slots = call.lora_slots
+        assert slots is not None
         A, B = (self.A, self.B) if call.values.pairs is None else call.values.pairs[self.name]
         assert A is not None and B is not None
         codes_a, codes_b = call.values.codes(self.group)
         if y.dtype != A.dtype or x.dtype != A.dtype:  # under autocast the product's dtype is not the weights'
             x, A, B = x.to(y.dtype), A.to(y.dtype), B.to(y.dtype)
-        return lora_add(y, x, A, B, codes_a, codes_b, call.lora_slots, self.scale)
+        return lora_add(y, x, A, B, codes_a, codes_b, slots, self.scale)
 
 
 class MlpAdapter:
@@ -109,18 +113,20 @@ class MlpAdapter:
         """``steer(act(gate)) * up`` for the MLP's input ``x`` [..., d_in], [..., I]."""
         call = self.state.call
         assert call is not None
+        if call.several is not None:
+            call = call.seen_by(self.mlp.name, x)
         lora = None
         if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
             assert call.lora_slots is not None
             y, S = self.stack.product(x)
             gate, up = y[..., : self.mlp.intermediate], y[..., self.mlp.intermediate :]
             u = lora_combine(S, call.values.codes(self.group)[0], call.lora_slots, len(self.stack.widths))
-            lora = self._expands(u, self.B_gate, self.B_up)
+            lora = self._expands(call, u, self.B_gate, self.B_up)
         else:
             gate, up = split_gate_up(self.mlp, x)
         if call.lora_slots is not None and lora is None:
             if self.has_bank:
-                lora = self._ride_along(x, gate)
+                lora = self._ride_along(call, x, gate)
             for name, adapter in self.partial.items():
                 if name == self.mlp.layout.gate:
                     gate = adapter.add_to(gate, x)
@@ -142,21 +148,19 @@ class MlpAdapter:
         plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
         return None if plain and not all_modules_hooked() else act
 
-    def _ride_along(self, x: Tensor, gate: Tensor) -> GatedLora:
-        call = self.state.call
-        assert call is not None and call.lora_slots is not None
+    def _ride_along(self, call: Call, x: Tensor, gate: Tensor) -> GatedLora:
+        assert call.lora_slots is not None
         A, B_gate, B_up = self.A, self.B_gate, self.B_up
         if call.values.pairs is not None:
             A, B_gate, B_up = _mlp_bank(self.mlp, call.values.pairs.__getitem__)
         assert A is not None and B_gate is not None and B_up is not None
         if gate.dtype != A.dtype or x.dtype != A.dtype:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
-        return self._expands(lora_shrink(x, A, call.values.codes(self.group)[0], call.lora_slots), B_gate, B_up)
+        return self._expands(call, lora_shrink(x, A, call.values.codes(self.group)[0], call.lora_slots), B_gate, B_up)
 
-    def _expands(self, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
+    def _expands(self, call: Call, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
         """``u`` [2, T, r], or [1, T, r] where gate and up are one layer."""
-        call = self.state.call
-        assert call is not None and call.lora_slots is not None and B_gate is not None and B_up is not None
+        assert call.lora_slots is not None and B_gate is not None and B_up is not None
         first, second = (u, None) if len(u) == 2 else (u[0], u[0])
         codes = call.values.codes(self.group)[1]
         return GatedLora(first, B_gate, second, B_up, codes, call.lora_slots, self.scale)
@@ -173,6 +177,8 @@ class PersonalityLinear(Changed):
             return type(self).forward(self, x)
         call, stack = adapter.state.call, adapter.stack
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
+            if call.several is not None:
+                call = call.seen_by(adapter.name, x)
             return stack.output(adapter.index, x, call, adapter.scale)
         y = super().forward(x) if adapter.own is None else adapter.own(x)  # type: ignore[misc]
         return adapter.add_to(y, x)

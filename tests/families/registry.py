@@ -48,8 +48,9 @@ class Family:
         text: name of the nested configuration that `SIZES` and ``settings`` go to; None where there is none.
         other: settings beside the nested one.
         generates: it has ``generate``.
-        peft: PEFT can load what ``to_peft`` writes and serves as reference.
-        wrong: what is known to come out wrong; None for nothing.
+        peft: PEFT takes adapters of this class for causal LMs, and so serves as reference.
+        pads: the bare model itself is right with prompts padded on the left.
+        wrong: check (see :mod:`tests.families.checks`) -> why it is known to fail.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Family:
     other: Mapping[str, Any] = field(default_factory=dict)
     generates: bool = True
     peft: bool = True
-    wrong: str | None = None
+    pads: bool = True
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def installed(self) -> bool:
@@ -103,6 +105,8 @@ def randomise(model: torch.nn.Module) -> None:
                 buffer.fill_(0.8)
 
 
+SLICED = "layers that share keys and values see fewer positions than the prompt"
+UNREFUSED = "a shared expert is taken for the whole MLP"
 HEAD = {"head_dim": 16}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
 ROUTED = "no gated MLP"
@@ -154,7 +158,14 @@ GEMMA4 = {
     "hidden_size_per_layer_input": 8,
     "num_kv_shared_layers": 0,
 }
-MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+MAMBA = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 8,
+}
 
 _LIST = (
     Family("Llama", "LlamaForCausalLM"),
@@ -178,10 +189,16 @@ _LIST = (
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.9, 0.0]},
         refused="does not compute",
+        wrong={"wrap": "one MLP of each class is checked"},
     ),
     Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4),
     Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}),
-    Family("Gemma 4, shared keys and values", "Gemma4ForCausalLM", {**GEMMA4, "num_kv_shared_layers": 1}),
+    Family(
+        "Gemma 4, shared keys and values",
+        "Gemma4ForCausalLM",
+        {**GEMMA4, "num_kv_shared_layers": 1},
+        wrong={"generate": SLICED, "beams": SLICED},
+    ),
     Family("VaultGemma", "VaultGemmaForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
     Family("Phi-3", "Phi3ForCausalLM"),
     Family("GLM", "GlmForCausalLM", HEAD),
@@ -216,6 +233,7 @@ _LIST = (
         "RecurrentGemma",
         "RecurrentGemmaForCausalLM",
         {**HEAD, "lru_width": 64, "attention_window_size": WINDOW, "intermediate_size": 192},
+        pads=False,
     ),
     Family("Falcon-H1", "FalconH1ForCausalLM", {**HEAD, **MAMBA, "mamba_d_ssm": 128}),
     Family(
@@ -275,31 +293,41 @@ _LIST = (
         refused="has no",
     ),
     Family("Mixtral", "MixtralForCausalLM", {"num_local_experts": 4}, refused=ROUTED),
-    Family("Qwen2-MoE", "Qwen2MoeForCausalLM", {**MOE, "shared_expert_intermediate_size": 96}, refused=SHARED),
+    Family(
+        "Qwen2-MoE",
+        "Qwen2MoeForCausalLM",
+        {**MOE, "shared_expert_intermediate_size": 96},
+        refused=SHARED,
+        wrong={"wrap": UNREFUSED},
+    ),
     Family("Qwen3-MoE", "Qwen3MoeForCausalLM", {**HEAD, **MOE}, refused=ROUTED),
     Family(
         "Qwen3-Next",
         "Qwen3NextForCausalLM",
         {**HEAD, **MOE, **LINEAR, "shared_expert_intermediate_size": 96},
         refused=SHARED,
+        wrong={"wrap": UNREFUSED},
     ),
     Family(
         "Qwen3.5-MoE, text",
         "Qwen3_5MoeForCausalLM",
         {**HEAD, **MOE, **LINEAR, "shared_expert_intermediate_size": 96},
         refused=SHARED,
+        wrong={"wrap": UNREFUSED},
     ),
     Family(
         "ERNIE 4.5 MoE",
         "Ernie4_5_MoeForCausalLM",
         {"moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_intermediate_size": 96},
         refused=SHARED,
+        wrong={"wrap": UNREFUSED},
     ),
     Family(
         "DeepSeek-V3, shared expert of the dense size",
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, **EXPERTS, "moe_intermediate_size": 96, "first_k_dense_replace": 1},
         refused=SHARED,
+        wrong={"wrap": UNREFUSED},
     ),
     Family(
         "DeepSeek-V3, as released",
@@ -311,6 +339,7 @@ _LIST = (
         "DeepSeek-V3, dense layers only",
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, **EXPERTS, "first_k_dense_replace": 3},
+        wrong={"peft": "PEFT rewrites the targets of this model type to experts"},
     ),
     Family(
         "GLM-4 MoE",
@@ -356,6 +385,7 @@ _LIST = (
             "layer_types": LINEAR["layer_types"],
         },
         refused=SHARED,
+        wrong={"wrap": UNREFUSED},
     ),
     Family(
         "Gemma 3 with images",
@@ -400,8 +430,8 @@ _LIST = (
             }
         },
     ),
-    Family("Llama, sequence classification", "LlamaForSequenceClassification", generates=False),
-    Family("Llama without a head", "LlamaModel", generates=False),
+    Family("Llama, sequence classification", "LlamaForSequenceClassification", generates=False, peft=False),
+    Family("Llama without a head", "LlamaModel", generates=False, peft=False),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _LIST}
 assert len(FAMILIES) == len(_LIST), "names repeat"
