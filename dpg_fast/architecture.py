@@ -72,6 +72,11 @@ class GatedMlp:
     intermediate: int
 
     @property
+    def first(self) -> str:
+        """Name of the linear layer that is given the MLP's input first."""
+        return f"{self.name}.{self.layout.linears[0]}"
+
+    @property
     def act_module(self) -> nn.Module:
         module = getattr(self.module, self.layout.act)
         assert isinstance(module, nn.Module)

@@ -6,8 +6,10 @@ before. Importing this module does not import accelerate.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -21,6 +23,32 @@ INNER = "_old_forward"
 
 DEVICE_MAP = "hf_device_map"
 """Attribute of a model that was put on its devices by a map."""
+
+_HOOKS_MODULE = "accelerate.hooks"
+
+
+def innermost(module: nn.Module) -> str:
+    """Name of the instance attribute that stands for what the module itself computes.
+
+    ``"forward"``, which need not be there (a call then reaches the class's), or :data:`INNER` where ``forward`` is
+    accelerate's. Anything else that somebody has put over accelerate's hook is ``"forward"``.
+    """
+    forward = module.__dict__.get("forward")
+    ours = (
+        isinstance(forward, functools.partial)
+        and getattr(forward.func, "__module__", None) == _HOOKS_MODULE
+        and forward.args == (module,)
+    )
+    return INNER if ours and INNER in module.__dict__ else "forward"
+
+
+def runs_class_forward(module: nn.Module) -> bool:
+    """Whether a call of the module comes to the forward of its class, hooks apart."""
+    forward = module.__dict__.get(innermost(module))
+    if forward is None:
+        return True
+    mine = isinstance(forward, MethodType) and forward.__self__ is module
+    return mine and forward.__func__ is type(module).forward
 
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:

@@ -20,6 +20,11 @@ INPUT_NAMES = ("input_ids", "inputs", "inputs_embeds")
 
 MASK_NAME = "attention_mask"
 
+KEPT_NAME = "logits_to_keep"
+"""Keyword of the positions whose logits are wanted: a number of last ones (0: all), or a tensor of positions.
+
+Models with shared keys and values (Gemma 4 since 5.24) give their last layers only these."""
+
 
 def is_cache(value: Any) -> bool:
     """Whether a value is a cache of keys and values (or states) that can say how many tokens it holds."""
@@ -72,6 +77,12 @@ def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
             value: Tensor = kwargs[name]
             return value
     return args[0] if args and isinstance(args[0], Tensor) else None
+
+
+def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
+    """What a forward is given as the positions whose logits are wanted; None where it wants all."""
+    value = kwargs.get(KEPT_NAME)
+    return value if isinstance(value, Tensor) else int(value) if value else None
 
 
 def cache_name(model: Any) -> str:

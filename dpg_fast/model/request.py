@@ -23,6 +23,7 @@ class Call(NamedTuple):
         values: the slots' contents.
         mask: of the neurons that are added to, or None for all.
         stages: whether the tokens may be stage tokens, beyond the base's vocabulary.
+        several: of a forward of several positions; None where each row has one token, of which no layer can see fewer.
     """
 
     lora_slots: Tensor | None
@@ -30,6 +31,7 @@ class Call(NamedTuple):
     values: SlotValues
     mask: RandomMask | None = None
     stages: bool = False
+    several: Positions | None = None
 
     def on(self, device: torch.device) -> Call:
         """The same call for layers that run on another device."""
@@ -39,6 +41,52 @@ class Call(NamedTuple):
         soon = device.type != "cpu"  # a copy to the CPU that nobody waits for may be read too early
         lora, steered = (None if t is None else t.to(device, non_blocking=soon) for t in self[:2])
         return self._replace(lora_slots=lora, steer_slots=steered, values=values)
+
+    def seen_by(self, name: str, x: Tensor) -> Call:
+        """This call as a layer reads it that may be given fewer positions than the model was.
+
+        Args:
+            name: of the layer.
+            x: its input, [..., d].
+
+        Raises:
+            ValueError: other tokens than the forward's, or than those whose logits were asked for.
+        """
+        slots = self.steer_slots if self.lora_slots is None else self.lora_slots
+        if slots is None or slots.numel() * x.shape[-1] == x.numel():
+            return self
+        assert self.several is not None
+        rows = self.several.rows
+        index = self.several.selected(name, x)
+        lora, steered = (
+            None if one is None else one.view(rows, -1)[:, index].reshape(-1).contiguous()
+            for one in (self.lora_slots, self.steer_slots)
+        )
+        return self._replace(lora_slots=lora, steer_slots=steered)
+
+
+class Positions(NamedTuple):
+    """The tokens of one forward.
+
+    Attributes:
+        rows, length: it has rows * length tokens.
+        kept: how many last positions of each row the logits were asked for, or a tensor of positions; None for all.
+    """
+
+    rows: int
+    length: int
+    kept: int | Tensor | None
+
+    def selected(self, name: str, x: Tensor) -> slice:
+        """Which positions of each row the layer ``name`` is given as ``x``; errors as in :meth:`Call.seen_by`."""
+        if isinstance(self.kept, int) and self.kept > 0 and x.shape[:-1] == (self.rows, self.kept):
+            return slice(-self.kept, None)
+        wanted = "a tensor of positions" if isinstance(self.kept, Tensor) else self.kept or "all"
+        raise ValueError(
+            f"{name} was given {list(x.shape[:-1])} of the [{self.rows}, {self.length}] tokens of this forward, and which ones "
+            f"cannot be told (logits_to_keep: {wanted}), so neither can their personalities; layers may see all tokens, or the "
+            "last N of each row with logits_to_keep=N"
+        )
 
 
 @dataclass
@@ -72,8 +120,10 @@ class Request:
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def bind(self, rows: int, length: int, past: int | Tensor | None) -> Call:
+    def bind(self, rows: int, length: int, past: int | Tensor | None, kept: int | Tensor | None = None) -> Call:
         """Slots of the ``rows * length`` tokens of one forward that has ``past`` tokens before it (None: unknown).
+
+        ``kept``: see :class:`Positions`.
 
         Generation may have repeated each row (beams, ``num_return_sequences``), side by side.
 
@@ -81,6 +131,10 @@ class Request:
             ValueError: ``rows`` is not a multiple of n.
             RuntimeError: which tokens are to be steered depends on how many came before them, and that cannot be told.
         """
+        call = self._bind(rows, length, past)
+        return call if length == 1 else call._replace(several=Positions(rows, length, kept))
+
+    def _bind(self, rows: int, length: int, past: int | Tensor | None) -> Call:
         n = self.row_slots.numel()
         if self.segments is not None:
             return self._bind_segments(self.segments, rows, length)

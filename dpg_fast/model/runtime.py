@@ -5,22 +5,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.accelerate import INNER, placed_by
-from dpg_fast.compat.transformers import prompt_of, tokens_before
+from dpg_fast.compat.accelerate import placed_by
+from dpg_fast.compat.transformers import kept_positions, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.changes import Watch
+from dpg_fast.model.checkpointing import CheckpointContexts
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.places import META, Places, mark
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import CallState, Request
+from dpg_fast.model.root import Root, remove_copied
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
@@ -80,6 +84,7 @@ class Runtime:
         calibration: Calibration,
         tokenizer: Callable[[], Any],
     ) -> None:
+        remove_copied(base)
         architecture = find_architecture(base)
         found = (architecture.num_layers, architecture.intermediate)
         if steering is not None and (steering.num_layers, steering.intermediate) != found:
@@ -131,26 +136,80 @@ class Runtime:
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
+        self.checkpoint_contexts = CheckpointContexts(self._state)
+        changes = [*self._surgery.changes, *([self.stages.change] if self.stages is not None else [])]
+        self._watch = Watch(base, changes)
+        self._running: set[object] = set()
+        self._undone = False
         self._patch_forward()
 
+    @contextmanager
+    def exclusive(self, what: str) -> Iterator[None]:
+        """For changes to the model: no call runs inside the block.
+
+        Raises:
+            RuntimeError: a call is running, in another thread or around this one; nothing is changed then.
+        """
+        if not self._state.lock.acquire(blocking=False):
+            raise RuntimeError(f"{what} while the model is being called in another thread; wait for that call to end")
+        try:
+            if self._running:
+                raise RuntimeError(
+                    f"{what} while a call of the model is running, in another thread or around this one (a generate(), a "
+                    "speaking() block, a hook); wait for it to end"
+                )
+            yield
+        finally:
+            self._state.lock.release()
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """A call is running inside the block."""
+        token = object()
+        with self._state.lock:
+            if self._undone:
+                raise RuntimeError("the model was unloaded, or given characters, while this call began; call it again")
+            self._running.add(token)
+        try:
+            yield
+        finally:
+            self._running.discard(token)
+
     def undo(self) -> None:
-        """Take every change to the base model back."""
-        self._surgery.undo()
+        """Take every change to the base model back; inside :meth:`exclusive`.
+
+        Raises:
+            RuntimeError: somebody else has changed a changed module's class since; nothing is undone then.
+        """
+        self._watch.require_own_classes()
+        with lasting():
+            self._surgery.undo()
         for network in self._networks:
             network.reader = None
         if self.stages is not None:
             self.stages.undo()
-        own = self.base.__dict__
-        for slot in ("forward", INNER):  # the second where accelerate's hooks came later
-            if own.get(slot) is self._forward:
-                if slot == "forward" and self._own_forward is None:
-                    del own[slot]
-                else:
-                    own[slot] = self._original_forward
+        self._root.undo()
+        self._undone = True
 
-    def again(self, hypernet: AdapterNetwork | None) -> Runtime:
-        """After :meth:`undo`: the same changes with another network."""
-        made = Runtime(self.base, hypernet, self.steering, self.calibration, self._tokenizer)
+    def quiet(self) -> AbstractContextManager[Any]:
+        """No forward runs inside the block, in any other thread."""
+        return self._state.lock
+
+    def again(
+        self,
+        hypernet: AdapterNetwork | None,
+        base: nn.Module | None = None,
+        tokenizer: Callable[[], Any] | None = None,
+        steering: SteeringTable | None = None,
+    ) -> Runtime:
+        """The same changes with another network, after :meth:`undo`; or to another ``base`` that is not changed yet."""
+        made = Runtime(
+            self.base if base is None else base,
+            hypernet,
+            self.steering if steering is None else steering,
+            self.calibration,
+            tokenizer or self._tokenizer,
+        )
         made.options = self.options
         if self._compile_options is not None:
             made.compile(**self._compile_options)
@@ -174,15 +233,16 @@ class Runtime:
             ValueError: the model has nothing that could give one of them.
         """
         if all(item is None for item in items):
-            with self._activated(None):
+            with self._entered(), self._activated(None):
                 yield
             return
         self.check_items(items)
         if torch.is_grad_enabled() and self._trains():
-            request = self._training_request(items, steer_from)
-            request.segments = segments
-            with self._activated(request):
-                yield
+            with self._entered():
+                request = self._training_request(items, steer_from)
+                request.segments = segments
+                with self._activated(request):
+                    yield
             return
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
@@ -195,7 +255,13 @@ class Runtime:
     @contextmanager
     def speaking(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
         """As :meth:`request` without gradients, for personalities that may change on the way; ``steers``: neurons take part."""
-        with self._state.lock:
+        with self._entered(), self._spoken(items, steer_from, steers) as speaking:
+            yield speaking
+
+    @contextmanager
+    def _spoken(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
+        with self._state.lock, lasting():
+            self._require_reached()
             table = self._prepare()
             slots = self._acquire(table, items)
             row_slots = self._row_slots(items, slots, table.values.strengths.device)
@@ -218,7 +284,7 @@ class Runtime:
             raise ValueError(f"{len(items)} personalities were given for {request.row_slots.numel()} rows")
         if any(item is not None for item in items):
             self.check_items(items)
-        with self._state.lock:
+        with self._state.lock, lasting():
             table = self._table
             assert table is not None  # made when the block was entered
             before = request.values
@@ -248,6 +314,7 @@ class Runtime:
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
+        self._require_reached()
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
         if checkpointing and not self.checkpointing:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
@@ -264,6 +331,11 @@ class Runtime:
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         return Request(row_slots, values, True, steers, steer_from, self.options, has_stages(items))
+
+    def _require_reached(self) -> None:
+        """Raises RuntimeError when calls of the base model pass by what was changed, since somebody replaced something."""
+        self._root.check()
+        self._watch.check()
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
@@ -362,7 +434,8 @@ class Runtime:
 
     def _prepare_steering(self) -> None:
         if self.steering is not None and self._steering_places is not self._places:
-            self._surgery.set_steering(self.steering, self._places)
+            with lasting():
+                self._surgery.set_steering(self.steering, self._places)
             self._steering_places = self._places
 
     def _prepare_wide(self, dtype: torch.dtype, intact: bool) -> SlotTable:
@@ -395,21 +468,6 @@ class Runtime:
         device = self._places.of[site]
         return A.to(device, dtype), B.to(device, dtype)
 
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For ``torch.utils.checkpoint``: recomputation sees the call that is running now."""
-        call = self._state.call
-
-        @contextmanager
-        def recompute() -> Iterator[None]:
-            with self._state.lock:
-                before = self._state.put(call)
-                try:
-                    yield
-                finally:
-                    self._state.put(before)
-
-        return nullcontext(), recompute()
-
     def device(self) -> torch.device:
         """Where the base model takes its input, and slots are kept."""
         if self._mark != mark(self.base):
@@ -437,7 +495,7 @@ class Runtime:
         self._places = found
         self._surgery.place(found)
         if self.hypernet is not None and found.first != META:
-            with torch.inference_mode(False):
+            with lasting():
                 self.hypernet.to(found.first)
 
     def _compute_dtype(self) -> torch.dtype:
@@ -455,7 +513,6 @@ class Runtime:
 
         # Which personality is wanted is found out here, in Python; what comes after it may be compiled as one graph.
         @functools.partial(torch.compiler.disable, recursive=False)
-        @functools.wraps(self._original_forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
             request = state.request.get()
             call = None
@@ -464,19 +521,21 @@ class Runtime:
                 if first is None:
                     raise ValueError("the model was called without input_ids and inputs_embeds")
                 rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length))
+                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+            token = object()
             with state.lock:
-                state.put(call)
+                self._running.add(token)
+                before = state.put(call)  # a hook may call the model again
                 try:
                     output = self._inner_forward(*args, **kwargs)
                 finally:
-                    state.put(None)
+                    state.put(before)
+                    self._running.discard(token)
             if request is not None and request.widen:
                 output.logits = torch.nn.functional.pad(output.logits, (0, request.widen), value=-math.inf)
             return output
 
-        forward.dpg_state = state  # type: ignore[attr-defined]
-        self.base.forward = self._forward = forward  # type: ignore[method-assign]
+        self._root = Root(self.base, forward)
 
 
 def has_stages(items: Sequence[Row]) -> bool:

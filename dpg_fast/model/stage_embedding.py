@@ -17,11 +17,14 @@ from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
-from dpg_fast.model.changing import ClassChange
+from dpg_fast.model.changes import Change, Changed
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.request import CallState
 from dpg_fast.personality import Personality
 
 __all__ = ["StageEmbedding", "stage_of"]
+
+ATTRIBUTE = "dpg_stages"
 
 
 def stage_of(item: object) -> tuple[str, str] | None:
@@ -32,13 +35,15 @@ def stage_of(item: object) -> tuple[str, str] | None:
     return scores.character.names[0], scores.stage
 
 
-class StageTokenEmbedding(nn.Module):
+class StageTokenEmbedding(Changed):
     """Mixin put in front of the embedding's class."""
 
     dpg_stages: StageEmbedding
 
     def forward(self, ids: Tensor) -> Tensor:
-        stages = self.dpg_stages
+        stages = getattr(self, ATTRIBUTE, None)
+        if stages is None:  # a bound method that somebody kept past unload()
+            return type(self).forward(self, ids)
         call = stages.state.call
         if call is None or not call.stages:
             return super().forward(ids)  # type: ignore[misc,no-any-return]
@@ -81,15 +86,13 @@ class StageEmbedding:
         scale = getattr(embedding, "embed_scale", 1.0)
         self.scale = float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
         self._check(embedding)
-        self._module: nn.Module = embedding
-        self._change = ClassChange("the input embedding", embedding, StageTokenEmbedding)
-        embedding.dpg_stages = self  # type: ignore[assignment]
         self._copy: Tensor | None = None
+        name = next(name for name, module in base.named_modules() if module is embedding)
+        self.change = Change(name, embedding, StageTokenEmbedding, ATTRIBUTE, self)
 
     def undo(self) -> None:
         """Give the embedding its own class back."""
-        self._change.undo()
-        del self._module.__dict__["dpg_stages"]
+        self.change.undo()
 
     def token_id(self, character: str, stage: str) -> int:
         """The id that stands for a stage in prompts; ValueError for a stage that is not there."""
@@ -99,7 +102,8 @@ class StageEmbedding:
         """The rows as the embedding would give them, in the dtype and on the device of ``y``."""
         if self._copy is None or self._copy.dtype != y.dtype or self._copy.device != y.device:
             # Rounded to the embedding's dtype before the factor, as the embedding's own rows are.
-            self._copy = self.rows.rows.to(y.device, y.dtype) * self.scale
+            with lasting():
+                self._copy = self.rows.rows.to(y.device, y.dtype) * self.scale
         return self._copy
 
     def check_prompt(self, items: Sequence[object], ids: Tensor | None) -> None:

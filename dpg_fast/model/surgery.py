@@ -10,18 +10,28 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import SHARED_INPUT, Architecture, GatedMlp, split_gate_up, verify_gated_mlp
+from dpg_fast.architecture import (
+    SHARED_INPUT,
+    Architecture,
+    GatedMlp,
+    UnsupportedArchitectureError,
+    split_gate_up,
+    verify_gated_mlp,
+)
+from dpg_fast.compat.torch import all_modules_hooked, has_hooks
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
-from dpg_fast.model.changing import ClassChange, check_forward
+from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
+from dpg_fast.model.changes import Change, Changed
 from dpg_fast.model.places import Places
 from dpg_fast.model.request import Call, CallMirror, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
+
+ADAPTER = "dpg_adapter"
 
 
 class LinearAdapter:
@@ -34,9 +44,10 @@ class LinearAdapter:
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
         stack, index: the product that also makes this layer's, and its place there; ``stack`` is None where the layer
             keeps its own product.
+        own: a forward that the layer has on the instance, to be run in place of the class's; None without one.
     """
 
-    __slots__ = ("A", "B", "group", "index", "name", "scale", "stack", "state")
+    __slots__ = ("A", "B", "group", "index", "name", "own", "scale", "stack", "state")
 
     def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
         self.state: CallState | CallMirror = state
@@ -47,18 +58,23 @@ class LinearAdapter:
         self.B: Tensor | None = None
         self.stack: Stack | None = None
         self.index = 0
+        self.own: Callable[..., Tensor] | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """``y`` with this layer's low-rank delta for ``x`` added in place; untouched when no bank takes part in the call."""
         call = self.state.call
         if call is None or call.lora_slots is None:
             return y
+        if call.several is not None:
+            call = call.seen_by(self.name, x)
+        slots = call.lora_slots
+        assert slots is not None
         A, B = (self.A, self.B) if call.values.pairs is None else call.values.pairs[self.name]
         assert A is not None and B is not None
         codes_a, codes_b = call.values.codes(self.group)
         if y.dtype != A.dtype or x.dtype != A.dtype:  # under autocast the product's dtype is not the weights'
             x, A, B = x.to(y.dtype), A.to(y.dtype), B.to(y.dtype)
-        return lora_add(y, x, A, B, codes_a, codes_b, call.lora_slots, self.scale)
+        return lora_add(y, x, A, B, codes_a, codes_b, slots, self.scale)
 
 
 class MlpAdapter:
@@ -77,7 +93,8 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "add", "clamp_mask", "device", "group", "has_bank", "mlp", "partial", "scale"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "group", "has_bank", "mlp", "partial"),
+        *("scale",),
         *("stack", "state"),
     )
 
@@ -86,6 +103,7 @@ class MlpAdapter:
         self.device: torch.device | None = None
         self.group = group
         self.mlp = mlp
+        self.act_module = mlp.act_module
         self.scale = scale
         self.has_bank = has_bank
         self.partial: dict[str, LinearAdapter] = {}
@@ -96,15 +114,12 @@ class MlpAdapter:
         self.add: Tensor | None = None
         self.stack: Stack | None = None
 
-    @property
-    def first(self) -> str:
-        """Name of the linear layer that is given the MLP's input first."""
-        return f"{self.mlp.name}.{self.mlp.layout.linears[0]}"
-
     def activate(self, x: Tensor) -> Tensor:
         """``steer(act(gate)) * up`` for the MLP's input ``x`` [..., d_in], [..., I]."""
         call = self.state.call
         assert call is not None
+        if call.several is not None:
+            call = call.seen_by(self.mlp.name, x)
         if self.device is not None:
             x = x.to(self.device)
         lora = None
@@ -113,12 +128,12 @@ class MlpAdapter:
             y, S = self.stack.product(x)
             gate, up = y[..., : self.mlp.intermediate], y[..., self.mlp.intermediate :]
             u = lora_combine(S, call.values.codes(self.group)[0], call.lora_slots, len(self.stack.widths))
-            lora = self._expands(u, self.B_gate, self.B_up)
+            lora = self._expands(call, u, self.B_gate, self.B_up)
         else:
             gate, up = split_gate_up(self.mlp, x)
         if call.lora_slots is not None and lora is None:
             if self.has_bank:
-                lora = self._ride_along(x, gate)
+                lora = self._ride_along(call, x, gate)
             for name, adapter in self.partial.items():
                 if name == self.mlp.layout.gate:
                     gate = adapter.add_to(gate, x)
@@ -129,49 +144,62 @@ class MlpAdapter:
             assert self.add is not None
             add = self.add if call.mask is None else call.mask.apply(self.add, self.mlp.layer)
             steering = Steering(self.clamp_mask, add, call.values.strengths, call.steer_slots)
+        act = self._watched_activation()
+        if act is not None:
+            return _through(act, gate, up, lora, steering)
         return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=steering)
 
-    def _ride_along(self, x: Tensor, gate: Tensor) -> GatedLora:
-        call = self.state.call
-        assert call is not None and call.lora_slots is not None
+    def _watched_activation(self) -> nn.Module | None:
+        """The activation module where it has to be called itself: it has hooks, or is not what it was when it was recognised."""
+        act: nn.Module = getattr(self.mlp.module, self.mlp.layout.act)
+        plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
+        return None if plain and not all_modules_hooked() else act
+
+    def _ride_along(self, call: Call, x: Tensor, gate: Tensor) -> GatedLora:
+        assert call.lora_slots is not None
         A, B_gate, B_up = self.A, self.B_gate, self.B_up
         if call.values.pairs is not None:
             A, B_gate, B_up = _mlp_bank(self.mlp, call.values.pairs.__getitem__)
         assert A is not None and B_gate is not None and B_up is not None
         if gate.dtype != A.dtype or x.dtype != A.dtype:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
-        return self._expands(lora_shrink(x, A, call.values.codes(self.group)[0], call.lora_slots), B_gate, B_up)
+        return self._expands(call, lora_shrink(x, A, call.values.codes(self.group)[0], call.lora_slots), B_gate, B_up)
 
-    def _expands(self, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
+    def _expands(self, call: Call, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
         """``u`` [2, T, r], or [1, T, r] where gate and up are one layer."""
-        call = self.state.call
-        assert call is not None and call.lora_slots is not None and B_gate is not None and B_up is not None
+        assert call.lora_slots is not None and B_gate is not None and B_up is not None
         first, second = (u, None) if len(u) == 2 else (u[0], u[0])
         codes = call.values.codes(self.group)[1]
         return GatedLora(first, B_gate, second, B_up, codes, call.lora_slots, self.scale)
 
 
-class PersonalityLinear(nn.Module):
+class PersonalityLinear(Changed):
     """Mixin put in front of a linear layer's class."""
 
     dpg_adapter: LinearAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:  # a bound method that somebody kept past unload()
+            return type(self).forward(self, x)
         call, stack = adapter.state.call, adapter.stack
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
+            if call.several is not None:
+                call = call.seen_by(adapter.name, x)
             return stack.output(adapter.index, x, call, adapter.scale)
-        y = super().forward(x)  # type: ignore[misc]
+        y = super().forward(x) if adapter.own is None else adapter.own(x)  # type: ignore[misc]
         return adapter.add_to(y, x)
 
 
-class PersonalityMlp(nn.Module):
+class PersonalityMlp(Changed):
     """Mixin put in front of a gated MLP's class."""
 
     dpg_adapter: MlpAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:
+            return type(self).forward(self, x)
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
@@ -190,7 +218,8 @@ class Surgery:
         groups: site name -> its group of codes; None where all share one.
 
     Raises:
-        UnsupportedArchitectureError: an MLP does not compute what its structure suggests; nothing is changed then.
+        UnsupportedArchitectureError: an MLP does not compute what its structure suggests, or has a forward of its own on the
+            instance; nothing is changed then.
     """
 
     def __init__(
@@ -208,21 +237,18 @@ class Surgery:
         self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
-        self._changed: list[ClassChange] = []
+        self.changes: list[Change] = []
         self._stacks: list[tuple[Stack, tuple[str, ...], MlpAdapter | None]] = []
         self._tied = _tied_weights(architecture)
-        verified: set[type] = set()
         inside: set[str] = set()
-        patches: list[tuple[str, nn.Module, type[nn.Module], Any]] = []
+        patches: list[tuple[str, nn.Module, type[Changed], LinearAdapter | MlpAdapter]] = []
         for mlp in architecture.mlps:
             names = {n: f"{mlp.name}.{n}" for n in mlp.layout.linears if n != mlp.layout.down}
             adapted = {n: full for n, full in names.items() if full in sites}
             inside.update(names.values())
             if not (adapted or steered):
                 continue
-            if type(mlp.module) not in verified:
-                verify_gated_mlp(mlp, places.of[f"{mlp.name}.{mlp.layout.linears[0]}"])
-                verified.add(type(mlp.module))
+            _verify(architecture, mlp, steered, places)
             group = self._groups[next(iter(adapted.values()))] if adapted else 0
             adapter = MlpAdapter(state, mlp, scale, len(adapted) == len(names), group)
             if adapted and not adapter.has_bank:
@@ -236,13 +262,17 @@ class Surgery:
             linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
             self.linear_adapters[name] = linear_adapter
             patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
-        for name, module, _, _ in patches:
-            check_forward(name, module)
         self.place(places)
         self._plan_stacks(sites - inside)
-        for name, module, mixin, part in patches:
-            self._changed.append(ClassChange(name, module, mixin))
-            module.dpg_adapter = part  # type: ignore[assignment]
+        try:
+            for name, module, mixin, part in patches:
+                change = Change(name, module, mixin, ADAPTER, part, serves=mixin is PersonalityLinear)
+                self.changes.append(change)
+                if isinstance(part, LinearAdapter):
+                    part.own = change.own
+        except BaseException:
+            self.undo()
+            raise
 
     def _plan_stacks(self, outside: Set[str]) -> None:
         """Group the plain linear layers that share an input; their buffers are made with the first bank."""
@@ -264,16 +294,16 @@ class Surgery:
             layers = [linears[name] for name in names]
             if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
                 group = self._groups[names[0]]
-                self._stacks.append((Stack(layers, group), names, adapter))  # type: ignore[arg-type]
+                holder = adapter.mlp.module if adapter is not None else None
+                self._stacks.append((Stack(layers, group, holder), names, adapter))  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Give every module its own class and its weights their own memory back."""
         for stack, _, _ in self._stacks:
             stack.release()
-        for change in self._changed:
+        for change in self.changes:
             change.undo()
-            del change.module.__dict__["dpg_adapter"]
-        self._changed.clear()
+        self.changes.clear()
 
     def place(self, places: Places) -> None:
         """Let each layer read the running call on the device where it runs."""
@@ -283,7 +313,7 @@ class Surgery:
         for name, linear in self.linear_adapters.items():
             linear.state = states[places.of[name]]
         for mlp in self.mlp_adapters.values():
-            device = places.of[mlp.first]
+            device = places.of[mlp.mlp.first]
             mlp.state, mlp.device = states[device], device if places.others else None
 
     def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
@@ -335,8 +365,40 @@ class Surgery:
     def set_steering(self, table: SteeringTable, places: Places) -> None:
         """Put the rows of each layer on its device."""
         for layer, adapter in self.mlp_adapters.items():
-            device = places.of[adapter.first]
+            device = places.of[adapter.mlp.first]
             adapter.clamp_mask, adapter.add = table.clamp_mask[layer].to(device), table.add[layer].to(device)
+
+
+def _verify(architecture: Architecture, mlp: GatedMlp, steered: bool, places: Places) -> None:
+    """Raises UnsupportedArchitectureError with the name of an MLP that is not what its structure suggests, and the way out."""
+    try:
+        verify_gated_mlp(mlp, places.of[mlp.first])
+        return
+    except UnsupportedArchitectureError as error:
+        reason = str(error)
+    sound = architecture.num_layers  # the first layer from which on all others are
+    for other in reversed(architecture.mlps):
+        try:
+            verify_gated_mlp(other, places.of[other.first])
+        except UnsupportedArchitectureError:
+            break
+        sound = other.layer
+    if sound < architecture.num_layers:
+        without = "without neurons, " if steered else ""
+        reason += (
+            f". The layers from {sound} on are sound: {without}HypernetConfig(first_layer={sound}) adapts those alone"
+        )
+    raise UnsupportedArchitectureError(f"{mlp.name}: {reason}")
+
+
+def _through(act: nn.Module, gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> Tensor:
+    """``steer(act(gate)) * up`` with the activation module called: its hooks see, and may change, what is then steered."""
+
+    def activation(rows: Tensor) -> Tensor:
+        return act(rows.view(gate.shape)).reshape(rows.shape)  # type: ignore[no-any-return]
+
+    rows = (gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
+    return steered_gated_act_reference(*rows, activation, lora=lora, steering=steering).view(gate.shape)
 
 
 def _bank_alone(call: Call) -> bool:

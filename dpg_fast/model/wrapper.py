@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +16,11 @@ from dpg_fast.compat.transformers import cache_of, prompt_of
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.changes import NOT_PICKLED
 from dpg_fast.model.fingerprint import fingerprint
+from dpg_fast.model.freezing import Frozen
+from dpg_fast.model.lasting import lasting
+from dpg_fast.model.root import is_wrapped
 from dpg_fast.model.rows import PersonalityLike, Row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.stage_embedding import stage_of
@@ -46,7 +51,7 @@ class PersonalityModel(nn.Module):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
+        if isinstance(base, PersonalityModel) or is_wrapped(base):
             raise ValueError("this model already has a personality; unload() it first")
         self.base = base
         self.hypernet = hypernet
@@ -54,10 +59,9 @@ class PersonalityModel(nn.Module):
         self._tokenizer: Any = tokenizer
         self._runtime = Runtime(base, hypernet, steering, calibration or Calibration(), self._default_tokenizer)
         self.steering_options = steering_options or SteeringOptions()
-        self._trainable = [p for p in base.parameters() if p.requires_grad]
-        for parameter in self._trainable:
-            parameter.requires_grad_(False)
+        self._frozen = Frozen(base)
         self._stage_tokenizer: tuple[Any, int, chatting.StageTokenizer] | None = None
+        self._checkpointing: dict[str, Any] = {}
         self._loaded = True
         self.training = base.training
 
@@ -87,6 +91,7 @@ class PersonalityModel(nn.Module):
         self._runtime.options = value
 
     @classmethod
+    @torch.inference_mode(False)  # here and below: what is made outlives the call
     def from_model(
         cls,
         model: nn.Module,
@@ -127,6 +132,7 @@ class PersonalityModel(nn.Module):
                 raise
         return made
 
+    @torch.inference_mode(False)
     def add_characters(
         self, directories: characters.Directories, *, exact_blends: bool = False, allow_mismatch: bool = False
     ) -> None:
@@ -152,16 +158,18 @@ class PersonalityModel(nn.Module):
             self.base, directories, exact_blends=exact_blends, allow_mismatch=allow_mismatch
         )
         network = characters.add_to(self.hypernet, stored, exact_blends=exact_blends)
-        self._runtime.undo()
-        try:
-            self._runtime = self._runtime.again(network)
-        except BaseException:
-            self._runtime = self._runtime.again(self.hypernet)
-            raise
-        self.hypernet = network
-        self._stage_tokenizer = None
+        with self._runtime.exclusive("add_characters()"):
+            self._runtime.undo()
+            try:
+                self._runtime = self._runtime.again(network)
+            except BaseException:
+                self._runtime = self._runtime.again(self.hypernet)
+                raise
+            self.hypernet = network
+            self._stage_tokenizer = None
 
     @classmethod
+    @torch.inference_mode(False)
     def from_pretrained(
         cls, base: str | Path, adapter: str | Path | None = None, *, allow_mismatch: bool = False, **kwargs: Any
     ) -> PersonalityModel:
@@ -186,6 +194,7 @@ class PersonalityModel(nn.Module):
         return cls.load(model, directory, allow_mismatch=allow_mismatch)
 
     @classmethod
+    @torch.inference_mode(False)
     def load(
         cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False, tokenizer: Any = None
     ) -> PersonalityModel:
@@ -210,13 +219,43 @@ class PersonalityModel(nn.Module):
         return artifact.push(repo_id, lambda directory: self.save_pretrained(directory, notes=notes), **kwargs)
 
     def unload(self) -> nn.Module:
-        """Undo every change to the base model and return it; this object cannot be used afterwards."""
+        """Undo every change to the base model and return it; this object cannot be used afterwards.
+
+        A ``forward`` that was put on the model or one of its modules after wrapping is kept.
+
+        Raises:
+            RuntimeError: a call is running, in another thread or around this one.
+        """
         self._require_loaded()
-        self._runtime.undo()
-        for parameter in self._trainable:
-            parameter.requires_grad_(True)
-        self._loaded = False
+        with self._runtime.exclusive("unload()"):
+            self._runtime.undo()
+            self._frozen.undo()
+            self._loaded = False
         return self.base
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PersonalityModel:
+        """A model of its own: weights, hypernetwork, slots and lock. The tokenizer is shared."""
+        self._require_loaded()
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        left = dict(self.__dict__)
+        for name in ("_runtime", "_stage_tokenizer", "_tokenizer"):
+            del left[name]
+        with torch.inference_mode(False), self._runtime.quiet():
+            made.__dict__.update(copy.deepcopy(left, memo))
+            made._tokenizer, made._stage_tokenizer = self._tokenizer, None
+            made._runtime = self._runtime.again(made.hypernet, made.base, made._default_tokenizer, made.steering)
+        if self._runtime.checkpointing:
+            made.gradient_checkpointing_enable(**self._checkpointing)
+        return made
+
+    def __copy__(self) -> PersonalityModel:
+        raise TypeError(
+            "a shallow copy would share the changes to the base model; use the model itself, or copy.deepcopy()"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(NOT_PICKLED)
 
     # ---------------------------------------------------------------- calling
 
@@ -428,12 +467,14 @@ class PersonalityModel(nn.Module):
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Checkpoint the base model's layers; recomputation in the backward pass sees the same personalities."""
+        given = dict(kwargs)
         options = dict(kwargs.pop("gradient_checkpointing_kwargs", None) or {})
         if options.get("use_reentrant"):
             raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
         self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)  # type: ignore[operator]
         self._runtime.checkpointing = True
+        self._checkpointing = given
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -456,9 +497,10 @@ class PersonalityModel(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         self._runtime.check_move(fn)
-        self.base._apply(fn, recurse)
-        if self.hypernet is not None:
-            self.hypernet._apply(keep_dtype, recurse)
+        with lasting():
+            self.base._apply(fn, recurse)
+            if self.hypernet is not None:
+                self.hypernet._apply(keep_dtype, recurse)
         return self
 
     def _items(self, personality: PersonalityLike, rows: int) -> list[Row]:

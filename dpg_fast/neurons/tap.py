@@ -154,6 +154,11 @@ class DecodeTap:
             if self._slots is None or self._counted is None:
                 return
             gate = args[0].reshape(-1, output.shape[-1])
+            if len(gate) != self._new:
+                raise RuntimeError(
+                    f"the MLP of layer {layer} was given {len(gate)} of the {self._new} tokens of a forward that goes beyond the "
+                    "prompt, so its neurons cannot be counted for the others; generate with a cache, one token at a time"
+                )
             self._gates[layer, self._used : self._used + self._new] = gate
             if self._counter.means:
                 rows, length = self._counted.shape

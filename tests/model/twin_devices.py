@@ -76,7 +76,9 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     def wrap(value: Any) -> Any:
         if not isinstance(value, Tensor) or isinstance(value, TwinTensor):
             return value
-        if id(value) in given and any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments):
+        if id(value) in given and any(
+            a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments
+        ):
             return given[id(value)]
         return TwinTensor(value, device=target) if target.type == "twin" else value
 
