@@ -474,10 +474,14 @@ class Runtime:
             self._place()
         return self._places.first
 
-    def check_move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Raises ValueError if ``fn``, about to be applied to all tensors, would move layers from where accelerate runs them."""
-        if not placed_by(self.base)[0]:
-            return
+    def check_move(self, fn: Callable[[Tensor], Tensor]) -> bool:
+        """Whether accelerate has placed the model.
+
+        Raises:
+            ValueError: so, and ``fn``, about to be applied to all tensors, would move layers from where it runs them.
+        """
+        if placed_by(self.base)[0] is None:
+            return False
         for device in self._places.all:
             moved = fn(torch.empty(0, device=device)).device
             if moved != device:
@@ -485,6 +489,7 @@ class Runtime:
                     f"accelerate runs layers of the base model on {device}, so it cannot be moved to {moved}; load it with "
                     "another device_map, or call accelerate.hooks.remove_hook_from_submodules(model.base) first"
                 )
+        return True
 
     def _place(self) -> None:
         """After the base model has moved: everything that its layers read follows."""

@@ -496,9 +496,12 @@ class PersonalityModel(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        self._runtime.check_move(fn)
+        def keep_offloaded(tensor: Tensor) -> Tensor:  # weights that a hook brings stay where they are
+            return tensor.to(fn(tensor.new_empty(0, device="cpu")).dtype) if tensor.is_meta else fn(tensor)
+
+        dispatched = self._runtime.check_move(fn)
         with lasting():
-            self.base._apply(fn, recurse)
+            self.base._apply(keep_offloaded if dispatched else fn, recurse)
             if self.hypernet is not None:
                 self.hypernet._apply(keep_dtype, recurse)
         return self
