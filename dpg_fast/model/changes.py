@@ -17,7 +17,7 @@ from torch import nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.compat import accelerate
-from dpg_fast.compat.torch import COMPILED_FROM, children_of
+from dpg_fast.compat.torch import children_of
 
 __all__ = ["NOT_PICKLED", "Change", "Changed", "Watch", "leads_to", "subclass_with"]
 
@@ -226,7 +226,7 @@ def leads_to(function: Any, target: Any, owner: object) -> bool:
 
 def _held(function: Any) -> Iterator[Any]:
     """What a function may call."""
-    for name in ("__wrapped__", COMPILED_FROM, "__func__", "__self__"):
+    for name in ("__wrapped__", "__func__", "__self__"):
         if (inner := getattr(function, name, None)) is not None:
             yield inner
     if isinstance(function, functools.partial):
