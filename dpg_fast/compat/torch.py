@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as _module
 
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is called before or after the module's forward or in its backward pass."""
     return bool(

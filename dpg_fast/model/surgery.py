@@ -80,6 +80,7 @@ class MlpAdapter:
     """Bank and steering of one gated MLP.
 
     Attributes:
+        name: of the MLP.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
         group: of their codes.
         partial: the bank's part when only one of them has.
@@ -90,12 +91,13 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "group", "has_bank", "mlp", "partial", "scale"),
-        *("stack", "state"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "group", "has_bank", "mlp", "name", "partial"),
+        *("scale", "stack", "state"),
     )
 
     def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
         self.state = state
+        self.name = mlp.name
         self.group = group
         self.mlp = mlp
         self.act_module = mlp.act_module
@@ -176,6 +178,8 @@ class PersonalityLinear(Changed):
         if adapter is None:  # a bound method that somebody kept past unload()
             return type(self).forward(self, x)
         call, stack = adapter.state.call, adapter.stack
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
             if call.several is not None:
                 call = call.seen_by(adapter.name, x)
@@ -195,6 +199,8 @@ class PersonalityMlp(Changed):
             return type(self).forward(self, x)
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
 
 
@@ -326,6 +332,11 @@ class Surgery:
         for stack, names, _ in self._stacks:
             if id(stack) in used:
                 stack.update(index, [pair(name) for name in names])
+
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The modules that have another class until :meth:`undo`."""
+        return [change.module for change in self.changes]
 
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""
