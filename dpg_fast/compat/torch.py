@@ -1,4 +1,4 @@
-"""Names inside torch: hooks of modules, and what torch.compile leaves behind."""
+"""Names inside torch: hooks and children of modules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as _module
-
-COMPILED_FROM = "_torchdynamo_orig_callable"
-"""Attribute of a compiled function: the function that it was made of."""
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -79,6 +79,15 @@ def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     return args[0] if args and isinstance(args[0], Tensor) else None
 
 
+def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
+    """Tokens that ``generate(**kwargs)`` added, of the longest row; its output repeats a prompt of ids, not one of embeddings."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    ids = next((kwargs[name] for name in INPUT_NAMES if kwargs.get(name) is not None), None)
+    if ids is None:
+        return int(sequences.shape[1]) - 1  # it began with a beginning-of-sequence token
+    return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
+
+
 def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
     """What a forward is given as the positions whose logits are wanted; None where it wants all."""
     value = kwargs.get(KEPT_NAME)

@@ -98,7 +98,7 @@ class CombinedNetwork(AdapterNetwork):
         config: derived sizes: rank and codes are the sums, alpha = rank.
 
     Raises:
-        ValueError: together they exceed rank 64 or 64 entries, or differ about a layer's size; or a hypernetwork with a wide
+        ValueError: together they exceed rank 512 or 64 entries, or differ about a layer's size; or a hypernetwork with a wide
             head.
     """
 
@@ -114,7 +114,7 @@ class CombinedNetwork(AdapterNetwork):
                 own, theirs = getattr(profile.config, each), getattr(stored.config, each)
                 raise ValueError(
                     f"{what}: {own} of the hypernetwork and {theirs} of the characters make {total}; at most {limit} fit into "
-                    "one bank"
+                    "one bank, so give the model fewer characters, or characters of a lower rank"
                 )
         self.profile = profile
         self.stored = stored
@@ -216,7 +216,7 @@ def join_stored(first: StoredAdapters, second: StoredAdapters, *, exact_blends: 
     """The adapters of both, in one bank (new weights); rank rows are shared or not as in `from_peft`.
 
     Raises:
-        ValueError: one name in both, or more than 64 entries or a rank above 64 together.
+        ValueError: one name in both, or more than 64 entries or a rank above 512 together.
     """
     twice = sorted(set(first.names) & set(second.names))
     if twice:
@@ -225,7 +225,8 @@ def join_stored(first: StoredAdapters, second: StoredAdapters, *, exact_blends: 
     rank = sum(ranks) if exact_blends else max(ranks)
     codes = len(first.names) + len(second.names)
     if rank > MAX_RANK or codes > MAX_CODES:
-        raise ValueError(f"{codes} adapters of rank {rank} together; at most {MAX_CODES} of rank {MAX_RANK} fit")
+        how = "; without exact_blends they share rank rows" if exact_blends else ""
+        raise ValueError(f"{codes} adapters of rank {rank} together; at most {MAX_CODES} of rank {MAX_RANK} fit{how}")
     bank = JoinedBank((first, second))
     stages = StageRows.joined((first.stages, second.stages))
     config = HypernetConfig(rank=rank, codes=codes, alpha=float(rank), encoder="stored")

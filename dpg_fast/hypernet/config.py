@@ -21,7 +21,7 @@ __all__ = [
     "sort_sites",
 ]
 
-MAX_RANK = 64
+MAX_RANK = 512
 MAX_CODES = 64
 MAX_HIDDEN = 16384
 MAX_WIDE = 1025
@@ -77,7 +77,7 @@ class HypernetConfig:
     """Sizes of a hypernetwork. Immutable; checked when made.
 
     Attributes:
-        rank: r of each generated LoRA pair, 1 to 64.
+        rank: r of each generated LoRA pair, 1 to 512.
         codes: K, entries in the bank, 1 to 64. With 6 or more, one starts as the constant and five as the
             traits. A wide head has `hidden` + 1, whatever is given here.
         alpha: LoRA alpha, finite and above 0; the product is scaled by alpha / rank.

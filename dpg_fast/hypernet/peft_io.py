@@ -24,6 +24,7 @@ _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<site>.+)\.(?P<side>lora_[AB])\.weight")
+_OF_ENDS = re.compile(r"\.lora_embedding_[AB]($|\.)|\.base_layer\.weight$|(lm_head|embed_tokens)\.weight$")
 _TOKENS = ".token_adapter.trainable_tokens_delta"  # whole rows, not differences, in spite of the name
 
 # Fields that change nothing about what a saved adapter computes, or that are read below.
@@ -267,6 +268,11 @@ def _sort_tensors(tensors: dict[str, Tensor], folder: Path) -> dict[str, dict[st
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
+        if match is None and _OF_ENDS.search(key):
+            raise PeftFormatError(
+                f"{folder}: adapters of the output head or the embeddings are not supported, and tensor {key!r} belongs to one "
+                "(or to a head or embedding that was saved whole); train the adapter without them in its target_modules"
+            )
         if match is None:
             raise PeftFormatError(f"{folder}: tensor {key!r} is not a LoRA weight of a linear layer")
         sides.setdefault(match["site"], {})[match["side"]] = tensor

@@ -108,7 +108,8 @@ def from_peft(
     """Make a bank of PEFT LoRA adapters, one entry for each, chosen by `Character(name)`.
 
     Each adapter's scaling (alpha / r, or alpha / sqrt(r) with rslora) is multiplied into its B. Lower ranks
-    are padded with zeros; a layer that an adapter does not change gets zeros.
+    are padded with zeros; a layer that an adapter does not change gets zeros. So memory and the cost of a step grow with
+    the number of adapters times the largest rank: adapters of rank 8 beside one of 256 cost as much as that one does.
 
     Args:
         adapters: name -> local PEFT directory; or one directory, named after the tuned character in it or itself.
@@ -118,7 +119,7 @@ def from_peft(
 
     Raises:
         FileNotFoundError, PeftFormatError: see `peft_io.read_peft`.
-        ValueError: no adapters, different base models, more than 64 adapters, or a rank above 64.
+        ValueError: no adapters, different base models, more than 64 adapters, or a rank above 512.
     """
     if not isinstance(adapters, (str, os.PathLike)):
         return from_read({n: read_peft(d) for n, d in adapters.items()}, exact_blends, allow_mismatch)
@@ -153,8 +154,11 @@ def from_read(
     ranks = [max(a.shape[0] for a, _ in adapter.pairs.values()) for adapter in read.values()]
     rank = sum(ranks) if exact_blends else max(ranks)
     if rank > MAX_RANK:
-        how = f"the ranks {ranks} sum to {rank} (exact_blends=True)" if exact_blends else f"rank {rank}"
-        raise ValueError(f"{how}; at most {MAX_RANK} is supported")
+        how, out = f"rank {rank}", "reduce the adapter's rank, for example by a singular value decomposition"
+        if exact_blends:
+            how = f"the ranks {ranks} sum to {rank} (exact_blends=True)"
+            out = "without exact_blends the adapters share rank rows"
+        raise ValueError(f"{how}; a bank holds at most {MAX_RANK}: {out}")
 
     config = HypernetConfig(rank=rank, codes=len(read), alpha=float(rank), encoder="stored")
     staged = {n: (a.card, a.tokens, a.embedding) for n, a in read.items() if a.card is not None}

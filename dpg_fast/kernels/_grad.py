@@ -59,7 +59,7 @@ def shrink_backward(
     gu: Tensor, x: Tensor, A: Tensor, codes: Tensor, slots: Tensor, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, A, codes) for u = lora_shrink(x, A, codes, slots); `needs` says which are wanted."""
-    if _triton.serves_backward(x):
+    if _triton.serves_backward(x, A.shape[-2]):
         return _grad_triton.shrink_backward(gu, x, A, codes, slots, needs)
     tokens, (K, r, d) = x.shape[0], A.shape[-3:]
     flat = A.reshape(-1, d)
@@ -98,7 +98,7 @@ def expand_backward(
 
     `needs` says which are wanted.
     """
-    if _triton.serves_backward(B):
+    if _triton.serves_backward(B, B.shape[-2]):
         return _grad_triton.expand_backward(gy, u, B, codes, slots, scale, needs)
     K, r, d = B.shape
     flat = B.reshape(K * r, d)

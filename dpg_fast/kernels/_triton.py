@@ -74,11 +74,11 @@ def verify(*tensors: torch.Tensor | None, rank: int = 1) -> tuple[bool, str]:
     return True, ""
 
 
-def serves_backward(t: torch.Tensor) -> bool:
-    """Whether gradients of an op on `t` come from the Triton kernels: on GPUs, unless another way is forced."""
+def serves_backward(t: torch.Tensor, rank: int = 1) -> bool:
+    """Whether gradients of an op on `t` with this rank come from the Triton kernels: on GPUs, unless another way is forced."""
     forced = dispatch.forced_backend()
     if forced == "triton" or (forced in (None, "cuda") and t.device.type == "cuda"):
-        return verify(t)[0]
+        return verify(t, rank=rank)[0]
     return False
 
 

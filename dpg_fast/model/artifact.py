@@ -28,6 +28,7 @@ HYPERNET = "hypernet.safetensors"
 NEURONS = "neurons.safetensors"
 CALIBRATION = "calibration.json"
 CARD = "README.md"
+PEFT_CONFIG = "adapter_config.json"
 FILES = (CONFIG, HYPERNET, NEURONS, CALIBRATION, CARD)
 #: adapters for SmolLM2-135M-Instruct that come with the package: name -> directory in assets
 PACKAGED = {"smollm2": "smollm2_personality", "smollm2-hypernet": "smollm2_hypernet"}
@@ -57,18 +58,29 @@ def locate(adapter: str | Path) -> Path:
     if adapter in PACKAGED and not directory.is_dir():
         return packaged(str(adapter))
     if directory.is_dir():
-        if not (directory / CONFIG).is_file():
-            raise ValueError(f"{directory} is not an adapter: it has no {CONFIG}")
-        return directory
+        return _checked(directory, adapter)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(adapter), allow_patterns=list(FILES)))
+        found = Path(snapshot_download(str(adapter), allow_patterns=[*FILES, PEFT_CONFIG]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"{adapter} is neither a directory, nor one of {', '.join(PACKAGED)}, nor a repository on the Hub ({error})"
         ) from error
+    return _checked(found, adapter)
+
+
+def _checked(directory: Path, adapter: str | Path) -> Path:
+    """``directory`` if it holds an adapter of ours."""
+    if (directory / CONFIG).is_file():
+        return directory
+    if (directory / PEFT_CONFIG).is_file():
+        raise ValueError(
+            f"{adapter} is a PEFT adapter, which speaks as a character: wrap the base model alone, by from_pretrained(base), "
+            f'and call add_characters({{"name": directory}}), or give from_model() characters={{"name": directory}}'
+        )
+    raise ValueError(f"{adapter} is not an adapter: it has no {CONFIG}")
 
 
 def save(

@@ -17,7 +17,7 @@ from torch import nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.compat import accelerate
-from dpg_fast.compat.torch import COMPILED_FROM, children_of
+from dpg_fast.compat.torch import children_of
 
 __all__ = ["NOT_PICKLED", "Change", "Changed", "Watch", "leads_to", "subclass_with"]
 
@@ -164,8 +164,12 @@ class Watch:
         parents = {id(child): (module, name) for module in base.modules() for name, child in module.named_children()}
         self._watched = [_watched(change, parents) for change in changes]
 
-    def check(self) -> None:
-        """Raises RuntimeError naming a module that was replaced, or whose forward was, since the model was wrapped."""
+    def check(self) -> bool:
+        """Whether all is as it was when this was asked last.
+
+        Raises:
+            RuntimeError: names a module that was replaced, or whose forward was, since the model was wrapped.
+        """
         for change, module, cls, parent, name in self._watched:
             if (
                 module.__dict__.get("forward") is not change.seen
@@ -173,7 +177,8 @@ class Watch:
                 or children_of(parent).get(name) is not module
             ):
                 self._look()
-                return
+                return False
+        return True
 
     def require_own_classes(self) -> None:
         """Raises RuntimeError naming a module whose class is no longer the one that it was given here."""
@@ -226,7 +231,7 @@ def leads_to(function: Any, target: Any, owner: object) -> bool:
 
 def _held(function: Any) -> Iterator[Any]:
     """What a function may call."""
-    for name in ("__wrapped__", COMPILED_FROM, "__func__", "__self__"):
+    for name in ("__wrapped__", "__func__", "__self__"):
         if (inner := getattr(function, name, None)) is not None:
             yield inner
     if isinstance(function, functools.partial):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from dpg_fast.hypernet.stage_rows import with_special_tokens
-from dpg_fast.model.rows import read_rows
+from dpg_fast.model.rows import per_row, read_rows
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.prompting import Message, chat_prompt, encode_prompts
 from dpg_fast.stages import label_messages
@@ -76,8 +74,8 @@ def prepare(
     """
     several = _is_several(conversation)
     conversations = [_messages(item) for item in conversation] if several else [_messages(conversation)]
-    per_row = isinstance(personality, (list, tuple)) or (isinstance(personality, Tensor) and personality.dim() == 2)
-    if per_row and not several:
+    one_each = per_row(personality)
+    if one_each and not several:
         conversations = conversations * len(personality)
     if stages is not None:
         items = read_rows(personality, len(conversations))
@@ -85,7 +83,7 @@ def prepare(
     prompts = [chat_prompt(tokenizer, messages, system=system) for messages in conversations]
     if not prompts:
         raise ValueError("there is no conversation to answer")
-    return several or per_row, prompts, personality
+    return several or one_each, prompts, personality
 
 
 def padding(tokenizer: Any, model: Any) -> int:

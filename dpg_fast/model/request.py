@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.model.steering import RandomMask, SteeringOptions
 
@@ -105,6 +106,8 @@ class Request:
         stages: whether prompts may hold stage tokens.
         widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
         prompt: inside ``generate``, tokens of the prompt; None for a single forward.
+        forwards: that were bound so far.
+        steered: whether one of them steered a token; int32 [T], the last one's slots, where that is known on the device alone.
     """
 
     row_slots: Tensor
@@ -117,6 +120,8 @@ class Request:
     widen: int = 0
     segments: Tensor | None = None
     prompt: int | None = None
+    forwards: int = 0
+    steered: bool | Tensor = False
     _step: int = 0
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
@@ -131,6 +136,7 @@ class Request:
             ValueError: ``rows`` is not a multiple of n.
             RuntimeError: which tokens are to be steered depends on how many came before them, and that cannot be told.
         """
+        self.forwards += 1
         call = self._bind(rows, length, past)
         return call if length == 1 else call._replace(several=Positions(rows, length, kept))
 
@@ -161,13 +167,21 @@ class Request:
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
             if past >= start:
+                self.steered = True
                 return Call(lora, slots, self.values, mask, self.stages)
             if past + length <= start:
                 return Call(lora, None, self.values, stages=self.stages)
         position = past + torch.arange(length, device=slots.device)
         first = start.to(slots.device)[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
-        return Call(lora, torch.where(steered, slots, -1).to(torch.int32), self.values, mask, self.stages)
+        steer_slots = torch.where(steered, slots, -1).to(torch.int32)
+        if self.steered is not True:
+            self.steered = steer_slots
+        return Call(lora, steer_slots, self.values, mask, self.stages)
+
+    def steered_any(self) -> bool:
+        """Whether a token was steered (the last forward's, where only the device knows: then it waits for the device)."""
+        return self.steered if isinstance(self.steered, bool) else bool((self.steered >= 0).any())
 
     def _bind_segments(self, segments: Tensor, rows: int, length: int) -> Call:
         if segments.shape != (rows, length):
@@ -195,7 +209,8 @@ class Request:
             return self.row_slots
         key = (factor, length)
         if key not in self._rows:
-            self._rows = {key: self.row_slots.repeat_interleave(factor * length)}
+            with lasting():  # for rewrite()
+                self._rows = {key: self.row_slots.repeat_interleave(factor * length)}
         return self._rows[key]
 
 
@@ -205,6 +220,7 @@ class CallState:
     ``request`` belongs to the calling thread or task. ``call`` is set for the duration of one forward, under the lock: it is
     a plain attribute, not a thread-local one, because torch.compile guards on the former and overlooks changes of the latter.
     ``mirrors`` has one entry for each device beyond the first that layers run on.
+    ``reached`` takes the adapters that a watched forward reaches (see `reach.Reach`); None in all other forwards.
     """
 
     def __init__(self) -> None:
@@ -212,6 +228,7 @@ class CallState:
         self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
         self.call: Call | None = None
         self.mirrors: tuple[CallMirror, ...] = ()
+        self.reached: set[Any] | None = None
 
     def put(self, call: Call | None) -> Call | None:
         """Make ``call`` the running one, on every device; returns the one before. Under the lock."""
@@ -224,6 +241,11 @@ class CallState:
 class CallMirror:
     """What layers on one other device than the first read in place of the :class:`CallState`: the running call, there."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, state: CallState) -> None:
         self.device = device
         self.call: Call | None = None
+        self._state = state
+
+    @property
+    def reached(self) -> set[Any] | None:
+        return self._state.reached

@@ -21,7 +21,9 @@ from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.changes import Watch
 from dpg_fast.model.checkpointing import CheckpointContexts
 from dpg_fast.model.lasting import lasting
+from dpg_fast.model.misfits import check_sites
 from dpg_fast.model.places import META, Places, mark
+from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import CallState, Request
 from dpg_fast.model.root import Root, remove_copied
@@ -74,6 +76,7 @@ class Runtime:
         options: of the steering; read at every call.
         stages: the stage tokens of the characters, or None.
         checkpointing: gradient checkpointing was enabled in the way that keeps requests for the backward pass.
+        reach: watches the first forwards with a personality.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Runtime:
         steering: SteeringTable | None,
         calibration: Calibration,
         tokenizer: Callable[[], Any],
+        state: CallState | None = None,
     ) -> None:
         remove_copied(base)
         architecture = find_architecture(base)
@@ -94,16 +98,14 @@ class Runtime:
             )
         places = Places.find(base, architecture)
         sites = hypernet.sites if hypernet is not None else ()
-        unknown = [site.name for site in sites if site not in architecture.sites]
-        if unknown:
-            raise ValueError(f"the bank has entries for layers that the model lacks: {', '.join(unknown[:5])}")
+        check_sites(base, architecture.sites, sites)
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
         self.calibration = calibration
         self.options = SteeringOptions()
         self.checkpointing = False
-        self._state = CallState()
+        self._state = state or CallState()
         self._trunk: list[nn.Parameter] = []
         if hypernet is not None:
             hypernet.to(places.first)
@@ -115,6 +117,7 @@ class Runtime:
         self._groups = len(set(groups.values())) if groups is not None else 0
         self._surgery = Surgery(architecture, places, self._state, names, scale, steering is not None, groups)
         self._places, self._mark = places, mark(base)
+        self.reach = Reach(base, self._state, self._surgery.changed)
         rows = hypernet.stages if hypernet is not None else None
         try:
             self.stages = StageEmbedding(base, rows, self._state) if rows is not None else None
@@ -209,8 +212,10 @@ class Runtime:
             self.steering if steering is None else steering,
             self.calibration,
             tokenizer or self._tokenizer,
+            self._state if base is None else None,
         )
         made.options = self.options
+        made.checkpointing = self.checkpointing and base is None
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
@@ -222,7 +227,7 @@ class Runtime:
         steer_from: int | Tensor,
         prompt: int | None = None,
         segments: Tensor | None = None,
-    ) -> Iterator[None]:
+    ) -> Iterator[Request | None]:
         """Every forward of the base model inside the block, in this thread, gives row i the personality ``items[i]``, or, with
         ``segments`` int64 [rows, length], token t the personality ``items[segments[t]]``.
 
@@ -234,7 +239,7 @@ class Runtime:
         """
         if all(item is None for item in items):
             with self._entered(), self._activated(None):
-                yield
+                yield None
             return
         self.check_items(items)
         if torch.is_grad_enabled() and self._trains():
@@ -242,7 +247,8 @@ class Runtime:
                 request = self._training_request(items, steer_from)
                 request.segments = segments
                 with self._activated(request):
-                    yield
+                    yield request
+                    self._require_forwards(request)
             return
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
@@ -250,7 +256,8 @@ class Runtime:
             speaking.request.prompt = prompt
             if prompt is not None and speaking.request.stages and self.stages is not None:
                 speaking.request.widen = len(self.stages.rows.tokens)
-            yield
+            yield speaking.request
+            self._require_forwards(speaking.request)
 
     @contextmanager
     def speaking(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
@@ -311,6 +318,31 @@ class Runtime:
             yield
         finally:
             self._state.request.reset(token)
+        if request is not None:
+            self.reach.conclude()
+
+    def _require_forwards(self, request: Request) -> None:
+        if not request.forwards:
+            raise NoEffectError(
+                "the personality had no effect: the base model's forward was replaced after the model was wrapped, so that no "
+                "forward took the personality up; unload(), replace it, and wrap the model again"
+            )
+
+    def require_steered(self, request: Request | None, items: Sequence[Row], new_tokens: int) -> None:
+        """After a generation of ``new_tokens``, at least two of them or, if the prompt was to be steered, one.
+
+        Raises:
+            NoEffectError: neurons were to be steered for one of the rows, and no token was.
+        """
+        first = 1 if request is not None and request.steer_from == 0 else 2  # the prompt's forward gives the first
+        if request is None or not request.steering or new_tokens < first or request.steered_any():
+            return
+        if any(any(self.calibration.strengths(scores)) for scores in map(scores_of, items) if scores is not None):
+            raise NoEffectError(
+                f"the personality's neurons had no effect: of {new_tokens} generated tokens none was steered, since every "
+                "forward was taken for a part of the prompt. The model keeps its context in a way unknown here; "
+                'give use_cache=False, or steer_tokens="all"'
+            )
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
@@ -335,7 +367,8 @@ class Runtime:
     def _require_reached(self) -> None:
         """Raises RuntimeError when calls of the base model pass by what was changed, since somebody replaced something."""
         self._root.check()
-        self._watch.check()
+        if not self._watch.check():
+            self.reach.restart()
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
@@ -532,7 +565,10 @@ class Runtime:
                 self._running.add(token)
                 before = state.put(call)  # a hook may call the model again
                 try:
-                    output = self._inner_forward(*args, **kwargs)
+                    if call is None or self.reach.complete:
+                        output = self._inner_forward(*args, **kwargs)
+                    else:
+                        output = self.reach.run(self._original_forward, args, kwargs)
                 finally:
                     state.put(before)
                     self._running.discard(token)

@@ -83,6 +83,7 @@ class MlpAdapter:
     Attributes:
         state: where it finds the running call, on its own device.
         device: where it runs, in a model that runs on several; None where there is one.
+        name: of the MLP.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
         group: of their codes.
         partial: the bank's part when only one of them has.
@@ -93,14 +94,14 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "group", "has_bank", "mlp", "partial"),
-        *("scale",),
-        *("stack", "state"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "group", "has_bank", "mlp", "name"),
+        *("partial", "scale", "stack", "state"),
     )
 
     def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
         self.state: CallState | CallMirror = state
         self.device: torch.device | None = None
+        self.name = mlp.name
         self.group = group
         self.mlp = mlp
         self.act_module = mlp.act_module
@@ -183,6 +184,8 @@ class PersonalityLinear(Changed):
         if adapter is None:  # a bound method that somebody kept past unload()
             return type(self).forward(self, x)
         call, stack = adapter.state.call, adapter.stack
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         if stack is not None and call is not None and _bank_alone(call) and stack.takes(x):
             if call.several is not None:
                 call = call.seen_by(adapter.name, x)
@@ -202,6 +205,8 @@ class PersonalityMlp(Changed):
             return type(self).forward(self, x)
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
 
 
@@ -308,7 +313,7 @@ class Surgery:
     def place(self, places: Places) -> None:
         """Let each layer read the running call on the device where it runs."""
         states: dict[torch.device, CallState | CallMirror] = {places.first: self._state}
-        self._state.mirrors = tuple(CallMirror(device) for device in places.others)
+        self._state.mirrors = tuple(CallMirror(device, self._state) for device in places.others)
         states |= {mirror.device: mirror for mirror in self._state.mirrors}
         for name, linear in self.linear_adapters.items():
             linear.state = states[places.of[name]]
@@ -351,6 +356,11 @@ class Surgery:
             if id(stack) in used:
                 pairs = [pair(name) for name in names]
                 stack.update(index.to(pairs[0][0].device), pairs)
+
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The modules that have another class until :meth:`undo`."""
+        return [change.module for change in self.changes]
 
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import cache_of, prompt_of
+from dpg_fast.compat.transformers import cache_of, new_tokens, prompt_of
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting
 from dpg_fast.model.calibration import Calibration
@@ -21,7 +21,7 @@ from dpg_fast.model.fingerprint import fingerprint
 from dpg_fast.model.freezing import Frozen
 from dpg_fast.model.lasting import lasting
 from dpg_fast.model.root import is_wrapped
-from dpg_fast.model.rows import PersonalityLike, Row, read_rows
+from dpg_fast.model.rows import PersonalityLike, Row, per_row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
@@ -273,7 +273,7 @@ class PersonalityModel(nn.Module):
         Args:
             input_ids: int64 [rows, length] (or ``inputs_embeds=``).
             personality: one for all rows or a sequence with one for each; None is the base model. A `Description` is
-                accepted where the hypernetwork reads text. A float tensor [5] or [rows, 5] of scores is accepted for training.
+                accepted where the hypernetwork reads text. A tensor or NumPy array [5] or [rows, 5] of scores is accepted, too.
             steer_from: position, padding included, of the first token whose neurons are steered; or int64 [rows].
                 Generation steers what it writes, not the prompt: give the prompt's length to score an answer alike.
             segments: for packed rows, int64 [rows, length]: which of the personalities each token has (a list then gives one
@@ -323,6 +323,8 @@ class PersonalityModel(nn.Module):
             ValueError: the number of personalities is not the number of rows; or the model has nothing that could give it
                 the personality asked for; or a row's stage has no token in its prompt (:meth:`prompts` puts it there).
             TypeError: something that is not a personality.
+            NoEffectError: the personality could not act: changed modules were not reached (on the first call), or tokens were
+                generated and none was steered.
         """
         steer_tokens = steer_tokens or self.steering_options.tokens
         check_tokens(steer_tokens)
@@ -331,8 +333,10 @@ class PersonalityModel(nn.Module):
         rows, length = _prompt_shape(kwargs)
         items = self._items(personality, rows)
         self._check_stages(items, kwargs)
-        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length):
-            return self.base.generate(**kwargs)  # type: ignore[operator]
+        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length) as request:
+            output = self.base.generate(**kwargs)  # type: ignore[operator]
+        self._runtime.require_steered(request, items, new_tokens(output, kwargs))
+        return output
 
     def speaking(
         self, personality: PersonalityLike, rows: int, *, steer_from: int | Tensor = 0
@@ -547,7 +551,7 @@ class PersonalityModel(nn.Module):
 
 
 def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
-    count = len(personality) if isinstance(personality, (list, tuple, Tensor)) else 0
+    count = len(personality) if per_row(personality) else 0  # type: ignore[arg-type]
     if segments.is_floating_point() or segments.dim() != 2 or not count:
         raise ValueError(
             "segments are int64 [rows, length], and personality= a list or tensor with one for each segment"

@@ -1,4 +1,4 @@
-"""The names of accelerate's hooks are those that the installed version uses."""
+"""The names of accelerate and of torch's insides that the package reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from accelerate.hooks import AlignDevicesHook, CpuOffload, add_hook_to_module
+from accelerate.hooks import AlignDevicesHook, CpuOffload, ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 
 from dpg_fast.compat import accelerate as compat
+from dpg_fast.compat.torch import all_modules_hooked, children_of, has_hooks
 from tests.model.tiny import tiny_model
 
 
@@ -66,3 +67,52 @@ def test_a_dispatched_model_carries_another_mark() -> None:
     before = compat.placed_by(model)
     assert compat.placed_by(hooked(model)) != before
     assert getattr(model, compat.DEVICE_MAP) == {"": "cpu"}
+
+
+def test_a_hook_is_seen_and_its_inside_found() -> None:
+    layer = nn.Linear(2, 2)
+    assert not list(compat.hooks_of(layer)) and compat.innermost(layer) == "forward"
+    add_hook_to_module(layer, ModelHook())
+    assert list(compat.hooks_of(layer)) and compat.innermost(layer) == compat.INNER == "_old_forward"
+    add_hook_to_module(layer, ModelHook(), append=True)
+    assert compat.innermost(layer) == "_old_forward"
+    layer.__dict__["_old_forward"] = types.MethodType(lambda self, x: "what the hook calls", layer)
+    assert layer(torch.zeros(1, 2)) == "what the hook calls"
+    over = layer.forward
+    layer.forward = lambda x: over(x)
+    assert compat.innermost(layer) == "forward"
+    remove_hook_from_module(layer)
+    assert not list(compat.hooks_of(layer)) and compat.innermost(layer) == "forward"
+
+
+def test_forced_hooks_are_such_hooks() -> None:
+    model = dispatch_model(nn.Sequential(nn.Linear(2, 2)), {"": "cpu"}, force_hooks=True)
+    assert compat.innermost(model[0]) == "_old_forward"
+
+
+def test_torch_names() -> None:
+    layer = nn.Linear(2, 2)
+    assert not has_hooks(layer) and not all_modules_hooked()
+    for register in (
+        layer.register_forward_hook,
+        layer.register_forward_pre_hook,
+        layer.register_full_backward_hook,
+        layer.register_full_backward_pre_hook,
+    ):
+        handle = register(lambda *args: None)
+        assert has_hooks(layer)
+        handle.remove()
+        assert not has_hooks(layer)
+    for register in (
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+    ):
+        handle = register(lambda *args: None)
+        assert all_modules_hooked()
+        handle.remove()
+        assert not all_modules_hooked()
+    assert children_of(nn.Sequential(layer)) == {"0": layer}
+    parametrized = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    assert "parametrizations" in children_of(parametrized)

@@ -105,7 +105,6 @@ def randomise(model: torch.nn.Module) -> None:
                 buffer.fill_(0.8)
 
 
-SLICED = "layers that share keys and values see fewer positions than the prompt"
 UNREFUSED = "a shared expert is taken for the whole MLP"
 HEAD = {"head_dim": 16}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
@@ -197,7 +196,6 @@ _LIST = (
         "Gemma 4, shared keys and values",
         "Gemma4ForCausalLM",
         {**GEMMA4, "num_kv_shared_layers": 1},
-        wrong={"generate": SLICED, "beams": SLICED},
     ),
     Family("VaultGemma", "VaultGemmaForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
     Family("Phi-3", "Phi3ForCausalLM"),

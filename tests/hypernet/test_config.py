@@ -65,8 +65,8 @@ def test_config_round_trip() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"rank": 0}, "rank.*1..64.*0"),
-        ({"rank": 65}, "rank.*1..64.*65"),
+        ({"rank": 0}, "rank.*1..512.*0"),
+        ({"rank": 513}, "rank.*1..512.*513"),
         ({"codes": 0}, "codes.*1..64"),
         ({"codes": 65}, "codes.*1..64"),
         ({"alpha": 0}, "alpha"),

@@ -375,7 +375,7 @@ def test_errors_name_what_was_wrong() -> None:
         model.generate(ids, personality=Character("harry"))
     with pytest.raises(ValueError, match="steer_tokens"):
         model.generate(ids, personality="E+4", steer_tokens="prompt")
-    with pytest.raises(ValueError, match=r"float tensor \[5\]"):
+    with pytest.raises(ValueError, match=r"tensor of numbers \[5\]"):
         model(ids, personality=torch.zeros(3, 4))
     table = random_table(3, 72)
     del table.neurons[Pole.parse("N+")]
