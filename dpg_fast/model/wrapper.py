@@ -180,7 +180,8 @@ class PersonalityModel(nn.Module):
             adapter: directory or Hub id of what :meth:`save_pretrained` wrote; None gives the base model alone, to which
                 no personality can be given yet.
             allow_mismatch: accept a base whose weights are not those that the adapter was made for.
-            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...).
+            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...); the model may lie on several devices, or be
+                offloaded: inputs go to :attr:`device`.
 
         Raises:
             ValueError: the adapter was made for another base.
