@@ -26,6 +26,35 @@ KEPT_NAME = "logits_to_keep"
 Models with shared keys and values (Gemma 4 since 5.24) give their last layers only these."""
 
 
+LOGIT_SETTINGS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+    "softcap",
+)
+"""Settings of configurations by which logits are changed after the output layer."""
+
+
+def changes_logits(config: Any) -> bool:
+    """Whether a model of this configuration changes its logits after the output layer, as far as known settings tell."""
+    text = config.get_text_config()
+    settings = {name: getattr(text, name, None) for name in LOGIT_SETTINGS}
+    return any(value is not None and ("cap" in name or value != 1) for name, value in settings.items())
+
+
+def enable_checkpointing(model: Any, options: dict[str, Any], **others: Any) -> None:
+    """Checkpoint a model's layers, under whichever of its names this version has; ``options`` are of
+    ``torch.utils.checkpoint``."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **others)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **others)
+
+
 def is_cache(value: Any) -> bool:
     """Whether a value is a cache of keys and values (or states) that can say how many tokens it holds."""
     return callable(getattr(value, "get_seq_length", None))

@@ -23,7 +23,7 @@ from dpg_fast.model.lasting import lasting
 from dpg_fast.model.misfits import check_sites
 from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
-from dpg_fast.model.request import CallState, Request
+from dpg_fast.model.request import Call, CallState, Request
 from dpg_fast.model.root import Root, remove_copied
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
@@ -136,7 +136,7 @@ class Runtime:
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
-        self.checkpoint_contexts = CheckpointContexts(self._state)
+        self.checkpoint_contexts = CheckpointContexts(self._state, self.only_hypernet_trains)
         changes = [*self._surgery.changes, *([self.stages.change] if self.stages is not None else [])]
         self._watch = Watch(base, changes)
         self._running: set[object] = set()
@@ -189,6 +189,7 @@ class Runtime:
         if self.stages is not None:
             self.stages.undo()
         self._root.undo()
+        self.checkpoint_contexts.untrained = None
         self._undone = True
 
     def quiet(self) -> AbstractContextManager[Any]:
@@ -212,7 +213,10 @@ class Runtime:
             self._state if base is None else None,
         )
         made.options = self.options
-        made.checkpointing = self.checkpointing and base is None
+        if base is None:
+            made.checkpointing = self.checkpointing
+            made.checkpoint_contexts = self.checkpoint_contexts  # which the layers have already
+            made.checkpoint_contexts.untrained = made.only_hypernet_trains
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
@@ -310,10 +314,11 @@ class Runtime:
 
     @contextmanager
     def _activated(self, request: Request | None) -> Iterator[None]:
-        token = self._state.request.set(request)
+        token, inside = self._state.request.set(request), self._state.inside.set(True)
         try:
             yield
         finally:
+            self._state.inside.reset(inside)
             self._state.request.reset(token)
         if request is not None:
             self.reach.conclude()
@@ -340,6 +345,45 @@ class Runtime:
                 "forward was taken for a part of the prompt. The model keeps its context in a way unknown here; "
                 'give use_cache=False, or steer_tokens="all"'
             )
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a call that somebody's own forward serves is running, which has its personalities already."""
+        return self._state.replaced.get()
+
+    @contextmanager
+    def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Inside the block the running request also holds for parts of the base that are called past its forward."""
+        request, state = self._state.request.get(), self._state
+        call = None if request is None else self._bind(request, (), kwargs)
+        token = state.replaced.set(True)
+        try:
+            with state.lock:
+                before, state.call = state.call, call
+                try:
+                    yield
+                finally:
+                    state.call = before
+        finally:
+            state.replaced.reset(token)
+
+    def watched(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """``forward(*args, **kwargs)`` inside :meth:`bound`, watched as the base's own forward is."""
+        if self._state.call is None or self.reach.complete:
+            return forward(*args, **kwargs)
+        return self.reach.run(forward, args, kwargs)
+
+    @staticmethod
+    def _bind(request: Request, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        first = prompt_of(args, kwargs)
+        if first is None:
+            raise ValueError("the model was called without input_ids and inputs_embeds")
+        rows, length = first.shape[:2]
+        return request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+
+    def only_hypernet_trains(self) -> bool:
+        """Whether the hypernetwork has parameters to train, and the base none."""
+        return self._trains() and not any(p.requires_grad for p in self.base.parameters())
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
@@ -510,19 +554,13 @@ class Runtime:
         @functools.partial(torch.compiler.disable, recursive=False)
         def forward(*args: Any, **kwargs: Any) -> Any:
             request = state.request.get()
-            call = None
-            if request is not None:
-                first = prompt_of(args, kwargs)
-                if first is None:
-                    raise ValueError("the model was called without input_ids and inputs_embeds")
-                rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+            call = None if request is None else self._bind(request, args, kwargs)
             token = object()
             with state.lock:
                 self._running.add(token)
                 before, state.call = state.call, call  # a hook may call the model again
                 try:
-                    if call is None or self.reach.complete:
+                    if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:
                         output = self.reach.run(self._original_forward, args, kwargs)
