@@ -60,6 +60,7 @@ class Reach:
         """Names of the modules that no watched forward has reached."""
         return [adapter.name for adapter in self._waiting]
 
+    @torch.compiler.disable  # somebody may have compiled what calls this
     def run(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """``forward(*args, **kwargs)``, watched and not compiled.
 
