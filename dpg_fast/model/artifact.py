@@ -188,7 +188,7 @@ def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterPa
             raise ValueError(f"{directory} is incomplete: {file} is missing")
     hypernet: AdapterNetwork | None = None
     if config["hypernet"] is not None:
-        hypernet = from_config(config["hypernet"], find_architecture(base).sites)
+        hypernet = from_config(config["hypernet"], find_architecture(base, dense_only=True).sites)
         hypernet.load_state_dict(load_hypernet(directory))
     steering, calibration = None, Calibration()
     if config["neurons"] is not None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import kept_positions, prompt_of, tokens_before
+from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
+from dpg_fast.compat.transformers import conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -70,6 +70,7 @@ class Runtime:
     Args and errors: as :meth:`PersonalityModel.from_model`; ``tokenizer`` gives one when descriptions are read.
 
     Attributes:
+        architecture: of the base model.
         calibration: level -> steering strength; read at every call.
         options: of the steering; read at every call.
         stages: the stage tokens of the characters, or None.
@@ -87,19 +88,22 @@ class Runtime:
         state: CallState | None = None,
     ) -> None:
         remove_copied(base)
-        architecture = find_architecture(base)
-        found = (architecture.num_layers, architecture.intermediate)
-        if steering is not None and (steering.num_layers, steering.intermediate) != found:
-            raise ValueError(
-                f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
-                f"has {found[0]} of {found[1]}"
-            )
+        architecture = find_architecture(base, dense_only=True)
+        _check_experts(architecture, hypernet, steering)
+        if steering is not None:
+            found = (architecture.num_layers, architecture.intermediate)
+            if (steering.num_layers, steering.intermediate) != found:
+                raise ValueError(
+                    f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
+                    f"has {found[0]} of {found[1]}"
+                )
         devices = {parameter.device for parameter in base.parameters()}
         if len(devices) != 1:
             raise ValueError(f"the base model is spread over {sorted(map(str, devices))}; one device is accepted")
         sites = hypernet.sites if hypernet is not None else ()
         check_sites(base, architecture.sites, sites)
         self.base = base
+        self.architecture = architecture
         self.hypernet = hypernet
         self.steering = steering
         self.calibration = calibration
@@ -126,7 +130,7 @@ class Runtime:
         self._networks = [part for part in hypernet.modules() if isinstance(part, HyperNetwork)] if hypernet else []
         self._tokenizer = tokenizer
         for network in self._networks:
-            network.reader = BaseReader(base, architecture.linears, self._state, tokenizer)
+            network.reader = BaseReader(base, architecture, self._state, tokenizer)
         self._wide = hypernet is not None and hypernet.config.head == "wide"
         self._live: dict[int, Request] = {}
         self._table: SlotTable | None = None
@@ -220,6 +224,15 @@ class Runtime:
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
+
+    def export_options(self) -> dict[str, Any]:
+        """What PEFT has to be told of the base model; arguments of `AdapterNetwork.to_peft`."""
+        assert self.hypernet is not None
+        adapted = [self.architecture.linears[site.name] for site in self.hypernet.sites]
+        transposed = {conv1d_shape(layer) is not None for layer in adapted}
+        if len(transposed) > 1:
+            raise ValueError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
+        return {"model_type": model_type(self.base), "transposed": transposed.pop()}
 
     @contextmanager
     def request(
@@ -572,6 +585,14 @@ class Runtime:
             return output
 
         self._root = Root(self.base, forward)
+
+
+def _check_experts(architecture: Architecture, hypernet: AdapterNetwork | None, steering: SteeringTable | None) -> None:
+    """Refuse parts that were made for a dense model on a mixture of experts; stored adapters name the layers they change."""
+    networks = [] if hypernet is None else [part for part in hypernet.modules() if isinstance(part, HyperNetwork)]
+    accepts = all(network.config.dense_only for network in networks) and (steering is None or steering.dense_only)
+    if architecture.experts and not accepts:
+        raise UnsupportedArchitectureError(architecture.mixture())
 
 
 def has_stages(items: Sequence[Row]) -> bool:

@@ -123,7 +123,7 @@ class PersonalityModel(nn.Module):
             ValueError: a part does not fit the model.
         """
         if isinstance(hypernet, HypernetConfig):
-            hypernet = HyperNetwork(hypernet, find_architecture(model).sites)
+            hypernet = HyperNetwork(hypernet, find_architecture(model, dense_only=hypernet.dense_only).sites)
         made = cls(model, hypernet, steering, calibration, steering_options, tokenizer)
         if characters is not None:
             try:
@@ -557,6 +557,7 @@ class PersonalityModel(nn.Module):
             overwrite=overwrite,
             fingerprint=fingerprint(self.base),
             tokenizer=tokenizer,
+            **self._runtime.export_options(),
         )
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]

@@ -100,8 +100,7 @@ class HypernetTrainer(Trainer):
         """Write the neutral personality's LoRA in PEFT's format, for baselines that have one personality; the directory."""
         model = self._trained()
         if self.args.should_save:
-            name = str(getattr(model.base.config, "_name_or_path", ""))
-            model.hypernet.to_peft(Personality(), directory, base_model=name, overwrite=True)
+            model.to_peft(Personality(), directory, overwrite=True)
         return directory
 
     def _trained(self) -> Any:
