@@ -1,94 +1,72 @@
-"""Find the gated MLPs and attention projections of a causal LM by structure.
+"""Find the MLPs and attention projections of a causal LM by structure.
 
-A model is supported when every decoder layer holds exactly one gated MLP, ``down(act(gate(x)) * up(x))``, written with one
-of the attribute names in :data:`MLP_LAYOUTS`. That covers Llama, Mistral, Qwen2, Qwen3, the Gemma family, Phi-3 and others
-that share their shape. Nothing is assumed from the model's name: the activation is recognised by its values, and
-:func:`verify_gated_mlp` compares the formula with the module's own output before anything is changed.
+A model is supported when its decoder layers hold one MLP each, gated or plain (:mod:`dpg_fast.mlps`), whatever the names; some
+layers may hold none (Mamba layers of hybrids). A mixture of experts is refused unless asked for: only what is dense in it,
+attention and shared experts, can be adapted and steered. Nothing is assumed from the model's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from dpg_fast.compat.transformers import expert_counts, text_config
 from dpg_fast.hypernet.config import SHARED_INPUTS, Site
-
-ActName = Literal["silu", "gelu_tanh", "gelu"]
-
-ACTIVATIONS: dict[ActName, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu": F.gelu,
-}
-
-
-class UnsupportedArchitectureError(ValueError):
-    """The model does not have the structure that personality control needs."""
-
-
-@dataclass(frozen=True)
-class MlpLayout:
-    """Attribute names of one way to write a gated MLP; ``merged`` holds gate and up (in this order) in one product."""
-
-    gate: str | None
-    up: str | None
-    merged: str | None
-    down: str
-    act: str
-
-    @property
-    def linears(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.gate, self.up, self.merged, self.down) if name is not None)
-
-
-MLP_LAYOUTS = (
-    MlpLayout(gate="gate_proj", up="up_proj", merged=None, down="down_proj", act="act_fn"),
-    MlpLayout(gate=None, up=None, merged="gate_up_proj", down="down_proj", act="activation_fn"),
+from dpg_fast.mlps import (
+    ActName,
+    Mlp,
+    MlpFinder,
+    UnsupportedArchitectureError,
+    activation_of,
+    is_linear,
+    linear_children,
+    linear_shape,
+    walk,
 )
 
 ATTENTION_LAYOUTS = (
     ("q_proj", "k_proj", "v_proj", "o_proj"),
+    ("q_proj", "k_proj", "v_proj", "out_proj"),
+    ("q_proj", "k_proj", "v_proj", "dense"),
     ("qkv_proj", "o_proj"),
+    ("qkv_proj", "out_proj"),
+    ("query_key_value", "dense"),
+    ("c_attn", "c_proj"),
+    ("Wqkv", "out_proj"),
+    ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"),
+    ("q_proj", "kv_a_proj_with_mqa", "o_proj"),
 )
+"""Attention projections of one module. Latent attention's ``kv_b_proj`` is none of them: at each decode step it is given the
+whole cache, whose tokens have no slots any more."""
 
 #: attention projections that are given the same input
 SHARED_INPUT = SHARED_INPUTS[0]
 
 
 @dataclass(frozen=True)
-class GatedMlp:
-    """One decoder layer's MLP: where it is, how it is written, and its activation."""
-
-    layer: int
-    name: str
-    module: nn.Module
-    layout: MlpLayout
-    act: ActName
-    intermediate: int
-
-    @property
-    def first(self) -> str:
-        """Name of the linear layer that is given the MLP's input first."""
-        return f"{self.name}.{self.layout.linears[0]}"
-
-    @property
-    def act_module(self) -> nn.Module:
-        module = getattr(self.module, self.layout.act)
-        assert isinstance(module, nn.Module)
-        return module
-
-
-@dataclass(frozen=True)
 class Architecture:
-    """What personality control needs to know of a model: its MLPs in layer order and its adaptable linear layers by name."""
+    """What personality control needs to know of a model.
 
-    mlps: tuple[GatedMlp, ...]
+    Attributes:
+        kind: name of the model's class.
+        decoder: holds the layers; its forward takes ``input_ids``.
+        layers: the decoder layers.
+        mlps: in layer order.
+        linears: the adaptable linear layers by name (sites).
+        others: linear layers of the decoder layers that are no sites, and experts, by name: they stay as they are.
+        experts: modules with routed experts, by name; not empty only where :func:`find_architecture` was told to leave them.
+    """
+
+    kind: str
+    decoder: nn.Module
+    layers: nn.ModuleList
+    mlps: tuple[Mlp, ...]
     linears: dict[str, nn.Module]
+    others: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -97,152 +75,217 @@ class Architecture:
 
     @property
     def num_layers(self) -> int:
+        """MLPs, L: one for each decoder layer of most models."""
         return len(self.mlps)
 
     @property
     def intermediate(self) -> int:
-        """Neurons per layer, I; the same in all layers."""
-        return self.mlps[0].intermediate
+        """Neurons per layer, I.
+
+        Raises:
+            UnsupportedArchitectureError: the layers' MLPs are not of one size, or there are none, so neurons cannot be steered.
+        """
+        sizes = sorted({mlp.intermediate for mlp in self.mlps})
+        acts = [id(module) for mlp in self.mlps if (module := mlp.act_module) is not None]
+        if len(sizes) != 1 or len(set(acts)) != len(acts):
+            what = f"layers of different MLP sizes {sizes}" if len(sizes) > 1 else "no dense MLP"
+            if len(sizes) == 1:
+                what = "one activation module for several layers"
+            raise UnsupportedArchitectureError(
+                f"{self.kind} has {what}; neurons are found and steered where each has its own and all are of one size (a "
+                "hypernetwork works)"
+            )
+        return sizes[0]
+
+    @property
+    def act(self) -> ActName | None:
+        """The activation that all MLPs have; None where it is one that the kernels do not know, or not the same in all."""
+        names = {mlp.act for mlp in self.mlps}
+        return names.pop() if len(names) == 1 else None
+
+    def mixture(self) -> str:
+        """What is said of a mixture of experts that was not asked for."""
+        layer = self.experts[0].rpartition(".")[0]
+        beside = [m.name for m in self.mlps if m.name.startswith(layer) or layer.startswith(m.name.rpartition(".")[0])]
+        dense = f"attention and the shared expert {beside[0]}" if beside else "attention"
+        return (
+            f"{self.kind} is a mixture of experts ({self.experts[0]}), which personality control cannot adapt or steer. "
+            f"dense_only=True (of HypernetConfig or SearchSettings) takes what is dense in it, here {dense}; the routed experts "
+            "then stay as they are"
+        )
+
+    def describe(self) -> str:
+        """What is adapted and steered, and what stays as it is, in a few lines."""
+        count = len(self.layers)
+        lines = [f"{self.kind}: {count} layers"]
+        kinds = Counter((m.layout.gated, m.act, m.intermediate) for m in self.mlps)
+        for (gated, act, size), number in kinds.items():
+            what = f"{size} neurons of a {'gated' if gated else 'plain'} MLP{f' ({act})' if act else ''}"
+            lines.append(f"  {_share(number, count)}: {what}")
+        for title, names in (("sites", self.linears), ("left as they are", (*self.others, *self.experts))):
+            paths: dict[str, set[str]] = {}
+            for name in names:
+                layer, path = _in_layer(name)
+                paths.setdefault(path, set()).add(layer)
+            shares: dict[int, list[str]] = {}
+            for path, layers in paths.items():
+                shares.setdefault(len(layers), []).append(path)
+            lines += [f"  {_share(number, count)}: {title}: {', '.join(found)}" for number, found in shares.items()]
+        return "\n".join(lines)
 
 
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(in_features, out_features) of a linear layer, quantised ones included.
-
-    Raises:
-        UnsupportedArchitectureError: the module does not state them.
-    """
-    try:
-        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
-    except (AttributeError, TypeError):
-        raise UnsupportedArchitectureError(
-            f"{type(module).__name__} has no in_features/out_features: it is not a linear layer that can be adapted"
-        ) from None
+def _share(number: int, of: int) -> str:
+    return f"all {of} layers" if number == of else f"{number} of {of} layers"
 
 
-def recognise_activation(module: nn.Module) -> ActName:
-    """The name of an activation module, found by its values on a grid (float64).
-
-    Raises:
-        UnsupportedArchitectureError: it is none of :data:`ACTIVATIONS`.
-    """
-    grid = torch.linspace(-8.0, 8.0, 257, dtype=torch.float64)
-    with torch.no_grad():
-        values = module(grid)
-    for name, function in ACTIVATIONS.items():
-        if torch.allclose(values, function(grid), rtol=1e-9, atol=1e-9):
-            return name
-    raise UnsupportedArchitectureError(
-        f"activation {type(module).__name__} is not supported; accepted: {', '.join(ACTIVATIONS)}"
-    )
+def _in_layer(name: str) -> tuple[str, str]:
+    """A module's decoder layer and its path below that, experts and the like by one name."""
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdecimal()), -1)
+    return ".".join(parts[: first + 1]), ".".join("*" if part.isdecimal() else part for part in parts[first + 1 :])
 
 
-def find_architecture(model: nn.Module) -> Architecture:
-    """Find every gated MLP and adaptable linear layer of ``model``'s text decoder.
+def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architecture:
+    """Find the MLPs and adaptable linear layers of ``model``'s text decoder.
 
     Args:
-        model: a Hugging Face causal LM (anything with ``get_decoder()`` and a ``layers`` list in it).
+        model: a Hugging Face causal LM.
+        dense_only: accept a mixture of experts: attention and shared experts are found, routed experts are left as they are.
 
     Raises:
         UnsupportedArchitectureError: names what is missing and what is accepted.
     """
     kind = type(model).__name__
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else None
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(decoder, nn.Module) or not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        raise UnsupportedArchitectureError(f"{kind} has no decoder layers to adapt; {_accepted()}")
+    decoder, layers = _find_layers(model)
     prefixes = {id(module): name for name, module in model.named_modules()}
-    mlps: list[GatedMlp] = []
+    counts, width = expert_counts(model), getattr(text_config(model), "hidden_size", None)
+    finder = MlpFinder()
+    mlps: list[Mlp] = []
     linears: dict[str, nn.Module] = {}
+    others: list[str] = []
+    experts: list[str] = []
     for index, layer in enumerate(layers):
-        found = list(_gated_mlps(layer))
-        if len(found) != 1:
-            what = "no gated MLP" if not found else f"{len(found)} gated MLPs (a mixture of experts?)"
-            raise UnsupportedArchitectureError(f"layer {index} of {kind} has {what}; {_accepted()}")
-        module, layout = found[0]
-        down = getattr(module, layout.down)
-        intermediate, _ = linear_shape(down)
-        gate_out = [linear_shape(getattr(module, n))[1] for n in layout.linears if n != layout.down]
-        if sum(gate_out) != 2 * intermediate:
+        name = prefixes[id(layer)]
+        routed = list(_experts(layer, finder, counts, width))
+        experts += [f"{name}.{path}" for path in routed]
+        inside = [
+            (path, module)
+            for path, module in walk(layer)
+            if not any(path == part or path.startswith(f"{part}.") for part in routed)
+        ]
+        found = {
+            path: layout for path, module in inside if (layout := finder.layout(module)) and not _attention(module)
+        }
+        if len(found) > 1:
+            found.pop("", None)  # layers that lie in the decoder layer itself, beside its MLP (Gemma 4)
+        if len(found) > 1:
+            paths = ", ".join(found)
             raise UnsupportedArchitectureError(
-                f"{prefixes[id(module)]}: gate and up give {sum(gate_out)} values, expected {2 * intermediate}"
+                f"layer {index} of {kind} has {len(found)} MLPs ({paths}); {_accepted()}"
             )
-        act = getattr(module, layout.act)
-        mlps.append(GatedMlp(index, prefixes[id(module)], module, layout, recognise_activation(act), intermediate))
-        for submodule in layer.modules():
-            names = _attention_linears(submodule)
-            if submodule is module:
-                names = layout.linears
+        for path, module in inside:
+            prefix = f"{name}.{path}" if path else name
+            names = found[path].linears if path in found else _attention(module)
             for attribute in names:
-                linear = getattr(submodule, attribute)
-                linear_shape(linear)
-                linears[prefixes[id(linear)]] = linear
-    if len({mlp.intermediate for mlp in mlps}) != 1:
-        sizes = sorted({mlp.intermediate for mlp in mlps})
-        raise UnsupportedArchitectureError(f"{kind} has layers of different MLP sizes {sizes}; one size is accepted")
-    if len({id(mlp.act_module) for mlp in mlps}) != len(mlps):
-        raise UnsupportedArchitectureError(f"{kind} shares one activation module between layers")
-    return Architecture(tuple(mlps), linears)
+                linear = linears[f"{prefix}.{attribute}"] = module.get_submodule(attribute)
+                if not is_linear(linear):
+                    raise UnsupportedArchitectureError(
+                        f"{prefix}.{attribute} ({type(linear).__name__}) is not a linear layer that states its sizes "
+                        "(in_features, out_features), so it cannot be adapted"
+                    )
+            others += [f"{prefix}.{attribute}" for attribute in linear_children(module) if attribute not in names]
+            if path in found:
+                down = linear_shape(module.get_submodule(found[path].down))
+                act = activation_of(module, found[path])
+                mlps.append(Mlp(len(mlps), prefix, module, found[path], act, down[0]))
+    if not mlps and not experts:
+        raise UnsupportedArchitectureError(f"the layers of {kind} have no MLP; {_accepted()}{_unloaded(model)}")
+    if len({id(mlp.module) for mlp in mlps}) != len(mlps):
+        raise UnsupportedArchitectureError(f"{kind} has one MLP for several layers")
+    architecture = Architecture(kind, decoder, layers, tuple(mlps), linears, tuple(others), tuple(experts))
+    if experts and not dense_only:
+        raise UnsupportedArchitectureError(architecture.mixture())
+    if not linears:
+        raise UnsupportedArchitectureError(f"{kind} has no linear layer that can be adapted; {_accepted()}")
+    return architecture
 
 
-def split_gate_up(mlp: GatedMlp, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The base products gate(x) and up(x), each [..., I]; views of one tensor where the model merges them."""
-    module, layout = mlp.module, mlp.layout
-    if layout.merged is not None:
-        merged = getattr(module, layout.merged)(x)
-        return merged[..., : mlp.intermediate], merged[..., mlp.intermediate :]
-    assert layout.gate is not None and layout.up is not None
-    return getattr(module, layout.gate)(x), getattr(module, layout.up)(x)
+def _find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """The text decoder and its list of layers: that of ``get_decoder()``, or the largest of the configuration's length."""
+    try:
+        decoder = model.get_decoder()  # type: ignore[operator]
+    except (AttributeError, TypeError, ValueError, NotImplementedError):
+        decoder = None
+    count = getattr(text_config(model), "num_hidden_layers", None)
+    # What `get_decoder` finds by its name may be anything, such as the head of ModernBERT's decoder.
+    for root in (decoder, model):
+        if not isinstance(root, nn.Module):
+            continue
+        if isinstance(layers := getattr(root, "layers", None), nn.ModuleList) and len(layers):
+            return root, layers
+        lists = [
+            (owner, child)
+            for owner in root.modules()
+            for child in owner.children()
+            if isinstance(child, nn.ModuleList) and len(child) and (count is None or len(child) == count)
+        ]
+        if lists:
+            return max(lists, key=lambda found: sum(parameter.numel() for parameter in found[1].parameters()))
+    raise UnsupportedArchitectureError(
+        f"{type(model).__name__} has no list of decoder layers (a ModuleList, {count or 'some'} long); {_accepted()}"
+    )
 
 
-def verify_gated_mlp(mlp: GatedMlp, device: torch.device | None = None) -> None:
-    """Check on random input that the module computes ``down(act(gate(x)) * up(x))`` and nothing else.
+def _experts(layer: nn.Module, finder: MlpFinder, counts: set[int], width: int | None) -> Iterator[str]:
+    """Paths in ``layer`` of modules that hold routed experts: several MLPs of one class, or weights stacked for all experts."""
+    inside: list[str] = []
+    for path, module in walk(layer):
+        if any(path.startswith(f"{part}.") for part in inside):
+            continue
+        if _listed(module, finder) or _stacked(path, module, counts, width):
+            inside.append(path)
+            yield path
 
-    Args:
-        mlp: of a model.
-        device: where it runs, if that is not where its weights lie (offloaded ones). On the meta device nothing is checked.
 
-    Raises:
-        UnsupportedArchitectureError: its output differs (extra sparsity, clamping, scaling ...).
-    """
-    first = getattr(mlp.module, mlp.layout.linears[0])
-    weight = next(iter(first.parameters()), None)
-    if weight is None:
-        return
-    if (device := device or weight.device).type == "meta":
-        return
-    dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, linear_shape(first)[0], generator=generator).to(device, dtype)
-    with torch.no_grad():
-        gate, up = split_gate_up(mlp, x)
-        ours = getattr(mlp.module, mlp.layout.down)(ACTIVATIONS[mlp.act](gate) * up).double()
-        theirs = mlp.module(x).double()
-    error = (ours - theirs).norm() / theirs.norm().clamp_min(1e-30)
-    if not error < 5 * torch.finfo(dtype).eps:
-        raise UnsupportedArchitectureError(
-            f"{type(mlp.module).__name__} does not compute down(act(gate(x)) * up(x)): its output differs by "
-            f"{float(error):.1e} (relative); {_accepted()}"
+def _listed(module: nn.Module, finder: MlpFinder) -> bool:
+    if not isinstance(module, (nn.ModuleList, nn.ModuleDict)) or len(module) < 2:
+        return False
+    children = list(module.children())
+    return len({type(child) for child in children}) == 1 and finder.layout(children[0]) is not None
+
+
+def _stacked(path: str, module: nn.Module, counts: set[int], width: int | None) -> bool:
+    """Whether a module holds weights [experts, ...] with the model's width among the sizes, or says that it is of experts."""
+    named = "experts" in path.rpartition(".")[2].lower() and not is_linear(module)
+    own = [p for p in module.parameters(recurse=False) if p.dim() >= 2]
+    return any(
+        (named and "shared" not in path)
+        or (
+            p.dim() >= 3
+            and p.shape[0] in counts
+            and width in p.shape[1:]
+            and not isinstance(module, nn.modules.conv._ConvNd)
         )
+        for p in own
+    )
 
 
-def _gated_mlps(layer: nn.Module) -> Iterator[tuple[nn.Module, MlpLayout]]:
-    for module in layer.modules():
-        for layout in MLP_LAYOUTS:
-            if all(isinstance(getattr(module, name, None), nn.Module) for name in (*layout.linears, layout.act)):
-                yield module, layout
-
-
-def _attention_linears(module: nn.Module) -> tuple[str, ...]:
-    for names in ATTENTION_LAYOUTS:
-        if all(isinstance(getattr(module, name, None), nn.Module) for name in names):
-            return names
-    return ()
+def _attention(module: nn.Module) -> tuple[str, ...]:
+    children = dict(module.named_children())
+    return next((names for names in ATTENTION_LAYOUTS if all(name in children for name in names)), ())
 
 
 def _accepted() -> str:
-    layouts = " or ".join("{" + ", ".join((*layout.linears, layout.act)) + "}" for layout in MLP_LAYOUTS)
     return (
-        f"accepted are causal LMs whose every layer has one gated MLP with {layouts} "
-        "(Llama, Mistral, Qwen2, Qwen3, Gemma, Phi-3 and models of their shape)"
+        "accepted are causal LMs whose layers have one MLP each, gated, down(act(gate(x)) * up(x)), or plain, "
+        "down(act(first(x))) (Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and models of their shapes)"
+    )
+
+
+def _unloaded(model: nn.Module) -> str:
+    on_meta = any(parameter.device.type == "meta" for parameter in model.parameters())
+    return (
+        " Its weights are not loaded (device meta), and MLPs of other names are found by running them"
+        if on_meta
+        else ""
     )

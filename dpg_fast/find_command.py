@@ -58,7 +58,7 @@ def run_find(output: Path, model_name: str, options: FindOptions, console: Conso
     questions = {t: [q.question for q in load_questions(t, "search")] * options.repeats for t in traits}
     descriptions = {pole: [d.text for d in load_descriptions(pole, "search")] for pole in POLES if pole.trait in traits}
     base, tokenizer = load_base(model_name)
-    architecture = find_architecture(base)
+    architecture = find_architecture(base, dense_only=options.settings.dense_only)
     answers = {pole: len(questions[pole.trait]) for pole in descriptions}
     memory = search_memory(architecture.num_layers, architecture.intermediate, answers, options.settings, base.dtype)
     console.print(f"{sum(answers.values())} answers; statistics take {memory / 2**20:,.0f} MiB besides the model")

@@ -79,13 +79,13 @@ def execution_device(model: nn.Module, name: str) -> torch.device:
     for hook in chain:
         if type(hook).__name__ == "CpuOffload":  # moves the whole model when it is called
             return _device(hook.execution_device)
-    if weight.device.type != "meta":
-        return weight.device
-    for hook in chain:
-        device = getattr(hook, "execution_device", None)
-        if device is not None:
-            return _device(device)
-    return weight.device
+    return _runs_on(weight, chain)
+
+
+def runs_on(*modules: nn.Module) -> torch.device:
+    """Where modules that lie in each other run, by the weights of the first or else by their hooks, its own first."""
+    weight = next(itertools.chain(modules[0].parameters(), modules[0].buffers()), None)
+    return _runs_on(weight, [hook for module in modules for hook in hooks_of(module)])
 
 
 def brings_weights(module: nn.Module) -> bool:
@@ -113,6 +113,13 @@ def weight_value(model: nn.Module, name: str) -> Tensor:
                 continue
             return value
     return parameter
+
+
+def _runs_on(weight: Tensor | None, hooks: list[Any]) -> torch.device:
+    if weight is not None and weight.device.type != "meta":
+        return weight.device
+    wanted = (getattr(hook, "execution_device", None) for hook in hooks)
+    return next((_device(device) for device in wanted if device is not None), torch.device("meta"))
 
 
 def _chain(model: nn.Module, name: str) -> Iterator[Any]:

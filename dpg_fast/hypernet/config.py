@@ -93,6 +93,7 @@ class HypernetConfig:
         head: "bank" (compact: `codes` entries, mixed inside the kernels) or "wide" (full A and B from the trunk's last
             hidden layer, one linear map for each site; materialised for each personality).
         text_features: principal components of the averaged states that are read, 1 to 256, beside the estimated scores.
+        dense_only: accept a base that is a mixture of experts, whose attention and shared experts alone are adapted.
 
     Raises:
         TypeError, ValueError: a field of the wrong type or out of range.
@@ -109,6 +110,7 @@ class HypernetConfig:
     per_layer_codes: bool = False
     head: Literal["bank", "wide"] = "bank"
     text_features: int = 32
+    dense_only: bool = False
 
     def __post_init__(self) -> None:
         _whole(self.rank, "rank", 1, MAX_RANK)
@@ -128,8 +130,9 @@ class HypernetConfig:
             raise ValueError(f"alpha must be finite and above 0, not {self.alpha}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
-        if not isinstance(self.per_layer_codes, bool):
-            raise TypeError(f"per_layer_codes must be true or false, not {self.per_layer_codes!r}")
+        for field in ("per_layer_codes", "dense_only"):
+            if not isinstance(getattr(self, field), bool):
+                raise TypeError(f"{field} must be true or false, not {getattr(self, field)!r}")
         if self.encoder == "layers":
             object.__setattr__(self, "per_layer_codes", True)
         if self.encoder == "stored" and (self.per_layer_codes or self.head == "wide"):

@@ -94,6 +94,8 @@ class AdapterNetwork(nn.Module, ABC):
         overwrite: bool = False,
         fingerprint: dict[str, Any] | None = None,
         tokenizer: Any = None,
+        model_type: str | None = None,
+        transposed: bool = False,
     ) -> Path:
         """Write the LoRA adapter of one item as a PEFT directory; see `peft_io.write_peft` for the rest.
 
@@ -107,6 +109,8 @@ class AdapterNetwork(nn.Module, ABC):
             base_model=base_model,
             dtype=dtype,
             overwrite=overwrite,
+            model_type=model_type,
+            transposed=transposed,
             **character_files(self.stages, item, str(base_model), fingerprint, tokenizer),
         )
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dpg_fast.compat.peft import PARAMETER_SUFFIX, rewritten_names
 from dpg_fast.files import replace_directory
 from dpg_fast.stages import CARD_FILE, CharacterCard, read_card
 
@@ -93,6 +94,8 @@ def write_peft(
     tokens: Mapping[int, Tensor] | None = None,
     embedding: str = "",
     more: Callable[[Path], object] | None = None,
+    model_type: str | None = None,
+    transposed: bool = False,
 ) -> Path:
     """Write a PEFT LoRA adapter that `PeftModel.from_pretrained` loads. The directory appears whole or not at
     all.
@@ -107,6 +110,9 @@ def write_peft(
         tokens: id -> embedding row [width] of trained tokens (`trainable_token_indices`).
         embedding: path of the embedding module that they belong to.
         more: puts other files into the directory before it appears.
+        model_type: the base model's `config.model_type`. For some mixtures of experts PEFT takes the names of dense layers for
+            those of experts; such layers are written as `target_parameters`, which it leaves alone.
+        transposed: the layers are GPT-2's `Conv1D` (`fan_in_fan_out`); the pairs are the same.
 
     Returns:
         The directory's path.
@@ -121,6 +127,8 @@ def write_peft(
         raise ValueError(f"an adapter needs pairs of one rank, not of {sorted(ranks) or 'none'}")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
+    rewritten = rewritten_names(model_type)
+    bare = [name for name in pairs if name.rpartition(".")[2] in rewritten]
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in pairs.items():
         for side, weight in (("lora_A", a), ("lora_B", b)):
@@ -137,13 +145,15 @@ def write_peft(
         "use_rslora": False,
         "use_dora": False,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": transposed,
         "init_lora_weights": True,
         "modules_to_save": None,
         "rank_pattern": {},
         "alpha_pattern": {},
-        "target_modules": list(pairs),  # whole module names, so that no other layer matches
+        "target_modules": [name for name in pairs if name not in bare],  # whole names, so that no other layer matches
     }
+    if bare:
+        config["target_parameters"] = [name + PARAMETER_SUFFIX for name in bare]
     if tokens:
         ids = sorted(tokens)
         rows = torch.stack([tokens[number].detach() for number in ids])
@@ -258,6 +268,8 @@ def _refuse_unsupported(config: dict[str, Any], folder: Path) -> None:
             f"plain LoRA with peft's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
     for name, value in config.items():
+        if name == "target_parameters" and all(str(entry).endswith(PARAMETER_SUFFIX) for entry in value or ()):
+            continue  # the weights of linear layers, as `write_peft` names them
         if name not in _READ | _HARMLESS | {"bias"} and value:
             what = _WHY.get(name)
             reason = f"{what} are not supported" if what else "this field is not supported"

@@ -16,7 +16,7 @@ from dpg_fast.kernels.lora_expand_add import lora_expand_add, lora_expand_add_re
 from dpg_fast.kernels.lora_shrink import lora_shrink, lora_shrink_reference
 from dpg_fast.kernels.lora_stacked_add import lora_stacked_add, lora_stacked_add_reference
 from dpg_fast.kernels.product import linear_product
-from dpg_fast.kernels.steered_gated_act import steered_gated_act, steered_gated_act_reference
+from dpg_fast.kernels.steered_gated_act import steered, steered_gated_act, steered_gated_act_reference
 from dpg_fast.kernels.types import ACTIVATIONS, POLES, GatedLora, RideAlong, Steering
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "lora_stacked_add",
     "lora_stacked_add_reference",
     "set_isa",
+    "steered",
     "steered_gated_act",
     "steered_gated_act_reference",
     "use_backend",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
 from dpg_fast.files import write_atomically, write_text
@@ -91,9 +91,10 @@ def save(
     calibration: Calibration,
     notes: str,
     bank_dtype: torch.dtype | None = None,
+    gathered: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write an adapter for ``base``."""
-    write(directory, describe_base(base), hypernet, steering, calibration, notes, bank_dtype)
+    write(directory, describe_base(base), hypernet, steering, calibration, notes, bank_dtype, gathered)
 
 
 def describe_base(base: nn.Module) -> dict[str, Any]:
@@ -109,6 +110,7 @@ def write(
     calibration: Calibration,
     notes: str,
     bank_dtype: torch.dtype | None = None,
+    gathered: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write an adapter; the configuration comes last, so that a directory with one is complete.
 
@@ -119,6 +121,7 @@ def write(
         calibration: kept beside the steering table.
         notes: Markdown for the card.
         bank_dtype: of the bank in the file; None keeps the masters' float32. Loading gives float32 masters again.
+        gathered: the hypernetwork's state where this process holds a part of it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -131,7 +134,7 @@ def write(
         config["hypernet"] = hypernet.to_config()
         state = {
             key: value.detach().to("cpu", bank_dtype if re.search(r"(^|\.)bank\.", key) else None).contiguous()
-            for key, value in hypernet.state_dict().items()
+            for key, value in (gathered or hypernet.state_dict()).items()
         }
         write_atomically(directory / HYPERNET, lambda temporary: save_file(state, temporary))
     if steering is not None:
@@ -154,6 +157,17 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def load_hypernet(directory: Path) -> dict[str, Tensor]:
+    """The hypernetwork's weights in an adapter's directory.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not (directory / HYPERNET).is_file():
+        raise ValueError(f"{directory} has no {HYPERNET}, so there is nothing to load or to resume from")
+    return load_file(directory / HYPERNET)
+
+
 def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterParts:
     """Read an adapter for ``base``.
 
@@ -174,8 +188,8 @@ def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterPa
             raise ValueError(f"{directory} is incomplete: {file} is missing")
     hypernet: AdapterNetwork | None = None
     if config["hypernet"] is not None:
-        hypernet = from_config(config["hypernet"], find_architecture(base).sites)
-        hypernet.load_state_dict(load_file(directory / HYPERNET))
+        hypernet = from_config(config["hypernet"], find_architecture(base, dense_only=True).sites)
+        hypernet.load_state_dict(load_hypernet(directory))
     steering, calibration = None, Calibration()
     if config["neurons"] is not None:
         steering = SteeringTable.load(directory / NEURONS)

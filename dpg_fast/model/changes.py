@@ -19,7 +19,12 @@ from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.compat import accelerate
 from dpg_fast.compat.torch import children_of
 
-__all__ = ["NOT_PICKLED", "Change", "Changed", "Watch", "leads_to", "subclass_with"]
+__all__ = ["NOT_PICKLED", "Change", "Changed", "NoEffectError", "Watch", "leads_to", "subclass_with"]
+
+
+class NoEffectError(RuntimeError):
+    """A personality was asked for and could not act."""
+
 
 NOT_PICKLED = (
     "a model with a personality cannot be pickled or saved whole: use save_pretrained() for the adapter and state_dict() or "
@@ -32,14 +37,21 @@ _MOST_FUNCTIONS = 500
 class Changed(nn.Module):
     """What all mixins share: a copy is a module of the original class, without the change."""
 
+    def __copy__(self) -> nn.Module:
+        return self._bare(None)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return self._bare(memo)
+
+    def _bare(self, memo: dict[int, Any] | None) -> nn.Module:
         change: Change = self.__dict__[_CHANGE]
         if hasattr(change.original, "__deepcopy__"):
             raise TypeError(
                 f"{change.name} ({change.original.__name__}) has a way of copying of its own: unload() first"
             )
         made: nn.Module = change.original.__new__(change.original)
-        memo[id(self)] = made
+        if memo is not None:
+            memo[id(self)] = made
         state = dict(self.__getstate__())  # type: ignore[call-overload]
         for name in (_CHANGE, change.attribute):
             state.pop(name, None)
@@ -48,7 +60,7 @@ class Changed(nn.Module):
                 state.pop(name, None)
             else:
                 state[name] = value
-        made.__setstate__(copy.deepcopy(state, memo))
+        made.__setstate__(state if memo is None else copy.deepcopy(state, memo))
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -131,15 +143,15 @@ class Change:
         """Whether a call of the instance still comes to the changed class, as far as its functions can be followed; if it only
         leads to the original class, it is led here again.
         """
-        self.seen = self.module.__dict__.get("forward")
         if not isinstance(self.module, self.cls):
             return False
         found = self.module.__dict__.get(accelerate.innermost(self.module))
         if found is not None and self._is_of(found, self.original):  # as a tool does that puts back what it had found
             self.lead_here()
-            self.seen = self.module.__dict__.get("forward")
-            return True
-        return found is None or leads_to(found, self.cls.forward, self.module)
+        elif found is not None and not leads_to(found, self.cls.forward, self.module):
+            return False
+        self.seen = self.module.__dict__.get("forward")
+        return True
 
     def _leads(self, name: str) -> bool:
         found = self.module.__dict__.get(name)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import execution_device, placed_by
@@ -37,7 +36,8 @@ class Places:
         """
         names = {id(module): name for name, module in base.named_modules()}
         of = {name: execution_device(base, name) for name in architecture.linears}
-        first = execution_device(base, names[id(_entrance(base))])
+        entrance = names.get(id(base.get_input_embeddings()))
+        first = next(base.parameters()).device if entrance is None else execution_device(base, entrance)
         if META in (first, *of.values()) and any(device != META for device in (first, *of.values())):
             absent = next((name for name, device in of.items() if device == META), "the input embedding")
             raise UnsupportedArchitectureError(
@@ -61,9 +61,3 @@ class Places:
 def mark(base: Any) -> tuple[Any, ...]:
     """Changes when the model is moved as a whole or dispatched again."""
     return next(base.parameters()).device, *placed_by(base)
-
-
-def _entrance(base: Any) -> nn.Module:
-    embedding = base.get_input_embeddings()
-    assert isinstance(embedding, nn.Module)
-    return embedding

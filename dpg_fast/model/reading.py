@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dpg_fast.architecture import Architecture
 from dpg_fast.model.request import CallState
 
 MAX_TOKENS = 2048
@@ -19,7 +20,7 @@ class BaseReader:
 
     Args:
         base: the wrapped causal LM.
-        linears: its adaptable layers by name.
+        architecture: of it.
         state: of its patched layers; no call is active while it reads.
         tokenizer: gives the tokenizer when it is first needed.
         device: says where ids go.
@@ -28,12 +29,12 @@ class BaseReader:
     def __init__(
         self,
         base: Any,
-        linears: Mapping[str, nn.Module],
+        architecture: Architecture,
         state: CallState,
         tokenizer: Callable[[], Any],
         device: Callable[[], torch.device],
     ) -> None:
-        self._base, self._linears, self._state, self._tokenizer = base, linears, state, tokenizer
+        self._base, self._architecture, self._state, self._tokenizer = base, architecture, state, tokenizer
         self._device = device
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BaseReader:
@@ -52,13 +53,13 @@ class BaseReader:
         device = self._device()
         ids = ids.to(device)
         found: dict[str, Tensor] = {}
-        decoder = self._base.get_decoder()
+        decoder, layers = self._architecture.decoder, self._architecture.layers
         with torch.inference_mode(False), self._state.lock, self._quiet(), ExitStack() as hooks:
             for name in sites:
                 keep = _keeper(found, name)
-                hooks.callback(self._linears[name].register_forward_pre_hook(keep).remove)
+                hooks.callback(self._architecture.linears[name].register_forward_pre_hook(keep).remove)
             if not sites:
-                late = decoder.layers[len(decoder.layers) * 5 // 6]
+                late = layers[len(layers) * 5 // 6]
                 hooks.callback(late.register_forward_pre_hook(_keeper(found, ""), with_kwargs=True).remove)
             decoder(input_ids=ids, use_cache=False)
         return [found[name].to(device) for name in (sites or ("",))]

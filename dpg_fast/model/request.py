@@ -228,6 +228,9 @@ class CallState:
         self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
         self.call: Call | None = None
         self.mirrors: tuple[CallMirror, ...] = ()
+        #: whether a call of the wrapper is running; and one whose forward somebody has replaced
+        self.inside: ContextVar[bool] = ContextVar("dpg_fast_inside", default=False)
+        self.replaced: ContextVar[bool] = ContextVar("dpg_fast_replaced", default=False)
         self.reached: set[Any] | None = None
 
     def put(self, call: Call | None) -> Call | None:

@@ -32,7 +32,8 @@ def read_rows(value: PersonalityLike, rows: int) -> list[Row]:
     if isinstance(value, (list, tuple)):
         if len(value) != rows:
             raise ValueError(
-                f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all"
+                f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all "
+                f"(a pipeline makes batches of batch_size= rows, 1 by default: batch_size={len(value)} here)"
             )
         return [_read(item) for item in value]
     return [_read(value)] * rows

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat.accelerate import placed_by
-from dpg_fast.compat.transformers import kept_positions, prompt_of, tokens_before
+from dpg_fast.compat.transformers import conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -25,7 +25,7 @@ from dpg_fast.model.misfits import check_sites
 from dpg_fast.model.places import META, Places, mark
 from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
-from dpg_fast.model.request import CallState, Request
+from dpg_fast.model.request import Call, CallState, Request
 from dpg_fast.model.root import Root, remove_copied
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
@@ -72,6 +72,7 @@ class Runtime:
     Args and errors: as :meth:`PersonalityModel.from_model`; ``tokenizer`` gives one when descriptions are read.
 
     Attributes:
+        architecture: of the base model.
         calibration: level -> steering strength; read at every call.
         options: of the steering; read at every call.
         stages: the stage tokens of the characters, or None.
@@ -89,17 +90,20 @@ class Runtime:
         state: CallState | None = None,
     ) -> None:
         remove_copied(base)
-        architecture = find_architecture(base)
-        found = (architecture.num_layers, architecture.intermediate)
-        if steering is not None and (steering.num_layers, steering.intermediate) != found:
-            raise ValueError(
-                f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
-                f"has {found[0]} of {found[1]}"
-            )
+        architecture = find_architecture(base, dense_only=True)
+        _check_experts(architecture, hypernet, steering)
+        if steering is not None:
+            found = (architecture.num_layers, architecture.intermediate)
+            if (steering.num_layers, steering.intermediate) != found:
+                raise ValueError(
+                    f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
+                    f"has {found[0]} of {found[1]}"
+                )
         places = Places.find(base, architecture)
         sites = hypernet.sites if hypernet is not None else ()
         check_sites(base, architecture.sites, sites)
         self.base = base
+        self.architecture = architecture
         self.hypernet = hypernet
         self.steering = steering
         self.calibration = calibration
@@ -127,7 +131,7 @@ class Runtime:
         self._networks = [part for part in hypernet.modules() if isinstance(part, HyperNetwork)] if hypernet else []
         self._tokenizer = tokenizer
         for network in self._networks:
-            network.reader = BaseReader(base, architecture.linears, self._state, tokenizer, self.device)
+            network.reader = BaseReader(base, architecture, self._state, tokenizer, self.device)
         self._wide = hypernet is not None and hypernet.config.head == "wide"
         self._live: dict[int, Request] = {}
         self._table: SlotTable | None = None
@@ -139,7 +143,7 @@ class Runtime:
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
-        self.checkpoint_contexts = CheckpointContexts(self._state)
+        self.checkpoint_contexts = CheckpointContexts(self._state, self.only_hypernet_trains)
         changes = [*self._surgery.changes, *([self.stages.change] if self.stages is not None else [])]
         self._watch = Watch(base, changes)
         self._running: set[object] = set()
@@ -192,6 +196,7 @@ class Runtime:
         if self.stages is not None:
             self.stages.undo()
         self._root.undo()
+        self.checkpoint_contexts.untrained = None
         self._undone = True
 
     def quiet(self) -> AbstractContextManager[Any]:
@@ -215,10 +220,22 @@ class Runtime:
             self._state if base is None else None,
         )
         made.options = self.options
-        made.checkpointing = self.checkpointing and base is None
+        if base is None:
+            made.checkpointing = self.checkpointing
+            made.checkpoint_contexts = self.checkpoint_contexts  # which the layers have already
+            made.checkpoint_contexts.untrained = made.only_hypernet_trains
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
+
+    def export_options(self) -> dict[str, Any]:
+        """What PEFT has to be told of the base model; arguments of `AdapterNetwork.to_peft`."""
+        assert self.hypernet is not None
+        adapted = [self.architecture.linears[site.name] for site in self.hypernet.sites]
+        transposed = {conv1d_shape(layer) is not None for layer in adapted}
+        if len(transposed) > 1:
+            raise ValueError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
+        return {"model_type": model_type(self.base), "transposed": transposed.pop()}
 
     @contextmanager
     def request(
@@ -313,10 +330,11 @@ class Runtime:
 
     @contextmanager
     def _activated(self, request: Request | None) -> Iterator[None]:
-        token = self._state.request.set(request)
+        token, inside = self._state.request.set(request), self._state.inside.set(True)
         try:
             yield
         finally:
+            self._state.inside.reset(inside)
             self._state.request.reset(token)
         if request is not None:
             self.reach.conclude()
@@ -343,6 +361,45 @@ class Runtime:
                 "forward was taken for a part of the prompt. The model keeps its context in a way unknown here; "
                 'give use_cache=False, or steer_tokens="all"'
             )
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a call that somebody's own forward serves is running, which has its personalities already."""
+        return self._state.replaced.get()
+
+    @contextmanager
+    def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Inside the block the running request also holds for parts of the base that are called past its forward."""
+        request, state = self._state.request.get(), self._state
+        call = None if request is None else self._bind(request, (), kwargs)
+        token = state.replaced.set(True)
+        try:
+            with state.lock:
+                before, state.call = state.call, call
+                try:
+                    yield
+                finally:
+                    state.call = before
+        finally:
+            state.replaced.reset(token)
+
+    def watched(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """``forward(*args, **kwargs)`` inside :meth:`bound`, watched as the base's own forward is."""
+        if self._state.call is None or self.reach.complete:
+            return forward(*args, **kwargs)
+        return self.reach.run(forward, args, kwargs)
+
+    @staticmethod
+    def _bind(request: Request, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        first = prompt_of(args, kwargs)
+        if first is None:
+            raise ValueError("the model was called without input_ids and inputs_embeds")
+        rows, length = first.shape[:2]
+        return request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+
+    def only_hypernet_trains(self) -> bool:
+        """Whether the hypernetwork has parameters to train, and the base none."""
+        return self._trains() and not any(p.requires_grad for p in self.base.parameters())
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
@@ -553,19 +610,13 @@ class Runtime:
         @functools.partial(torch.compiler.disable, recursive=False)
         def forward(*args: Any, **kwargs: Any) -> Any:
             request = state.request.get()
-            call = None
-            if request is not None:
-                first = prompt_of(args, kwargs)
-                if first is None:
-                    raise ValueError("the model was called without input_ids and inputs_embeds")
-                rows, length = first.shape[:2]
-                call = request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
+            call = None if request is None else self._bind(request, args, kwargs)
             token = object()
             with state.lock:
                 self._running.add(token)
                 before = state.put(call)  # a hook may call the model again
                 try:
-                    if call is None or self.reach.complete:
+                    if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:
                         output = self.reach.run(self._original_forward, args, kwargs)
@@ -577,6 +628,14 @@ class Runtime:
             return output
 
         self._root = Root(self.base, forward)
+
+
+def _check_experts(architecture: Architecture, hypernet: AdapterNetwork | None, steering: SteeringTable | None) -> None:
+    """Refuse parts that were made for a dense model on a mixture of experts; stored adapters name the layers they change."""
+    networks = [] if hypernet is None else [part for part in hypernet.modules() if isinstance(part, HyperNetwork)]
+    accepts = all(network.config.dense_only for network in networks) and (steering is None or steering.dense_only)
+    if architecture.experts and not accepts:
+        raise UnsupportedArchitectureError(architecture.mixture())
 
 
 def has_stages(items: Sequence[Row]) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import weight_value
+from dpg_fast.compat.transformers import per_layer_embedding
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.model.changes import Change, Changed
@@ -66,7 +67,7 @@ class StageEmbedding:
 
     Raises:
         ValueError: rows of another width than the embedding's.
-        UnsupportedArchitectureError: an embedding that is more than rows and one factor.
+        UnsupportedArchitectureError: an embedding that is more than rows and one factor, or not the only one of the tokens.
     """
 
     def __init__(self, base: Any, rows: StageRows, state: CallState) -> None:
@@ -74,6 +75,11 @@ class StageEmbedding:
         if not isinstance(embedding, nn.Embedding):
             raise UnsupportedArchitectureError(
                 f"{type(embedding).__name__} is not an embedding that stage tokens can join"
+            )
+        if (second := per_layer_embedding(base)) is not None:
+            raise UnsupportedArchitectureError(
+                f"{second} looks up the tokens' ids as well, and has no rows for stage tokens: on this model characters have no "
+                "stages (adapters without a character.json that names stage tokens are accepted)"
             )
         if embedding.embedding_dim != rows.rows.shape[1]:
             raise ValueError(

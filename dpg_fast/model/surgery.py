@@ -10,21 +10,16 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import (
-    SHARED_INPUT,
-    Architecture,
-    GatedMlp,
-    UnsupportedArchitectureError,
-    split_gate_up,
-    verify_gated_mlp,
-)
+from dpg_fast.architecture import SHARED_INPUT, Architecture
 from dpg_fast.compat.torch import all_modules_hooked, has_hooks
-from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered_gated_act
+from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered, steered_gated_act
 from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
+from dpg_fast.mlps import Mlp, fuses, split_gate_up
 from dpg_fast.model.changes import Change, Changed
 from dpg_fast.model.places import Places
 from dpg_fast.model.request import Call, CallMirror, CallState
@@ -78,12 +73,13 @@ class LinearAdapter:
 
 
 class MlpAdapter:
-    """Bank and steering of one gated MLP.
+    """Bank and steering of one MLP.
 
     Attributes:
         state: where it finds the running call, on its own device.
         device: where it runs, in a model that runs on several; None where there is one.
-        name: of the MLP.
+        fused: the MLP's own forward is replaced; otherwise its layers and its activation are changed one by one.
+        name: of the changed module: the MLP, or its activation.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
         group: of their codes.
         partial: the bank's part when only one of them has.
@@ -94,14 +90,17 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "group", "has_bank", "mlp", "name"),
-        *("partial", "scale", "stack", "state"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "fused", "group", "has_bank", "mlp"),
+        *("name", "partial", "scale", "stack", "state"),
     )
 
-    def __init__(self, state: CallState, mlp: GatedMlp, scale: float, has_bank: bool, group: int = 0) -> None:
+    def __init__(
+        self, state: CallState, mlp: Mlp, scale: float, has_bank: bool, group: int = 0, fused: bool = True
+    ) -> None:
         self.state: CallState | CallMirror = state
         self.device: torch.device | None = None
-        self.name = mlp.name
+        self.fused = fused
+        self.name = mlp.name if fused else f"{mlp.name}.{mlp.layout.act}"
         self.group = group
         self.mlp = mlp
         self.act_module = mlp.act_module
@@ -127,7 +126,7 @@ class MlpAdapter:
         if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
             assert call.lora_slots is not None
             y, S = self.stack.product(x)
-            gate, up = y[..., : self.mlp.intermediate], y[..., self.mlp.intermediate :]
+            gate, up = self.mlp.halves(y)
             u = lora_combine(S, call.values.codes(self.group)[0], call.lora_slots, len(self.stack.widths))
             lora = self._expands(call, u, self.B_gate, self.B_up)
         else:
@@ -140,19 +139,35 @@ class MlpAdapter:
                     gate = adapter.add_to(gate, x)
                 else:
                     up = adapter.add_to(up, x)
-        steering = None
-        if call.steer_slots is not None and self.clamp_mask is not None:
-            assert self.add is not None
-            add = self.add if call.mask is None else call.mask.apply(self.add, self.mlp.layer)
-            steering = Steering(self.clamp_mask, add, call.values.strengths, call.steer_slots)
+        steering = self._steering(call)
         act = self._watched_activation()
         if act is not None:
             return _through(act, gate, up, lora, steering)
+        assert self.mlp.act is not None
         return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=steering)
+
+    def steer(self, v: Tensor) -> Tensor:
+        """``steer(v)`` for the activation's output ``v`` [..., I] of an MLP that keeps its own forward."""
+        call = self.state.call
+        if call is None:
+            return v
+        if call.several is not None:
+            call = call.seen_by(self.name, v)
+        steering = self._steering(call)
+        return v if steering is None else steered(v, steering)
+
+    def _steering(self, call: Call) -> Steering | None:
+        if call.steer_slots is None or self.clamp_mask is None:
+            return None
+        assert self.add is not None
+        add = self.add if call.mask is None else call.mask.apply(self.add, self.mlp.layer)
+        return Steering(self.clamp_mask, add, call.values.strengths, call.steer_slots)
 
     def _watched_activation(self) -> nn.Module | None:
         """The activation module where it has to be called itself: it has hooks, or is not what it was when it was recognised."""
-        act: nn.Module = getattr(self.mlp.module, self.mlp.layout.act)
+        act = self.mlp.act_module
+        if act is None:
+            return None
         plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
         return None if plain and not all_modules_hooked() else act
 
@@ -210,6 +225,20 @@ class PersonalityMlp(Changed):
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
 
 
+class PersonalityActivation(Changed):
+    """Mixin put in front of the class of an activation, where the MLP keeps its own forward."""
+
+    dpg_adapter: MlpAdapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:
+            return type(self).forward(self, x)
+        if adapter.state.reached is not None:
+            adapter.state.reached.add(adapter)
+        return adapter.steer(super().forward(x))  # type: ignore[misc]
+
+
 class Surgery:
     """The changes made to one model.
 
@@ -250,14 +279,23 @@ class Surgery:
         for mlp in architecture.mlps:
             names = {n: f"{mlp.name}.{n}" for n in mlp.layout.linears if n != mlp.layout.down}
             adapted = {n: full for n, full in names.items() if full in sites}
-            inside.update(names.values())
             if not (adapted or steered):
                 continue
-            _verify(architecture, mlp, steered, places)
-            group = self._groups[next(iter(adapted.values()))] if adapted else 0
-            adapter = MlpAdapter(state, mlp, scale, len(adapted) == len(names), group)
+            if not fuses(mlp):
+                if steered:
+                    adapter = MlpAdapter(state, mlp, scale, False, fused=False)
+                    self.mlp_adapters[mlp.layer] = adapter
+                    assert mlp.act_module is not None
+                    patches.append((adapter.name, mlp.act_module, PersonalityActivation, adapter))
+                continue
+            inside.update(names.values())
+            groups_here = {self._groups[full] for full in adapted.values()}
+            has_bank = len(adapted) == len(names) and len(groups_here) == 1
+            adapter = MlpAdapter(state, mlp, scale, has_bank, min(groups_here, default=0))
             if adapted and not adapter.has_bank:
-                adapter.partial = {n: LinearAdapter(state, scale, full, group) for n, full in adapted.items()}
+                adapter.partial = {
+                    n: LinearAdapter(state, scale, full, self._groups[full]) for n, full in adapted.items()
+                }
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
             patches.append((mlp.name, mlp.module, PersonalityMlp, adapter))
@@ -379,36 +417,21 @@ class Surgery:
             adapter.clamp_mask, adapter.add = table.clamp_mask[layer].to(device), table.add[layer].to(device)
 
 
-def _verify(architecture: Architecture, mlp: GatedMlp, steered: bool, places: Places) -> None:
-    """Raises UnsupportedArchitectureError with the name of an MLP that is not what its structure suggests, and the way out."""
-    try:
-        verify_gated_mlp(mlp, places.of[mlp.first])
-        return
-    except UnsupportedArchitectureError as error:
-        reason = str(error)
-    sound = architecture.num_layers  # the first layer from which on all others are
-    for other in reversed(architecture.mlps):
-        try:
-            verify_gated_mlp(other, places.of[other.first])
-        except UnsupportedArchitectureError:
-            break
-        sound = other.layer
-    if sound < architecture.num_layers:
-        without = "without neurons, " if steered else ""
-        reason += (
-            f". The layers from {sound} on are sound: {without}HypernetConfig(first_layer={sound}) adapts those alone"
-        )
-    raise UnsupportedArchitectureError(f"{mlp.name}: {reason}")
-
-
 def _through(act: nn.Module, gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> Tensor:
-    """``steer(act(gate)) * up`` with the activation module called: its hooks see, and may change, what is then steered."""
+    """``steer(act(gate)) * up`` with the activation module called: its hooks see, and may change, the steered values."""
+
+    def steer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output if steering is None else steered(output, steering)
 
     def activation(rows: Tensor) -> Tensor:
         return act(rows.view(gate.shape)).reshape(rows.shape)  # type: ignore[no-any-return]
 
-    rows = (gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
-    return steered_gated_act_reference(*rows, activation, lora=lora, steering=steering).view(gate.shape)
+    first = act.register_forward_hook(steer, prepend=True)
+    try:
+        rows = (gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
+        return steered_gated_act_reference(*rows, activation, lora=lora).view(gate.shape)
+    finally:
+        first.remove()
 
 
 def _bank_alone(call: Call) -> bool:
@@ -416,12 +439,12 @@ def _bank_alone(call: Call) -> bool:
     return call.lora_slots is not None and call.values.pairs is None
 
 
-def _mlp_bank(mlp: GatedMlp, pair: Callable[[str], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _mlp_bank(mlp: Mlp, pair: Callable[[str], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """A [G, K, r, d_in], B_gate and B_up [K, r, I] of an MLP whose gate and up both have a bank entry."""
     layout = mlp.layout
     if layout.merged is not None:
         A, B = pair(f"{mlp.name}.{layout.merged}")
-        return A[None], B[..., : mlp.intermediate], B[..., mlp.intermediate :]
+        return (A[None], *mlp.halves(B))
     A_gate, B_gate = pair(f"{mlp.name}.{layout.gate}")
     A_up, B_up = pair(f"{mlp.name}.{layout.up}")
     return torch.stack([A_gate, A_up]), B_gate, B_up

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
-from dpg_fast.compat.transformers import cache_of, new_tokens, prompt_of
+from dpg_fast.compat.hooks import overrides_hook
+from dpg_fast.compat.peft import underlying
+from dpg_fast.compat.transformers import cache_of, enable_checkpointing, new_tokens, prompt_of
+from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
-from dpg_fast.model import artifact, characters, chatting
+from dpg_fast.model import artifact, characters, chatting, untrained
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.changes import NOT_PICKLED
 from dpg_fast.model.fingerprint import fingerprint
@@ -23,6 +28,7 @@ from dpg_fast.model.lasting import lasting
 from dpg_fast.model.root import is_wrapped
 from dpg_fast.model.rows import PersonalityLike, Row, per_row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
+from dpg_fast.model.signature import PassesOn
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
 from dpg_fast.neurons import SteeringTable
@@ -122,7 +128,7 @@ class PersonalityModel(nn.Module):
             ValueError: a part does not fit the model.
         """
         if isinstance(hypernet, HypernetConfig):
-            hypernet = HyperNetwork(hypernet, find_architecture(model).sites)
+            hypernet = HyperNetwork(hypernet, find_architecture(model, dense_only=hypernet.dense_only).sites)
         made = cls(model, hypernet, steering, calibration, steering_options, tokenizer)
         if characters is not None:
             try:
@@ -203,16 +209,56 @@ class PersonalityModel(nn.Module):
         parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
         return cls(model, parts.hypernet, parts.steering, parts.calibration, tokenizer=tokenizer)
 
-    def save_pretrained(self, directory: str | Path, *, notes: str = "", bank_dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        notes: str = "",
+        bank_dtype: torch.dtype | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
+        is_main_process: bool = True,
+        safe_serialization: bool = True,
+    ) -> None:
         """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
 
         Args:
             directory: made if needed; files are replaced one by one, each atomically.
             notes: Markdown put into the card, for example measured traits.
             bank_dtype: of the bank in the file, for example bfloat16 for half the size; float32 by default.
+            state_dict: of this whole model, where several processes hold parts of it; the hypernetwork's weights are taken
+                from it.
+            is_main_process: False writes nothing.
+            safe_serialization: True; nothing else is written.
+
+        Raises:
+            ValueError: ``safe_serialization=False``, or a ``state_dict`` without the hypernetwork's weights.
         """
         self._require_loaded()
-        artifact.save(Path(directory), self.base, self.hypernet, self.steering, self.calibration, notes, bank_dtype)
+        if not safe_serialization:
+            raise ValueError("adapters are written as safetensors alone; leave safe_serialization out")
+        gathered = None
+        if state_dict is not None and self.hypernet is not None:
+            gathered = {n.removeprefix("hypernet."): t for n, t in state_dict.items() if n.startswith("hypernet.")}
+            missing = sorted(set(self.hypernet.state_dict()) - set(gathered))
+            if missing:
+                raise ValueError(
+                    f"state_dict= lacks weights of the hypernetwork: hypernet.{', hypernet.'.join(missing[:3])}"
+                )
+        if is_main_process:
+            parts = (self.hypernet, self.steering, self.calibration)
+            artifact.save(Path(directory), self.base, *parts, notes, bank_dtype, gathered)
+
+    def load_weights(self, directory: str | Path) -> None:
+        """Put the hypernetwork's weights of a saved adapter into this model, as when training is resumed.
+
+        Raises:
+            ValueError: this model has no hypernetwork, or there are none in ``directory``.
+            RuntimeError: they are of another hypernetwork.
+        """
+        self._require_loaded()
+        if self.hypernet is None:
+            raise ValueError("this model has no hypernetwork to load weights into")
+        self.hypernet.load_state_dict(artifact.load_hypernet(Path(directory)))
 
     def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
         """Upload the adapter to the Hugging Face Hub and return its address; ``kwargs`` go to ``HfApi.create_repo``."""
@@ -260,10 +306,28 @@ class PersonalityModel(nn.Module):
 
     # ---------------------------------------------------------------- calling
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`forward`, also where a trainer has put a forward of its own in its place.
+
+        TRL's trainers (which run the base's layers and head themselves) and accelerate's mixed precision do so: whatever such
+        a forward runs of the base has this call's personalities.
+        """
+        if "forward" not in self.__dict__:
+            return super().__call__(*args, **kwargs)
+        own = {name: kwargs.pop(name) for name in ("personality", "steer_from", "segments") if name in kwargs}
+        passed = {**kwargs, **({"input_ids": args[0]} if args else {})}
+        with self._asked(passed, **own) as finish, self._runtime.bound(passed):
+            return finish(self._runtime.watched(super().__call__, args, kwargs))
+
+    @PassesOn
     def forward(
         self,
         input_ids: Tensor | None = None,
         *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         personality: PersonalityLike = None,
         steer_from: int | Tensor = 0,
         segments: Tensor | None = None,
@@ -271,8 +335,11 @@ class PersonalityModel(nn.Module):
     ) -> Any:
         """The base model's forward, each row with its personality. Gradients reach the hypernetwork.
 
+        Its signature, as ``inspect`` shows it, has the base's parameters as well.
+
         Args:
-            input_ids: int64 [rows, length] (or ``inputs_embeds=``).
+            input_ids, attention_mask, position_ids, inputs_embeds, labels: as the base model takes them; ids and embeddings
+                are [rows, length] and [rows, length, hidden].
             personality: one for all rows or a sequence with one for each; None is the base model. A `Description` is
                 accepted where the hypernetwork reads text. A tensor or NumPy array [5] or [rows, 5] of scores is accepted, too.
             steer_from: position, padding included, of the first token whose neurons are steered; or int64 [rows].
@@ -283,10 +350,32 @@ class PersonalityModel(nn.Module):
             **kwargs: passed on.
 
         Raises:
-            ValueError, TypeError: see :meth:`generate`.
+            ValueError, TypeError: see :meth:`generate`. ValueError also in training mode, with ``labels`` and a trainable
+                hypernetwork, where no personality is given: nothing would be trained. Without labels the backward pass
+                raises it.
         """
-        if input_ids is not None:
-            kwargs["input_ids"] = input_ids
+        named = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+        }
+        kwargs |= {name: value for name, value in named.items() if value is not None}
+        if self._runtime.replaced and personality is None:  # the call has been prepared further out
+            return self.base(**kwargs)
+        with self._asked(kwargs, personality, steer_from, segments) as finish:
+            return finish(self.base(**kwargs))
+
+    @contextmanager
+    def _asked(
+        self,
+        kwargs: dict[str, Any],
+        personality: PersonalityLike = None,
+        steer_from: int | Tensor = 0,
+        segments: Tensor | None = None,
+    ) -> Iterator[Callable[[Any], Any]]:
+        """Forwards of the base inside the block have these personalities; gives what the output has to go through."""
         rows, _ = _prompt_shape(kwargs)
         items = self._items(personality, rows) if segments is None else _read_segments(personality, segments)
         if segments is not None:
@@ -296,8 +385,23 @@ class PersonalityModel(nn.Module):
                 raise ValueError("packed rows take no stages")
         elif cache_of((), kwargs) is None:
             self._check_stages(items, kwargs)
+        finish = self._finisher(items, personality is not None, kwargs)
         with self._runtime.request(items, steer_from, segments=segments):
-            return self.base(**kwargs)
+            yield finish
+
+    def _finisher(self, items: Sequence[Row], given: bool, kwargs: dict[str, Any]) -> Callable[[Any], Any]:
+        """A backward pass from a call without any personality is an error unless something else is trained by it."""
+        embeds = kwargs.get("inputs_embeds")
+        learns = any(item is not None for item in items) or not (self.training and torch.is_grad_enabled())
+        if learns or not self._runtime.only_hypernet_trains() or (embeds is not None and embeds.requires_grad):
+            return lambda output: output
+        if not given and kwargs.get("labels") is not None:
+            raise ValueError(untrained.NOTHING)
+        if given:
+            warnings.warn("every row of a batch has personality None: nothing is learnt from it", stacklevel=5)
+        assert self.hypernet is not None
+        trained = [p for p in self.hypernet.parameters() if p.requires_grad]
+        return lambda output: untrained.anchored(output, trained, given)
 
     @torch.no_grad()
     def generate(
@@ -459,6 +563,7 @@ class PersonalityModel(nn.Module):
             overwrite=overwrite,
             fingerprint=fingerprint(self.base),
             tokenizer=tokenizer,
+            **self._runtime.export_options(),
         )
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
@@ -470,14 +575,16 @@ class PersonalityModel(nn.Module):
         self._require_loaded()
         self._runtime.compile(**options)
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Checkpoint the base model's layers; recomputation in the backward pass sees the same personalities."""
-        given = dict(kwargs)
-        options = dict(kwargs.pop("gradient_checkpointing_kwargs", None) or {})
+        given = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs, **kwargs}
+        options = dict(gradient_checkpointing_kwargs or {})
         if options.get("use_reentrant"):
             raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
-        self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)  # type: ignore[operator]
+        enable_checkpointing(self.base, options, **kwargs)
         self._runtime.checkpointing = True
         self._checkpointing = given
 
@@ -487,6 +594,26 @@ class PersonalityModel(nn.Module):
         """The same under the name that newer trainers call."""
         options = {name: value for name, value in kwargs.items() if value not in (None, False, 1)}
         self.gradient_checkpointing_enable(gradient_checkpointing_kwargs=activation_checkpointing_kwargs, **options)
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether the base's loss takes the number of items of a whole step. Trainer asks for it before anything else, and is
+        told on that occasion how such a model is saved."""
+        serve_trainer(PersonalityModel, ("personality", "segments", "steer_from"))
+        kinds = inspect.signature(type(underlying(self.base)).forward).parameters.values()
+        return bool(getattr(self.base, "accepts_loss_kwargs", any(p.kind is p.VAR_KEYWORD for p in kinds)))
+
+    def can_generate(self) -> bool:
+        """Whether the base can. Pipelines ask for it first, and are told on that occasion to accept this class."""
+        serve_pipelines(PersonalityModel)
+        return bool(self.base.can_generate())  # type: ignore[operator]
+
+    @overrides_hook
+    def _replicate_for_data_parallel(self) -> Any:
+        raise ValueError(
+            "nn.DataParallel, which Trainer uses for several GPUs in one process, would run replicas with the changes of "
+            "the original; start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU"
+        )
 
     def __getattr__(self, name: str) -> Any:
         try:

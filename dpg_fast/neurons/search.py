@@ -45,6 +45,7 @@ class SearchSettings:
         seed: draws the persona of each question.
         means: collect the mean activation of each answer, for effect sizes; costs another 3% of the time on a CPU.
         selection: which neurons are chosen; may differ between runs that share a checkpoint.
+        dense_only: accept a mixture of experts, and search the neurons of its shared experts alone.
     """
 
     batch_size: int = 32
@@ -53,6 +54,7 @@ class SearchSettings:
     seed: int = 0
     means: bool = False
     selection: SelectionRule = field(default_factory=SelectionRule)
+    dense_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
@@ -63,7 +65,7 @@ class SearchSettings:
 
     def generation(self) -> dict[str, Any]:
         """The settings that the statistics depend on."""
-        return {name: value for name, value in asdict(self).items() if name != "selection"}
+        return {name: value for name, value in asdict(self).items() if name not in ("selection", "dense_only")}
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,12 @@ def collect_statistics(
         if finished is not None:
             return finished
     jobs = make_jobs(tokenizer, poles, questions, descriptions, settings)
-    architecture = find_architecture(model)
+    architecture = find_architecture(model, dense_only=settings.dense_only)
     counter = ActivationCounter(
         architecture.num_layers,
         architecture.intermediate,
         len(poles),
-        act=architecture.mlps[0].act,
+        act=architecture.act or "identity",
         max_tokens=max(len(questions[pole.trait]) for pole in poles) * settings.max_new_tokens,
         means=settings.means,
         device=model.device,
@@ -226,12 +228,14 @@ def search_neurons(
     settings = settings or SearchSettings()
     statistics = collect_statistics(model, tokenizer, questions, descriptions, settings, **options)
     layers, width = next(iter(statistics.values())).positive.shape
-    origin = {
+    origin: dict[str, Any] = {
         "made_by": "search",
         "settings": asdict(settings),
         "questions": {trait.value: len(questions[trait]) for trait in questions},
         "decode_tokens": {str(pole): found.tokens for pole, found in statistics.items()},
     }
+    if settings.dense_only:
+        origin["dense_only"] = True
     return SteeringTable(select_all(statistics, settings.selection), layers, width, origin)
 
 

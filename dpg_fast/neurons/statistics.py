@@ -82,7 +82,7 @@ class ActivationCounter:
         num_layers: L.
         intermediate: I, neurons per layer.
         slots: S; what a token adds to is named by its slot.
-        act: the gate's activation, "silu", "gelu_tanh" or "gelu".
+        act: the activation, "silu", "gelu_tanh" or "gelu"; or "identity", when what is counted are its values.
         max_tokens: most tokens that a slot may count; 32-bit histograms are kept where that cannot overflow them.
         means: whether means over answers are collected.
         device: of the tables.
@@ -124,7 +124,7 @@ class ActivationCounter:
 
         Args:
             layer: decoder layer.
-            gate: [..., I]; T is the product of the leading sizes.
+            gate: [..., I], or with act "identity" the activation's values; T is the product of the leading sizes.
             slots: int32 [T]; -1 is not counted.
         """
         activation_stats(gate, self.act, slots, self._edges, self.positive[layer], self.histogram[layer])

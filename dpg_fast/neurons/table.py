@@ -32,7 +32,7 @@ class SteeringTable:
         neurons: the neurons of each pole; poles that are missing cannot be steered to.
         num_layers: L.
         intermediate: I, neurons per layer.
-        origin: how the lists were made, JSON-ready; kept in the file.
+        origin: how the lists were made, JSON-ready; kept in the file. `"dense_only": True` accepts a mixture of experts.
 
     Attributes:
         clamp_mask: int16 [L, I]; bit p (see ``Pole.index``) is set when steering to pole p caps this neuron at zero.
@@ -83,6 +83,11 @@ class SteeringTable:
     def poles(self) -> tuple[Pole, ...]:
         """The poles that can be steered to."""
         return tuple(pole for pole in POLES if len(self.neurons.get(pole, ())) > 0)
+
+    @property
+    def dense_only(self) -> bool:
+        """Whether it was made knowing that the base is a mixture of experts, for its shared experts alone."""
+        return bool(self.origin.get("dense_only"))
 
     def counts_per_layer(self) -> dict[Pole, Tensor]:
         """int64 [L] for each pole: its neurons in each layer."""

@@ -9,15 +9,17 @@ on a CPU reaching the histograms in memory is what counting costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dpg_fast.architecture import Architecture
 from dpg_fast.compat.transformers import prompt_of, tokens_before
+from dpg_fast.mlps import ACTIVATIONS, Mlp
 from dpg_fast.neurons.statistics import ActivationCounter
 
 #: most bytes of gates that wait to be counted
@@ -84,7 +86,7 @@ class DecodeTap:
         self._start_sums(slots.numel(), slots.device)
         handles = [self._model.register_forward_pre_hook(self._before, with_kwargs=True)]
         for mlp in self._architecture.mlps:
-            handles.append(mlp.act_module.register_forward_hook(self._tap(mlp.layer)))
+            handles.append(self._listen(mlp))
         try:
             yield
         finally:
@@ -149,23 +151,41 @@ class DecodeTap:
             self._counter.count(mlp.layer, self._gates[mlp.layer, : self._used], self._waiting[: self._used])
         self._used = self._new = 0
 
-    def _tap(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if self._slots is None or self._counted is None:
-                return
-            gate = args[0].reshape(-1, output.shape[-1])
-            if len(gate) != self._new:
-                raise RuntimeError(
-                    f"the MLP of layer {layer} was given {len(gate)} of the {self._new} tokens of a forward that goes beyond the "
-                    "prompt, so its neurons cannot be counted for the others; generate with a cache, one token at a time"
-                )
-            self._gates[layer, self._used : self._used + self._new] = gate
-            if self._counter.means:
-                rows, length = self._counted.shape
-                if length == 1:
-                    self._sums[layer, :rows].addcmul_(output.view(rows, -1).float(), self._counted)
-                else:
-                    values = output.view(rows, length, -1).float()
-                    self._sums[layer, :rows] += torch.einsum("rt,rti->ri", self._counted, values)
+    def _listen(self, mlp: Mlp) -> RemovableHandle:
+        """Take what goes into the MLP's activation; where that is a function, from the layer before it."""
+        kept = self._counter.act
+        if mlp.act_module is not None:
 
-        return hook
+            def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+                self._take(mlp.layer, output if kept == "identity" else args[0], output)
+
+            return mlp.act_module.register_forward_hook(hook)
+        assert mlp.act is not None
+        function = ACTIVATIONS[mlp.act]
+
+        def source_hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            gate = mlp.halves(output)[0] if mlp.layout.merged is not None else output
+            needed = self._counter.means or kept == "identity"
+            value = function(gate) if needed else gate
+            self._take(mlp.layer, value if kept == "identity" else gate, value)
+
+        return mlp.module.get_submodule(mlp.layout.source).register_forward_hook(source_hook)
+
+    def _take(self, layer: int, gate: Tensor, output: Tensor) -> None:
+        """Keep one layer's gates of this forward, and add its activations to the answers' sums."""
+        if self._slots is None or self._counted is None:
+            return
+        gate = gate.reshape(-1, gate.shape[-1])
+        if len(gate) != self._new:
+            raise RuntimeError(
+                f"the MLP of layer {layer} was given {len(gate)} of the {self._new} tokens of a forward that goes beyond the "
+                "prompt, so its neurons cannot be counted for the others; generate with a cache, one token at a time"
+            )
+        self._gates[layer, self._used : self._used + self._new] = gate
+        if self._counter.means:
+            rows, length = self._counted.shape
+            if length == 1:
+                self._sums[layer, :rows].addcmul_(output.reshape(rows, -1).float(), self._counted)
+            else:
+                values = output.reshape(rows, length, -1).float()
+                self._sums[layer, :rows] += torch.einsum("rt,rti->ri", self._counted, values)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dpg_fast.compat.transformers import changes_logits
 from dpg_fast.description import Description
 from dpg_fast.hypernet import describe
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality import Personality
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
-_CHANGED_LOGITS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-    "output_multiplier",
-)
+_CHECKED: WeakSet[Any] = WeakSet()
 
 
 def target_loss(logits: Tensor, candidates: Tensor, log_target: Tensor) -> Tensor:
@@ -53,13 +49,14 @@ def batch_loss(model: PersonalityModel | Any, batch: dict[str, Tensor]) -> tuple
     lines = batch["line"][rows] if "line" in batch else rows
     candidates, log_target = batch["candidates"][rows, columns], batch["log_target"][rows, columns]
     head = inner.get_output_embeddings()
-    config = inner.config.get_text_config()
-    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _CHANGED_LOGITS):
+    if changes_logits(inner.config):
         logits = model(**inputs, use_cache=False).logits
         return target_loss(logits[lines, places], candidates, log_target), torch.tensor(len(rows))
     # The output layer is run on learnt positions alone: on a small model it is a fifth of all work.
     output = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=True)
-    hidden = output.hidden_states[-1][lines, places]
+    last = output.hidden_states[-1]
+    _check_head(inner, head, last, output.logits)
+    hidden = last[lines, places]
     total = hidden.new_zeros((), dtype=torch.float32)
     for begin in range(0, len(rows), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)
@@ -67,6 +64,22 @@ def batch_loss(model: PersonalityModel | Any, batch: dict[str, Tensor]) -> tuple
         several = len(rows) > _AT_ONCE
         total = total + (checkpoint(_head_loss, *arguments, use_reentrant=False) if several else _head_loss(*arguments))
     return total, torch.tensor(len(rows), device=total.device)
+
+
+def _check_head(model: Any, head: Any, hidden: Tensor, logits: Tensor) -> None:
+    """Once for each model: its logits are those of the output layer on the last hidden state, which the loss relies on."""
+    if model in _CHECKED:
+        return
+    with torch.no_grad():
+        found, exact = head(hidden[:, -1:]).float(), logits[:, -1:].float()
+    error = float((found - exact).norm() / exact.norm().clamp_min(1e-12))
+    if not error <= 0.01:  # bfloat16 rounds by a third of that
+        raise RuntimeError(
+            f"the logits of {type(model.base).__name__} are not its output layer applied to its last hidden state (relative "
+            f"difference {error:.1e}), and no setting of its configuration that is known here says so; this model cannot be "
+            "trained"
+        )
+    _CHECKED.add(model)
 
 
 def _inputs(model: Any, batch: dict[str, Tensor]) -> dict[str, Any]:

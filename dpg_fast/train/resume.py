@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
 from dpg_fast.files import write_text
 from dpg_fast.model import artifact
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.train.settings import TrainSettings
 
 RUN = "run.json"
-_STATE = "trainer_state.json"  # the last file of a checkpoint that the Trainer writes
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(rf"{CHECKPOINT}-(\d+)")
 #: fields of the Trainer that a run may change on the way: they do not change what is learnt from a step
 FREE = ("max_steps", "num_train_epochs", "report_to", "use_cpu", "disable_tqdm", "run_name")
 FREE_PREFIXES = ("save_", "logging_", "eval_", "log_", "dataloader_", "hub_", "push_")
@@ -24,10 +24,10 @@ FREE_PREFIXES = ("save_", "logging_", "eval_", "log_", "dataloader_", "hub_", "p
 
 def last_whole_checkpoint(directory: Path) -> str | None:
     """The newest checkpoint that was written to its end; a killed run may leave one behind that was not."""
-    found = [(int(named.group(1)), path) for path in directory.glob("checkpoint-*") if (named := _numbered(path))]
+    found = [(int(named.group(1)), path) for path in directory.glob(f"{CHECKPOINT}-*") if (named := _numbered(path))]
     for _, path in sorted(found, reverse=True):
         try:
-            json.loads((path / _STATE).read_text(encoding="utf-8"))
+            json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         return str(path)

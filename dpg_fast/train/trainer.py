@@ -1,7 +1,7 @@
 """transformers' Trainer for a hypernetwork: a personality for each row, targets at the learnt positions, small checkpoints.
 
-TRL's SFTTrainer was tried and not used: its loss goes around the model's own forward, where the personality is bound, and its
-collator, packing and data preparation keep no further columns, so nothing of it would have been left.
+TRL's SFTTrainer was tried and not used: it can train a `PersonalityModel` on one personality for each row, but its packing and
+data preparation keep no further columns, so nothing of it would have been left.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from dpg_fast.files import write_atomically
+from dpg_fast.compat.hooks import overrides_hook, set_known
 from dpg_fast.hypernet import HyperNetwork
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.artifact import HYPERNET
 from dpg_fast.personality import Personality
 from dpg_fast.train.loss import batch_loss
 from dpg_fast.train.rows import Rows, collate
 
-WEIGHTS = "hypernet.safetensors"
+WEIGHTS = HYPERNET
 
 
 class HypernetTrainer(Trainer):
     """Trains the hypernetwork of a `PersonalityModel`; the base model stays as it is.
 
     Resuming, logging, schedules, mixed precision, gradient accumulation and checkpointing, several processes and trackers
-    are the Trainer's own. Checkpoints hold the hypernetwork (float32 masters), not the base model.
+    are the Trainer's own. Checkpoints are adapters (with float32 masters), without the base model.
 
     Args:
         model: with a `HyperNetwork`.
@@ -55,8 +55,8 @@ class HypernetTrainer(Trainer):
     ) -> None:
         if not isinstance(model.hypernet, HyperNetwork):
             raise ValueError("the model has no hypernetwork to train; give from_model() a HypernetConfig")
-        arguments.remove_unused_columns = False  # rows are not dictionaries of columns
-        arguments.label_names = ["positions"]
+        # rows are not dictionaries of columns
+        set_known(arguments, remove_unused_columns=False, label_names=["positions"])
         super().__init__(
             model=model,
             args=arguments,
@@ -65,10 +65,10 @@ class HypernetTrainer(Trainer):
             eval_dataset=evaluation,
             **options,
         )
-        self.model_accepts_loss_kwargs = (
-            False  # the loss is a mean of its own; the Trainer divides by accumulation steps
-        )
+        # the loss is a mean of its own; the Trainer divides by accumulation steps
+        set_known(self, model_accepts_loss_kwargs=False)
 
+    @overrides_hook
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -77,23 +77,13 @@ class HypernetTrainer(Trainer):
         loss = total / count.clamp_min(1)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
+    @overrides_hook
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The loss alone."""
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        directory = Path(output_dir or self.args.output_dir or ".")
-        directory.mkdir(parents=True, exist_ok=True)
-        network = self.accelerator.unwrap_model(self.model).hypernet
-        if state_dict is None:
-            found = network.state_dict()
-        else:  # gathered from several processes; the names are those of the whole model
-            found = {n.removeprefix("hypernet."): t for n, t in state_dict.items() if n.startswith("hypernet.")}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
-        write_atomically(directory / WEIGHTS, lambda path: save_file(tensors, path))
 
     def save_adapter(self, directory: Path, notes: str = "") -> None:
         """Write the adapter with its bank in bfloat16 (half the size); from the main process alone.
@@ -110,8 +100,7 @@ class HypernetTrainer(Trainer):
         """Write the neutral personality's LoRA in PEFT's format, for baselines that have one personality; the directory."""
         model = self._trained()
         if self.args.should_save:
-            name = str(getattr(model.base.config, "_name_or_path", ""))
-            model.hypernet.to_peft(Personality(), directory, base_model=name, overwrite=True)
+            model.to_peft(Personality(), directory, overwrite=True)
         return directory
 
     def _trained(self) -> Any:
@@ -122,7 +111,3 @@ class HypernetTrainer(Trainer):
             found = {n.removeprefix("hypernet."): t for n, t in state.items() if n.startswith("hypernet.")}
             model.hypernet.load_state_dict(found)
         return model
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        network = self.accelerator.unwrap_model(model or self.model).hypernet
-        network.load_state_dict(load_file(Path(resume_from_checkpoint) / WEIGHTS))

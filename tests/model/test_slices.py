@@ -13,13 +13,16 @@ from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dpg_fast import HypernetConfig, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat import transformers as compat
+from dpg_fast.hypernet.stage_rows import StageRows, StageToken
+from dpg_fast.model.request import CallState
+from dpg_fast.model.stage_embedding import StageEmbedding
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.neurons.statistics import ActivationCounter
 from dpg_fast.neurons.tap import DecodeTap
 from tests.model.test_wrapper import greedy, personality_model
-from tests.model.tiny import SIZES, prompts
+from tests.model.tiny import SIZES, prompts, tiny_model
 
 PEOPLE = [Personality("E+5"), None, Personality("E-5 N+3")]
 PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97, "head_dim": 16, "num_hidden_layers": 4}
@@ -223,3 +226,16 @@ def test_the_search_counts_no_token_twice_or_for_another() -> None:
 
 def test_the_name_is_the_librarys() -> None:
     assert compat.KEPT_NAME in inspect.signature(type(shared_model(SLICES)).forward).parameters
+
+
+@pytest.mark.parametrize("family", list(SHARED))
+def test_stage_tokens_beside_an_embedding_for_the_layers(family: str) -> None:
+    base = shared_model(family)
+    rows = StageRows([StageToken("ann", "early", "TIME-I", 97)], 48, "model.embed_tokens")
+    before = type(base.get_input_embeddings())
+    with pytest.raises(UnsupportedArchitectureError, match=r"model\.embed_tokens_per_layer looks up.*no stages"):
+        StageEmbedding(base, rows, CallState())
+    assert type(base.get_input_embeddings()) is before
+    with pytest.raises(IndexError):  # what would happen without the refusal
+        base.model.embed_tokens_per_layer(torch.tensor([97]))
+    assert compat.per_layer_embedding(tiny_model("llama")) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def activation_stats(gate: Tensor, act: str, slots: Tensor, edges: Tensor, posit
     Args:
         gate: [..., I], float32, bfloat16, float16 or float64, unit stride in the last dimension; T = product of
             the rest.
-        act: "silu", "gelu_tanh" or "gelu".
+        act: "silu", "gelu_tanh", "gelu", or "identity" for values that are activations already (reference backend only).
         slots: int32 [T], row of the tables, or -1: not counted.
         edges: float32 [bins - 1], ascending and evenly spaced.
         positive: int64 [S, I], contiguous; changed in place.
@@ -46,8 +48,8 @@ def activation_stats(gate: Tensor, act: str, slots: Tensor, edges: Tensor, posit
 
 def check(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor, histogram: Tensor) -> None:
     """Raises TypeError, ValueError or IndexError for arguments that no backend takes."""
-    if act not in _ACT_ID:
-        raise ValueError(f"unknown activation {act!r}; known: {', '.join(ACTIVATIONS)}")
+    if act not in _ACT_ID and act != "identity":
+        raise ValueError(f"unknown activation {act!r}; known: {', '.join(ACTIVATIONS)}, identity")
     _checks.check_float("gate", gate)
     _checks.check_slots("slots", slots, gate.shape[0])
     _checks.check_dtype("edges", edges, torch.float32, "bins are compared in float32")
@@ -87,11 +89,21 @@ def _fake(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor
     return None
 
 
-dispatch.register("activation_stats", "cuda", _cuda.run, _cuda.verify)
+def _unless_identity(verify: Callable[..., tuple[bool, str]]) -> Callable[..., tuple[bool, str]]:
+    def verified(gate: Tensor, act: str, *rest: Tensor) -> tuple[bool, str]:
+        return verify(gate, act, *rest) if act in _ACT_ID else (False, f"activation {act!r} is not compiled in")
+
+    return verified
+
+
+dispatch.register("activation_stats", "cuda", _cuda.run, _unless_identity(_cuda.verify))
 dispatch.register(
-    "activation_stats", "triton", _triton.lazy("activation_stats"), lambda gate, *rest: _triton.verify(gate)
+    "activation_stats",
+    "triton",
+    _triton.lazy("activation_stats"),
+    _unless_identity(lambda gate, *rest: _triton.verify(gate)),
 )
-dispatch.register("activation_stats", "cpu", _run_cpu, lambda gate, *rest: _cpu.verify(gate))
+dispatch.register("activation_stats", "cpu", _run_cpu, _unless_identity(lambda gate, *rest: _cpu.verify(gate)))
 dispatch.register("activation_stats", "reference", activation_stats_reference, lambda *args: (True, ""))
 
 __all__ = ["activation_stats", "activation_stats_reference"]

@@ -11,7 +11,7 @@ from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
 from dpg_fast.kernels._library import library, nobody_watches
 from dpg_fast.kernels.steered_gated_act import cuda as _cuda
 from dpg_fast.kernels.steered_gated_act.backward import gated_backward
-from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
+from dpg_fast.kernels.steered_gated_act.reference import steer_reference, steered_gated_act_reference
 from dpg_fast.kernels.types import ACTIVATIONS, GatedLora, Steering
 
 _ACT_ID = {name: i for i, name in enumerate(ACTIVATIONS)}
@@ -70,6 +70,28 @@ def steered_gated_act(
     else:
         h = torch.ops.dpg_fast.steered_gated_act(*args)
     return h.view(gate.shape)
+
+
+def steered(v: Tensor, steering: Steering) -> Tensor:
+    """steer(v) for values that an activation has already given, as in MLPs without a gate; plain torch operations.
+
+    Args:
+        v: [..., I], of any floating dtype; T = product of the leading dimensions. Not modified.
+        steering: as in `steered_gated_act`.
+
+    Returns:
+        Shape and dtype of v; arithmetic is float32 (float64 for float64), rounded once.
+
+    Raises:
+        TypeError, ValueError, IndexError: as `steered_gated_act`.
+    """
+    rows = v.reshape(-1, v.shape[-1])
+    if not torch.compiler.is_dynamo_compiling():
+        _checks.check_float("v", rows)
+        _checks.check_steering(*steering, rows)
+        _checks.check_slot_range(steering.slots, steering.strengths.shape[0])
+    wide = torch.float64 if v.dtype == torch.float64 else torch.float32
+    return steer_reference(rows.to(wide), steering).to(v.dtype).view(v.shape)
 
 
 def _wants_grad(gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> bool:
@@ -211,4 +233,4 @@ dispatch.register(
 dispatch.register("steered_gated_act", "cpu", _run_cpu, lambda gate, *rest: _cpu.verify(gate))
 dispatch.register("steered_gated_act", "reference", _run_reference, lambda *args: (True, ""))
 
-__all__ = ["steered_gated_act", "steered_gated_act_reference"]
+__all__ = ["steered", "steered_gated_act", "steered_gated_act_reference"]

@@ -13,7 +13,9 @@ from dpg_fast.kernels.types import POLES, GatedLora, Steering
 
 
 def activation(x: Tensor, act: str) -> Tensor:
-    """silu, gelu (erf) or gelu_tanh of x."""
+    """silu, gelu (erf) or gelu_tanh of x; identity for values that are activations already."""
+    if act == "identity":
+        return x
     if act == "silu":
         return F.silu(x)
     return F.gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from dpg_fast.base_models import load_base
+from dpg_fast.compat.hooks import overrides_hook
+from dpg_fast.compat.peft import DEFAULT_ADAPTER, adapters
+from dpg_fast.compat.trl import REFERENCE_ADAPTER
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.personified.conversations import row_of, spoken
 from dpg_fast.train.personified.preferences import load_pairs, margins, score_pairs, trl_rows, words_of
 from dpg_fast.train.personified.runs import claim, curve, last_checkpoint, token_leak
 from dpg_fast.train.personified.settings import DpoSettings, trainer_arguments
 from dpg_fast.train.personified.tuned import check_tuned, is_adapter, load_tuned, read_training, save_tuned
-
-REFERENCE = "ref"  # TRL's name for the frozen copy of the adapter
 
 
 def reference_rows(model: Any) -> int:
@@ -30,15 +31,15 @@ def reference_rows(model: Any) -> int:
     Raises:
         ValueError: there is no reference adapter, so TRL would take the bare base model for it.
     """
-    if REFERENCE not in model.peft_config:
+    if REFERENCE_ADAPTER not in (adapters(model) or ()):
         raise ValueError("the trainer made no reference adapter; the bare base model would be the reference")
     parameters = dict(model.named_parameters())
     changed = 0
     for name, parameter in parameters.items():
         parts = name.split(".")
-        if "default" not in parts:
+        if DEFAULT_ADAPTER not in parts:
             continue
-        copied = parameters[".".join(REFERENCE if part == "default" else part for part in parts)]
+        copied = parameters[".".join(REFERENCE_ADAPTER if part == DEFAULT_ADAPTER else part for part in parts)]
         if not torch.equal(copied, parameter):
             copied.data.copy_(parameter.data)
             changed += 1
@@ -59,6 +60,7 @@ def dpo_trainer(model: Any, reference: Any, arguments: Any, tokenizer: Any, trai
     from trl import DPOTrainer
 
     class Trainer(DPOTrainer):
+        @overrides_hook
         def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:  # also runs inside __init__, when precomputing
             if reference is None and self.state.global_step == 0:
                 reference_rows(self.accelerator.unwrap_model(self.model))

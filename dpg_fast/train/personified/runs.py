@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
 from dpg_fast.files import write_text
 from dpg_fast.train.personified.conversations import IGNORED, Row
 
 SETTINGS = "settings.json"
-STATE = "trainer_state.json"  # the last file that the Trainer writes into a checkpoint
 
 
 def last_checkpoint(output: Path) -> str | None:
     """The newest checkpoint that is whole; one whose writing was cut short is passed over."""
     found = []
-    for state in output.glob(f"checkpoint-*/{STATE}"):
+    for state in output.glob(f"{CHECKPOINT}-*/{TRAINER_STATE}"):
         try:
             json.loads(state.read_text(encoding="utf-8"))
             found.append((int(state.parent.name.split("-")[1]), str(state.parent)))

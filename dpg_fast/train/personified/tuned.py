@@ -15,12 +15,20 @@ import torch
 from safetensors import safe_open
 
 from dpg_fast.base_models import load_base
+from dpg_fast.compat.peft import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    DEFAULT_ADAPTER,
+    TRAINED_TOKEN_IDS,
+    TRAINED_TOKENS,
+    WRAPPED_MODULE,
+    adapters,
+)
 from dpg_fast.files import replace_directory, write_text
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.stages import CharacterCard, read_card, stage_token, write_card
 from dpg_fast.train.personified.settings import LoraSettings
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TRAINING = "training.json"
 
 
@@ -95,7 +103,7 @@ def with_plain_head(model: Any) -> Any:
     """
     head = model.get_output_embeddings()
     if head is not None and not hasattr(head, "bias"):
-        if getattr(getattr(head, "original_module", None), "bias", None) is not None:
+        if getattr(getattr(head, WRAPPED_MODULE, None), "bias", None) is not None:
             raise ValueError(
                 "the output layer is tied to the embeddings and has a bias: PEFT cannot train tokens of it"
             )
@@ -115,8 +123,8 @@ def save_tuned(directory: Path, model: Any, tokenizer: Any, card: CharacterCard,
     """
 
     def write(fresh: Path) -> None:
-        if hasattr(model, "peft_config"):
-            model.save_pretrained(fresh, selected_adapters=["default"], save_embedding_layers=False)
+        if adapters(model) is not None:
+            model.save_pretrained(fresh, selected_adapters=[DEFAULT_ADAPTER], save_embedding_layers=False)
             (fresh / "README.md").unlink(missing_ok=True)  # PEFT's blank form
         else:
             suppress(model, card.tokens.values())
@@ -179,13 +187,13 @@ def check_tokenizer(tokenizer: Any, card: CharacterCard) -> None:
 
 def _check_rows(directory: Path, card: CharacterCard) -> None:
     config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    listed = config.get("trainable_token_indices") or []
+    listed = config.get(TRAINED_TOKEN_IDS) or []
     if isinstance(listed, dict):
         listed = [index for indices in listed.values() for index in indices]
     if not (directory / ADAPTER_WEIGHTS).is_file():
         raise FileNotFoundError(f"{directory} has no {ADAPTER_WEIGHTS}")
     with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
-        counts = [file.get_slice(key).get_shape()[0] for key in file.keys() if "trainable_tokens_delta" in key]  # noqa: SIM118
+        counts = [file.get_slice(key).get_shape()[0] for key in file.keys() if TRAINED_TOKENS in key]  # noqa: SIM118
     absent = sorted(token for token, index in card.tokens.items() if index not in listed)
     if absent or (card.tokens and set(counts) != {len(listed)}):
         raise ValueError(
