@@ -26,7 +26,19 @@ from tests.families.checks import CHECKS, Case, applies, problems, sites
 from tests.families.registry import FAMILIES, Family, NotInstalledError
 from tests.model.test_wrapper import random_table
 
-HEADER = ("family", "class", "outcome", "adapted", "neurons", "by hand", "PEFT", "alone", "cached (bare)", "gradients", "unload")
+HEADER = (
+    "family",
+    "class",
+    "outcome",
+    "adapted",
+    "neurons",
+    "by hand",
+    "PEFT",
+    "alone",
+    "cached (bare)",
+    "gradients",
+    "unload",
+)
 PAGE = """\
 # Model families
 
@@ -86,12 +98,12 @@ def measure(family: Family) -> Row:
     row = Row(family, "supported")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            case = Case(family, "both", Path(folder), base)
+            case = Case(family, family.method, Path(folder), base)
         except UnsupportedArchitectureError as error:
             return Row(family, "refused", message=str(error), wrong=[f"refused: {error}"])
-        row.cells = {"adapted": sites(case.architecture), "neurons": "yes"}
+        row.cells = {"adapted": sites(case.architecture), "neurons": "yes" if family.neurons else "no"}
         for check, run in CHECKS.items():
-            if check in ("beams", "save") or applies(family, "both", check) is not None:
+            if check in ("beams", "save") or applies(family, family.method, check) is not None:
                 continue
             try:
                 result = run(case)

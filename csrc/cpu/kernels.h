@@ -1,8 +1,8 @@
 // The CPU kernels, written once over VF (the SIMD type of the including translation unit).
 //
 // Every sum runs in one fixed order per token, whatever tile the token falls into: along d in the lanes of one
-// accumulator, then over k, then across lanes (shrink); over the bank rows in order (expand). So a token's result
-// depends neither on its neighbours nor on the number of threads.
+// accumulator, then over k, then across lanes (shrink); over the bank rows in order, kSumRows at a time (expand). So a
+// token's result depends neither on its neighbours nor on the number of threads.
 #pragma once
 #include "cpu/args.h"
 
@@ -187,6 +187,9 @@ struct Ahead {
   }
 };
 
+// Bank rows that are summed by themselves: high ranks would add up as many roundings.
+constexpr int64_t kSumRows = 128;
+
 // out[i + t] = round(in[i + t] + sum_kj coef[i + t, kj] * B[kj]) over the NV vectors (or the first `rest` lanes) at
 // column c.
 template <int TT, int NV, bool TAIL, class T, class TB>
@@ -197,17 +200,29 @@ __attribute__((noinline)) void expand_block(Rows<const T> in, Rows<T> out, const
   for (int t = 0; t < TT; ++t)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[t][v] = VF(0.0f);
-  for (int64_t e = 0; e < kr; ++e, b += ldb) {
-    VF bv[NV];
+  alignas(64) float sums[TT * NV * VF::N];
+  for (int64_t e = 0; e < kr;) {
+    for (const int64_t stop = kr - e > kSumRows ? e + kSumRows : kr; e < stop; ++e, b += ldb) {
+      VF bv[NV];
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) bv[v] = TAIL ? vload_n(b + v * VF::N, rest) : vload(b + v * VF::N);
-    if (ahead.bank) ahead.step(e);
+      for (int v = 0; v < NV; ++v) bv[v] = TAIL ? vload_n(b + v * VF::N, rest) : vload(b + v * VF::N);
+      if (ahead.bank) ahead.step(e);
 #pragma GCC unroll 8
-    for (int t = 0; t < TT; ++t) {
-      const VF c(coef[t * kr + e]);
+      for (int t = 0; t < TT; ++t) {
+        const VF c(coef[t * kr + e]);
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[t][v] = vfma(c, bv[v], acc[t][v]);
+        for (int v = 0; v < NV; ++v) acc[t][v] = vfma(c, bv[v], acc[t][v]);
+      }
     }
+    if (kr <= kSumRows) break;
+#pragma GCC unroll 8
+    for (int t = 0; t < TT; ++t)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) {
+        float* sum = sums + (t * NV + v) * VF::N;
+        if (e > kSumRows) acc[t][v] = vload(sum) + acc[t][v];
+        if (e < kr) vstore(sum, acc[t][v]), acc[t][v] = VF(0.0f);
+      }
   }
 #pragma GCC unroll 8
   for (int t = 0; t < TT; ++t) {

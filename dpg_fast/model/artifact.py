@@ -83,20 +83,6 @@ def _checked(directory: Path, adapter: str | Path) -> Path:
     raise ValueError(f"{adapter} is not an adapter: it has no {CONFIG}")
 
 
-def save(
-    directory: Path,
-    base: nn.Module,
-    hypernet: AdapterNetwork | None,
-    steering: SteeringTable | None,
-    calibration: Calibration,
-    notes: str,
-    bank_dtype: torch.dtype | None = None,
-    gathered: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write an adapter for ``base``."""
-    write(directory, describe_base(base), hypernet, steering, calibration, notes, bank_dtype, gathered)
-
-
 def describe_base(base: nn.Module) -> dict[str, Any]:
     """Name and fingerprint of a base model, as the configuration stores them."""
     return {"name": str(getattr(base.config, "_name_or_path", "") or ""), "fingerprint": fingerprint(base)}

@@ -180,7 +180,7 @@ class Watch:
         """Whether all is as it was when this was asked last.
 
         Raises:
-            RuntimeError: names a module that was replaced, or whose forward was, since the model was wrapped.
+            NoEffectError: names a module that was replaced, or whose class or forward was, since the model was wrapped.
         """
         for change, module, cls, parent, name in self._watched:
             if (
@@ -205,17 +205,17 @@ class Watch:
         present = {id(module) for module in self._base.modules()}
         for change, *_ in self._watched:
             if id(change.module) not in present:
-                raise RuntimeError(
-                    f"{change.name} was replaced by another module after the model was wrapped, so a personality would not reach "
-                    "it: unload(), and wrap the model as it is now"
-                )
-            if not change.reached():
-                forward = change.module.__dict__.get("forward", type(change.module))
-                raise RuntimeError(
-                    f"{change.name} was given another forward after the model was wrapped, {_described(forward)}, so a "
-                    "personality would not reach it: take it off (with use_liger_kernel: leave swiglu out), or unload() and "
-                    "wrap the model as it is now"
-                )
+                why = "another module was put in its place"
+            elif change.reached():
+                continue
+            elif not isinstance(change.module, change.cls):
+                why = f"its class was set to {type(change.module).__name__}"
+            else:
+                why = f"it was given another forward, {_described(change.module.__dict__['forward'])},"
+            raise NoEffectError(
+                f"a personality would not reach {change.name}: {why} after the model was wrapped. Take that back (with "
+                "use_liger_kernel: leave swiglu out), or unload() and wrap the model as it is now"
+            )
         parents = {
             id(child): (parent, name) for parent in self._base.modules() for name, child in parent.named_children()
         }

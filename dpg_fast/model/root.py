@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dpg_fast.compat import accelerate
-from dpg_fast.model.changes import NOT_PICKLED, leads_to
+from dpg_fast.model.changes import NOT_PICKLED, NoEffectError, leads_to
 
 __all__ = ["Root", "is_wrapped", "remove_copied"]
 
@@ -45,14 +45,14 @@ class Root:
         base.__dict__["forward"] = self._seen = MethodType(_with_signature_of(self.original, self._key), base)
 
     def check(self) -> None:
-        """Raises RuntimeError when the model's forward was replaced by one that does not call this one."""
+        """Raises NoEffectError when the model's forward was replaced by one that does not call this one."""
         assert self._base is not None
         forward = self._base.__dict__.get("forward")
         if forward is self._seen:
             return
         slot = accelerate.innermost(self._base)
         if not leads_to(self._base.__dict__.get(slot), self._function, self._base):
-            raise RuntimeError(
+            raise NoEffectError(
                 "the base model's forward was replaced after the model was wrapped, by one that does not call it, so a "
                 "personality would have no effect: take it off, or unload() and wrap the model as it is now"
             )

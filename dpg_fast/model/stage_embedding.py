@@ -23,7 +23,7 @@ from dpg_fast.model.lasting import lasting
 from dpg_fast.model.request import CallState
 from dpg_fast.personality import Personality
 
-__all__ = ["StageEmbedding", "stage_of"]
+__all__ = ["StageEmbedding", "check_stage_tokens", "stage_of"]
 
 ATTRIBUTE = "dpg_stages"
 
@@ -34,6 +34,15 @@ def stage_of(item: object) -> tuple[str, str] | None:
     if not isinstance(scores, Personality) or scores.stage is None or scores.character is None:
         return None
     return scores.character.names[0], scores.stage
+
+
+def check_stage_tokens(base: Any) -> None:
+    """Raises UnsupportedArchitectureError where ids are looked up in a second embedding: adapters hold rows for one."""
+    if (second := per_layer_embedding(base)) is not None:
+        raise UnsupportedArchitectureError(
+            f"{second} looks up the tokens' ids as well, and has no rows for stage tokens: on this model characters have no "
+            "stages (adapters without a character.json that names stage tokens are accepted)"
+        )
 
 
 class StageTokenEmbedding(Changed):
@@ -71,15 +80,11 @@ class StageEmbedding:
     """
 
     def __init__(self, base: Any, rows: StageRows, state: CallState) -> None:
+        check_stage_tokens(base)
         embedding = base.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):
             raise UnsupportedArchitectureError(
                 f"{type(embedding).__name__} is not an embedding that stage tokens can join"
-            )
-        if (second := per_layer_embedding(base)) is not None:
-            raise UnsupportedArchitectureError(
-                f"{second} looks up the tokens' ids as well, and has no rows for stage tokens: on this model characters have no "
-                "stages (adapters without a character.json that names stage tokens are accepted)"
             )
         if embedding.embedding_dim != rows.rows.shape[1]:
             raise ValueError(

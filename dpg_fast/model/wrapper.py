@@ -66,6 +66,7 @@ class PersonalityModel(nn.Module):
         self._runtime = Runtime(base, hypernet, steering, calibration or Calibration(), self._default_tokenizer)
         self.steering_options = steering_options or SteeringOptions()
         self._frozen = Frozen(base)
+        self._about_base: dict[str, Any] | None = None
         self._stage_tokenizer: tuple[Any, int, chatting.StageTokenizer] | None = None
         self._checkpointing: dict[str, Any] = {}
         self._loaded = True
@@ -245,8 +246,11 @@ class PersonalityModel(nn.Module):
                     f"state_dict= lacks weights of the hypernetwork: hypernet.{', hypernet.'.join(missing[:3])}"
                 )
         if is_main_process:
+            about = artifact.describe_base(self.base) if gathered is None else self._about_base
             parts = (self.hypernet, self.steering, self.calibration)
-            artifact.save(Path(directory), self.base, *parts, notes, bank_dtype, gathered)
+            artifact.write(
+                Path(directory), about or artifact.describe_base(self.base), *parts, notes, bank_dtype, gathered
+            )
 
     def load_weights(self, directory: str | Path) -> None:
         """Put the hypernetwork's weights of a saved adapter into this model, as when training is resumed.
@@ -600,6 +604,7 @@ class PersonalityModel(nn.Module):
         """Whether the base's loss takes the number of items of a whole step. Trainer asks for it before anything else, and is
         told on that occasion how such a model is saved."""
         serve_trainer(PersonalityModel, ("personality", "segments", "steer_from"))
+        self._about_base = artifact.describe_base(self.base)  # before its weights may be spread over processes
         kinds = inspect.signature(type(underlying(self.base)).forward).parameters.values()
         return bool(getattr(self.base, "accepts_loss_kwargs", any(p.kind is p.VAR_KEYWORD for p in kinds)))
 

@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import transformers as compat
+from tests.families.registry import FAMILIES as REGISTRY
 from tests.model.test_wrapper import random_table
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -124,3 +125,12 @@ def test_decoding_at_an_unknown_position_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"1 of 6 prompt tokens and neither a cache nor an attention mask"):
         model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False)
     model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False, steer_tokens="all")
+
+
+def test_a_second_embedding_of_tokens_is_found() -> None:
+    for name in ("Gemma 3n", "Gemma 4, text"):
+        base = REGISTRY[name].build()
+        found = compat.per_layer_embedding(base)
+        assert found is not None
+        assert base.get_submodule(found) is base.get_per_layer_input_embeddings()
+    assert compat.per_layer_embedding(tiny_model("gemma3_text")) is None

@@ -8,20 +8,20 @@ model itself is not exact (rows apart, cache, padding), its own error is measure
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.hooks import RemovableHandle
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, SteeringTable
 from dpg_fast.architecture import Architecture, find_architecture
 from dpg_fast.hypernet import from_peft
-from dpg_fast.mlps import ACTIVATIONS, Mlp, gate_and_up
 from dpg_fast.model.calibration import Calibration
 from tests.families.registry import Family, shared_model
 from tests.model.test_wrapper import random_table
@@ -33,6 +33,11 @@ CAST = (Character("ann"), None, Character("bob"))
 LENGTH, NEW = 9, 5
 SHORT = 4
 """Padding tokens of the last row where a prompt is padded."""
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
 EXACT = 1e-5
 """Relative error of float32 logits that sums in another order account for."""
 
@@ -51,7 +56,7 @@ class Case:
         self.family, self.method, self.folder = family, method, folder
         self.base = shared_model(family.name) if base is None else base
         self.bare = copy.deepcopy(self.base)
-        self.architecture: Architecture = find_architecture(self.bare)
+        self.architecture: Architecture = find_architecture(self.bare, dense_only=family.dense_only)
         self.people: tuple[Any, ...] = CAST if method == "characters" else PEOPLE
         self.ids = torch.randint(2, 90, (3, LENGTH), generator=torch.Generator().manual_seed(1))
         network: Any = None
@@ -65,12 +70,16 @@ class Case:
             network = from_peft({name: folder / name for name in NAMES})
         if method in ("neurons", "both"):
             self.table = random_table(self.architecture.num_layers, self.architecture.intermediate, strength=1.2)
+            if family.dense_only:
+                self.table.origin["dense_only"] = True
         self.network = network
         self.model = PersonalityModel.from_model(self.base, hypernet=network, steering=self.table)
 
     def _network(self, seed: int = 0) -> HyperNetwork:
         torch.manual_seed(seed)
-        network = HyperNetwork(HypernetConfig(rank=3, codes=6, alpha=6.0), self.architecture.sites)
+        network = HyperNetwork(
+            HypernetConfig(rank=3, codes=6, alpha=6.0, dense_only=self.family.dense_only), self.architecture.sites
+        )
         network.randomize_(torch.Generator().manual_seed(seed), std=0.1)
         return network
 
@@ -114,15 +123,7 @@ class Case:
                 add = strengths @ self.table.add[mlp.layer]
                 active = sum(1 << pole for pole in range(10) if strengths[pole] > 0)
                 capped = (self.table.clamp_mask[mlp.layer] & active) != 0
-
-                def steer(
-                    module: nn.Module, inputs: Any, output: Tensor, add: Tensor = add, capped: Tensor = capped
-                ) -> Tensor:
-                    steered = torch.where(capped, output.clamp_max(0), output) + add
-                    late = torch.arange(output.shape[-2]) >= steer_from
-                    return torch.where(late[:, None], steered, output)
-
-                handles += behind_activation(mlp, steer)
+                handles += _steer(mlp, functools.partial(_steered, add=add, capped=capped, first=steer_from))
         try:
             yield
         finally:
@@ -130,24 +131,39 @@ class Case:
                 handle.remove()
 
 
-def behind_activation(mlp: Mlp, change: Callable[..., Tensor]) -> list[RemovableHandle]:
-    """Hooks that change what the activation gives; where it is a function, what goes into the last layer is made anew."""
+def _steered(v: Tensor, add: Tensor, capped: Tensor, first: int) -> Tensor:
+    """``v`` [..., T, I] with one person's neurons capped and added to, from token ``first`` on."""
+    late = torch.arange(v.shape[-2]) >= first
+    return torch.where(late[:, None], torch.where(capped, v.clamp_max(0), v) + add, v)
+
+
+def _steer(mlp: Any, steered: Callable[[Tensor], Tensor]) -> list[Any]:
+    """Hooks that put ``steered`` behind an MLP's activation, or, where that is a function, before its last product."""
     if mlp.act_module is not None:
-        return [mlp.act_module.register_forward_hook(change)]
-    assert mlp.act is not None
-    outputs: dict[str, Tensor] = {}
-    layout, function = mlp.layout, ACTIVATIONS[mlp.act]
+        return [mlp.act_module.register_forward_hook(lambda module, inputs, output: steered(output))]
+    down = mlp.module.get_submodule(mlp.layout.down)
+    if not mlp.layout.gated:
+        return [down.register_forward_pre_hook(lambda module, inputs: (steered(inputs[0]),))]
+    seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: outputs.update({name: output})
+        return lambda module, inputs, output: seen.__setitem__(name, output)
 
-    def make(module: nn.Module, inputs: Any) -> Tensor:
-        gate, up = gate_and_up(layout, mlp.intermediate, outputs.__getitem__)
-        return change(module, (gate,), function(gate)) * up
+    def again(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        if mlp.layout.merged is not None:
+            gate, up = mlp.halves(seen[mlp.layout.merged])
+        else:
+            gate, up = seen[mlp.layout.gate], seen[mlp.layout.up]
+        v = FUNCTIONS[mlp.act](gate)
+        torch.testing.assert_close(v * up, inputs[0])  # or this is no reference
+        return (steered(v) * up,)
 
-    layers = {name: mlp.module.get_submodule(name) for name in layout.linears}
-    handles = [layers[name].register_forward_hook(keep(name)) for name in layout.linears if name != layout.down]
-    return [*handles, layers[layout.down].register_forward_pre_hook(make)]
+    hooks = [
+        mlp.module.get_submodule(name).register_forward_hook(keep(name))
+        for name in mlp.layout.linears
+        if name != mlp.layout.down
+    ]
+    return [*hooks, down.register_forward_pre_hook(again)]
 
 
 def values(output: Any) -> Tensor:
@@ -352,14 +368,15 @@ def unloaded(case: Case) -> list[str]:
 def sites(architecture: Architecture) -> str:
     """Which layers are adapted, in words."""
     inside = {f"{mlp.name}.{name}" for mlp in architecture.mlps for name in mlp.layout.linears}
-    attended = sum(
-        any(name not in inside and f".{mlp.layer}." in name for name in architecture.linears)
-        for mlp in architecture.mlps
-    )
-    total = architecture.num_layers
-    if attended == total:
-        return "attention, MLP"
-    return "MLP" if attended == 0 else f"MLP; attention of {attended} of {total} layers"
+    layers = {
+        id(layer): name for name, layer in architecture.decoder.named_modules() if layer in set(architecture.layers)
+    }
+    total = len(layers)
+    found = []
+    for what, names in (("attention", set(architecture.linears) - inside), ("MLP", inside & set(architecture.linears))):
+        count = sum(any(f"{layer}." in name for name in names) for layer in layers.values())
+        found += [what if count == total else f"{what} of {count} of {total} layers"] if count else []
+    return ", ".join(found)
 
 
 def _padded(case: Case) -> Generated:

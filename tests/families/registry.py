@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -47,9 +47,12 @@ class Family:
         refused: None where it is supported; otherwise what the error at wrapping says (a regular expression).
         text: name of the nested configuration that `SIZES` and ``settings`` go to; None where there is none.
         other: settings beside the nested one.
+        dense_only: its routed experts are to be left as they are.
+        neurons: its MLPs are of one size, so neurons can be steered.
         generates: it has ``generate``.
         peft: PEFT takes adapters of this class for causal LMs, and so serves as reference.
         pads: the bare model itself is right with prompts padded on the left.
+        stages: stage tokens can join its embedding.
         wrong: check (see :mod:`tests.families.checks`) -> why it is known to fail.
     """
 
@@ -60,10 +63,18 @@ class Family:
     refused: str | None = None
     text: str | None = None
     other: Mapping[str, Any] = field(default_factory=dict)
+    dense_only: bool = False
+    neurons: bool = True
     generates: bool = True
     peft: bool = True
     pads: bool = True
+    stages: bool = True
     wrong: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """What is tried where one method has to do: everything that it can have."""
+        return "both" if self.neurons else "bank"
 
     @property
     def installed(self) -> bool:
@@ -105,9 +116,9 @@ def randomise(model: torch.nn.Module) -> None:
                 buffer.fill_(0.8)
 
 
+MIXTURE = "is a mixture of experts .*experts.* dense_only=True"
 HEAD = {"head_dim": 16}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
-MIXTURE = "mixture of experts"
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -172,24 +183,22 @@ _LIST = (
     Family("Gemma", "GemmaForCausalLM", HEAD),
     Family("Gemma 2", "Gemma2ForCausalLM", {**HEAD, "sliding_window": WINDOW, "query_pre_attn_scalar": 16}),
     Family("Gemma 3, text", "Gemma3ForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
-    Family("Gemma 3n", "Gemma3nForCausalLM", {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.0, 0.0]}),
+    Family("Gemma 3n", "Gemma3nForCausalLM", {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.0, 0.0]}, stages=False),
     Family(
         "Gemma 3n, first layer sparse",
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.9, 0.0, 0.0]},
+        stages=False,
     ),
     Family(
         "Gemma 3n, second layer sparse",
         "Gemma3nForCausalLM",
         {**GEMMA3N, "activation_sparsity_pattern": [0.0, 0.9, 0.0]},
+        stages=False,
     ),
-    Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4),
-    Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}),
-    Family(
-        "Gemma 4, shared keys and values",
-        "Gemma4ForCausalLM",
-        {**GEMMA4, "num_kv_shared_layers": 1},
-    ),
+    Family("Gemma 4, text", "Gemma4ForCausalLM", GEMMA4, stages=False),
+    Family("Gemma 4, key is value", "Gemma4ForCausalLM", {**GEMMA4, "attention_k_eq_v": True}, stages=False),
+    Family("Gemma 4, shared keys and values", "Gemma4ForCausalLM", {**GEMMA4, "num_kv_shared_layers": 1}, stages=False),
     Family("VaultGemma", "VaultGemmaForCausalLM", {**HEAD, **SLIDING, "query_pre_attn_scalar": 16}),
     Family("Phi-3", "Phi3ForCausalLM"),
     Family("GLM", "GlmForCausalLM", HEAD),
@@ -276,10 +285,10 @@ _LIST = (
         "Zamba 2",
         "Zamba2ForCausalLM",
         {
-            "layer_types": ["mamba", "hybrid", "hybrid"],
-            "hybrid_layer_ids": [1, 2],
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
             "mamba_d_state": 8,
             "n_mamba_heads": 8,
+            "chunk_size": 8,
         },
     ),
     Family("Mixtral", "MixtralForCausalLM", {"num_local_experts": 4}, refused=MIXTURE),
@@ -416,8 +425,31 @@ _LIST = (
     Family("Llama, sequence classification", "LlamaForSequenceClassification", generates=False, peft=False),
     Family("Llama without a head", "LlamaModel", generates=False, peft=False),
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in _LIST}
-assert len(FAMILIES) == len(_LIST), "names repeat"
+_STEERED = (
+    "LFM2-MoE",
+    "Qwen2-MoE",
+    "Qwen3-Next",
+    "Qwen3.5-MoE, text",
+    "ERNIE 4.5 MoE",
+    "DeepSeek-V3, shared expert of the dense size",
+    "Granite MoE, shared expert",
+    "Jamba, experts",
+    "Kimi linear",
+)
+"""Mixtures whose dense MLPs and shared experts are of one size."""
+_DENSE = tuple(
+    replace(
+        family,
+        name=f"{family.name}, dense parts only",
+        refused=None,
+        dense_only=True,
+        neurons=family.name in _STEERED,
+    )
+    for family in _LIST
+    if family.refused == MIXTURE
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_LIST, *_DENSE)}
+assert len(FAMILIES) == len(_LIST) + len(_DENSE), "names repeat"
 INSTALLED = tuple(name for name, family in FAMILIES.items() if family.installed)
 SUPPORTED = tuple(name for name in INSTALLED if FAMILIES[name].refused is None)
 REFUSED = tuple(name for name in INSTALLED if FAMILIES[name].refused is not None)

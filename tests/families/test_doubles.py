@@ -11,7 +11,7 @@ from tests.model.tiny import prompts, tiny_model
 from tests.support.doubles import DOUBLES
 
 
-@pytest.mark.parametrize("parts", ["lora", "steer", "both"])
+@pytest.mark.parametrize("parts", ["lora", "steer"])
 @pytest.mark.parametrize("name", list(DOUBLES))
 def test_another_name_is_right_or_an_error(name: str, parts: str) -> None:
     lora, steer = parts != "steer", parts != "lora"

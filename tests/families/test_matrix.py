@@ -25,7 +25,7 @@ def expect(request: pytest.FixtureRequest, name: str, check: str) -> None:
 def test_bank_and_neurons_together(name: str, tmp_path: Path) -> None:
     """The compact check of each family: rows by hand, alone and without a personality, generation, unloading."""
     family = FAMILIES[name]
-    case = Case(family, "both", tmp_path)
+    case = Case(family, family.method, tmp_path)
     try:
         wrong = problems("forward", CHECKS["forward"](case))
         if family.generates and "generate" not in family.wrong:
@@ -66,7 +66,12 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)  # unloading comes last
-@pytest.mark.parametrize("case", [(name, m) for name in SUPPORTED for m in METHODS], indirect=True, ids="-".join)
+@pytest.mark.parametrize(
+    "case",
+    [(n, m) for n in SUPPORTED for m in METHODS if FAMILIES[n].neurons or m in ("bank", "characters")],
+    indirect=True,
+    ids="-".join,
+)
 def test_method_and_family(case: Case, check: str, request: pytest.FixtureRequest) -> None:
     if (reason := applies(case.family, case.method, check)) is not None:
         pytest.skip(reason)

@@ -26,6 +26,7 @@ from dpg_fast.compat.peft import (
 )
 from dpg_fast.files import replace_directory, write_text
 from dpg_fast.model.fingerprint import mismatch
+from dpg_fast.model.stage_embedding import check_stage_tokens
 from dpg_fast.stages import CharacterCard, read_card, stage_token, write_card
 from dpg_fast.train.personified.settings import LoraSettings
 
@@ -36,6 +37,9 @@ def add_stages(base: Any, tokenizer: Any, labels: Iterable[str]) -> dict[str, in
     """Add the tokens of temporal labels to the tokenizer, and rows for them to the model; token -> id.
 
     Tokens that are there already keep their rows.
+
+    Raises:
+        UnsupportedArchitectureError: the model looks tokens up in more than one embedding.
     """
     from transformers import AddedToken
 
@@ -43,6 +47,7 @@ def add_stages(base: Any, tokenizer: Any, labels: Iterable[str]) -> dict[str, in
     known = tokenizer.get_vocab()
     new = [AddedToken(token, normalized=False, special=True) for token in tokens if token not in known]
     if new:
+        check_stage_tokens(base)
         tokenizer.add_tokens(new, special_tokens=True)
         enlarge(base, [tokenizer.convert_tokens_to_ids(token.content) for token in new])
     return {token: int(tokenizer.convert_tokens_to_ids(token)) for token in tokens}
