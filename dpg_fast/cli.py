@@ -15,6 +15,7 @@ from dpg_fast.neurons_cli import neurons
 from dpg_fast.personified_command import personified
 from dpg_fast.questions_command import questions
 from dpg_fast.simulate_command import simulate
+from dpg_fast.verify_command import verify
 
 app = typer.Typer(
     name="dpg-fast",
@@ -47,10 +48,11 @@ def demo(
     """Let SmolLM2-135M answer one question as several people in one batch; judge, time and plot the answers."""
     from dpg_fast.demo import run_demo
 
-    with command_errors("demo", TypeError):
+    with command_errors("demo", TypeError, RuntimeError):
         run_demo(question, personality, max_new_tokens, output, speed, way)
 
 
+app.command("verify")(verify)
 assess.command("judge")(judge)
 app.add_typer(assess, name="assess")
 data.add_typer(personified, name="personified")

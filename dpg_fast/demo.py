@@ -17,7 +17,7 @@ from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.judge_options import fast_dtype
 from dpg_fast.model import PersonalityModel, artifact
 from dpg_fast.model.rows import Row
-from dpg_fast.personality import Personality, parse_personality
+from dpg_fast.personality import MAX_SCORE, Personality, parse_personality
 from dpg_fast.smollm2 import find_gguf, load_smollm2
 from dpg_fast.speed import StepTiming, compare_steps, generation, peft_rival, twin
 
@@ -25,6 +25,7 @@ QUESTION = "Your friends have planned a big party for tonight and you only just 
 PEOPLE = ("E+5", "E-5", "N+5", "A-5", "C+5", "O+5 E+3")
 RANK = 8
 TIMED = 12  # tokens of a timed call
+ENOUGH = 16  # tokens after which a person at an end of a trait has said something else than the base model
 NEURONS, HYPERNETWORK, BOTH, ALL = "neurons", "hypernetwork", "both", "all"
 WAYS = (NEURONS, HYPERNETWORK, BOTH)
 TITLES = {
@@ -99,6 +100,7 @@ def run_demo(
 
     Raises:
         ValueError: an unreadable personality, an empty question, an unknown way, or an output that is not a PNG file.
+        RuntimeError: a check of the model failed, or somebody with a score at an end said what the base model says.
     """
     question = QUESTION if question is None else question.strip()
     if not question:
@@ -119,12 +121,16 @@ def run_demo(
         people = rows if number == 0 else rows[1:]  # the base says the same in each
         texts = answer(model, tokenizer, question, [row for _, row in people], max_new_tokens)
         said += [(name, label, row, text) for (label, row), text in zip(people, texts, strict=True)]
+        if name == ways[-1]:  # of all three, both together, whose parts are checked one by one
+            console.print(check(model, tokenizer), style="dim")
         base = model.unload()
     judge = demo_judge(base, tokenizer)
     judgements = judge.judge(question, [text for *_, text in said])
     everybody = [Person(*one, judgement) for one, judgement in zip(said, judgements, strict=True)]
     for name in ways:
         console.print(answers_table([person for person in everybody if person.way == name], TITLES[name]))
+    if max_new_tokens >= ENOUGH:
+        require_effect(everybody)
     console.print(judge.describe(), style="dim")
     plot(everybody, question, output)
     console.print(f"\nScores drawn in {output}")
@@ -133,6 +139,34 @@ def run_demo(
         console.print(speed_table(measure(give_personality(base, NEURONS), tokenizer, question)))
     console.print(f"Done in {time.perf_counter() - started:.0f} s")
     return everybody
+
+
+def check(model: PersonalityModel, tokenizer: Any) -> str:
+    """What the quick `PersonalityModel.verify` found, in one line.
+
+    Raises:
+        RuntimeError: a check failed.
+    """
+    started = time.perf_counter()
+    found = model.verify(tokenizer=tokenizer, quick=True).require()
+    passed = f"{len(found.checks)} checks passed in {time.perf_counter() - started:.0f} s"
+    return f"{passed}: every trait acts, rows do not mix, None is the bare model, unload is exact (dpg-fast verify)\n"
+
+
+def require_effect(people: Sequence[Person]) -> None:
+    """Raises RuntimeError when somebody who was asked for an end of a trait (5 or -5) says what the base model says."""
+    base = next(person.answer for person in people if person.personality is None)
+    same = [
+        f"{person.label} ({person.way})"
+        for person in people
+        if isinstance(person.personality, Personality)
+        and max(map(abs, person.personality.scores)) == MAX_SCORE
+        and person.answer == base
+    ]
+    if same:
+        raise RuntimeError(
+            f"no effect: {', '.join(same)} said the same as the base model; `dpg-fast verify` tells what does not act"
+        )
 
 
 def answer(

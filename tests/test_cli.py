@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from dpg_fast.cli import app
-from dpg_fast.demo import adapter_directory
+from dpg_fast.demo import adapter_directory, require_effect
+from dpg_fast.demo_display import Person
 from dpg_fast.kernels import dispatch
+from dpg_fast.model import runtime
+from dpg_fast.personality import Personality
 
 runner = CliRunner()
 
@@ -123,3 +126,23 @@ def test_import_is_fast_and_lazy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_demo_fails_when_an_end_says_what_the_base_says() -> None:
+    judgement: Any = None
+    base = Person("neurons", "base", None, "So be it.", judgement)
+    mild = Person("neurons", "E+1", Personality("E+1"), "So be it.", judgement)
+    other = Person("both", "E-5", Personality("E-5"), "No.", judgement)
+    require_effect([base, mild, other])
+    same = Person("neurons", "E+5", Personality("E+5"), "So be it.", judgement)
+    with pytest.raises(RuntimeError, match=r"E\+5 \(neurons\) said the same"):
+        require_effect([base, other, same])
+
+
+@pytest.mark.slow
+def test_demo_fails_when_nothing_is_steered(smollm2: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "tokens_before", lambda *_: 0)
+    arguments = ["demo", "--way", "neurons", "--max-new-tokens", "2", "--personality", "E+5", "--no-speed"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "none was steered" in result.output

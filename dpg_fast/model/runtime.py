@@ -225,6 +225,11 @@ class Runtime:
             made.compile(**self._compile_options)
         return made
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls with a personality are running."""
+        return bool(self._live)
+
     def export_options(self) -> dict[str, Any]:
         """What PEFT has to be told of the base model; arguments of `AdapterNetwork.to_peft`."""
         assert self.hypernet is not None

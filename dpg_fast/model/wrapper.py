@@ -31,6 +31,7 @@ from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.signature import PassesOn
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
+from dpg_fast.model.verification import Verification
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import Character, Personality
 
@@ -301,6 +302,37 @@ class PersonalityModel(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(NOT_PICKLED)
+
+    def _wrap_again(self) -> None:
+        """After :meth:`unload`: the same changes again."""
+        self._runtime = self._runtime.again(self.hypernet)
+        self._frozen = Frozen(self.base)
+        self._stage_tokenizer = None
+        self._loaded = True
+
+    def verify(
+        self, prompts: Sequence[str] | Sequence[Tensor] | None = None, *, tokenizer: Any = None, quick: bool = False
+    ) -> Verification:
+        """Check on this model that personalities act and that nothing else changes (see :mod:`dpg_fast.model.verify`).
+
+        The base model is unwrapped and wrapped again on the way, so CUDA graphs have to be captured again afterwards.
+
+        Args:
+            prompts: texts, or int64 tensors [length]; by default three short questions, or random ids without a tokenizer.
+            tokenizer: by default the one saved with the base model.
+            quick: two prompts, fewer tokens, and fewer rows alone.
+
+        Returns:
+            Rows of checks with ``ok``; it prints as a table. A check that fails, or during which the model raises, is a row;
+            ``require()`` raises for those.
+
+        Raises:
+            ValueError: no personality can be given, or unreadable prompts.
+            RuntimeError: calls are running.
+        """
+        from dpg_fast.model.verify import verify
+
+        return verify(self, prompts, tokenizer, quick)
 
     # ---------------------------------------------------------------- calling
 
