@@ -58,6 +58,7 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with grouped(base) if settings.grouped_attention else nullcontext():
         if arguments.process_index == 0:
+            print(model.describe(), flush=True)
             _tell_cost(model)
         trainer = HypernetTrainer(model, arguments, rows, pad, pack=settings.data.pack)
         trainer.train(resume_from_checkpoint=checkpoint)

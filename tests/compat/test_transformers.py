@@ -127,6 +127,33 @@ def test_decoding_at_an_unknown_position_is_refused() -> None:
     model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False, steer_tokens="all")
 
 
+def test_transposed_layers_are_recognised() -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    assert compat.conv1d_shape(Conv1D(5, 3)) == (3, 5)
+    assert compat.conv1d_shape(torch.nn.Linear(3, 5)) is None
+
+
+def test_configurations_say_how_many_experts_there_are() -> None:
+    from transformers import DeepseekV3Config, GptOssConfig, LlamaConfig, MixtralConfig, Qwen2MoeConfig
+
+    class Holder:
+        def __init__(self, config: Any) -> None:
+            self.config = config
+
+    wanted = [
+        (MixtralConfig(num_local_experts=6), 6),
+        (Qwen2MoeConfig(num_experts=7), 7),
+        (DeepseekV3Config(n_routed_experts=8), 8),
+        (GptOssConfig(num_local_experts=9), 9),
+    ]
+    for config, count in wanted:
+        assert count in compat.expert_counts(Holder(config))
+        assert compat.model_type(Holder(config)) == config.model_type
+        assert compat.text_config(Holder(config)).hidden_size == config.hidden_size
+    assert compat.expert_counts(Holder(LlamaConfig())) == set()
+
+
 def test_a_second_embedding_of_tokens_is_found() -> None:
     for name in ("Gemma 3n", "Gemma 4, text"):
         base = REGISTRY[name].build()
