@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from dpg_fast.assess.evaluation.methods import score_text
 from dpg_fast.base_models import load_base
+from dpg_fast.compat.transformers import with_checkpointing_names
 from dpg_fast.data.records import DialogueRecord, read_records
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork, TextEncoder
 from dpg_fast.model import PersonalityModel
@@ -94,7 +95,8 @@ def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
     Raises:
         ValueError: a field that it does not have or accept.
     """
-    chosen = {"num_train_epochs": 1, "report_to": "none", "save_total_limit": 2, **settings.trainer}
+    trainer = with_checkpointing_names(TrainingArguments, settings.trainer)
+    chosen = {"num_train_epochs": 1, "report_to": "none", "save_total_limit": 2, **trainer}
     try:
         return TrainingArguments(output_dir=str(settings.output), **chosen)
     except TypeError as error:

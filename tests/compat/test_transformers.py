@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, StaticCache, TrainingArguments
 
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import transformers as compat
@@ -125,6 +126,29 @@ def test_decoding_at_an_unknown_position_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"1 of 6 prompt tokens and neither a cache nor an attention mask"):
         model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False)
     model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False, steer_tokens="all")
+
+
+def test_checkpointing_is_switched_on_under_the_name_that_models_have() -> None:
+    model = tiny_model("llama").train()
+    assert not compat.checkpoints(model)
+    compat.enable_checkpointing(model, {"use_reentrant": False})
+    assert compat.checkpoints(model)
+    with pytest.raises(RuntimeError, match="Linear cannot checkpoint its layers"):
+        compat.enable_checkpointing(torch.nn.Linear(1, 1), {})
+
+
+@pytest.mark.parametrize("given", compat.CHECKPOINTING_NAMES)
+def test_checkpointing_is_chosen_by_either_name(given: str, tmp_path: Path) -> None:
+    chosen = {given: True, f"{given}_kwargs": {"use_reentrant": False}, "seed": 3}
+    arguments = TrainingArguments(str(tmp_path), **compat.with_checkpointing_names(TrainingArguments, chosen))
+    own = next(name for name in compat.CHECKPOINTING_NAMES if hasattr(arguments, name))
+    assert getattr(arguments, own) is True and getattr(arguments, f"{own}_kwargs") == {"use_reentrant": False}
+    assert arguments.seed == 3
+
+
+def test_checkpointing_by_both_names_is_refused() -> None:
+    with pytest.raises(ValueError, match="one field"):
+        compat.with_checkpointing_names(TrainingArguments, dict.fromkeys(compat.CHECKPOINTING_NAMES, True))
 
 
 def test_transposed_layers_are_recognised() -> None:

@@ -602,7 +602,7 @@ def test_a_copied_base_is_the_bare_model() -> None:
 
 def test_checkpointing_is_copied_and_leaves_the_original_alone() -> None:
     model = personality_model(tiny_model("llama").train())
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     copied = copy.deepcopy(model)
     for one in (model, copied):
         one(IDS, personality=PEOPLE, labels=IDS).loss.backward()
