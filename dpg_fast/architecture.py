@@ -8,7 +8,7 @@ attention and shared experts, can be adapted and steered. Nothing is assumed fro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -114,15 +114,22 @@ class Architecture:
             "then stay as they are"
         )
 
-    def describe(self) -> str:
-        """What is adapted and steered, and what stays as it is, in a few lines."""
+    def describe(self, adapted: Collection[str] | None = None, *, neurons: bool = True) -> str:
+        """What can be adapted and steered, and what stays as it is, in a few lines.
+
+        Args:
+            adapted: names of the sites that a bank has; None for all.
+            neurons: whether they are steered.
+        """
         count = len(self.layers)
         lines = [f"{self.kind}: {count} layers"]
         kinds = Counter((m.layout.gated, m.act, m.intermediate) for m in self.mlps)
-        for (gated, act, size), number in kinds.items():
+        for (gated, act, size), number in kinds.items() if neurons else ():
             what = f"{size} neurons of a {'gated' if gated else 'plain'} MLP{f' ({act})' if act else ''}"
             lines.append(f"  {_share(number, count)}: {what}")
-        for title, names in (("sites", self.linears), ("left as they are", (*self.others, *self.experts))):
+        sites = [name for name in self.linears if adapted is None or name in adapted]
+        left = [name for name in self.linears if name not in sites]
+        for title, names in (("LoRA", sites), ("left as they are", (*left, *self.others, *self.experts))):
             paths: dict[str, set[str]] = {}
             for name in names:
                 layer, path = _in_layer(name)

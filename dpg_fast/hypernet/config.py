@@ -28,8 +28,12 @@ MAX_WIDE = 1025
 MAX_TEXT_FEATURES = 256
 SCORE_FEATURES = 6
 """The constant 1 and the five traits: what the linear part of the trunk can tell apart."""
-SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Linear layers that are given the same input."""
+LAST_LAYERS = frozenset(
+    {"o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "fc_out", "w2", "dense_4h_to_h", "output_linear"}
+)
+"""Linear layers that give hidden states; others are given some."""
 ENCODERS = ("scores", "text", "layers", "both", "stored")
 HEADS = ("bank", "wide")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.hypernet.config import HypernetConfig, Site, input_groups, sort_sites
+from dpg_fast.hypernet.config import LAST_LAYERS, HypernetConfig, Site, input_groups, sort_sites
 from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import describe, reference_people
 from dpg_fast.personality import MAX_SCORE, TRAITS
@@ -30,7 +30,6 @@ REFERENCE_TEXTS = 512
 _READOUT = 128  # principal components that the scores are estimated from
 _RIDGE = 10.0
 _REMEMBERED = 4096  # texts
-_HIDDEN_IN = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 
 
 class ScoresEncoder(nn.Module):
@@ -174,6 +173,11 @@ def fit_projection(states: Tensor, scores: Tensor, components: int) -> tuple[Ten
 
 
 def _hidden_size(sites: Sequence[Site]) -> int:
-    for site in sites:
-        return site.in_features if site.kind in _HIDDEN_IN else site.out_features
-    raise ValueError("a text encoder needs at least one site")
+    """The width that every layer has on one of its sides, or, of a single kind of layer, its input unless it is a last one."""
+    if not sites:
+        raise ValueError("a text encoder needs at least one site")
+    common = set.intersection(*({site.in_features, site.out_features} for site in sites))
+    if len(common) == 1:
+        return common.pop()
+    first = sites[0]
+    return first.out_features if first.kind in LAST_LAYERS else first.in_features

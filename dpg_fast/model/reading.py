@@ -83,6 +83,6 @@ class BaseReader:
 def _keeper(found: dict[str, Tensor], name: str) -> Callable[..., None]:
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         x = args[0] if args else (kwargs or {})["hidden_states"]
-        found[name] = x.float().mean(dim=(0, 1))
+        found[name] = x.float().flatten(0, -2).mean(dim=0)
 
     return keep

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat.accelerate import placed_by
-from dpg_fast.compat.transformers import conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
+from dpg_fast.compat.transformers import checkpoints, conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -409,8 +409,7 @@ class Runtime:
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
         self._require_reached()
-        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
-        if checkpointing and not self.checkpointing:
+        if checkpoints(self.base) and not self.checkpointing:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
         if not self._wide:  # whose weights travel with the call, so that recomputed layers find them
             self._prepare(training=True)

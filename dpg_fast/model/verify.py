@@ -392,7 +392,7 @@ def _left_behind(base: nn.Module) -> Iterator[tuple[str, str]]:
         left = [key for key in module.__dict__ if key.startswith("dpg_")]
         if type(module).__module__.startswith("dpg_fast."):
             left.append(type(module).__name__)
-        if hasattr(module.__dict__.get("forward"), "dpg_state"):
+        if hasattr(module.__dict__.get("forward"), "dpg_root"):
             left.append("forward")
         yield from ((name or type(module).__name__, what) for what in left)
 

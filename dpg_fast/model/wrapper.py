@@ -602,6 +602,12 @@ class PersonalityModel(nn.Module):
             **self._runtime.export_options(),
         )
 
+    def describe(self) -> str:
+        """Which linear layers have LoRA, which neurons are steered, and what of the decoder's layers stays as it is."""
+        sites = self.hypernet.sites if self.hypernet is not None else ()
+        names = {site.name for site in sites}
+        return self._runtime.architecture.describe(names, neurons=self.steering is not None)
+
     def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compile the base model's forward in place: ``torch.compile(**options)``, ``fullgraph=True`` included.
 

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from dpg_fast.assess.evaluation.methods import score_text
 from dpg_fast.base_models import load_base
+from dpg_fast.compat.transformers import with_checkpointing_names
 from dpg_fast.data.records import DialogueRecord, read_records
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork, TextEncoder
 from dpg_fast.model import PersonalityModel
@@ -58,6 +59,7 @@ def run_training(settings: TrainSettings, progress: Progress | None = None) -> P
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with grouped(base) if settings.grouped_attention else nullcontext():
         if arguments.process_index == 0:
+            print(model.describe(), flush=True)
             _tell_cost(model)
         trainer = HypernetTrainer(model, arguments, rows, pad, pack=settings.data.pack)
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -93,7 +95,8 @@ def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
     Raises:
         ValueError: a field that it does not have or accept.
     """
-    chosen = {"num_train_epochs": 1, "report_to": "none", "save_total_limit": 2, **settings.trainer}
+    trainer = with_checkpointing_names(TrainingArguments, settings.trainer)
+    chosen = {"num_train_epochs": 1, "report_to": "none", "save_total_limit": 2, **trainer}
     try:
         return TrainingArguments(output_dir=str(settings.output), **chosen)
     except TypeError as error:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.assess.persona_answers import SYSTEM_TEMPLATE, USER_TEMPLATE
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.personality import MAX_SCORE, Personality, Pole, Trait
 from dpg_fast.prompting import chat_prompt, encode_prompts
 from dpg_fast.train.attention import grouped
@@ -144,12 +145,15 @@ class PersonaTeacher:
         position = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
         # 1 before the last prompt token: that one is run by the loop, so prompts and answers share its code.
         mask = batch["attention_mask"]
-        cache = self.model.model(
-            input_ids=batch["input_ids"][:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=position[:, :-1],
-            use_cache=True,
-        ).past_key_values
+        cache = output_cache(
+            self.model.model(
+                input_ids=batch["input_ids"][:, :-1],
+                attention_mask=mask[:, :-1],
+                position_ids=position[:, :-1],
+                use_cache=True,
+            )
+        )
+        cached = cache_argument(self.model.model, cache)
         index = torch.tensor(sources, device=device)
         cache.batch_select_indices(index)
         mask, ids, place = mask[index], batch["input_ids"][index, -1:], position[index, -1:]
@@ -158,7 +162,7 @@ class PersonaTeacher:
         said: list[list[int]] = [[] for _ in people]
         for _ in range(self.settings.max_new_tokens):
             hidden = self.model.model(
-                input_ids=ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True
+                input_ids=ids, attention_mask=mask, position_ids=place, use_cache=True, **cached
             ).last_hidden_state[:, -1]
             logp = self.model.lm_head(hidden).float().log_softmax(-1)
             chosen = torch.zeros(len(people), dtype=torch.long, device=device)

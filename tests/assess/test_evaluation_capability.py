@@ -27,6 +27,7 @@ from dpg_fast.assess.evaluation.capability import (
 from dpg_fast.assess.evaluation.report import cost_sentence, write_report
 from dpg_fast.assess.scoring import Scorer
 from dpg_fast.assess.statistics import Interval
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.model import Calibration
 from dpg_fast.personality import POLES, Trait
 from tests.assess.test_evaluation import Reads
@@ -160,7 +161,8 @@ def test_added_vectors_reach_exactly_the_steered_tokens(tiny_llama: Any, byte_to
         whole = model(ids, personality=Personality("E+5"), steer_from=0).logits
         late = model(ids, personality=Personality("E+5"), steer_from=3)
         first = model(ids[:, :3], personality=Personality("E+5"), steer_from=3, use_cache=True)
-        rest = model(ids[:, 3:], personality=Personality("E+5"), steer_from=3, past_key_values=first.past_key_values)
+        cached = cache_argument(model, output_cache(first))
+        rest = model(ids[:, 3:], personality=Personality("E+5"), steer_from=3, **cached)
     assert torch.equal(late.logits[:, :3], bare[:, :3]) and not torch.allclose(late.logits[:, 3], bare[:, 3])
     assert not torch.allclose(whole[:, 0], bare[:, 0])
     assert torch.allclose(rest.logits, late.logits[:, 3:], atol=1e-4)

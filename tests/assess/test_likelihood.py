@@ -63,7 +63,12 @@ class Counting(torch.nn.Module):
         if past_key_values is not None:
             seen = seen | past_key_values.seen[:, None]
         hidden = torch.nn.functional.one_hot(seen.long(), 2).float()
-        return SimpleNamespace(last_hidden_state=hidden, past_key_values=Seen(seen[:, -1]))
+        return Output(last_hidden_state=hidden, past_key_values=Seen(seen[:, -1]))
+
+
+class Output(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
 
 
 class Seen:

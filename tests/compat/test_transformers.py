@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, StaticCache, TrainingArguments
 
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import transformers as compat
@@ -125,6 +126,56 @@ def test_decoding_at_an_unknown_position_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"1 of 6 prompt tokens and neither a cache nor an attention mask"):
         model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False)
     model.generate(ids, personality=["E+5", "E-5"], max_new_tokens=3, do_sample=False, steer_tokens="all")
+
+
+def test_checkpointing_is_switched_on_under_the_name_that_models_have() -> None:
+    model = tiny_model("llama").train()
+    assert not compat.checkpoints(model)
+    compat.enable_checkpointing(model, {"use_reentrant": False})
+    assert compat.checkpoints(model)
+    with pytest.raises(RuntimeError, match="Linear cannot checkpoint its layers"):
+        compat.enable_checkpointing(torch.nn.Linear(1, 1), {})
+
+
+@pytest.mark.parametrize("given", compat.CHECKPOINTING_NAMES)
+def test_checkpointing_is_chosen_by_either_name(given: str, tmp_path: Path) -> None:
+    chosen = {given: True, f"{given}_kwargs": {"use_reentrant": False}, "seed": 3}
+    arguments = TrainingArguments(str(tmp_path), **compat.with_checkpointing_names(TrainingArguments, chosen))
+    own = next(name for name in compat.CHECKPOINTING_NAMES if hasattr(arguments, name))
+    assert getattr(arguments, own) is True and getattr(arguments, f"{own}_kwargs") == {"use_reentrant": False}
+    assert arguments.seed == 3
+
+
+def test_checkpointing_by_both_names_is_refused() -> None:
+    with pytest.raises(ValueError, match="one field"):
+        compat.with_checkpointing_names(TrainingArguments, dict.fromkeys(compat.CHECKPOINTING_NAMES, True))
+
+
+def test_transposed_layers_are_recognised() -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    assert compat.conv1d_shape(Conv1D(5, 3)) == (3, 5)
+    assert compat.conv1d_shape(torch.nn.Linear(3, 5)) is None
+
+
+def test_configurations_say_how_many_experts_there_are() -> None:
+    from transformers import DeepseekV3Config, GptOssConfig, LlamaConfig, MixtralConfig, Qwen2MoeConfig
+
+    class Holder:
+        def __init__(self, config: Any) -> None:
+            self.config = config
+
+    wanted = [
+        (MixtralConfig(num_local_experts=6), 6),
+        (Qwen2MoeConfig(num_experts=7), 7),
+        (DeepseekV3Config(n_routed_experts=8), 8),
+        (GptOssConfig(num_local_experts=9), 9),
+    ]
+    for config, count in wanted:
+        assert count in compat.expert_counts(Holder(config))
+        assert compat.model_type(Holder(config)) == config.model_type
+        assert compat.text_config(Holder(config)).hidden_size == config.hidden_size
+    assert compat.expert_counts(Holder(LlamaConfig())) == set()
 
 
 def test_a_second_embedding_of_tokens_is_found() -> None:

@@ -219,6 +219,7 @@ def _by_hand(bare: Any, network: Any, table: Any, person: Any, ids: Tensor, kind
             handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain, squared", "factors"])
 def test_own_forwards_compile_and_generate(kind: str) -> None:
     model = PersonalityModel.from_model(with_mlps(KINDS[kind]), steering=random_table(3, NEURONS))
@@ -286,8 +287,39 @@ def test_dropout_inside_an_mlp_stays() -> None:
 def test_what_is_adapted_is_said() -> None:
     text = find_architecture(tiny_model("llama")).describe()
     assert text.splitlines()[:2] == ["LlamaForCausalLM: 3 layers", "  all 3 layers: 72 neurons of a gated MLP (silu)"]
-    assert "all 3 layers: sites: self_attn.q_proj" in text
+    assert "all 3 layers: LoRA: self_attn.q_proj" in text
     assert "left" not in text
+    model = PersonalityModel.from_model(
+        tiny_model("llama"), hypernet=HypernetConfig(targets=("q_proj",), first_layer=1)
+    )
+    assert model.describe().splitlines()[1:3] == [
+        "  2 of 3 layers: LoRA: self_attn.q_proj",
+        "  1 of 3 layers: left as they are: self_attn.q_proj",
+    ]
+    assert "neurons" not in model.describe()
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "OPT", "Llama 4, dense", "LFM2", "Zamba 2"])
+@pytest.mark.parametrize("encoder", ["text", "layers"])
+def test_descriptions_are_read_by_models_of_other_names(name: str, encoder: str) -> None:
+    from tests.families.registry import FAMILIES
+
+    base = FAMILIES[name].build()
+    model = PersonalityModel.from_model(
+        base,
+        hypernet=HypernetConfig(rank=2, encoder=encoder, text_features=3),  # type: ignore[arg-type]
+        tokenizer=lambda text, return_tensors: {
+            "input_ids": torch.tensor([[2 + sum(map(ord, word)) % 90 for word in text.split()][:100]])
+        },
+    )
+    network: Any = model.hypernet
+    network.encoder.fit(24)
+    network.randomize_(torch.Generator().manual_seed(1), std=0.2)
+    with torch.no_grad():
+        for parameter in network.trunk.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        logits = model(prompts(2, 5)[:1].repeat(2, 1), personality=["E+5", "E-5"]).logits
+    assert (logits[0] - logits[1]).norm() > 1e-3 * logits[0].norm()
 
 
 def test_published_directory_is_written_for_transposed_layers(tmp_path: Path) -> None:

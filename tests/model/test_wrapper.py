@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, Pole, SteeringTable
 from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
+from dpg_fast.compat.transformers import cache_argument, enable_checkpointing
 from dpg_fast.demo import adapter_directory, hypernet_directory
 from dpg_fast.hypernet import from_peft
 from dpg_fast.model import artifact
@@ -177,9 +178,9 @@ def test_continuing_from_a_cache_keeps_the_personality() -> None:
     model = personality_model(tiny_model("llama"))
     ids, person = prompts(2, 8), Personality("N-5 O+2")
     with torch.no_grad():
-        cache = DynamicCache(config=model.config)
-        model(ids[:, :5], personality=person, steer_from=8, past_key_values=cache)
-        split = model(ids[:, 5:], personality=person, steer_from=8, past_key_values=cache).logits
+        cached = cache_argument(model, DynamicCache(config=model.config))
+        model(ids[:, :5], personality=person, steer_from=8, **cached)
+        split = model(ids[:, 5:], personality=person, steer_from=8, **cached).logits
         whole = model(ids, personality=person, steer_from=8).logits
     assert torch.allclose(split, whole[:, 5:], atol=1e-4)
 
@@ -318,7 +319,7 @@ def test_gradient_checkpointing_sees_the_same_personalities() -> None:
     for plain, checkpointed in zip(gradients(False), gradients(True), strict=True):
         assert torch.allclose(plain, checkpointed, atol=1e-6)
     model = personality_model(tiny_model("llama").train())
-    model.base.gradient_checkpointing_enable()
+    enable_checkpointing(model.base, {})
     with pytest.raises(ValueError, match="checkpointing"):
         model(ids, personality=people, labels=ids)
 

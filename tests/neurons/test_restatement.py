@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.neurons import SearchSettings, SelectionRule, search_neurons
 from dpg_fast.neurons.search import PERSONA_PROMPT
@@ -31,14 +32,15 @@ def decoded_activations(model: Any, tokenizer: Any, persona: str, question: str)
         layer.mlp.gate_proj.register_forward_hook(lambda m, a, gate: seen.append(torch.nn.functional.silu(gate[0, -1])))
         for layer in model.model.layers
     ]
-    cache, new = None, list(written)
+    cached: dict[str, Any] = {}
+    new = list(written)
     with torch.no_grad():
         for step in range(NEW_TOKENS):
             seen.clear()
-            out = model(torch.tensor([new]), past_key_values=cache, use_cache=True)
+            out = model(torch.tensor([new]), use_cache=True, **cached)
             if step > 0:
                 kept.append(torch.stack(seen))
-            cache, logits = out.past_key_values, out.logits[0, -1].clone()
+            cached, logits = cache_argument(model, output_cache(out)), out.logits[0, -1].clone()
             for token in set(written):
                 logits[token] = logits[token] / 1.1 if logits[token] > 0 else logits[token] * 1.1
             token = int(logits.argmax())

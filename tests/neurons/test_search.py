@@ -200,3 +200,40 @@ def test_missing_texts_are_named(tiny_llama: Any, byte_tokenizer: Any) -> None:
         SearchSettings(max_new_tokens=0)
     with pytest.raises(ValueError, match="means"):
         SearchSettings(means=False, selection=SelectionRule(criterion="effect"))
+
+
+@pytest.mark.parametrize("kind", ["w1 w3 w2", "merged, up first", "plain", "plain, squared", "factors"])
+def test_activations_of_any_mlp_are_counted(kind: str) -> None:
+    """Against what the activation itself gave, whether it is a module, a function or one that the kernels do not know."""
+    from tests.families.checks import behind_activation
+    from tests.model.test_mlps import KINDS, with_mlps
+    from tests.model.tiny import prompts
+
+    base = with_mlps(KINDS[kind])
+    architecture = find_architecture(base)
+    act = architecture.act or "identity"
+    assert (act == "identity") == (kind == "plain, squared")
+    counter = ActivationCounter(architecture.num_layers, architecture.intermediate, 1, act=act, means=True)
+    ids, slots = prompts(2, 4), torch.zeros(2, dtype=torch.int32)
+    options = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": []}
+    with DecodeTap(base, architecture, counter, set(), 3).watch(4, slots):
+        base.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    seen: dict[int, list[torch.Tensor]] = {mlp.layer: [] for mlp in architecture.mlps}
+
+    def keep(layer: int) -> Any:
+        def change(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            seen[layer].append(output.detach())
+            return output
+
+        return change
+
+    for mlp in architecture.mlps:
+        behind_activation(mlp, keep(mlp.layer))
+    base.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    statistics = counter.finish()
+    assert statistics.tokens == 2 * 5
+    assert statistics.mean is not None
+    for layer, values in seen.items():
+        decoded = torch.cat(values[1:], dim=1)  # [2, 5, I]
+        assert torch.equal(statistics.positive[layer], (decoded > 0).sum((0, 1)))
+        assert torch.allclose(statistics.mean[layer], decoded.mean(1).mean(0), atol=1e-5)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 from dpg_fast import PersonalityModel
+from dpg_fast.compat.transformers import with_checkpointing_names
 from dpg_fast.hypernet import HypernetConfig
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -50,7 +51,7 @@ def arguments(directory: Path, **options: Any) -> TrainingArguments:
         "disable_tqdm": True,
         **options,
     }
-    return TrainingArguments(output_dir=str(directory), **chosen)
+    return TrainingArguments(output_dir=str(directory), **with_checkpointing_names(TrainingArguments, chosen))
 
 
 def weights(model: PersonalityModel) -> dict[str, torch.Tensor]:
@@ -268,7 +269,13 @@ def test_data_parallel_is_refused() -> None:
 
 def trl_arguments(kind: type, directory: Path, **options: Any) -> Any:
     given = {"max_steps": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True, "learning_rate": 0.05}
-    return kind(output_dir=str(directory), bf16=False, per_device_train_batch_size=2, **given, **options)
+    return kind(
+        output_dir=str(directory),
+        bf16=False,
+        per_device_train_batch_size=2,
+        **given,
+        **with_checkpointing_names(kind, options),
+    )
 
 
 def named(model: PersonalityModel, directory: Path) -> PersonalityModel:

@@ -10,6 +10,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.model.rows import Row
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.prompting import encode_prompts, with_system
@@ -118,11 +119,12 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             rest = torch.full((len(pairs), longest - 1), self.eot_token_id, device=device)
             for row, (_, continuation) in enumerate(pairs):
                 rest[row, : len(continuation) - 1] = torch.tensor(continuation[:-1], device=device)
-            cache = first.past_key_values
+            cache = output_cache(first)
             cache.batch_select_indices(torch.tensor(owners, device=device))
             # what is padded follows the continuation, where causal attention never looks
             mask = torch.cat([mask[owners], torch.ones_like(rest)], dim=1)
-            logits = torch.cat([logits, self._forward(rest, mask, 0, past_key_values=cache).logits], dim=1)
+            later = self._forward(rest, mask, 0, **cache_argument(self.model, cache))
+            logits = torch.cat([logits, later.logits], dim=1)
         return [self._read(row, continuation) for row, (_, continuation) in zip(logits, pairs, strict=True)]
 
     def _forward(self, ids: Tensor, mask: Tensor, steer_from: int, **options: Any) -> Any:

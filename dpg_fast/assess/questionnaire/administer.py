@@ -34,6 +34,7 @@ from dpg_fast.assess.questionnaire.session import (
     Session,
 )
 from dpg_fast.assess.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
 from dpg_fast.model.stage_embedding import stage_of
@@ -267,7 +268,7 @@ class _Asker:
             # with steer="answer" no token of the beginning that all items share is steered
             start = 0 if self.settings.steer == "all" else length
             extra |= {"personality": [task.respondent.personality for task in first], "steer_from": start}
-        return self.model(input_ids=ids, use_cache=True, **extra).past_key_values
+        return output_cache(self.model(input_ids=ids, use_cache=True, **extra))
 
     def _batch(self, rows: Sequence[_Task], cached: int = 0) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
         """Left-padded inputs after the cached tokens, option tokens [rows, options], and the personalities."""
@@ -296,7 +297,7 @@ class _Asker:
         if self._last_only:
             extra["logits_to_keep"] = 1
         if cache is not None:
-            extra["past_key_values"] = cache
+            extra |= cache_argument(self.model, cache)
         positions = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)[:, cached:]
         output = self.model(**inputs, position_ids=positions, use_cache=cache is not None, **extra)
         logits = output.logits[:, -1].float()

@@ -31,6 +31,7 @@ from torch import Tensor
 from dpg_fast.assess.questionnaire.forms import Form
 from dpg_fast.assess.questionnaire.inventory import Inventory, Item
 from dpg_fast.assess.questionnaire.session import AdministrationSettings, Answer, Respondent
+from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import StageTokenizer, padding
 from dpg_fast.model.rows import Row
@@ -209,7 +210,7 @@ class TextReader:
     def _prefix(self, ids: tuple[int, ...], personality: Row) -> Any:
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.last_only else {}
         batch = torch.tensor([ids], device=self.model.device)
-        return self._forward(batch, [personality], len(ids), **extra).past_key_values
+        return output_cache(self._forward(batch, [personality], len(ids), **extra))
 
     def _ask(
         self, prompts: Sequence[tuple[int, ...]], personality: Row, cache: Any, cached: int
@@ -224,13 +225,14 @@ class TextReader:
             mask[n, cached : cached + width - rest] = 0
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.last_only else {}
         if cache is not None:
-            extra["past_key_values"] = copy.deepcopy(cache)
-            extra["past_key_values"].batch_repeat_interleave(len(prompts))
+            own = copy.deepcopy(cache)
+            own.batch_repeat_interleave(len(prompts))
+            extra |= cache_argument(self.model, own)
         mask = mask.to(self.model.device)
         output = self._forward(
             ids.to(self.model.device), [personality] * len(prompts), cached + width - 1, mask=mask, **extra
         )
-        return output.logits[:, -1].float().log_softmax(1), output.past_key_values, mask
+        return output.logits[:, -1].float().log_softmax(1), output_cache(output), mask
 
     def _score(
         self, rows: Sequence[TextRow], which: Tensor, first: Tensor, cache: Any, mask: Tensor
@@ -253,7 +255,7 @@ class TextReader:
                 [row.personality for row in rows],
                 0,
                 mask=torch.cat([mask[which], real[:, :-1]], dim=1),
-                past_key_values=own,
+                **cache_argument(self.model, own),
             )
             logits = output.logits.float()
             later = logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.base_models import BUNDLED
+from dpg_fast.compat.transformers import with_checkpointing_names
 from dpg_fast.train.settings import DTYPES
 
 PAIR_KINDS = ("personality", "stage")
@@ -158,13 +159,13 @@ def trainer_arguments(kind: type, output: Path, dtype: str, trainer: Mapping[str
         "num_train_epochs": 1,
         "report_to": "none",
         "save_total_limit": 2,
-        "gradient_checkpointing": False,
+        **with_checkpointing_names(kind, {"gradient_checkpointing": False}),
         "use_cpu": not torch.accelerator.is_available(),
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
         **given,
-        **trainer,
+        **with_checkpointing_names(kind, trainer),
     }
     try:
         return kind(output_dir=str(output), **chosen)
