@@ -180,6 +180,12 @@ def test_layers_without_weights_and_moves_are_refused_by_name() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["hooks", "disk"])
+def test_verify_through_hooks(way: str, tmp_path: Path) -> None:
+    personality_model(WAYS[way](tiny_model("llama"), tmp_path)).verify(quick=True).require()
+
+
+@pytest.mark.slow
 def test_two_devices() -> None:
     """In a process of its own, because the pretend devices are there for all of it."""
     done = subprocess.run(
