@@ -33,11 +33,11 @@ class CheckpointContexts:
             if call is None and not inside and self.untrained is not None and self.untrained():
                 raise ValueError(NOTHING)  # a trainer went around the wrapper
             with self._state.lock:
-                before, self._state.call = self._state.call, call
+                before = self._state.put(call)
                 try:
                     yield
                 finally:
-                    self._state.call = before
+                    self._state.put(before)
 
         return nullcontext(), recompute()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dpg_fast.compat.accelerate import is_hooked
+from dpg_fast.compat.accelerate import brings_weights, runs_class_forward
 from dpg_fast.compat.torch import children_of, has_hooks
 from dpg_fast.kernels import linear_product, lora_stacked_add
 from dpg_fast.model.lasting import lasting
@@ -182,8 +182,8 @@ def stackable(layer: nn.Module) -> bool:
         and type(layer.weight) is nn.Parameter
         and type(layer.weight.data) is Tensor
         and not parametrize.is_parametrized(layer)
-        and not is_hooked(layer)
-        and "forward" not in layer.__dict__
+        and not brings_weights(layer)
+        and runs_class_forward(layer)
     )
 
 

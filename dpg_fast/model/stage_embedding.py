@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.compat.transformers import per_layer_embedding
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
@@ -141,11 +142,12 @@ class StageEmbedding:
                 )
 
     def _check(self, embedding: nn.Embedding) -> None:
-        if embedding.weight.device.type == "meta":
+        weight = weight_value(embedding, "weight")
+        if weight.device.type == "meta":
             return
         with torch.no_grad():
-            found = embedding(torch.zeros(1, dtype=torch.long, device=embedding.weight.device))[0]
-            expected = embedding.weight[0] * self.scale
+            found = embedding(torch.zeros(1, dtype=torch.long, device=weight.device))[0]
+            expected = (weight[0] * self.scale).to(found.device)
         if not torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-6):
             raise UnsupportedArchitectureError(
                 f"{type(embedding).__name__} does more than look up rows, so stage tokens cannot join it"

@@ -21,7 +21,8 @@ from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_s
 from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
 from dpg_fast.mlps import Mlp, fuses, split_gate_up
 from dpg_fast.model.changes import Change, Changed
-from dpg_fast.model.request import Call, CallState
+from dpg_fast.model.places import Places
+from dpg_fast.model.request import Call, CallMirror, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
 
@@ -32,6 +33,7 @@ class LinearAdapter:
     """The bank's part of one linear layer.
 
     Attributes:
+        state: where it finds the running call, on its own device.
         name: of the layer.
         group: of its codes.
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
@@ -43,7 +45,7 @@ class LinearAdapter:
     __slots__ = ("A", "B", "group", "index", "name", "own", "scale", "stack", "state")
 
     def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
-        self.state = state
+        self.state: CallState | CallMirror = state
         self.name = name
         self.group = group
         self.scale = scale
@@ -74,6 +76,8 @@ class MlpAdapter:
     """Bank and steering of one MLP.
 
     Attributes:
+        state: where it finds the running call, on its own device.
+        device: where it runs, in a model that runs on several; None where there is one.
         fused: the MLP's own forward is replaced; otherwise its layers and its activation are changed one by one.
         name: of the changed module: the MLP, or its activation.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
@@ -86,14 +90,15 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "fused", "group", "has_bank", "mlp", "name"),
-        *("partial", "scale", "stack", "state"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "fused", "group", "has_bank", "mlp"),
+        *("name", "partial", "scale", "stack", "state"),
     )
 
     def __init__(
         self, state: CallState, mlp: Mlp, scale: float, has_bank: bool, group: int = 0, fused: bool = True
     ) -> None:
-        self.state = state
+        self.state: CallState | CallMirror = state
+        self.device: torch.device | None = None
         self.fused = fused
         self.name = mlp.name if fused else f"{mlp.name}.{mlp.layout.act}"
         self.group = group
@@ -115,6 +120,8 @@ class MlpAdapter:
         assert call is not None
         if call.several is not None:
             call = call.seen_by(self.mlp.name, x)
+        if self.device is not None:
+            x = x.to(self.device)
         lora = None
         if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
             assert call.lora_slots is not None
@@ -237,6 +244,7 @@ class Surgery:
 
     Args:
         architecture: of the model.
+        places: where its layers run.
         state: read by the changed layers.
         sites: names of the linear layers that have a bank entry.
         scale: of the bank.
@@ -251,6 +259,7 @@ class Surgery:
     def __init__(
         self,
         architecture: Architecture,
+        places: Places,
         state: CallState,
         sites: Set[str],
         scale: float,
@@ -258,6 +267,7 @@ class Surgery:
         groups: Mapping[str, int] | None = None,
     ) -> None:
         self.architecture = architecture
+        self._state = state
         self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
@@ -295,6 +305,7 @@ class Surgery:
             linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
             self.linear_adapters[name] = linear_adapter
             patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
+        self.place(places)
         self._plan_stacks(sites - inside)
         try:
             for name, module, mixin, part in patches:
@@ -337,8 +348,20 @@ class Surgery:
             change.undo()
         self.changes.clear()
 
+    def place(self, places: Places) -> None:
+        """Let each layer read the running call on the device where it runs."""
+        states: dict[torch.device, CallState | CallMirror] = {places.first: self._state}
+        self._state.mirrors = tuple(CallMirror(device, self._state) for device in places.others)
+        states |= {mirror.device: mirror for mirror in self._state.mirrors}
+        for name, linear in self.linear_adapters.items():
+            linear.state = states[places.of[name]]
+        for mlp in self.mlp_adapters.values():
+            device = places.of[mlp.mlp.first]
+            mlp.state, mlp.device = states[device], device if places.others else None
+
     def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
-        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device.
+        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the layer's
+        device.
 
         ``stacked`` puts copies of it below the base weights where that is possible; gradients do not reach copies.
         """
@@ -363,12 +386,14 @@ class Surgery:
         """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
         for adapter in self.mlp_adapters.values():
             if adapter.has_bank and adapter.A is not None:
-                adapter.A.index_copy_(1, index, _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0])
+                rows = _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0]
+                adapter.A.index_copy_(1, index.to(rows.device), rows)
         used = {id(linear.stack) for linear in self.linear_adapters.values()}
         used |= {id(mlp.stack) for mlp in self.mlp_adapters.values()}
         for stack, names, _ in self._stacks:
             if id(stack) in used:
-                stack.update(index, [pair(name) for name in names])
+                pairs = [pair(name) for name in names]
+                stack.update(index.to(pairs[0][0].device), pairs)
 
     @property
     def changed(self) -> list[nn.Module]:
@@ -385,11 +410,11 @@ class Surgery:
         if adapter.has_bank:
             adapter.A, adapter.B_gate, adapter.B_up = _mlp_bank(adapter.mlp, pair)
 
-    def set_steering(self, table: SteeringTable, device: Any) -> None:
-        """Put the steering table's rows on the device."""
-        mask, add = table.clamp_mask.to(device), table.add.to(device)
+    def set_steering(self, table: SteeringTable, places: Places) -> None:
+        """Put the rows of each layer on its device."""
         for layer, adapter in self.mlp_adapters.items():
-            adapter.clamp_mask, adapter.add = mask[layer], add[layer]
+            device = places.of[adapter.mlp.first]
+            adapter.clamp_mask, adapter.add = table.clamp_mask[layer].to(device), table.add[layer].to(device)
 
 
 def _through(act: nn.Module, gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> Tensor:
@@ -426,7 +451,8 @@ def _mlp_bank(mlp: Mlp, pair: Callable[[str], tuple[Tensor, Tensor]]) -> tuple[T
 
 
 def _rows(pair: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-    return pair[0][index], pair[1][index]
+    here = index.to(pair[0].device)
+    return pair[0][here], pair[1][here]
 
 
 def _tied_weights(architecture: Architecture) -> set[int]:

@@ -76,6 +76,11 @@ class PersonalityModel(nn.Module):
     # ---------------------------------------------------------------- building
 
     @property
+    def device(self) -> torch.device:
+        """Where input ids go: the base model's device, and with several that of its input embedding."""
+        return self._runtime.device()
+
+    @property
     def calibration(self) -> Calibration:
         """Level -> steering strength; may be replaced at any time."""
         return self._runtime.calibration
@@ -183,7 +188,8 @@ class PersonalityModel(nn.Module):
             adapter: directory or Hub id of what :meth:`save_pretrained` wrote; None gives the base model alone, to which
                 no personality can be given yet.
             allow_mismatch: accept a base whose weights are not those that the adapter was made for.
-            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...).
+            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...); the model may lie on several devices, or be
+                offloaded: inputs go to :attr:`device`.
 
         Raises:
             ValueError: the adapter was made for another base.
@@ -665,8 +671,12 @@ class PersonalityModel(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
+        def keep_offloaded(tensor: Tensor) -> Tensor:  # weights that a hook brings stay where they are
+            return tensor.to(fn(tensor.new_empty(0, device="cpu")).dtype) if tensor.is_meta else fn(tensor)
+
+        dispatched = self._runtime.check_move(fn)
         with lasting():
-            self.base._apply(fn, recurse)
+            self.base._apply(keep_offloaded if dispatched else fn, recurse)
             if self.hypernet is not None:
                 self.hypernet._apply(keep_dtype, recurse)
         return self
