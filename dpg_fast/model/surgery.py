@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import SHARED_INPUT, Architecture
-from dpg_fast.compat.torch import all_modules_hooked, has_hooks
+from dpg_fast.compat.torch import all_modules_hooked, children_of, has_hooks
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered, steered_gated_act
 from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
 from dpg_fast.mlps import Mlp, fuses, split_gate_up
@@ -165,9 +165,9 @@ class MlpAdapter:
 
     def _watched_activation(self) -> nn.Module | None:
         """The activation module where it has to be called itself: it has hooks, or is not what it was when it was recognised."""
-        act = self.mlp.act_module
-        if act is None:
+        if self.mlp.layout.act is None:
             return None
+        act: nn.Module = children_of(self.mlp.module)[self.mlp.layout.act]
         plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
         return None if plain and not all_modules_hooked() else act
 
