@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpg_fast.compat.accelerate import runs_on
 from dpg_fast.compat.transformers import conv1d_shape
 
 ActName = Literal["silu", "gelu_tanh", "gelu"]
@@ -93,6 +94,11 @@ class Mlp:
     @property
     def act_module(self) -> nn.Module | None:
         return None if self.layout.act is None else self.module.get_submodule(self.layout.act)
+
+    @property
+    def first(self) -> str:
+        """Name in the model of the linear layer whose output goes into the activation."""
+        return f"{self.name}.{self.layout.source}"
 
     def halves(self, merged: Tensor) -> tuple[Tensor, Tensor]:
         """(gate, up): the halves of the last dimension of what belongs to the merged layer."""
@@ -246,11 +252,11 @@ def _watch(module: nn.Module, names: Iterable[str]) -> _Seen | None:
     watched = {name: module.get_submodule(name) for name in names}
     linears = [layer for layer in watched.values() if is_linear(layer)]
     weight = next(linears[0].parameters(), None)
-    if weight is None or weight.device.type == "meta":
+    if weight is None or (device := runs_on(linears[0], module)).type == "meta":
         return None
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16
     for width in dict.fromkeys(linear_shape(linear)[0] for linear in linears):
-        x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(weight.device, dtype)
+        x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
         calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in watched}
         handles = [layer.register_forward_hook(_recorder(calls[name])) for name, layer in watched.items()]
         try:
@@ -345,7 +351,7 @@ def fuses(mlp: Mlp) -> bool:
     """
     layout = mlp.layout
     weight = next(mlp.module.get_submodule(layout.source).parameters(), None)
-    unseen = weight is None or weight.device.type == "meta"
+    unseen = weight is None or runs_on(mlp.module.get_submodule(layout.source), mlp.module).type == "meta"
     if layout.gated and mlp.act is not None and (unseen or _same_output(mlp)):
         return True
     if layout.act is None:
@@ -368,18 +374,29 @@ def _same_output(mlp: Mlp) -> bool:
     """The formula beside the module's own output."""
     if any(isinstance(inner, nn.Dropout) and inner.p > 0 for inner in mlp.module.modules()):
         return False
-    weight = next(mlp.module.get_submodule(mlp.layout.source).parameters())
+    source = mlp.module.get_submodule(mlp.layout.source)
+    weight = next(source.parameters())
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16
-    width = linear_shape(mlp.module.get_submodule(mlp.layout.source))[0]
-    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(weight.device, dtype)
+    width = linear_shape(source)[0]
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(runs_on(source, mlp.module), dtype)
     assert mlp.act is not None
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in mlp.layout.linears}
+    handles = [mlp.module.get_submodule(name).register_forward_hook(_recorder(calls[name])) for name in calls]
     with torch.no_grad():
-        gate, up = split_gate_up(mlp, x)
-        ours = mlp.module.get_submodule(mlp.layout.down)(ACTIVATIONS[mlp.act](gate) * up)
         try:
-            return _close(ours, mlp.module(x))
+            y = mlp.module(x)
         except Exception:  # it needs more than its input (Zamba 2: the layer's number)
             return False
+        finally:
+            for handle in handles:
+                handle.remove()
+        if all(len(found) == 1 for found in calls.values()):  # each weight is read once, which is what this costs
+            hidden, output = calls[mlp.layout.down][0]
+            gate, up = gate_and_up(mlp.layout, mlp.intermediate, lambda name: calls[name][0][1])
+            same = all(torch.equal(calls[name][0][0], x) for name in calls if name != mlp.layout.down)
+            return same and _close(ACTIVATIONS[mlp.act](gate) * up, hidden) and _close(output, y)
+        gate, up = split_gate_up(mlp, x)
+        return _close(mlp.module.get_submodule(mlp.layout.down)(ACTIVATIONS[mlp.act](gate) * up), y)
 
 
 def gate_and_up(layout: MlpLayout, intermediate: int, output: Callable[[str], Tensor]) -> tuple[Tensor, Tensor]:

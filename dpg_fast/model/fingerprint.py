@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpg_fast.compat.accelerate import weight_value
+
 TENSORS = 24
 VALUES = 16
 #: relative error that bfloat16 rounding (2**-9) may cause, with room to spare
@@ -37,7 +39,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     weights = {name: p for name, p in model.named_parameters() if p.dim() >= 2 and p.is_floating_point()}
     names = sorted(weights)
     step = max(1, len(names) // TENSORS)
-    return {"shape": shape, "weights": {name: _sample(weights[name]) for name in names[::step][:TENSORS]}}
+    return {"shape": shape, "weights": {name: _sample(weight_value(model, name)) for name in names[::step][:TENSORS]}}
 
 
 def unsampled(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def mismatch(stored: dict[str, Any], model: nn.Module, name: str = "") -> str | 
         parameter = parameters.get(name)
         if parameter is None or not parameter.is_floating_point():
             continue
-        expected, found_values = torch.tensor(values), torch.tensor(_sample(parameter))
+        expected, found_values = torch.tensor(values), torch.tensor(_sample(weight_value(model, name)))
         if expected.shape != found_values.shape:
             return f"{name} has another shape"
         error = float((expected - found_values).norm() / expected.norm().clamp_min(1e-12))

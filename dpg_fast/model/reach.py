@@ -17,17 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dpg_fast.model.changes import NoEffectError
 from dpg_fast.model.request import CallState
 from dpg_fast.model.surgery import PersonalityActivation, PersonalityLinear, PersonalityMlp
+
+__all__ = ["NoEffectError", "Reach"]
 
 #: forwards after which modules that did not run are named in a warning and no longer waited for
 WATCHED = 8
 NAMED = 6
 NEVER = "the model did not run them"
-
-
-class NoEffectError(RuntimeError):
-    """A personality was asked for and could not act."""
 
 
 class Reach:
@@ -60,6 +59,7 @@ class Reach:
         """Names of the modules that no watched forward has reached."""
         return [adapter.name for adapter in self._waiting]
 
+    @torch.compiler.disable  # somebody may have compiled what calls this
     def run(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """``forward(*args, **kwargs)``, watched and not compiled.
 

@@ -23,10 +23,19 @@ class BaseReader:
         architecture: of it.
         state: of its patched layers; no call is active while it reads.
         tokenizer: gives the tokenizer when it is first needed.
+        device: says where ids go.
     """
 
-    def __init__(self, base: Any, architecture: Architecture, state: CallState, tokenizer: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        base: Any,
+        architecture: Architecture,
+        state: CallState,
+        tokenizer: Callable[[], Any],
+        device: Callable[[], torch.device],
+    ) -> None:
         self._base, self._architecture, self._state, self._tokenizer = base, architecture, state, tokenizer
+        self._device = device
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BaseReader:
         return self  # a copied network reads with the same base model
@@ -41,7 +50,8 @@ class BaseReader:
         ids = self._tokenizer()(text, return_tensors="pt")["input_ids"]
         if not 0 < ids.shape[1] <= MAX_TOKENS:
             raise ValueError(f"a description has 1 to {MAX_TOKENS} tokens, this one has {ids.shape[1]}: {text[:80]!r}")
-        ids = ids.to(next(self._base.parameters()).device)
+        device = self._device()
+        ids = ids.to(device)
         found: dict[str, Tensor] = {}
         decoder, layers = self._architecture.decoder, self._architecture.layers
         with torch.inference_mode(False), self._state.lock, self._quiet(), ExitStack() as hooks:
@@ -52,22 +62,22 @@ class BaseReader:
                 late = layers[len(layers) * 5 // 6]
                 hooks.callback(late.register_forward_pre_hook(_keeper(found, ""), with_kwargs=True).remove)
             decoder(input_ids=ids, use_cache=False)
-        return [found[name] for name in (sites or ("",))]
+        return [found[name].to(device) for name in (sites or ("",))]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """No call, no autocast, evaluation mode."""
-        call, self._state.call = self._state.call, None
+        call = self._state.put(None)
         training = [module for module in self._base.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            with torch.autocast(next(self._base.parameters()).device.type, enabled=False):
+            with torch.autocast(self._device().type, enabled=False):
                 yield
         finally:
             for module in training:
                 module.training = True
-            self._state.call = call
+            self._state.put(call)
 
 
 def _keeper(found: dict[str, Tensor], name: str) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.model.steering import RandomMask, SteeringOptions
 
@@ -32,6 +33,15 @@ class Call(NamedTuple):
     mask: RandomMask | None = None
     stages: bool = False
     several: Positions | None = None
+
+    def on(self, device: torch.device) -> Call:
+        """The same call for layers that run on another device."""
+        values = (self.values.mirrors or {}).get(device)
+        if values is None:
+            raise RuntimeError(f"the model was moved to {device} during a call; start the call again")
+        soon = device.type != "cpu"  # a copy to the CPU that nobody waits for may be read too early
+        lora, steered = (None if t is None else t.to(device, non_blocking=soon) for t in self[:2])
+        return self._replace(lora_slots=lora, steer_slots=steered, values=values)
 
     def seen_by(self, name: str, x: Tensor) -> Call:
         """This call as a layer reads it that may be given fewer positions than the model was.
@@ -151,6 +161,8 @@ class Request:
                     'steered; give use_cache=False, or steer_tokens="all"'
                 )
             past = 0
+        if isinstance(past, Tensor):  # a static cache's, on the device of its layer
+            past = past.to(slots.device)
         mask = self._mask()
         start = self.steer_from
         if isinstance(start, int) and isinstance(past, int):
@@ -160,7 +172,7 @@ class Request:
             if past + length <= start:
                 return Call(lora, None, self.values, stages=self.stages)
         position = past + torch.arange(length, device=slots.device)
-        first = start[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
+        first = start.to(slots.device)[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
         steered = (position >= first).expand(rows, length).reshape(-1)
         steer_slots = torch.where(steered, slots, -1).to(torch.int32)
         if self.steered is not True:
@@ -175,7 +187,7 @@ class Request:
         if segments.shape != (rows, length):
             raise ValueError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
         none = self.row_slots.new_full((1,), -1)
-        slots = torch.cat([self.row_slots, none])[segments.reshape(-1)]  # -1 is the last
+        slots = torch.cat([self.row_slots, none])[segments.reshape(-1).to(none.device)]  # -1 is the last
         lora, steered = (slots if wanted else None for wanted in (self.lora, self.steering))
         return Call(lora, steered, self.values, self._mask(), self.stages)
 
@@ -197,7 +209,8 @@ class Request:
             return self.row_slots
         key = (factor, length)
         if key not in self._rows:
-            self._rows = {key: self.row_slots.repeat_interleave(factor * length)}
+            with lasting():  # for rewrite()
+                self._rows = {key: self.row_slots.repeat_interleave(factor * length)}
         return self._rows[key]
 
 
@@ -206,6 +219,7 @@ class CallState:
 
     ``request`` belongs to the calling thread or task. ``call`` is set for the duration of one forward, under the lock: it is
     a plain attribute, not a thread-local one, because torch.compile guards on the former and overlooks changes of the latter.
+    ``mirrors`` has one entry for each device beyond the first that layers run on.
     ``reached`` takes the adapters that a watched forward reaches (see `reach.Reach`); None in all other forwards.
     """
 
@@ -213,7 +227,28 @@ class CallState:
         self.lock = threading.RLock()
         self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
         self.call: Call | None = None
+        self.mirrors: tuple[CallMirror, ...] = ()
         #: whether a call of the wrapper is running; and one whose forward somebody has replaced
         self.inside: ContextVar[bool] = ContextVar("dpg_fast_inside", default=False)
         self.replaced: ContextVar[bool] = ContextVar("dpg_fast_replaced", default=False)
         self.reached: set[Any] | None = None
+
+    def put(self, call: Call | None) -> Call | None:
+        """Make ``call`` the running one, on every device; returns the one before. Under the lock."""
+        before, self.call = self.call, call
+        for mirror in self.mirrors:
+            mirror.call = None if call is None else call.on(mirror.device)
+        return before
+
+
+class CallMirror:
+    """What layers on one other device than the first read in place of the :class:`CallState`: the running call, there."""
+
+    def __init__(self, device: torch.device, state: CallState) -> None:
+        self.device = device
+        self.call: Call | None = None
+        self._state = state
+
+    @property
+    def reached(self) -> set[Any] | None:
+        return self._state.reached

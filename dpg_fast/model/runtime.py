@@ -5,28 +5,33 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
+from dpg_fast.compat.accelerate import placed_by
 from dpg_fast.compat.transformers import checkpoints, conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.changes import Watch
+from dpg_fast.model.checkpointing import CheckpointContexts
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.misfits import check_sites
+from dpg_fast.model.places import META, Places, mark
 from dpg_fast.model.reach import NoEffectError, Reach
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import Call, CallState, Request
+from dpg_fast.model.root import Root, remove_copied
 from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.surgery import Surgery
-from dpg_fast.model.untrained import NOTHING
 from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality import POLES
@@ -84,6 +89,7 @@ class Runtime:
         tokenizer: Callable[[], Any],
         state: CallState | None = None,
     ) -> None:
+        remove_copied(base)
         architecture = find_architecture(base, dense_only=True)
         _check_experts(architecture, hypernet, steering)
         if steering is not None:
@@ -93,9 +99,7 @@ class Runtime:
                     f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
                     f"has {found[0]} of {found[1]}"
                 )
-        devices = {parameter.device for parameter in base.parameters()}
-        if len(devices) != 1:
-            raise ValueError(f"the base model is spread over {sorted(map(str, devices))}; one device is accepted")
+        places = Places.find(base, architecture)
         sites = hypernet.sites if hypernet is not None else ()
         check_sites(base, architecture.sites, sites)
         self.base = base
@@ -108,14 +112,15 @@ class Runtime:
         self._state = state or CallState()
         self._trunk: list[nn.Parameter] = []
         if hypernet is not None:
-            hypernet.to(next(iter(devices)))
+            hypernet.to(places.first)
             banked = {id(p) for p in hypernet.bank.parameters()}
             self._trunk = [p for p in hypernet.parameters() if id(p) not in banked]
         scale = hypernet.config.scale if hypernet is not None else 1.0
         names = {site.name for site in sites}
         groups = hypernet.groups if hypernet is not None else None
         self._groups = len(set(groups.values())) if groups is not None else 0
-        self._surgery = Surgery(architecture, self._state, names, scale, steering is not None, groups)
+        self._surgery = Surgery(architecture, places, self._state, names, scale, steering is not None, groups)
+        self._places, self._mark = places, mark(base)
         self.reach = Reach(base, self._state, self._surgery.changed)
         rows = hypernet.stages if hypernet is not None else None
         try:
@@ -126,31 +131,99 @@ class Runtime:
         self._networks = [part for part in hypernet.modules() if isinstance(part, HyperNetwork)] if hypernet else []
         self._tokenizer = tokenizer
         for network in self._networks:
-            network.reader = BaseReader(base, architecture, self._state, tokenizer)
+            network.reader = BaseReader(base, architecture, self._state, tokenizer, self.device)
         self._wide = hypernet is not None and hypernet.config.head == "wide"
         self._live: dict[int, Request] = {}
         self._table: SlotTable | None = None
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
-        self._steering_device: torch.device | None = None
+        self._architecture = architecture
+        self._steering_places: Places | None = None
+        self._own_forward = base.__dict__.get("forward")
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
+        self.checkpoint_contexts = CheckpointContexts(self._state, self.only_hypernet_trains)
+        changes = [*self._surgery.changes, *([self.stages.change] if self.stages is not None else [])]
+        self._watch = Watch(base, changes)
+        self._running: set[object] = set()
+        self._undone = False
         self._patch_forward()
 
+    @contextmanager
+    def exclusive(self, what: str) -> Iterator[None]:
+        """For changes to the model: no call runs inside the block.
+
+        Raises:
+            RuntimeError: a call is running, in another thread or around this one; nothing is changed then.
+        """
+        if not self._state.lock.acquire(blocking=False):
+            raise RuntimeError(f"{what} while the model is being called in another thread; wait for that call to end")
+        try:
+            if self._running:
+                raise RuntimeError(
+                    f"{what} while a call of the model is running, in another thread or around this one (a generate(), a "
+                    "speaking() block, a hook); wait for it to end"
+                )
+            yield
+        finally:
+            self._state.lock.release()
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """A call is running inside the block."""
+        token = object()
+        with self._state.lock:
+            if self._undone:
+                raise RuntimeError("the model was unloaded, or given characters, while this call began; call it again")
+            self._running.add(token)
+        try:
+            yield
+        finally:
+            self._running.discard(token)
+
     def undo(self) -> None:
-        """Take every change to the base model back."""
-        self._surgery.undo()
+        """Take every change to the base model back; inside :meth:`exclusive`.
+
+        Raises:
+            RuntimeError: somebody else has changed a changed module's class since; nothing is undone then.
+        """
+        self._watch.require_own_classes()
+        with lasting():
+            self._surgery.undo()
         for network in self._networks:
             network.reader = None
         if self.stages is not None:
             self.stages.undo()
-        del self.base.__dict__["forward"]
+        self._root.undo()
+        self.checkpoint_contexts.untrained = None
+        self._undone = True
 
-    def again(self, hypernet: AdapterNetwork | None) -> Runtime:
-        """After :meth:`undo`: the same changes with another network."""
-        made = Runtime(self.base, hypernet, self.steering, self.calibration, self._tokenizer, self._state)
-        made.options, made.checkpointing = self.options, self.checkpointing
+    def quiet(self) -> AbstractContextManager[Any]:
+        """No forward runs inside the block, in any other thread."""
+        return self._state.lock
+
+    def again(
+        self,
+        hypernet: AdapterNetwork | None,
+        base: nn.Module | None = None,
+        tokenizer: Callable[[], Any] | None = None,
+        steering: SteeringTable | None = None,
+    ) -> Runtime:
+        """The same changes with another network, after :meth:`undo`; or to another ``base`` that is not changed yet."""
+        made = Runtime(
+            self.base if base is None else base,
+            hypernet,
+            self.steering if steering is None else steering,
+            self.calibration,
+            tokenizer or self._tokenizer,
+            self._state if base is None else None,
+        )
+        made.options = self.options
+        if base is None:
+            made.checkpointing = self.checkpointing
+            made.checkpoint_contexts = self.checkpoint_contexts  # which the layers have already
+            made.checkpoint_contexts.untrained = made.only_hypernet_trains
         if self._compile_options is not None:
             made.compile(**self._compile_options)
         return made
@@ -187,16 +260,17 @@ class Runtime:
             ValueError: the model has nothing that could give one of them.
         """
         if all(item is None for item in items):
-            with self._activated(None):
+            with self._entered(), self._activated(None):
                 yield None
             return
         self.check_items(items)
         if torch.is_grad_enabled() and self._trains():
-            request = self._training_request(items, steer_from)
-            request.segments = segments
-            with self._activated(request):
-                yield request
-                self._require_forwards(request)
+            with self._entered():
+                request = self._training_request(items, steer_from)
+                request.segments = segments
+                with self._activated(request):
+                    yield request
+                    self._require_forwards(request)
             return
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         with self.speaking(items, steer_from, steers) as speaking:
@@ -210,7 +284,13 @@ class Runtime:
     @contextmanager
     def speaking(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
         """As :meth:`request` without gradients, for personalities that may change on the way; ``steers``: neurons take part."""
-        with self._state.lock:
+        with self._entered(), self._spoken(items, steer_from, steers) as speaking:
+            yield speaking
+
+    @contextmanager
+    def _spoken(self, items: Sequence[Row], steer_from: int | Tensor, steers: bool) -> Iterator[Speaking]:
+        with self._state.lock, lasting():
+            self._require_reached()
             table = self._prepare()
             slots = self._acquire(table, items)
             row_slots = self._row_slots(items, slots, table.values.strengths.device)
@@ -233,7 +313,7 @@ class Runtime:
             raise ValueError(f"{len(items)} personalities were given for {request.row_slots.numel()} rows")
         if any(item is not None for item in items):
             self.check_items(items)
-        with self._state.lock:
+        with self._state.lock, lasting():
             table = self._table
             assert table is not None  # made when the block was entered
             before = request.values
@@ -328,19 +408,28 @@ class Runtime:
 
     def _training_request(self, items: Sequence[Row], steer_from: int | Tensor) -> Request:
         assert self.hypernet is not None
+        self._require_reached()
         if checkpoints(self.base) and not self.checkpointing:
             raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
         if not self._wide:  # whose weights travel with the call, so that recomputed layers find them
             self._prepare(training=True)
         elif self.steering is not None:
-            self._prepare_steering(self._device())
+            self.device()
+            self._prepare_steering()
         distinct = list(dict.fromkeys(item for item in items if item is not None))
         values = self._slot_values(distinct)
         if self._groups and not self._wide:
             values = SlotValues.make(*values[:3])
+        values = values.mirrored(self._places.others)
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
         return Request(row_slots, values, True, steers, steer_from, self.options, has_stages(items))
+
+    def _require_reached(self) -> None:
+        """Raises RuntimeError when calls of the base model pass by what was changed, since somebody replaced something."""
+        self._root.check()
+        if not self._watch.check():
+            self.reach.restart()
 
     def _trains(self) -> bool:
         return self.hypernet is not None and any(p.requires_grad for p in self.hypernet.parameters())
@@ -387,7 +476,7 @@ class Runtime:
                     raise ValueError(f"the steering table has no neurons for {', '.join(absent)} of {item}")
 
     def _slot_values(self, items: Sequence[Hashable]) -> SlotValues:
-        device = self._device()
+        device = self.device()
         strengths = torch.zeros(len(items), len(POLES))
         for row, item in enumerate(items):
             scores = scores_of(item)
@@ -401,6 +490,8 @@ class Runtime:
         if self._wide:
             bank, groups = self.hypernet.bank, self.hypernet.groups
             pairs = bank.materialise_all(codes_a, codes_b, groups, self._compute_dtype())
+            if self._places.others:
+                pairs = {n: (A.to(self._places.of[n]), B.to(self._places.of[n])) for n, (A, B) in pairs.items()}
             codes = one_hot(len(items), device)
             return SlotValues(codes, codes, strengths.to(device), pairs=pairs)
         if any(part is None for part in parts):  # stored adapters beside personalities that only steer neurons: code 0
@@ -414,41 +505,45 @@ class Runtime:
 
     def _prepare(self, training: bool = False) -> SlotTable:
         """Bring compute copies and slots up to date with the master weights, the device and the dtype."""
-        device, dtype = self._device(), self._compute_dtype()
-        self._prepare_steering(device)
+        device, dtype = self.device(), self._compute_dtype()
+        intact = self._surgery.intact()
+        if not intact:  # layers were moved, one by one or all of them
+            self._place()
+        self._prepare_steering()
         if self._wide:
-            return self._prepare_wide(device, dtype)
-        trunk: tuple[Any, ...] = (device, self.calibration)
+            return self._prepare_wide(dtype, intact)
+        trunk: tuple[Any, ...] = (self._places, self.calibration)
         if self.hypernet is not None:
             bank = self.hypernet.bank
-            key = (device, dtype, training, *((id(p), p._version) for p in bank.parameters()))
-            if key != self._bank_key or training or not self._surgery.intact():
+            key = (self._places, dtype, training, *((id(p), p._version) for p in bank.parameters()))
+            if key != self._bank_key or training or not intact:
                 self._surgery.set_bank(functools.partial(self._compute_pair, dtype, training), stacked=not training)
                 self._bank_key = key
             trunk += tuple((id(p), p._version) for p in self._trunk)
         if self._table is None or trunk != self._codes_key:
             codes = self.hypernet.config.codes if self.hypernet is not None else 0
-            self._table = SlotTable(codes, device, groups=self._groups)
+            self._table = SlotTable(codes, device, groups=self._groups, others=self._places.others)
             self._codes_key = trunk
         return self._table
 
-    def _prepare_steering(self, device: torch.device) -> None:
-        if self.steering is not None and self._steering_device != device:
-            self._surgery.set_steering(self.steering, device)
-            self._steering_device = device
+    def _prepare_steering(self) -> None:
+        if self.steering is not None and self._steering_places is not self._places:
+            with lasting():
+                self._surgery.set_steering(self.steering, self._places)
+            self._steering_places = self._places
 
-    def _prepare_wide(self, device: torch.device, dtype: torch.dtype) -> SlotTable:
+    def _prepare_wide(self, dtype: torch.dtype, intact: bool) -> SlotTable:
         """The same for a wide head: slots hold weights, which are made anew when the head has changed."""
         assert self.hypernet is not None
-        place = (device, dtype)
+        place = (self._places, dtype)
         made_of = (self.calibration, *((id(p), p._version) for p in self.hypernet.parameters()))
         if self._table is None or self._bank_key != place:
             config = self.hypernet.config
-            self._table = WideTable(self.hypernet.sites, config.rank, self._surgery, device, dtype, self._moved)
+            self._table = WideTable(self.hypernet.sites, config.rank, self._surgery, self._places, dtype, self._moved)
             self._table.attach()
             self._bank_key, self._codes_key = place, made_of
         assert isinstance(self._table, WideTable)
-        if not self._surgery.intact():
+        if not intact:
             self._table.attach()
         if self._codes_key != made_of:
             with torch.no_grad():
@@ -464,27 +559,43 @@ class Runtime:
         assert self.hypernet is not None
         pair: tuple[Tensor, Tensor] = self.hypernet.bank.A(site), self.hypernet.bank.B(site)
         A, B = pair if training else (pair[0].detach(), pair[1].detach())
-        return A.to(dtype), B.to(dtype)
+        device = self._places.of[site]
+        return A.to(device, dtype), B.to(device, dtype)
 
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For ``torch.utils.checkpoint``: recomputation sees the call that is running now."""
-        call, inside = self._state.call, self._state.inside.get()
+    def device(self) -> torch.device:
+        """Where the base model takes its input, and slots are kept."""
+        if self._mark != mark(self.base):
+            self._place()
+        return self._places.first
 
-        @contextmanager
-        def recompute() -> Iterator[None]:
-            if call is None and not inside and self.only_hypernet_trains():  # a trainer went around the wrapper
-                raise ValueError(NOTHING)
-            with self._state.lock:
-                before, self._state.call = self._state.call, call
-                try:
-                    yield
-                finally:
-                    self._state.call = before
+    def check_move(self, fn: Callable[[Tensor], Tensor]) -> bool:
+        """Whether accelerate has placed the model.
 
-        return nullcontext(), recompute()
+        Raises:
+            ValueError: so, and ``fn``, about to be applied to all tensors, would move layers from where it runs them.
+        """
+        if placed_by(self.base)[0] is None:
+            return False
+        for device in self._places.all:
+            moved = fn(torch.empty(0, device=device)).device
+            if moved != device:
+                raise ValueError(
+                    f"accelerate runs layers of the base model on {device}, so it cannot be moved to {moved}; load it with "
+                    "another device_map, or call accelerate.hooks.remove_hook_from_submodules(model.base) first"
+                )
+        return True
 
-    def _device(self) -> torch.device:
-        return next(self.base.parameters()).device
+    def _place(self) -> None:
+        """After the base model has moved: everything that its layers read follows."""
+        found = Places.find(self.base, self._architecture)
+        self._mark = mark(self.base)
+        if found == self._places:
+            return
+        self._places = found
+        self._surgery.place(found)
+        if self.hypernet is not None and found.first != META:
+            with lasting():
+                self.hypernet.to(found.first)
 
     def _compute_dtype(self) -> torch.dtype:
         dtype = getattr(self.base, "dtype", None)
@@ -501,25 +612,26 @@ class Runtime:
 
         # Which personality is wanted is found out here, in Python; what comes after it may be compiled as one graph.
         @functools.partial(torch.compiler.disable, recursive=False)
-        @functools.wraps(self._original_forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
             request = state.request.get()
             call = None if request is None else self._bind(request, args, kwargs)
+            token = object()
             with state.lock:
-                before, state.call = state.call, call
+                self._running.add(token)
+                before = state.put(call)  # a hook may call the model again
                 try:
                     if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:
                         output = self.reach.run(self._original_forward, args, kwargs)
                 finally:
-                    state.call = before
+                    state.put(before)
+                    self._running.discard(token)
             if request is not None and request.widen:
                 output.logits = torch.nn.functional.pad(output.logits, (0, request.widen), value=-math.inf)
             return output
 
-        forward.dpg_state = state  # type: ignore[attr-defined]
-        self.base.forward = forward  # type: ignore[method-assign]
+        self._root = Root(self.base, forward)
 
 
 def _check_experts(architecture: Architecture, hypernet: AdapterNetwork | None, steering: SteeringTable | None) -> None:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dpg_fast.compat.accelerate import brings_weights, runs_class_forward
+from dpg_fast.compat.torch import children_of, has_hooks
 from dpg_fast.kernels import linear_product, lora_stacked_add
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.request import Call
 
 
@@ -23,15 +26,17 @@ class Stack:
     Args:
         layers: plain linear layers (see :func:`stackable`).
         group: of their codes.
+        holder: the module that calls them itself, where the layers are not changed; they must still be its own.
 
     Attributes:
         widths: outputs of each layer.
         B: [K, r, sum(widths)], their banks' B sides next to each other; None until :meth:`fill`.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], group: int = 0) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], group: int = 0, holder: nn.Module | None = None) -> None:
         self.layers = tuple(layers)
         self.group = group
+        self._holder = holder
         self.widths = tuple(layer.out_features for layer in layers)
         self.B: Tensor | None = None
         self._weight: Tensor | None = None
@@ -48,18 +53,16 @@ class Stack:
             False when the layers cannot be stacked (dtype, device or hooks); the buffers are given up then.
         """
         A = pairs[0][0]
-        alike = all(
-            layer.weight.dtype == A.dtype and layer.weight.device == A.device and not _hooked(layer)
-            for layer in self.layers
-        )
-        if not alike or A.device.type == "meta":
+        alike = all(layer.weight.dtype == A.dtype and layer.weight.device == A.device for layer in self.layers)
+        if not alike or A.device.type == "meta" or not self._plain():
             self.release()
             return False
         K, r, width = A.shape
         total = sum(self.widths)
         if not self.intact() or self.B is None or self.B.shape[:2] != A.shape[:2]:
             self._build(len(pairs) * K * r, width)
-            self.B = A.new_empty(K, r, total)
+            with lasting():
+                self.B = A.new_empty(K, r, total)
         assert self._weight is not None and self.B is not None
         rows = self._weight[total:].view(len(pairs), K, r, width)
         begin = 0
@@ -68,6 +71,17 @@ class Stack:
             self.B[..., begin : begin + B.shape[2]].copy_(B)
             begin += B.shape[2]
         return True
+
+    def _plain(self) -> bool:
+        """Whether nothing is attached to the layers now, and the holder still calls these."""
+        if any(has_hooks(layer) or "parametrizations" in children_of(layer) for layer in self.layers):
+            return False
+        if self._holder is None:  # the changed layers' own forward comes here, whatever is around it
+            return True
+        held = list(children_of(self._holder).values())
+        return all(
+            type(layer) is nn.Linear and layer in held and "forward" not in layer.__dict__ for layer in self.layers
+        )
 
     def update(self, index: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Copy the entries ``index`` (int64) of the banks in anew, after :meth:`fill` with banks of these shapes."""
@@ -82,11 +96,11 @@ class Stack:
 
     def intact(self) -> bool:
         """Whether the layers' weights are still the views made here (moving or replacing them ends that)."""
-        if self._weight is None:
+        if self._weight is None or not self._plain():
             return False
         begin = 0
         for layer, width in zip(self.layers, self.widths, strict=True):
-            if _hooked(layer) or not _same_place(layer.weight, self._weight, begin):
+            if not _same_place(layer.weight, self._weight, begin):
                 return False
             if layer.bias is not None and (self._bias is None or not _same_place(layer.bias, self._bias, begin)):
                 return False
@@ -95,11 +109,11 @@ class Stack:
 
     def release(self) -> None:
         """Give each layer memory of its own again."""
-        if self.intact():
-            for layer in self.layers:
-                layer.weight.data = layer.weight.data.clone()
-                if layer.bias is not None:
-                    layer.bias.data = layer.bias.data.clone()
+        with lasting():
+            for layer in self.layers if self._weight is not None else ():
+                for part, whole in ((layer.weight, self._weight), (layer.bias, self._bias)):
+                    if part is not None and whole is not None and _same_storage(part, whole):
+                        part.data = part.data.clone()
         self._weight = self._bias = self.B = None
 
     def takes(self, x: Tensor) -> bool:
@@ -140,6 +154,10 @@ class Stack:
         return result
 
     def _build(self, extra: int, width: int) -> None:
+        with lasting():
+            self._make_buffers(extra, width)
+
+    def _make_buffers(self, extra: int, width: int) -> None:
         first = self.layers[0].weight
         total = sum(self.widths)
         weight = torch.empty(total + extra, width, dtype=first.dtype, device=first.device)
@@ -164,13 +182,13 @@ def stackable(layer: nn.Module) -> bool:
         and type(layer.weight) is nn.Parameter
         and type(layer.weight.data) is Tensor
         and not parametrize.is_parametrized(layer)
-        and not hasattr(layer, "_hf_hook")
-        and "forward" not in layer.__dict__
+        and not brings_weights(layer)
+        and runs_class_forward(layer)
     )
 
 
-def _hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+def _same_storage(part: Tensor, whole: Tensor) -> bool:
+    return part.device == whole.device and part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
 
 
 def _same_place(part: Tensor, whole: Tensor, row: int) -> bool:

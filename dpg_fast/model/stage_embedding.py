@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.compat.transformers import per_layer_embedding
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
+from dpg_fast.model.changes import Change, Changed
+from dpg_fast.model.lasting import lasting
 from dpg_fast.model.request import CallState
-from dpg_fast.model.surgery import subclass_with
 from dpg_fast.personality import Personality
 
 __all__ = ["StageEmbedding", "check_stage_tokens", "stage_of"]
+
+ATTRIBUTE = "dpg_stages"
 
 
 def stage_of(item: object) -> tuple[str, str] | None:
@@ -41,13 +45,15 @@ def check_stage_tokens(base: Any) -> None:
         )
 
 
-class StageTokenEmbedding(nn.Module):
+class StageTokenEmbedding(Changed):
     """Mixin put in front of the embedding's class."""
 
     dpg_stages: StageEmbedding
 
     def forward(self, ids: Tensor) -> Tensor:
-        stages = self.dpg_stages
+        stages = getattr(self, ATTRIBUTE, None)
+        if stages is None:  # a bound method that somebody kept past unload()
+            return type(self).forward(self, ids)
         call = stages.state.call
         if call is None or not call.stages:
             return super().forward(ids)  # type: ignore[misc,no-any-return]
@@ -91,16 +97,13 @@ class StageEmbedding:
         scale = getattr(embedding, "embed_scale", 1.0)
         self.scale = float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
         self._check(embedding)
-        self._module: nn.Module = embedding
-        self._original = type(embedding)
-        embedding.__class__ = subclass_with(StageTokenEmbedding, self._original)
-        embedding.dpg_stages = self  # type: ignore[assignment]
         self._copy: Tensor | None = None
+        name = next(name for name, module in base.named_modules() if module is embedding)
+        self.change = Change(name, embedding, StageTokenEmbedding, ATTRIBUTE, self)
 
     def undo(self) -> None:
         """Give the embedding its own class back."""
-        self._module.__class__ = self._original
-        del self._module.__dict__["dpg_stages"]
+        self.change.undo()
 
     def token_id(self, character: str, stage: str) -> int:
         """The id that stands for a stage in prompts; ValueError for a stage that is not there."""
@@ -110,7 +113,8 @@ class StageEmbedding:
         """The rows as the embedding would give them, in the dtype and on the device of ``y``."""
         if self._copy is None or self._copy.dtype != y.dtype or self._copy.device != y.device:
             # Rounded to the embedding's dtype before the factor, as the embedding's own rows are.
-            self._copy = self.rows.rows.to(y.device, y.dtype) * self.scale
+            with lasting():
+                self._copy = self.rows.rows.to(y.device, y.dtype) * self.scale
         return self._copy
 
     def check_prompt(self, items: Sequence[object], ids: Tensor | None) -> None:
@@ -138,11 +142,12 @@ class StageEmbedding:
                 )
 
     def _check(self, embedding: nn.Embedding) -> None:
-        if embedding.weight.device.type == "meta":
+        weight = weight_value(embedding, "weight")
+        if weight.device.type == "meta":
             return
         with torch.no_grad():
-            found = embedding(torch.zeros(1, dtype=torch.long, device=embedding.weight.device))[0]
-            expected = embedding.weight[0] * self.scale
+            found = embedding(torch.zeros(1, dtype=torch.long, device=weight.device))[0]
+            expected = (weight[0] * self.scale).to(found.device)
         if not torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-6):
             raise UnsupportedArchitectureError(
                 f"{type(embedding).__name__} does more than look up rows, so stage tokens cannot join it"

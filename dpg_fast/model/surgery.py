@@ -16,28 +16,36 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture import SHARED_INPUT, Architecture
+from dpg_fast.compat.torch import all_modules_hooked, children_of, has_hooks
 from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_shrink, steered, steered_gated_act
+from dpg_fast.kernels.steered_gated_act.reference import steered_gated_act_reference
 from dpg_fast.mlps import Mlp, fuses, split_gate_up
-from dpg_fast.model.request import Call, CallState
+from dpg_fast.model.changes import Change, Changed
+from dpg_fast.model.places import Places
+from dpg_fast.model.request import Call, CallMirror, CallState
 from dpg_fast.model.stacks import Stack, stackable
 from dpg_fast.neurons import SteeringTable
+
+ADAPTER = "dpg_adapter"
 
 
 class LinearAdapter:
     """The bank's part of one linear layer.
 
     Attributes:
+        state: where it finds the running call, on its own device.
         name: of the layer.
         group: of its codes.
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
         stack, index: the product that also makes this layer's, and its place there; ``stack`` is None where the layer
             keeps its own product.
+        own: a forward that the layer has on the instance, to be run in place of the class's; None without one.
     """
 
-    __slots__ = ("A", "B", "group", "index", "name", "scale", "stack", "state")
+    __slots__ = ("A", "B", "group", "index", "name", "own", "scale", "stack", "state")
 
     def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
-        self.state = state
+        self.state: CallState | CallMirror = state
         self.name = name
         self.group = group
         self.scale = scale
@@ -45,6 +53,7 @@ class LinearAdapter:
         self.B: Tensor | None = None
         self.stack: Stack | None = None
         self.index = 0
+        self.own: Callable[..., Tensor] | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """``y`` with this layer's low-rank delta for ``x`` added in place; untouched when no bank takes part in the call."""
@@ -67,6 +76,8 @@ class MlpAdapter:
     """Bank and steering of one MLP.
 
     Attributes:
+        state: where it finds the running call, on its own device.
+        device: where it runs, in a model that runs on several; None where there is one.
         fused: the MLP's own forward is replaced; otherwise its layers and its activation are changed one by one.
         name: of the changed module: the MLP, or its activation.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
@@ -79,18 +90,20 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "add", "clamp_mask", "fused", "group", "has_bank", "mlp", "name", "partial", "scale"),
-        *("stack", "state"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "fused", "group", "has_bank", "mlp"),
+        *("name", "partial", "scale", "stack", "state"),
     )
 
     def __init__(
         self, state: CallState, mlp: Mlp, scale: float, has_bank: bool, group: int = 0, fused: bool = True
     ) -> None:
-        self.state = state
+        self.state: CallState | CallMirror = state
+        self.device: torch.device | None = None
         self.fused = fused
         self.name = mlp.name if fused else f"{mlp.name}.{mlp.layout.act}"
         self.group = group
         self.mlp = mlp
+        self.act_module = mlp.act_module
         self.scale = scale
         self.has_bank = has_bank
         self.partial: dict[str, LinearAdapter] = {}
@@ -107,6 +120,8 @@ class MlpAdapter:
         assert call is not None
         if call.several is not None:
             call = call.seen_by(self.mlp.name, x)
+        if self.device is not None:
+            x = x.to(self.device)
         lora = None
         if self.stack is not None and _bank_alone(call) and self.stack.takes(x):
             assert call.lora_slots is not None
@@ -124,8 +139,12 @@ class MlpAdapter:
                     gate = adapter.add_to(gate, x)
                 else:
                     up = adapter.add_to(up, x)
+        steering = self._steering(call)
+        act = self._watched_activation()
+        if act is not None:
+            return _through(act, gate, up, lora, steering)
         assert self.mlp.act is not None
-        return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=self._steering(call))
+        return steered_gated_act(gate, up, self.mlp.act, lora=lora, steering=steering)
 
     def steer(self, v: Tensor) -> Tensor:
         """``steer(v)`` for the activation's output ``v`` [..., I] of an MLP that keeps its own forward."""
@@ -143,6 +162,14 @@ class MlpAdapter:
         assert self.add is not None
         add = self.add if call.mask is None else call.mask.apply(self.add, self.mlp.layer)
         return Steering(self.clamp_mask, add, call.values.strengths, call.steer_slots)
+
+    def _watched_activation(self) -> nn.Module | None:
+        """The activation module where it has to be called itself: it has hooks, or is not what it was when it was recognised."""
+        if self.mlp.layout.act is None:
+            return None
+        act: nn.Module = children_of(self.mlp.module)[self.mlp.layout.act]
+        plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
+        return None if plain and not all_modules_hooked() else act
 
     def _ride_along(self, call: Call, x: Tensor, gate: Tensor) -> GatedLora:
         assert call.lora_slots is not None
@@ -162,13 +189,15 @@ class MlpAdapter:
         return GatedLora(first, B_gate, second, B_up, codes, call.lora_slots, self.scale)
 
 
-class PersonalityLinear(nn.Module):
+class PersonalityLinear(Changed):
     """Mixin put in front of a linear layer's class."""
 
     dpg_adapter: LinearAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:  # a bound method that somebody kept past unload()
+            return type(self).forward(self, x)
         call, stack = adapter.state.call, adapter.stack
         if adapter.state.reached is not None:
             adapter.state.reached.add(adapter)
@@ -176,17 +205,19 @@ class PersonalityLinear(nn.Module):
             if call.several is not None:
                 call = call.seen_by(adapter.name, x)
             return stack.output(adapter.index, x, call, adapter.scale)
-        y = super().forward(x)  # type: ignore[misc]
+        y = super().forward(x) if adapter.own is None else adapter.own(x)  # type: ignore[misc]
         return adapter.add_to(y, x)
 
 
-class PersonalityMlp(nn.Module):
+class PersonalityMlp(Changed):
     """Mixin put in front of a gated MLP's class."""
 
     dpg_adapter: MlpAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:
+            return type(self).forward(self, x)
         if adapter.state.call is None:
             return super().forward(x)  # type: ignore[misc,no-any-return]
         if adapter.state.reached is not None:
@@ -194,13 +225,15 @@ class PersonalityMlp(nn.Module):
         return getattr(self, adapter.mlp.layout.down)(adapter.activate(x))  # type: ignore[no-any-return]
 
 
-class PersonalityActivation(nn.Module):
+class PersonalityActivation(Changed):
     """Mixin put in front of the class of an activation, where the MLP keeps its own forward."""
 
     dpg_adapter: MlpAdapter
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.dpg_adapter
+        adapter = getattr(self, ADAPTER, None)
+        if adapter is None:
+            return type(self).forward(self, x)
         if adapter.state.reached is not None:
             adapter.state.reached.add(adapter)
         return adapter.steer(super().forward(x))  # type: ignore[misc]
@@ -211,6 +244,7 @@ class Surgery:
 
     Args:
         architecture: of the model.
+        places: where its layers run.
         state: read by the changed layers.
         sites: names of the linear layers that have a bank entry.
         scale: of the bank.
@@ -218,12 +252,14 @@ class Surgery:
         groups: site name -> its group of codes; None where all share one.
 
     Raises:
-        UnsupportedArchitectureError: an MLP does not compute what its structure suggests; nothing is changed then.
+        UnsupportedArchitectureError: an MLP does not compute what its structure suggests, or has a forward of its own on the
+            instance; nothing is changed then.
     """
 
     def __init__(
         self,
         architecture: Architecture,
+        places: Places,
         state: CallState,
         sites: Set[str],
         scale: float,
@@ -231,14 +267,15 @@ class Surgery:
         groups: Mapping[str, int] | None = None,
     ) -> None:
         self.architecture = architecture
+        self._state = state
         self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
-        self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+        self.changes: list[Change] = []
         self._stacks: list[tuple[Stack, tuple[str, ...], MlpAdapter | None]] = []
         self._tied = _tied_weights(architecture)
         inside: set[str] = set()
-        patches: list[tuple[nn.Module, type[nn.Module], Any]] = []
+        patches: list[tuple[str, nn.Module, type[Changed], LinearAdapter | MlpAdapter]] = []
         for mlp in architecture.mlps:
             names = {n: f"{mlp.name}.{n}" for n in mlp.layout.linears if n != mlp.layout.down}
             adapted = {n: full for n, full in names.items() if full in sites}
@@ -249,7 +286,7 @@ class Surgery:
                     adapter = MlpAdapter(state, mlp, scale, False, fused=False)
                     self.mlp_adapters[mlp.layer] = adapter
                     assert mlp.act_module is not None
-                    patches.append((mlp.act_module, PersonalityActivation, adapter))
+                    patches.append((adapter.name, mlp.act_module, PersonalityActivation, adapter))
                 continue
             inside.update(names.values())
             groups_here = {self._groups[full] for full in adapted.values()}
@@ -261,19 +298,24 @@ class Surgery:
                 }
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
-            patches.append((mlp.module, PersonalityMlp, adapter))
+            patches.append((mlp.name, mlp.module, PersonalityMlp, adapter))
         for name in sorted(sites):
             if name in inside:
                 continue
             linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
             self.linear_adapters[name] = linear_adapter
-            patches.append((architecture.linears[name], PersonalityLinear, linear_adapter))
+            patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
+        self.place(places)
         self._plan_stacks(sites - inside)
-        for module, mixin, part in patches:
-            original = type(module)
-            module.__class__ = subclass_with(mixin, original)
-            module.dpg_adapter = part  # type: ignore[assignment]
-            self._changed.append((module, original))
+        try:
+            for name, module, mixin, part in patches:
+                change = Change(name, module, mixin, ADAPTER, part, serves=mixin is PersonalityLinear)
+                self.changes.append(change)
+                if isinstance(part, LinearAdapter):
+                    part.own = change.own
+        except BaseException:
+            self.undo()
+            raise
 
     def _plan_stacks(self, outside: Set[str]) -> None:
         """Group the plain linear layers that share an input; their buffers are made with the first bank."""
@@ -295,19 +337,31 @@ class Surgery:
             layers = [linears[name] for name in names]
             if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
                 group = self._groups[names[0]]
-                self._stacks.append((Stack(layers, group), names, adapter))  # type: ignore[arg-type]
+                holder = adapter.mlp.module if adapter is not None else None
+                self._stacks.append((Stack(layers, group, holder), names, adapter))  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Give every module its own class and its weights their own memory back."""
         for stack, _, _ in self._stacks:
             stack.release()
-        for module, original in self._changed:
-            module.__class__ = original
-            del module.__dict__["dpg_adapter"]
-        self._changed.clear()
+        for change in self.changes:
+            change.undo()
+        self.changes.clear()
+
+    def place(self, places: Places) -> None:
+        """Let each layer read the running call on the device where it runs."""
+        states: dict[torch.device, CallState | CallMirror] = {places.first: self._state}
+        self._state.mirrors = tuple(CallMirror(device, self._state) for device in places.others)
+        states |= {mirror.device: mirror for mirror in self._state.mirrors}
+        for name, linear in self.linear_adapters.items():
+            linear.state = states[places.of[name]]
+        for mlp in self.mlp_adapters.values():
+            device = places.of[mlp.mlp.first]
+            mlp.state, mlp.device = states[device], device if places.others else None
 
     def set_bank(self, pair: Callable[[str], tuple[Tensor, Tensor]], stacked: bool) -> None:
-        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the device.
+        """Hand out the bank: ``pair(site name)`` gives A [K, r, d_in] and B [K, r, d_out] in compute dtype and on the layer's
+        device.
 
         ``stacked`` puts copies of it below the base weights where that is possible; gradients do not reach copies.
         """
@@ -332,17 +386,19 @@ class Surgery:
         """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
         for adapter in self.mlp_adapters.values():
             if adapter.has_bank and adapter.A is not None:
-                adapter.A.index_copy_(1, index, _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0])
+                rows = _mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0]
+                adapter.A.index_copy_(1, index.to(rows.device), rows)
         used = {id(linear.stack) for linear in self.linear_adapters.values()}
         used |= {id(mlp.stack) for mlp in self.mlp_adapters.values()}
         for stack, names, _ in self._stacks:
             if id(stack) in used:
-                stack.update(index, [pair(name) for name in names])
+                pairs = [pair(name) for name in names]
+                stack.update(index.to(pairs[0][0].device), pairs)
 
     @property
     def changed(self) -> list[nn.Module]:
         """The modules that have another class until :meth:`undo`."""
-        return [module for module, _ in self._changed]
+        return [change.module for change in self.changes]
 
     def intact(self) -> bool:
         """False when stacked weights have been moved or replaced since the bank was handed out."""
@@ -354,11 +410,28 @@ class Surgery:
         if adapter.has_bank:
             adapter.A, adapter.B_gate, adapter.B_up = _mlp_bank(adapter.mlp, pair)
 
-    def set_steering(self, table: SteeringTable, device: Any) -> None:
-        """Put the steering table's rows on the device."""
-        mask, add = table.clamp_mask.to(device), table.add.to(device)
+    def set_steering(self, table: SteeringTable, places: Places) -> None:
+        """Put the rows of each layer on its device."""
         for layer, adapter in self.mlp_adapters.items():
-            adapter.clamp_mask, adapter.add = mask[layer], add[layer]
+            device = places.of[adapter.mlp.first]
+            adapter.clamp_mask, adapter.add = table.clamp_mask[layer].to(device), table.add[layer].to(device)
+
+
+def _through(act: nn.Module, gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> Tensor:
+    """``steer(act(gate)) * up`` with the activation module called: its hooks see, and may change, the steered values."""
+
+    def steer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output if steering is None else steered(output, steering)
+
+    def activation(rows: Tensor) -> Tensor:
+        return act(rows.view(gate.shape)).reshape(rows.shape)  # type: ignore[no-any-return]
+
+    first = act.register_forward_hook(steer, prepend=True)
+    try:
+        rows = (gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
+        return steered_gated_act_reference(*rows, activation, lora=lora).view(gate.shape)
+    finally:
+        first.remove()
 
 
 def _bank_alone(call: Call) -> bool:
@@ -378,22 +451,11 @@ def _mlp_bank(mlp: Mlp, pair: Callable[[str], tuple[Tensor, Tensor]]) -> tuple[T
 
 
 def _rows(pair: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-    return pair[0][index], pair[1][index]
+    here = index.to(pair[0].device)
+    return pair[0][here], pair[1][here]
 
 
 def _tied_weights(architecture: Architecture) -> set[int]:
     """Ids of weights that several of the layers share."""
     count = Counter(id(weight) for layer in architecture.linears.values() for weight in layer.parameters())
     return {weight for weight, uses in count.items() if uses > 1}
-
-
-_subclasses: dict[tuple[type, type], type] = {}
-
-
-def subclass_with(mixin: type, original: type) -> type:
-    """``original`` with ``mixin`` in front; always the same class for the same two."""
-    key = (mixin, original)
-    if key not in _subclasses:
-        name = f"{mixin.__name__}{original.__name__}"
-        _subclasses[key] = type(name, (mixin, original), {"__module__": __name__})
-    return _subclasses[key]

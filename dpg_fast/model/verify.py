@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.compat.transformers import MASK_NAME
 from dpg_fast.hypernet import CombinedNetwork, StoredAdapters
 from dpg_fast.model.calibration import Calibration
@@ -369,9 +370,12 @@ def _snapshot(base: nn.Module) -> dict[str, Any]:
         found[f"module {name}"] = (type(module), id(module), frozenset(module.__dict__), module.__dict__.get("forward"))
     tensors = (*base.named_parameters(remove_duplicate=False), *base.named_buffers(remove_duplicate=False))
     for name, tensor in tensors:
+        identity, value = id(tensor), tensor
+        if tensor.is_meta and isinstance(tensor, nn.Parameter):  # offloaded: another object after every forward
+            identity, value = 0, weight_value(base, name)
         found[name] = (
-            *(id(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device, tensor.requires_grad),
-            _bits(tensor),
+            *(identity, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device, tensor.requires_grad),
+            _bits(value),
         )
     return found
 
@@ -392,7 +396,7 @@ def _left_behind(base: nn.Module) -> Iterator[tuple[str, str]]:
         left = [key for key in module.__dict__ if key.startswith("dpg_")]
         if type(module).__module__.startswith("dpg_fast."):
             left.append(type(module).__name__)
-        if hasattr(module.__dict__.get("forward"), "dpg_state"):
+        if hasattr(module.__dict__.get("forward"), "dpg_root"):
             left.append("forward")
         yield from ((name or type(module).__name__, what) for what in left)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.hypernet import Site
+from dpg_fast.model.places import Places
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.surgery import Surgery
 
@@ -25,7 +26,8 @@ class WideTable(SlotTable):
     Args:
         sites, rank: of the weights.
         surgery: hands the buffers to the patched layers.
-        device, dtype: of the buffers.
+        places: the devices of the buffers.
+        dtype: of the weights.
         grown: called with the new values when more slots were needed; those who use the old ones must take them.
         capacity: slots at the start; doubled when more personalities are in use at once.
     """
@@ -35,18 +37,18 @@ class WideTable(SlotTable):
         sites: Sequence[Site],
         rank: int,
         surgery: Surgery,
-        device: torch.device,
+        places: Places,
         dtype: torch.dtype,
         grown: Callable[[SlotValues], None],
         capacity: int = SLOTS,
     ) -> None:
-        super().__init__(0, device, capacity)
+        super().__init__(0, places.first, capacity, others=places.others)
         self._surgery, self._grown = surgery, grown
         with torch.inference_mode(False):
             self._weights = {
                 site.name: (
-                    torch.zeros(capacity, rank, site.in_features, device=device, dtype=dtype),
-                    torch.zeros(capacity, rank, site.out_features, device=device, dtype=dtype),
+                    torch.zeros(capacity, rank, site.in_features, device=places.of[site.name], dtype=dtype),
+                    torch.zeros(capacity, rank, site.out_features, device=places.of[site.name], dtype=dtype),
                 )
                 for site in sites
             }
@@ -68,12 +70,14 @@ class WideTable(SlotTable):
 
     @torch.no_grad()
     def _write(self, slots: list[int], values: SlotValues) -> None:
+        for written in self._written():
+            index = torch.tensor(slots, device=written.strengths.device)
+            written.strengths.index_copy_(0, index, values.strengths.to(written.strengths))
         index = torch.tensor(slots, device=self.values.strengths.device)
-        self.values.strengths.index_copy_(0, index, values.strengths.to(self.values.strengths))
         assert values.pairs is not None
         for name, pair in values.pairs.items():
             for buffer, weight in zip(self._weights[name], pair, strict=True):
-                buffer.index_copy_(0, index, weight.to(buffer))
+                buffer.index_copy_(0, index.to(buffer.device), weight.to(buffer))
         self._surgery.update_bank(index, self._weights.__getitem__)
 
     def _grow(self) -> None:
@@ -90,7 +94,8 @@ class WideTable(SlotTable):
         with torch.inference_mode(False):
             codes = one_hot(self.capacity, self.values.strengths.device)
         if self.values.codes_a.shape != codes.shape:
-            self.values = SlotValues(codes, codes, self.values.strengths)
+            with torch.inference_mode(False):
+                self.values = SlotValues(codes, codes, self.values.strengths).mirrored(self._others)
 
 
 def one_hot(slots: int, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,11 @@ from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting, untrained
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.changes import NOT_PICKLED
 from dpg_fast.model.fingerprint import fingerprint
+from dpg_fast.model.freezing import Frozen
+from dpg_fast.model.lasting import lasting
+from dpg_fast.model.root import is_wrapped
 from dpg_fast.model.rows import PersonalityLike, Row, per_row, read_rows
 from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.signature import PassesOn
@@ -53,7 +58,7 @@ class PersonalityModel(nn.Module):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(base, PersonalityModel) or ("forward" in base.__dict__ and hasattr(base.forward, "dpg_state")):
+        if isinstance(base, PersonalityModel) or is_wrapped(base):
             raise ValueError("this model already has a personality; unload() it first")
         self.base = base
         self.hypernet = hypernet
@@ -61,15 +66,19 @@ class PersonalityModel(nn.Module):
         self._tokenizer: Any = tokenizer
         self._runtime = Runtime(base, hypernet, steering, calibration or Calibration(), self._default_tokenizer)
         self.steering_options = steering_options or SteeringOptions()
-        self._trainable = [p for p in base.parameters() if p.requires_grad]
-        for parameter in self._trainable:
-            parameter.requires_grad_(False)
+        self._frozen = Frozen(base)
         self._about_base: dict[str, Any] | None = None
         self._stage_tokenizer: tuple[Any, int, chatting.StageTokenizer] | None = None
+        self._checkpointing: dict[str, Any] = {}
         self._loaded = True
         self.training = base.training
 
     # ---------------------------------------------------------------- building
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids go: the base model's device, and with several that of its input embedding."""
+        return self._runtime.device()
 
     @property
     def calibration(self) -> Calibration:
@@ -90,6 +99,7 @@ class PersonalityModel(nn.Module):
         self._runtime.options = value
 
     @classmethod
+    @torch.inference_mode(False)  # here and below: what is made outlives the call
     def from_model(
         cls,
         model: nn.Module,
@@ -130,6 +140,7 @@ class PersonalityModel(nn.Module):
                 raise
         return made
 
+    @torch.inference_mode(False)
     def add_characters(
         self, directories: characters.Directories, *, exact_blends: bool = False, allow_mismatch: bool = False
     ) -> None:
@@ -155,16 +166,18 @@ class PersonalityModel(nn.Module):
             self.base, directories, exact_blends=exact_blends, allow_mismatch=allow_mismatch
         )
         network = characters.add_to(self.hypernet, stored, exact_blends=exact_blends)
-        self._runtime.undo()
-        try:
-            self._runtime = self._runtime.again(network)
-        except BaseException:
-            self._runtime = self._runtime.again(self.hypernet)
-            raise
-        self.hypernet = network
-        self._stage_tokenizer = None
+        with self._runtime.exclusive("add_characters()"):
+            self._runtime.undo()
+            try:
+                self._runtime = self._runtime.again(network)
+            except BaseException:
+                self._runtime = self._runtime.again(self.hypernet)
+                raise
+            self.hypernet = network
+            self._stage_tokenizer = None
 
     @classmethod
+    @torch.inference_mode(False)
     def from_pretrained(
         cls, base: str | Path, adapter: str | Path | None = None, *, allow_mismatch: bool = False, **kwargs: Any
     ) -> PersonalityModel:
@@ -175,7 +188,8 @@ class PersonalityModel(nn.Module):
             adapter: directory or Hub id of what :meth:`save_pretrained` wrote; None gives the base model alone, to which
                 no personality can be given yet.
             allow_mismatch: accept a base whose weights are not those that the adapter was made for.
-            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...).
+            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...); the model may lie on several devices, or be
+                offloaded: inputs go to :attr:`device`.
 
         Raises:
             ValueError: the adapter was made for another base.
@@ -189,6 +203,7 @@ class PersonalityModel(nn.Module):
         return cls.load(model, directory, allow_mismatch=allow_mismatch)
 
     @classmethod
+    @torch.inference_mode(False)
     def load(
         cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False, tokenizer: Any = None
     ) -> PersonalityModel:
@@ -256,19 +271,48 @@ class PersonalityModel(nn.Module):
         return artifact.push(repo_id, lambda directory: self.save_pretrained(directory, notes=notes), **kwargs)
 
     def unload(self) -> nn.Module:
-        """Undo every change to the base model and return it; this object cannot be used afterwards."""
+        """Undo every change to the base model and return it; this object cannot be used afterwards.
+
+        A ``forward`` that was put on the model or one of its modules after wrapping is kept.
+
+        Raises:
+            RuntimeError: a call is running, in another thread or around this one.
+        """
         self._require_loaded()
-        self._runtime.undo()
-        for parameter in self._trainable:
-            parameter.requires_grad_(True)
-        self._loaded = False
+        with self._runtime.exclusive("unload()"):
+            self._runtime.undo()
+            self._frozen.undo()
+            self._loaded = False
         return self.base
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PersonalityModel:
+        """A model of its own: weights, hypernetwork, slots and lock. The tokenizer is shared."""
+        self._require_loaded()
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        left = dict(self.__dict__)
+        for name in ("_runtime", "_stage_tokenizer", "_tokenizer"):
+            del left[name]
+        with torch.inference_mode(False), self._runtime.quiet():
+            made.__dict__.update(copy.deepcopy(left, memo))
+            made._tokenizer, made._stage_tokenizer = self._tokenizer, None
+            made._runtime = self._runtime.again(made.hypernet, made.base, made._default_tokenizer, made.steering)
+        if self._runtime.checkpointing:
+            made.gradient_checkpointing_enable(**self._checkpointing)
+        return made
+
+    def __copy__(self) -> PersonalityModel:
+        raise TypeError(
+            "a shallow copy would share the changes to the base model; use the model itself, or copy.deepcopy()"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(NOT_PICKLED)
 
     def _wrap_again(self) -> None:
         """After :meth:`unload`: the same changes again."""
         self._runtime = self._runtime.again(self.hypernet)
-        for parameter in self._trainable:
-            parameter.requires_grad_(False)
+        self._frozen = Frozen(self.base)
         self._stage_tokenizer = None
         self._loaded = True
 
@@ -577,12 +621,14 @@ class PersonalityModel(nn.Module):
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Checkpoint the base model's layers; recomputation in the backward pass sees the same personalities."""
+        given = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs, **kwargs}
         options = dict(gradient_checkpointing_kwargs or {})
         if options.get("use_reentrant"):
             raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
         enable_checkpointing(self.base, options, **kwargs)
         self._runtime.checkpointing = True
+        self._checkpointing = given
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -625,9 +671,14 @@ class PersonalityModel(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        self.base._apply(fn, recurse)
-        if self.hypernet is not None:
-            self.hypernet._apply(keep_dtype, recurse)
+        def keep_offloaded(tensor: Tensor) -> Tensor:  # weights that a hook brings stay where they are
+            return tensor.to(fn(tensor.new_empty(0, device="cpu")).dtype) if tensor.is_meta else fn(tensor)
+
+        dispatched = self._runtime.check_move(fn)
+        with lasting():
+            self.base._apply(keep_offloaded if dispatched else fn, recurse)
+            if self.hypernet is not None:
+                self.hypernet._apply(keep_dtype, recurse)
         return self
 
     def _items(self, personality: PersonalityLike, rows: int) -> list[Row]:

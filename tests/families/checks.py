@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, SteeringTable
 from dpg_fast.architecture import Architecture, find_architecture
 from dpg_fast.hypernet import from_peft
+from dpg_fast.mlps import ACTIVATIONS, Mlp, gate_and_up
 from dpg_fast.model.calibration import Calibration
 from tests.families.registry import Family, shared_model
 from tests.model.test_wrapper import random_table
@@ -432,3 +434,23 @@ def problems(check: str, result: Any) -> list[str]:
     else:
         told = {f"{check} {result:.0e}": result < (1e-4 if check == "gradient" else EXACT)}
     return [text for text, right in told.items() if not right]
+
+
+def behind_activation(mlp: Mlp, change: Callable[..., Tensor]) -> list[RemovableHandle]:
+    """Hooks that change what the activation gives; where it is a function, what goes into the last layer is made anew."""
+    if mlp.act_module is not None:
+        return [mlp.act_module.register_forward_hook(change)]
+    assert mlp.act is not None
+    outputs: dict[str, Tensor] = {}
+    layout, function = mlp.layout, ACTIVATIONS[mlp.act]
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: outputs.update({name: output})
+
+    def make(module: nn.Module, inputs: Any) -> Tensor:
+        gate, up = gate_and_up(layout, mlp.intermediate, outputs.__getitem__)
+        return change(module, (gate,), function(gate)) * up
+
+    layers = {name: mlp.module.get_submodule(name) for name in layout.linears}
+    handles = [layers[name].register_forward_hook(keep(name)) for name in layout.linears if name != layout.down]
+    return [*handles, layers[layout.down].register_forward_pre_hook(make)]

@@ -30,12 +30,13 @@ def wrapped(base: Any, **parts: Any) -> Any:
 
 def own_forward(module: nn.Module) -> None:
     """What Liger's patch of a model and kernelize() do."""
-    original: Any = next(c for c in type(module).__mro__ if not c.__name__.startswith("Personality"))
-    module.forward = types.MethodType(original.forward, module)
+    original: Any = next(c for c in type(module).__mro__ if not c.__module__.startswith("dpg_fast"))
+    function = types.FunctionType(original.forward.__code__, original.forward.__globals__)  # the class's own is served
+    module.forward = types.MethodType(function, module)
 
 
 def other_class(module: nn.Module) -> None:
-    module.__class__ = next(c for c in type(module).__mro__ if not c.__name__.startswith("Personality"))
+    module.__class__ = next(c for c in type(module).__mro__ if not c.__module__.startswith("dpg_fast"))
 
 
 def put(parent: nn.Module, name: str) -> None:
@@ -106,7 +107,7 @@ def test_hooks_that_call_the_changed_forward_are_served() -> None:
     wanted = wrapped(tiny_model("llama"))(IDS, personality=PEOPLE).logits
     for module in model.base.model.layers.modules():
         add_hook_to_module(module, ModelHook())
-    assert torch.equal(model(IDS, personality=PEOPLE).logits, wanted)
+    assert torch.allclose(model(IDS, personality=PEOPLE).logits, wanted, atol=1e-5)
     assert reached(model)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,9 +46,14 @@ def steer_reference(v: Tensor, steering: Steering) -> Tensor:
 
 
 def steered_gated_act_reference(
-    gate: Tensor, up: Tensor, act: str, *, lora: GatedLora | None = None, steering: Steering | None = None
+    gate: Tensor,
+    up: Tensor,
+    act: str | Callable[[Tensor], Tensor],
+    *,
+    lora: GatedLora | None = None,
+    steering: Steering | None = None,
 ) -> Tensor:
-    """gate, up [T, I] -> h [T, I].
+    """gate, up [T, I] -> h [T, I]; ``act`` may be a function of [T, I] in the dtype of gate, too.
 
     Every intermediate is rounded to the dtype of gate, as separate torch ops would.
     """
@@ -56,7 +63,7 @@ def steered_gated_act_reference(
         u_gate, u_up = (lora.u_gate[0], lora.u_gate[1]) if lora.u_up is None else (lora.u_gate, lora.u_up)
         gate = lora_expanded_reference(gate, u_gate, lora.B_gate, lora.codes, lora.slots, lora.scale)
         up = lora_expanded_reference(up, u_up, lora.B_up, lora.codes, lora.slots, lora.scale)
-    v = activation(gate.to(acc), act).to(dtype)
+    v = (activation(gate.to(acc), act) if isinstance(act, str) else act(gate)).to(dtype)
     if steering is not None:
         v = steer_reference(v.to(acc), steering).to(dtype)
     return (v.to(acc) * up.to(acc)).to(dtype)
