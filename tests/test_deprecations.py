@@ -23,6 +23,9 @@ def library(name, code):
 logs = library("transformers.models.x", "def call(): logger.warning_once('`past_key_values` are deprecated.')")
 warns = library("transformers.models.y", "def call(): warnings.warn('old', FutureWarning)")
 passes = library("peft.z", "def call(f): f()")
+hands_on = library("dpg_fast.model.wrapper", "def call(f): f()")
+drafts = library("transformers.generation", "def call(pass_on): pass_on(logs)")
+drafts.__globals__["logs"] = logs
 chatters = library("transformers.models.w", "def call(): logger.warning('the tokenizer has new tokens')")
 
 @pytest.fixture
@@ -36,6 +39,8 @@ def test_bad_warned(): warns()
 def test_bad_attributed_to_us():
     warnings.warn_explicit("going away", DeprecationWarning, "file.py", 1, module="dpg_fast.train.run")
 def test_good_by_another_library(): passes(logs), passes(warns)
+def test_bad_passed_on(): hands_on(logs)
+def test_good_passed_on_between_libraries(): hands_on(lambda: 0), drafts(hands_on)
 def test_good_other_log(): chatters()
 def test_good_other_warning(): warnings.warn("slow")
 """
@@ -64,5 +69,5 @@ def test_announcements_fail_the_test_that_causes_them(tmp_path: Path) -> None:
         for line in ran.stdout.splitlines()
         if "::test_" in line and line.split()[0] in ("PASSED", "FAILED", "ERROR")
     ]
-    assert len(lines) == 8, ran.stdout + ran.stderr
+    assert len(lines) == 10, ran.stdout + ran.stderr
     assert all(("test_good" in line) == line.startswith("PASSED") for line in lines), ran.stdout
