@@ -36,7 +36,9 @@ class Places:
         """
         names = {id(module): name for name, module in base.named_modules()}
         of = {name: execution_device(base, name) for name in architecture.linears}
-        embeddings = getattr(base, "get_input_embeddings", None)  # of transformers' models; others start at their first weight
+        embeddings = getattr(
+            base, "get_input_embeddings", None
+        )  # of transformers' models; others start at their first weight
         entrance = names.get(id(embeddings())) if callable(embeddings) else None
         first = next(base.parameters()).device if entrance is None else execution_device(base, entrance)
         if META in (first, *of.values()) and any(device != META for device in (first, *of.values())):
