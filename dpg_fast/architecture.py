@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dpg_fast.compat.transformers import expert_counts, text_config
+from dpg_fast.compat.transformers_models import expert_counts, shape_of
 from dpg_fast.hypernet.config import SHARED_INPUTS, Site
 from dpg_fast.mlps import (
     ActName,
@@ -165,7 +165,7 @@ def find_architecture(model: nn.Module, *, dense_only: bool = False) -> Architec
     kind = type(model).__name__
     decoder, layers = _find_layers(model)
     prefixes = {id(module): name for name, module in model.named_modules()}
-    counts, width = expert_counts(model), getattr(text_config(model), "hidden_size", None)
+    counts, width = expert_counts(model), shape_of(model)["hidden_size"]
     finder = MlpFinder()
     mlps: list[Mlp] = []
     linears: dict[str, nn.Module] = {}
@@ -223,7 +223,7 @@ def _find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         decoder = model.get_decoder()  # type: ignore[operator]
     except (AttributeError, TypeError, ValueError, NotImplementedError):
         decoder = None
-    count = getattr(text_config(model), "num_hidden_layers", None)
+    count = shape_of(model)["num_hidden_layers"]
     # What `get_decoder` finds by its name may be anything, such as the head of ModernBERT's decoder.
     for root in (decoder, model):
         if not isinstance(root, nn.Module):

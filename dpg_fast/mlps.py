@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast.compat.accelerate import runs_on
-from dpg_fast.compat.transformers import conv1d_shape
+from dpg_fast.compat.transformers_models import conv1d_shape
 
 ActName = Literal["silu", "gelu_tanh", "gelu"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.find_command import equal_or_ten
 from dpg_fast.model import Calibration, artifact
 from dpg_fast.model.fingerprint import mismatch, unsampled
@@ -95,7 +96,7 @@ def import_adapter(
         from dpg_fast.base_models import load_base
 
         loaded, _ = load_base(fingerprint_from)
-        reason = mismatch(base["fingerprint"], loaded, str(loaded.config._name_or_path))
+        reason = mismatch(base["fingerprint"], loaded, model_name(loaded))
         if reason is not None:
             raise ValueError(f"{fingerprint_from} is not {name}: {reason}")
         base["fingerprint"] = artifact.describe_base(loaded)["fingerprint"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dpg_fast.compat.transformers_models import chat_template
+
 Message = dict[str, str]
 
 
@@ -37,7 +39,7 @@ def chat_prompt(tokenizer: Any, messages: Sequence[Message], *, system: str | No
     Raises:
         ValueError: the tokenizer has no chat template.
     """
-    if getattr(tokenizer, "chat_template", None) is None:
+    if chat_template(tokenizer) is None:
         raise ValueError(
             f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()"
         )

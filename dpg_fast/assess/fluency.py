@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dpg_fast.compat.transformers import cache_argument, output_cache
+from dpg_fast.compat.transformers_models import capped
 from dpg_fast.prompting import chat_prompt
 
 
@@ -109,8 +110,7 @@ def _batch(model: Any, prefix: Any, length: int, answers: Sequence[Sequence[int]
     real = torch.arange(width, device=device) < lengths[:, None]
     with torch.autocast(device.type, enabled=False):
         logits = model.get_output_embeddings()(hidden[real].to(next(model.parameters()).dtype)).float()
-        cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2 and 3 squash their logits
-        logits = logits if cap is None else torch.tanh(logits / cap) * cap
+        logits = capped(model.config, logits)
     picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
     owner = torch.arange(len(answers), device=device)[:, None].expand_as(real)[real]
     sums = torch.zeros(len(answers), dtype=torch.float64, device=device)

@@ -26,6 +26,8 @@ from typing import Any
 
 import torch
 
+from dpg_fast.compat.transformers_models import added_tokens, capped, chat_template
+
 from ..compat.transformers import cache_argument, output_cache
 from ..data.texts import load_descriptions
 from ..personality import MAX_SCORE, Pole, Trait
@@ -154,7 +156,7 @@ class LikelihoodJudge:
         template_kwargs: Mapping[str, Any] | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        if getattr(tokenizer, "chat_template", None) is None:
+        if chat_template(tokenizer) is None:
             raise ValueError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
         if batch_size < 1 or max_tokens < 1:
             raise ValueError(f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}")
@@ -308,7 +310,7 @@ class LikelihoodJudge:
                 hidden = torch.cat([hidden, rest.last_hidden_state], dim=1)
             real = torch.arange(width, device=device) < lengths[:, None]
             with torch.autocast(device.type, enabled=False):  # logits in bfloat16 are too coarse to subtract
-                logits = self._cap(head(hidden[real].to(own))).float()
+                logits = capped(self.model.config, head(hidden[real].to(own))).float()
             picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
             part = torch.zeros(len(rows), width, dtype=torch.float64, device=device)
             part[real] = picked.double()
@@ -319,10 +321,6 @@ class LikelihoodJudge:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(next(self.model.parameters()).device.type, dtype=self.autocast)
-
-    def _cap(self, logits: torch.Tensor) -> torch.Tensor:
-        cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2 and 3 squash their logits
-        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def describe(self) -> str:
         """What this judge is and how far it can be trusted, in plain words."""
@@ -371,8 +369,9 @@ def weighted_ratio(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
 
 
 def _control_tokens(tokenizer: Any) -> set[int]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    found = set(tokenizer.all_special_ids) | {index for index, token in added.items() if token.special}
+    found = set(tokenizer.all_special_ids) | {
+        index for index, token in added_tokens(tokenizer).items() if token.special
+    }
     if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         found.discard(tokenizer.unk_token_id)  # an unknown word is no control token
     return found

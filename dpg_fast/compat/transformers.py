@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 """Keywords of the cache, newest first: 5.24 renamed ``past_key_values`` to ``cache``."""
@@ -26,27 +26,8 @@ KEPT_NAME = "logits_to_keep"
 Models with shared keys and values (Gemma 4 since 5.24) give their last layers only these."""
 
 
-LOGIT_SETTINGS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-    "output_multiplier",
-    "logits_soft_cap",
-    "output_logit_soft_cap",
-    "softcap",
-)
-"""Settings of configurations by which logits are changed after the output layer."""
-
 CHECKPOINTING_NAMES = ("activation_checkpointing", "gradient_checkpointing")
 """Stems of what has to do with recomputing layers in the backward pass, newest first: 5.24 renamed ``gradient_checkpointing``."""
-
-
-def changes_logits(config: Any) -> bool:
-    """Whether a model of this configuration changes its logits after the output layer, as far as known settings tell."""
-    text = config.get_text_config()
-    settings = {name: getattr(text, name, None) for name in LOGIT_SETTINGS}
-    return any(value is not None and ("cap" in name or value != 1) for name, value in settings.items())
 
 
 def is_cache(value: Any) -> bool:
@@ -105,19 +86,10 @@ def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
 def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
     """Tokens that ``generate(**kwargs)`` added, of the longest row; its output repeats a prompt of ids, not one of embeddings."""
     sequences = output if isinstance(output, Tensor) else output.sequences
-    ids = next((kwargs[name] for name in INPUT_NAMES if kwargs.get(name) is not None), None)
+    ids = prompt_of((), kwargs)
     if ids is None:
         return int(sequences.shape[1]) - 1  # it began with a beginning-of-sequence token
     return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
-
-
-PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
-"""Module of Gemma 3n and Gemma 4 that looks up each token's id a second time, for the layers."""
-
-
-def per_layer_embedding(model: nn.Module) -> str | None:
-    """Name of the module in ``model`` that is a `PER_LAYER_EMBEDDING`; None without one."""
-    return next((name for name, _ in model.named_modules() if name.rpartition(".")[2] == PER_LAYER_EMBEDDING), None)
 
 
 def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
@@ -208,31 +180,3 @@ def _library_cache_name() -> str:
         "this version of transformers hands caches to models under a name that is unknown here; known: "
         + ", ".join(CACHE_NAMES)
     )
-
-
-def conv1d_shape(module: Any) -> tuple[int, int] | None:
-    """(inputs, outputs) of GPT-2's ``Conv1D``, a linear layer with a transposed weight; None of anything else."""
-    inputs, outputs = getattr(module, "nx", None), getattr(module, "nf", None)
-    shape = getattr(getattr(module, "weight", None), "shape", None)
-    if not isinstance(inputs, int) or not isinstance(outputs, int) or shape != (inputs, outputs):
-        return None
-    return inputs, outputs
-
-
-def text_config(model: Any) -> Any:
-    """The configuration of a model's text decoder; None for what has no configuration."""
-    config = getattr(model, "config", None)
-    get_text_config = getattr(config, "get_text_config", None)
-    return get_text_config() if callable(get_text_config) else config
-
-
-def model_type(model: Any) -> str | None:
-    """The configuration's name of the model's kind."""
-    return getattr(getattr(model, "config", None), "model_type", None)
-
-
-def expert_counts(model: Any) -> set[int]:
-    """Every number above one that the text decoder's configuration has under a name with "expert" in it."""
-    config = text_config(model)
-    values = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
-    return {value for name, value in values.items() if "expert" in name and type(value) is int and value > 1}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dpg_fast.architecture import find_architecture
+from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.files import write_atomically, write_text
 from dpg_fast.hypernet import AdapterNetwork, from_config
 from dpg_fast.model.calibration import Calibration
@@ -85,7 +86,7 @@ def _checked(directory: Path, adapter: str | Path) -> Path:
 
 def describe_base(base: nn.Module) -> dict[str, Any]:
     """Name and fingerprint of a base model, as the configuration stores them."""
-    return {"name": str(getattr(base.config, "_name_or_path", "") or ""), "fingerprint": fingerprint(base)}
+    return {"name": model_name(base), "fingerprint": fingerprint(base)}
 
 
 def write(

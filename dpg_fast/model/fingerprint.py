@@ -15,31 +15,23 @@ import torch
 from torch import nn
 
 from dpg_fast.compat.accelerate import weight_value
+from dpg_fast.compat.transformers_models import model_name, shape_of
 
 TENSORS = 24
 VALUES = 16
 #: relative error that bfloat16 rounding (2**-9) may cause, with room to spare
 TOLERANCE = 0.01
 
-_SHAPE_KEYS = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-)
-
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """A JSON-ready description of ``model``: its configuration's sizes and ``TENSORS`` x ``VALUES`` sampled weights."""
-    text = _text_config(model)
-    shape = {key: getattr(text, key, None) for key in _SHAPE_KEYS}
     weights = {name: p for name, p in model.named_parameters() if p.dim() >= 2 and p.is_floating_point()}
     names = sorted(weights)
     step = max(1, len(names) // TENSORS)
-    return {"shape": shape, "weights": {name: _sample(weight_value(model, name)) for name in names[::step][:TENSORS]}}
+    return {
+        "shape": shape_of(model),
+        "weights": {name: _sample(weight_value(model, name)) for name in names[::step][:TENSORS]},
+    }
 
 
 def unsampled(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,9 +51,9 @@ def mismatch(stored: dict[str, Any], model: nn.Module, name: str = "") -> str | 
         model: to be compared.
         name: id of the base; only used where no weights were sampled.
     """
-    text = _text_config(model)
+    shape = shape_of(model)
     for key, value in stored["shape"].items():
-        found = getattr(text, key, None)
+        found = shape.get(key)
         if found != value:
             return f"{key} is {found}, the adapter was made for {value}"
     if not stored["weights"]:
@@ -84,7 +76,7 @@ def mismatch(stored: dict[str, Any], model: nn.Module, name: str = "") -> str | 
 
 def _is_called(model: Any, name: str) -> bool:
     """Whether ``model`` was loaded under that id, or from a directory of its name or the Hub cache of that id."""
-    found = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "").lower()
+    found = model_name(model).lower()
     if not name or found == name.lower():
         return bool(name)
     organisation, _, short = name.lower().rpartition("/")
@@ -93,15 +85,11 @@ def _is_called(model: Any, name: str) -> bool:
 
 
 def _unknown_weights(model: Any, name: str) -> str:
-    found = getattr(getattr(model, "config", None), "_name_or_path", "") or "without a name"
+    found = model_name(model) or "without a name"
     return (
         f"its weights were not sampled when the adapter was made, so it goes by the name {name!r}, and this model is "
         f"{found!r}"
     )
-
-
-def _text_config(model: Any) -> Any:
-    return model.config.get_text_config() if hasattr(model, "config") else None
 
 
 def _sample(parameter: torch.Tensor) -> list[float]:

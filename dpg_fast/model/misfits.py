@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dpg_fast.compat.transformers_models import output_layer
 from dpg_fast.hypernet import Site
 
 __all__ = ["check_sites"]
@@ -69,8 +70,7 @@ def check_sites(base: nn.Module, available: Sequence[Site], wanted: Sequence[Sit
 def _is_end(base: nn.Module, module: nn.Module) -> bool:
     if isinstance(module, nn.Embedding):
         return True
-    get = getattr(base, "get_output_embeddings", None)
-    return callable(get) and get() is module
+    return output_layer(base) is module
 
 
 def _other_prefix(wanted: Sequence[str], available: Sequence[str]) -> tuple[str, str] | None:

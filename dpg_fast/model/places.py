@@ -9,6 +9,7 @@ import torch
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import execution_device, placed_by
+from dpg_fast.compat.transformers_models import input_embedding
 
 META = torch.device("meta")
 
@@ -36,10 +37,7 @@ class Places:
         """
         names = {id(module): name for name, module in base.named_modules()}
         of = {name: execution_device(base, name) for name in architecture.linears}
-        embeddings = getattr(
-            base, "get_input_embeddings", None
-        )  # of transformers' models; others start at their first weight
-        entrance = names.get(id(embeddings())) if callable(embeddings) else None
+        entrance = names.get(id(input_embedding(base)))
         first = next(base.parameters()).device if entrance is None else execution_device(base, entrance)
         if META in (first, *of.values()) and any(device != META for device in (first, *of.values())):
             absent = next((name for name, device in of.items() if device == META), "the input embedding")

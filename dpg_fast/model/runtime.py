@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat.accelerate import placed_by
-from dpg_fast.compat.transformers import checkpoints, conv1d_shape, kept_positions, model_type, prompt_of, tokens_before
+from dpg_fast.compat.transformers import checkpoints, kept_positions, prompt_of, tokens_before
+from dpg_fast.compat.transformers_models import conv1d_shape, model_type
 from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
@@ -137,9 +138,7 @@ class Runtime:
         self._table: SlotTable | None = None
         self._bank_key: tuple[Any, ...] | None = None
         self._codes_key: tuple[Any, ...] | None = None
-        self._architecture = architecture
         self._steering_places: Places | None = None
-        self._own_forward = base.__dict__.get("forward")
         self._original_forward = base.forward
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
@@ -587,7 +586,7 @@ class Runtime:
 
     def _place(self) -> None:
         """After the base model has moved: everything that its layers read follows."""
-        found = Places.find(self.base, self._architecture)
+        found = Places.find(self.base, self.architecture)
         self._mark = mark(self.base)
         if found == self._places:
             return

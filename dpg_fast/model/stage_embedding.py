@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import weight_value
-from dpg_fast.compat.transformers import per_layer_embedding
+from dpg_fast.compat.transformers_models import embedding_scale, per_layer_embedding
 from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.model.changes import Change, Changed
@@ -94,8 +94,7 @@ class StageEmbedding:
         self.rows = rows
         self.state = state
         self.vocabulary = embedding.num_embeddings
-        scale = getattr(embedding, "embed_scale", 1.0)
-        self.scale = float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
+        self.scale = embedding_scale(embedding)
         self._check(embedding)
         self._copy: Tensor | None = None
         name = next(name for name, module in base.named_modules() if module is embedding)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.compat.transformers import MASK_NAME
+from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.hypernet import CombinedNetwork, StoredAdapters
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.rows import Row
@@ -61,7 +62,7 @@ def verify(
     people = _people(model)
     base: Any = model.base
     dtype = str(getattr(base, "dtype", "")).removeprefix("torch.")
-    name = str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
+    name = model_name(base) or type(base).__name__
     title = f"{name}, {dtype}, {model.device}"
     with _quiet(model, tokenizer), torch.no_grad():
         reached = _check(

@@ -17,6 +17,7 @@ from dpg_fast.architecture import find_architecture
 from dpg_fast.compat.hooks import overrides_hook
 from dpg_fast.compat.peft import underlying
 from dpg_fast.compat.transformers import cache_of, enable_checkpointing, new_tokens, prompt_of
+from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting, untrained
@@ -594,7 +595,7 @@ class PersonalityModel(nn.Module):
         return self.hypernet.to_peft(
             personality,
             directory,
-            base_model=str(getattr(self.base.config, "_name_or_path", "") or ""),
+            base_model=model_name(self.base),
             dtype=dtype,
             overwrite=overwrite,
             fingerprint=fingerprint(self.base),
@@ -707,7 +708,7 @@ class PersonalityModel(nn.Module):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            name = self.base.config._name_or_path  # type: ignore[union-attr]
+            name = model_name(self.base)
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(name)
             except (OSError, ValueError) as error:

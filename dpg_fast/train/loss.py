@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dpg_fast.compat.transformers import changes_logits
+from dpg_fast.compat.transformers_models import changes_logits
 from dpg_fast.description import Description
 from dpg_fast.hypernet import describe
 from dpg_fast.model import PersonalityModel

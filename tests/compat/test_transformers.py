@@ -12,7 +12,6 @@ from transformers import DynamicCache, StaticCache, TrainingArguments
 
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import transformers as compat
-from tests.families.registry import FAMILIES as REGISTRY
 from tests.model.test_wrapper import random_table
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
@@ -149,39 +148,3 @@ def test_checkpointing_is_chosen_by_either_name(given: str, tmp_path: Path) -> N
 def test_checkpointing_by_both_names_is_refused() -> None:
     with pytest.raises(ValueError, match="one field"):
         compat.with_checkpointing_names(TrainingArguments, dict.fromkeys(compat.CHECKPOINTING_NAMES, True))
-
-
-def test_transposed_layers_are_recognised() -> None:
-    from transformers.pytorch_utils import Conv1D
-
-    assert compat.conv1d_shape(Conv1D(5, 3)) == (3, 5)
-    assert compat.conv1d_shape(torch.nn.Linear(3, 5)) is None
-
-
-def test_configurations_say_how_many_experts_there_are() -> None:
-    from transformers import DeepseekV3Config, GptOssConfig, LlamaConfig, MixtralConfig, Qwen2MoeConfig
-
-    class Holder:
-        def __init__(self, config: Any) -> None:
-            self.config = config
-
-    wanted = [
-        (MixtralConfig(num_local_experts=6), 6),
-        (Qwen2MoeConfig(num_experts=7), 7),
-        (DeepseekV3Config(n_routed_experts=8), 8),
-        (GptOssConfig(num_local_experts=9), 9),
-    ]
-    for config, count in wanted:
-        assert count in compat.expert_counts(Holder(config))
-        assert compat.model_type(Holder(config)) == config.model_type
-        assert compat.text_config(Holder(config)).hidden_size == config.hidden_size
-    assert compat.expert_counts(Holder(LlamaConfig())) == set()
-
-
-def test_a_second_embedding_of_tokens_is_found() -> None:
-    for name in ("Gemma 3n", "Gemma 4, text"):
-        base = REGISTRY[name].build()
-        found = compat.per_layer_embedding(base)
-        assert found is not None
-        assert base.get_submodule(found) is base.get_per_layer_input_embeddings()
-    assert compat.per_layer_embedding(tiny_model("gemma3_text")) is None

@@ -11,6 +11,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from dpg_fast.compat.transformers import cache_argument, output_cache
+from dpg_fast.compat.transformers_models import longest_text
 from dpg_fast.model.rows import Row
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.prompting import encode_prompts, with_system
@@ -46,8 +47,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self.model, self.tokenizer, self.personality = model, tokenizer, personality
         self.steer_tokens = steer_tokens
         self.batch_size = batch_size
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.max_length = min(positions or _LONGEST, _LONGEST)
+        self.max_length = min(longest_text(model) or _LONGEST, _LONGEST)
 
     @property
     def eot_token_id(self) -> int:

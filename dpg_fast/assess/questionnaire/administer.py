@@ -35,6 +35,7 @@ from dpg_fast.assess.questionnaire.session import (
 )
 from dpg_fast.assess.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer
 from dpg_fast.compat.transformers import cache_argument, output_cache
+from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
 from dpg_fast.model.stage_embedding import stage_of
@@ -113,7 +114,7 @@ def administer(
             raise ValueError(
                 f"{type(model).__name__} takes no personality, but {named!r} has one; wrap it in a PersonalityModel"
             )
-    name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+    name = model_name(model) or type(model).__name__
     name = name.rstrip("/").rsplit("/", 1)[-1]
     identity = "" if checkpoint is None else model_identity(model)
     session = Session(inventory, tuple(respondents), tuple(forms), settings, name, identity)
