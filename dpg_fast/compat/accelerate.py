@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpg_fast.compat.transformers_models import input_embedding
+
 HOOK = "_hf_hook"
 """Attribute of a hooked module: its hook."""
 
@@ -80,6 +82,13 @@ def execution_device(model: nn.Module, name: str) -> torch.device:
         if type(hook).__name__ == "CpuOffload":  # moves the whole model when it is called
             return _device(hook.execution_device)
     return _runs_on(weight, chain)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its input ids: where its embedding runs, or, without a known one, where its first weight lies."""
+    embedding = input_embedding(model)
+    name = next((name for name, module in model.named_modules() if module is embedding), None)
+    return next(model.parameters()).device if name is None else execution_device(model, name)
 
 
 def runs_on(*modules: nn.Module) -> torch.device:

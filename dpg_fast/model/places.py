@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from dpg_fast.architecture import Architecture, UnsupportedArchitectureError
-from dpg_fast.compat.accelerate import execution_device, placed_by
-from dpg_fast.compat.transformers_models import input_embedding
+from dpg_fast.compat.accelerate import execution_device, input_device, placed_by
 
 META = torch.device("meta")
 
@@ -35,10 +34,8 @@ class Places:
         Raises:
             UnsupportedArchitectureError: a layer without weights in a model that has some, or an MLP on several devices.
         """
-        names = {id(module): name for name, module in base.named_modules()}
         of = {name: execution_device(base, name) for name in architecture.linears}
-        entrance = names.get(id(input_embedding(base)))
-        first = next(base.parameters()).device if entrance is None else execution_device(base, entrance)
+        first = input_device(base)
         if META in (first, *of.values()) and any(device != META for device in (first, *of.values())):
             absent = next((name for name, device in of.items() if device == META), "the input embedding")
             raise UnsupportedArchitectureError(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dpg_fast.model.adapters import PersonalityActivation, PersonalityLinear, PersonalityMlp
 from dpg_fast.model.changes import NoEffectError
 from dpg_fast.model.request import CallState
-from dpg_fast.model.surgery import PersonalityActivation, PersonalityLinear, PersonalityMlp
 
 __all__ = ["NoEffectError", "Reach"]
 

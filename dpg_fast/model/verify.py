@@ -2,28 +2,28 @@
 
 Logits are compared along the same tokens: the bare model's greedy continuation of each prompt is forced on every generation. The
 difference of two logit vectors is the norm of their difference over the norm of the second, both without their mean; of
-several positions the largest counts. Bounds come from the bare model: `MARGIN` times the larger of its own difference in the same
-comparison (alone or in a batch, cached or not, padded or not) and of what one rounding of its embeddings does to its logits.
+several positions the largest counts. Bounds come from the bare model: `bare.MARGIN` times the larger of its own difference in
+the same comparison (alone or in a batch, cached or not, padded or not) and of what one rounding of its embeddings does to its
+logits.
 """
 
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dpg_fast.compat.accelerate import weight_value
-from dpg_fast.compat.transformers import MASK_NAME
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.hypernet import CombinedNetwork, StoredAdapters
+from dpg_fast.model.bare import BareModel, difference, forced_logits, uncached
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.rows import Row
+from dpg_fast.model.snapshot import left_behind, snapshot
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.model.verification import Check, Verification
 from dpg_fast.personality import POLES, Character, Personality
@@ -31,9 +31,7 @@ from dpg_fast.personality import POLES, Character, Personality
 if TYPE_CHECKING:
     from dpg_fast.model.wrapper import PersonalityModel
 
-#: bounds are this many times the bare model's own difference
-MARGIN = 4.0
-#: and ends that have to differ do so by more than this many times
+#: ends that have to differ do so by more than this many times the bare model's own difference
 APART = 2.0
 TOKENS, QUICK_TOKENS = 8, 4
 CHARACTERS = 8
@@ -70,11 +68,11 @@ def verify(
         )
         if not reached.ok:  # such a model may be refused when it is wrapped again
             return Verification(title, (reached,))
-        served = _snapshot(base)
+        served = snapshot(base)
         model.unload()
         try:
-            before = _snapshot(base)
-            bare = _Bare(base, ids, QUICK_TOKENS if quick else TOKENS, len(people) + 1)
+            before = snapshot(base)
+            bare = BareModel(base, ids, QUICK_TOKENS if quick else TOKENS, len(people) + 1)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             return Verification(title, (reached, Check("the bare model generates", "", None, None, "failed", message)))
@@ -99,124 +97,11 @@ def _reached(model: PersonalityModel, ids: Tensor, people: dict[str, Row]) -> tu
 # ---------------------------------------------------------------- the bare model
 
 
-class _Forced:
-    """A logits processor that makes ``generate`` write the given tokens, int64 [rows, N], after ``start`` tokens."""
-
-    def __init__(self, tokens: Tensor, start: int) -> None:
-        self.tokens, self.start = tokens, start
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        wanted = self.tokens[:, input_ids.shape[1] - self.start, None]
-        return torch.full_like(scores, -torch.inf).scatter(1, wanted, 0.0)
-
-
-def _logits(model: Any, ids: Tensor, tokens: Tensor, vocabulary: int | None = None, **kwargs: Any) -> Tensor:
-    """Logits float64 [rows, N, V] of a generation that writes ``tokens`` [rows or 1, N] after the prompts ``ids``."""
-    tokens = tokens.expand(len(ids), -1)
-    kwargs.setdefault(MASK_NAME, torch.ones_like(ids))
-    output = model.generate(
-        ids,
-        logits_processor=[_Forced(tokens, ids.shape[1])],
-        max_new_tokens=tokens.shape[1],
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-        **kwargs,
-    )
-    found = torch.stack(output.logits, 1)[..., :vocabulary]
-    if found.shape[1] != tokens.shape[1] or not torch.equal(output.sequences[:, ids.shape[1] :], tokens):
-        raise RuntimeError("generate() did not write the tokens that a logits processor forced on it")
-    return found.cpu().double()
-
-
-def difference(found: Tensor, wanted: Tensor) -> float:
-    """The largest relative difference of logit vectors [..., V]; infinite where one is not finite and the other is."""
-    found, wanted = torch.broadcast_tensors(found, wanted)
-    finite = torch.isfinite(found) & torch.isfinite(wanted)
-    if not torch.equal(torch.where(finite, 0.0, found), torch.where(finite, 0.0, wanted)):
-        return float("inf")
-    count = finite.sum(-1, keepdim=True).clamp_min(1)
-    a, b = (
-        torch.where(finite, x - torch.where(finite, x, 0.0).sum(-1, keepdim=True) / count, 0.0) for x in (found, wanted)
-    )
-    return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-30)).max())
-
-
-class _Bare:
-    """Logits of the unwrapped model, and its own differences: in a batch, without a cache, padded, rounded."""
-
-    def __init__(self, base: Any, prompts: Sequence[Tensor], tokens: int, rows: int) -> None:
-        self.base, self.prompts, self.rows = base, list(prompts), rows
-        self.tokens = [
-            base.generate(ids, max_new_tokens=tokens, do_sample=False, **{MASK_NAME: torch.ones_like(ids)})[
-                :, ids.shape[1] :
-            ]
-            for ids in self.prompts
-        ]
-        self.logits = [_logits(base, ids, new) for ids, new in zip(self.prompts, self.tokens, strict=True)]
-        ids, new = self.prompts[0], self.tokens[0]
-        self.vocabulary = self.logits[0].shape[-1]
-        batch = _logits(base, ids.repeat(rows, 1), new)
-        self.batch = difference(batch, self.logits[0])
-        self.uncached = difference(uncached(base, ids.repeat(rows, 1), new), batch)
-        self.padded = difference(
-            _logits(base, *self.layout(), self.vocabulary, **self.mask()), torch.cat(self.wanted(self.logits))
-        )
-        self.rounding = self._rounding()
-
-    def bound(self, own: float, margin: float = MARGIN) -> float:
-        return margin * max(own, self.rounding)
-
-    def layout(self) -> tuple[Tensor, Tensor]:
-        """All prompts in turn in one batch of ``rows``, padded on the left, and the tokens that follow each."""
-        width = max(ids.shape[1] for ids in self.prompts) + 3
-        which = [row % len(self.prompts) for row in range(self.rows)]
-        pad = int(self.base.generation_config.pad_token_id)
-        ids = [
-            torch.nn.functional.pad(self.prompts[i], (width - self.prompts[i].shape[1], 0), value=pad) for i in which
-        ]
-        return torch.cat(ids), torch.cat([self.tokens[i] for i in which])
-
-    def mask(self) -> dict[str, Tensor]:
-        ids, _ = self.layout()
-        lengths = torch.tensor([self.prompts[row % len(self.prompts)].shape[1] for row in range(self.rows)])
-        position = torch.arange(ids.shape[1])
-        return {MASK_NAME: (position >= ids.shape[1] - lengths[:, None]).long().to(ids.device)}
-
-    def wanted(self, logits: Sequence[Tensor]) -> list[Tensor]:
-        """Of logits [rows or 1, N, V] for each prompt, those of the rows of `layout`, [1, N, V] each."""
-        chosen = [logits[row % len(logits)] for row in range(self.rows)]
-        return [own[min(row, len(own) - 1)][None] for row, own in enumerate(chosen)]
-
-    def _rounding(self) -> float:
-        """What a random rounding error in each value of the embeddings does to the logits."""
-        ids, new = self.prompts[0], self.tokens[0]
-        generator = torch.Generator().manual_seed(0)
-
-        def move(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            sign = torch.randint(0, 2, output.shape, generator=generator).to(output.device) * 2 - 1
-            return (output * (1 + sign * torch.finfo(output.dtype).eps)).to(output.dtype)
-
-        handle = self.base.get_input_embeddings().register_forward_hook(move)
-        try:
-            moved = _logits(self.base, ids, new)
-        finally:
-            handle.remove()
-        return max(difference(moved, self.logits[0]), float(torch.finfo(self.base.dtype).eps))
-
-
-def uncached(model: Any, ids: Tensor, tokens: Tensor, **kwargs: Any) -> Tensor:
-    """The logits of `_logits` by one forward over prompt and tokens."""
-    whole = torch.cat([ids, tokens.expand(len(ids), -1)[:, :-1]], 1)
-    logits: Tensor = model(input_ids=whole, **{MASK_NAME: torch.ones_like(whole)}, **kwargs).logits
-    return logits[:, ids.shape[1] - 1 :].cpu().double()
-
-
 # ---------------------------------------------------------------- the checks
 
 
 class _Checks:
-    def __init__(self, model: PersonalityModel, bare: _Bare, people: dict[str, Row], quick: bool) -> None:
+    def __init__(self, model: PersonalityModel, bare: BareModel, people: dict[str, Row], quick: bool) -> None:
         self.model, self.bare, self.people, self.quick = model, bare, people, quick
         self.rows: list[Row] = [None, *people.values()]
 
@@ -256,7 +141,7 @@ class _Checks:
 
     def generation(self, index: int, rows: Sequence[Row]) -> Tensor:
         ids, new = self.bare.prompts[index], self.bare.tokens[index]
-        return _logits(self.model, ids.repeat(len(rows), 1), new, self.bare.vocabulary, personality=list(rows))
+        return forced_logits(self.model, ids.repeat(len(rows), 1), new, self.bare.vocabulary, personality=list(rows))
 
     def ends(self) -> dict[str, list[str]]:
         """What each check of differences is called -> labels of the people that have to differ from each other and from None."""
@@ -310,7 +195,7 @@ class _Checks:
 
     def padding(self) -> tuple[float, float]:
         ids, new = self.bare.layout()
-        found = _logits(self.model, ids, new, self.bare.vocabulary, personality=self.rows, **self.bare.mask())
+        found = forced_logits(self.model, ids, new, self.bare.vocabulary, personality=self.rows, **self.bare.mask())
         return difference(found, torch.cat(self.bare.wanted(self.mixed))), self.bare.bound(self.bare.padded)
 
     @functools.cached_property
@@ -344,62 +229,24 @@ def _check(name: str, compared: str, measure: Callable[[], tuple[Any, ...]], apa
 
 
 def _unload(
-    model: PersonalityModel, bare: _Bare, served: dict[str, Any], before: dict[str, Any]
+    model: PersonalityModel, bare: BareModel, served: dict[str, Any], before: dict[str, Any]
 ) -> tuple[float, float, str]:
     """Unload the model that was used, compare it with what it was before (with and without personality), and wrap it again."""
     base = model.unload()
     try:
-        after = _snapshot(base)
+        after = snapshot(base)
         changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
         for name in served.keys() & after.keys() - set(changed):
             module = name.startswith("module ")  # attributes may only have gone, bits are the same
             if after[name][2] - served[name][2] if module else after[name][-1] != served[name][-1]:
                 changed.append(name)
-        changed += [f"{name} ({what})" for name, what in _left_behind(base)]
-        if not torch.equal(_logits(base, bare.prompts[0], bare.tokens[0]), bare.logits[0]):
+        changed += [f"{name} ({what})" for name, what in left_behind(base)]
+        if not torch.equal(forced_logits(base, bare.prompts[0], bare.tokens[0]), bare.logits[0]):
             changed.append("logits")
     finally:
         model._wrap_again()
     names = sorted(changed)
     return len(names), 0.0, ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _snapshot(base: nn.Module) -> dict[str, Any]:
-    """Every module's class and attributes, and every tensor's identity, layout and bits."""
-    found: dict[str, Any] = {}
-    for name, module in base.named_modules(remove_duplicate=False):
-        found[f"module {name}"] = (type(module), id(module), frozenset(module.__dict__), module.__dict__.get("forward"))
-    tensors = (*base.named_parameters(remove_duplicate=False), *base.named_buffers(remove_duplicate=False))
-    for name, tensor in tensors:
-        identity, value = id(tensor), tensor
-        if tensor.is_meta and isinstance(tensor, nn.Parameter):  # offloaded: another object after every forward
-            identity, value = 0, weight_value(base, name)
-        found[name] = (
-            *(identity, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device, tensor.requires_grad),
-            _bits(value),
-        )
-    return found
-
-
-def _bits(tensor: Tensor) -> int:
-    """CRC-32 of a tensor's bytes."""
-    if tensor.device.type == "meta":
-        return 0
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    value = 0
-    for part in flat.split(1 << 26):
-        value = zlib.crc32(part.cpu().numpy(), value)
-    return value
-
-
-def _left_behind(base: nn.Module) -> Iterator[tuple[str, str]]:
-    for name, module in base.named_modules():
-        left = [key for key in module.__dict__ if key.startswith("dpg_")]
-        if type(module).__module__.startswith("dpg_fast."):
-            left.append(type(module).__name__)
-        if hasattr(module.__dict__.get("forward"), "dpg_root"):
-            left.append("forward")
-        yield from ((name or type(module).__name__, what) for what in left)
 
 
 # ---------------------------------------------------------------- prompts, people, and the state of the model

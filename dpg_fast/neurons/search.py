@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.architecture import find_architecture
+from dpg_fast.compat.accelerate import input_device
 from dpg_fast.neurons.checkpoint import Checkpoint, identity
 from dpg_fast.neurons.selection import SelectionRule, select_all
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics, table_bytes
@@ -150,7 +151,7 @@ def collect_statistics(
         act=architecture.act or "identity",
         max_tokens=max(len(questions[pole.trait]) for pole in poles) * settings.max_new_tokens,
         means=settings.means,
-        device=model.device,
+        device=input_device(model),
     )
     done = 0 if store is None else store.resume(counter)
     before, started = int(counter.tokens.sum()), time.perf_counter()
@@ -196,7 +197,7 @@ def answer(
         tap: counts the decode tokens.
         slots: int32 [n], where they count.
     """
-    batch = encode_prompts(tokenizer, prompts, model.device)
+    batch = encode_prompts(tokenizer, prompts, input_device(model))
     padding = tokenizer.pad_token_id
     options = {
         "do_sample": False,
@@ -208,7 +209,7 @@ def answer(
         if tap is None:
             output: Tensor = model.generate(**batch, **options)
         else:
-            with tap.watch(batch["input_ids"].shape[1], slots.to(model.device)):
+            with tap.watch(batch["input_ids"].shape[1], slots.to(batch["input_ids"].device)):
                 output = model.generate(**batch, **options)
     return output
 

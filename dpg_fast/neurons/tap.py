@@ -184,6 +184,7 @@ class DecodeTap:
         self._gates[layer, self._used : self._used + self._new] = gate
         if self._counter.means:
             rows, length = self._counted.shape
+            output = output.to(self._sums.device)  # of a layer that runs elsewhere
             if length == 1:
                 self._sums[layer, :rows].addcmul_(output.reshape(rows, -1).float(), self._counted)
             else:

@@ -15,9 +15,9 @@ from dpg_fast.architecture import UnsupportedArchitectureError
 from dpg_fast.cli import app
 from dpg_fast.compat import transformers as names
 from dpg_fast.model import request, runtime, surgery
+from dpg_fast.model.bare import difference
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.stacks import Stack
-from dpg_fast.model.verify import difference
 from dpg_fast.personality import Pole
 from tests.model.test_wrapper import PEOPLE, greedy, personality_model
 from tests.model.tiny import prompts, tiny_model

@@ -237,3 +237,22 @@ def test_activations_of_any_mlp_are_counted(kind: str) -> None:
         decoded = torch.cat(values[1:], dim=1)  # [2, 5, I]
         assert torch.equal(statistics.positive[layer], (decoded > 0).sum((0, 1)))
         assert torch.allclose(statistics.mean[layer], decoded.mean(1).mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["hooks", "cpu", "disk"])
+def test_models_that_accelerate_has_placed_are_counted_alike(
+    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, way: str
+) -> None:
+    from accelerate import cpu_offload, disk_offload, dispatch_model
+
+    plain = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS)
+    placed = {
+        "hooks": lambda: dispatch_model(tiny_llama, {"": "cpu"}, force_hooks=True),
+        "cpu": lambda: cpu_offload(tiny_llama),
+        "disk": lambda: disk_offload(tiny_llama, str(tmp_path)),
+    }[way]()
+    found = collect_statistics(placed, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS)
+    for pole, statistics in plain.items():
+        assert statistics.tokens == found[pole].tokens > 0
+        torch.testing.assert_close(found[pole].probability, statistics.probability)
+        torch.testing.assert_close(found[pole].p95, statistics.p95)
