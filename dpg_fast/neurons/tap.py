@@ -59,6 +59,7 @@ class DecodeTap:
         self._window = window
         self._eos = torch.tensor(sorted(eos), dtype=torch.int64, device=counter.positive.device)
         self._prompt_length = 0
+        self._read = 0  # tokens of a row, prompt included, that forwards with counted tokens have read
         self._rows = torch.empty(0)
         self._ended = torch.empty(0)
         self._slots: Tensor | None = None
@@ -81,6 +82,7 @@ class DecodeTap:
         self._prompt_length = prompt_length
         self._rows = slots
         self._used = self._new = 0
+        self._read = 0
         self._ended = torch.zeros(slots.numel(), dtype=torch.bool, device=slots.device)
         self._answer_tokens = torch.zeros(slots.numel(), dtype=torch.int64, device=slots.device)
         self._start_sums(slots.numel(), slots.device)
@@ -119,6 +121,12 @@ class DecodeTap:
         if past + length <= self._prompt_length:
             self._slots = None
             return
+        if past < self._read:
+            raise RuntimeError(
+                f"generate() called the model with tokens {past} to {past + length - 1}, of which those before {self._read} have "
+                "been counted already; generate with a cache and without drafts, one token at a time"
+            )
+        self._read = past + length
         decoded = torch.arange(past, past + length, device=ids.device) >= self._prompt_length
         ended = torch.isin(ids, self._eos) & decoded
         ended = (ended.int().cumsum(1) > 0) | self._ended[:, None]
@@ -133,9 +141,11 @@ class DecodeTap:
     def _make_room(self, slots: Tensor) -> None:
         """Count what waits if the tokens of this forward do not fit beside it; note where they go."""
         self._used += self._new
-        if self._used + slots.numel() > self._gates.shape[1]:
+        larger = slots.numel() * self._window > self._gates.shape[1]
+        if larger or self._used + slots.numel() > self._gates.shape[1]:
+            self._new = 0
             self._flush()
-        if slots.numel() * self._window > self._gates.shape[1]:
+        if larger:
             shape = (self._architecture.num_layers, slots.numel() * self._window, self._architecture.intermediate)
             weight = next(iter(self._architecture.mlps[0].module.parameters()))
             dtype = weight.dtype if weight.dtype.is_floating_point else torch.bfloat16

@@ -256,3 +256,35 @@ def test_models_that_accelerate_has_placed_are_counted_alike(
         assert statistics.tokens == found[pole].tokens > 0
         torch.testing.assert_close(found[pole].probability, statistics.probability)
         torch.testing.assert_close(found[pole].p95, statistics.p95)
+
+
+def test_batches_of_other_sizes_count_no_stale_token(tiny_llama: Any) -> None:
+    """The last batch is smaller, and its tokens do not fill the buffer of the first evenly."""
+    architecture = find_architecture(tiny_llama)
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 9, "min_new_tokens": 9, "pad_token_id": 0}
+
+    def counted(sizes: list[int]) -> ActivationCounter:
+        counter = ActivationCounter(architecture.num_layers, architecture.intermediate, 1)
+        tap = DecodeTap(tiny_llama, architecture, counter, set(), 3)
+        for rows in sizes:
+            ids = torch.arange(2, 2 + rows * 4).view(rows, 4)
+            with tap.watch(4, torch.zeros(rows, dtype=torch.int32)):
+                tiny_llama.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        return counter
+
+    for sizes in ([3, 2], [2, 3], [5, 1, 4]):
+        together, apart = counted(sizes), [counted([rows]) for rows in sizes]
+        assert torch.equal(together.positive, sum(one.positive for one in apart))
+        assert torch.equal(together.histogram, sum(one.histogram for one in apart))
+        assert int(together.tokens) == sum(sizes) * 8
+
+
+def test_answers_that_are_read_again_are_refused(tiny_llama: Any) -> None:
+    architecture = find_architecture(tiny_llama)
+    counter = ActivationCounter(architecture.num_layers, architecture.intermediate, 1)
+    ids = torch.arange(2, 9)[None]
+    watch = DecodeTap(tiny_llama, architecture, counter, set(), 3).watch(7, torch.zeros(1, dtype=torch.int32))
+    with pytest.raises(RuntimeError, match="before 8 have been counted already; generate with a cache"), watch:
+        tiny_llama.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0, use_cache=False
+        )
