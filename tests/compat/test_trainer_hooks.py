@@ -19,7 +19,7 @@ from transformers import AutoConfig, Trainer, TrainingArguments
 import dpg_fast.train.trainer
 from dpg_fast import PersonalityModel
 from dpg_fast.compat import peft, trl
-from dpg_fast.compat import transformers as names
+from dpg_fast.compat import transformers_models as models
 from dpg_fast.compat import transformers_trainer as compat
 from dpg_fast.compat.hooks import overrides_hook, require, set_known
 from dpg_fast.hypernet import HypernetConfig
@@ -143,16 +143,16 @@ def test_files_of_checkpoints_and_fields_of_arguments() -> None:
     ],
 )
 def test_settings_that_change_logits_have_these_names(name: str, family: str) -> None:
-    assert name in names.LOGIT_SETTINGS
+    assert name in models.LOGIT_SETTINGS
     config = AutoConfig.for_model(family)
     assert hasattr(config, name)
     setattr(config, name, 0.5)
-    assert names.changes_logits(config)
+    assert models.changes_logits(config)
 
 
 def test_settings_that_change_nothing_are_not_taken_for_ones_that_do() -> None:
     config = AutoConfig.for_model("granite", logits_scaling=1.0)
-    assert not names.changes_logits(config) and not names.changes_logits(AutoConfig.for_model("llama"))
+    assert not models.changes_logits(config) and not models.changes_logits(AutoConfig.for_model("llama"))
 
 
 #: of attention, routers, gates and images
@@ -166,7 +166,7 @@ def test_no_configuration_has_a_setting_of_logits_that_is_unknown_here() -> None
             re.findall(r"^    (\w*(?:soft_?cap|logits?_scal|lm_head_mul|output_mul)\w*)\s*:", file.read_text(), re.M)
         )
     assert found >= {"final_logit_softcapping", "logits_scaling"}
-    assert {name for name in found if not ELSEWHERE.search(name)} <= set(names.LOGIT_SETTINGS)
+    assert {name for name in found if not ELSEWHERE.search(name)} <= set(models.LOGIT_SETTINGS)
 
 
 def test_logits_that_are_changed_in_an_unknown_way_are_noticed() -> None:
