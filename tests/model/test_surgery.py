@@ -705,7 +705,7 @@ def sparse_gemma3n(pattern: list[float]) -> Any:
         num_key_value_heads=2,
         head_dim=16,
         hidden_size_per_layer_input=8,
-        vocab_size_per_layer_input=64,
+        vocab_size_per_layer_input=97,
         laurel_rank=4,
         num_kv_shared_layers=0,
         layer_types=["full_attention"] * len(pattern),
