@@ -27,19 +27,19 @@ class PassesOn:
         base = (instance.__dict__.get("_modules") or {}).get("base")
         if base is None:
             return MethodType(self.method, instance)
-        kind: Any = type(underlying(base))
-        return MethodType(_with_parameters_of(self.method, kind), instance)
+        of_base: Any = type(underlying(base)).forward  # looked up at each call: Liger and others replace it later
+        return MethodType(_with_parameters_of(self.method, of_base), instance)
 
 
 @functools.cache
-def _with_parameters_of(method: Callable[..., Any], base: Any) -> Callable[..., Any]:
+def _with_parameters_of(method: Callable[..., Any], of_base: Callable[..., Any]) -> Callable[..., Any]:
     own = inspect.signature(method).parameters
     kinds = inspect.Parameter
     others = [
         parameter.replace(
             kind=kinds.KEYWORD_ONLY, default=None if parameter.default is kinds.empty else parameter.default
         )
-        for name, parameter in list(inspect.signature(base.forward).parameters.items())[1:]
+        for name, parameter in list(inspect.signature(of_base).parameters.items())[1:]
         if name not in own and parameter.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
     ]
     parameters = list(own.values())

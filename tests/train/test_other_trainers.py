@@ -77,6 +77,20 @@ def test_trainer_finds_every_column_that_the_base_takes(family: str, tmp_path: P
     assert set(inspect.signature(PersonalityModel.forward).parameters) >= {"labels", "attention_mask", "position_ids"}
 
 
+def test_the_signature_follows_a_forward_of_the_class_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = wrapped()
+    kind = type(model.base)
+    whole = set(inspect.signature(model.forward).parameters)
+
+    def forward(self: Any, *args: Any, only_here: int = 0, **kwargs: Any) -> Any:
+        return None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "forward", forward)
+        assert "only_here" in inspect.signature(model.forward).parameters
+    assert set(inspect.signature(model.forward).parameters) == whole
+
+
 def test_a_column_that_one_kind_of_base_takes_is_kept() -> None:
     model = wrapped()
     kind = type(model.base)
