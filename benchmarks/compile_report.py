@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.files import write_text
+from dpg_fast.util.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA_ARCHS = {"sm_80": "arch=compute_80,code=sm_80", "sm_90a": "arch=compute_90a,code=sm_90a"}

@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from dpg_fast import PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from tests.families.checks import CHECKS, Case, applies, problems, sites
 from tests.families.registry import FAMILIES, Family, NotInstalledError
 from tests.model.test_wrapper import random_table
@@ -165,7 +165,7 @@ def page(rows: list[Row]) -> str:
     return PAGE.format(
         sizes="3 layers, width 64",
         versions=f"{versions}, torch {torch.__version__.partition('+')[0]}",
-        structure="`dpg_fast/architecture.py`",
+        structure="`dpg_fast/architecture/layers.py`",
         supported=table(HEADER, supported),
         notes="\n".join(notes),
         refused=table(("family", "class", "outcome", "what the error says"), refused),

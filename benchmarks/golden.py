@@ -24,22 +24,26 @@ import torch
 
 from dpg_fast import Calibration, HypernetConfig, Personality, PersonalityModel
 from dpg_fast.data.scripts import read_script
-from dpg_fast.assess.calibrating.fit import monotone_knots
-from dpg_fast.assess.likelihood import LikelihoodJudge
-from dpg_fast.base_models import load_wrapped
+from dpg_fast.evaluation.calibration.fit import monotone_knots
+from dpg_fast.judges.likelihood import LikelihoodJudge
+from dpg_fast.model.loading import load_wrapped
 from dpg_fast.neurons import SearchSettings, SelectionRule, search_neurons
-from dpg_fast.traits import POLES, Pole, Trait
-from dpg_fast.assess.questionnaire.administer import administer
-from dpg_fast.assess.questionnaire.forms import make_forms
-from dpg_fast.assess.questionnaire.inventory import bundled_inventory
-from dpg_fast.assess.questionnaire.session import AdministrationSettings, Respondent
-from dpg_fast.data.texts import load_descriptions, load_questions
-from dpg_fast.data.records import DialogueRecord, Turn, write_records
+from dpg_fast.personality.traits import POLES, Pole, Trait
+from dpg_fast.questionnaire.administer import administer
+from dpg_fast.questionnaire.forms import make_forms
+from dpg_fast.questionnaire.inventory import bundled_inventory
+from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
+from dpg_fast.text.assets import load_descriptions, load_questions
+from dpg_fast.text.records import DialogueRecord, Turn, write_records
 from dpg_fast.train import load_settings, run_training
 
 PEOPLE = [Personality("E+5"), Personality("E-5 N+4"), None, Personality("O-3 C+2 A-5")]
 QUESTION = "Your boss asks you to give a speech tomorrow. How do you feel?"
-ANSWERS = ["I can't wait to be on that stage!", "I would rather hide at home all day.", "It is a speech, so I will write it."]
+ANSWERS = [
+    "I can't wait to be on that stage!",
+    "I would rather hide at home all day.",
+    "It is a speech, so I will write it.",
+]
 SCRIPTS = Path("tests/data/scripts"), Path("../shared/cases/data"), Path("../shared/data")
 
 
@@ -71,7 +75,7 @@ def mixed_batch() -> dict[str, Any]:
 
 def likelihood_scores() -> list[Any]:
     """Scores of three answers by the likelihood judge, all traits."""
-    from dpg_fast.base_models import load_base
+    from dpg_fast.util.models import load_base
 
     judge = LikelihoodJudge(*load_base("smollm2"))
     return [[judgement.scores[trait] for trait in Trait] for judgement in judge.judge(QUESTION, ANSWERS)]
@@ -128,11 +132,11 @@ def training_losses() -> dict[str, list[float]]:
     """Losses of a few steps: hypernetwork, first and second step of a character."""
     import yaml
 
-    from dpg_fast.train.personified import SftSettings, run_sft
-    from dpg_fast.train.personified.dpo import DpoSettings, run_dpo
-    from dpg_fast.train.personified.tuned import read_training
+    from dpg_fast.personified.train import SftSettings, run_sft
+    from dpg_fast.personified.train.dpo import DpoSettings, run_dpo
+    from dpg_fast.personified.train.tuned import read_training
     from dpg_fast.train import read_settings
-    from tests.train.personified.people import write_project
+    from tests.personified.train.people import write_project
 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -179,7 +183,10 @@ def parsed_scripts() -> dict[str, str]:
     found = {}
     for folder in SCRIPTS:
         for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
-            if file.suffix.lower() not in {".fountain", ".txt", ".srt", ".vtt", ".jsonl"} or file.stat().st_size > 400_000:
+            if (
+                file.suffix.lower() not in {".fountain", ".txt", ".srt", ".vtt", ".jsonl"}
+                or file.stat().st_size > 400_000
+            ):
                 continue
             try:
                 text = repr([repr(speech) for speech in read_script(file).speeches()])

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpg_fast.data.records import DialogueRecord, Turn
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
-from dpg_fast.personality import MAX_SCORE
+from dpg_fast.personality.scores import MAX_SCORE
+from dpg_fast.text.records import DialogueRecord, Turn
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.loss import batch_loss
 from dpg_fast.train.rows import Row, collate, text_sources
@@ -130,7 +130,7 @@ class Memorised:
 
 
 def run(options: argparse.Namespace) -> Memorised:
-    from dpg_fast.base_models import load_base
+    from dpg_fast.util.models import load_base
 
     started = time.perf_counter()
     base, tokenizer = load_base(options.model, getattr(torch, options.dtype))

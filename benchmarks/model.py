@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.report import Result
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
-from dpg_fast.demo import adapter_directory
+from dpg_fast.architecture.layers import find_architecture
+from dpg_fast.cli.demo import adapter_directory
+from dpg_fast.model.speed import Generate, compare_steps, generation, peft_rival, twin
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.smollm2 import load_smollm2
-from dpg_fast.speed import Generate, compare_steps, generation, peft_rival, twin
+from dpg_fast.util.smollm2 import load_smollm2
 
 RANK, CODES, ROWS, TOKENS, PROMPT = 8, 6, 8, 16, 24
 CHARACTERS = 4

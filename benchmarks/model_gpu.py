@@ -22,12 +22,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from benchmarks.report import Absent, Line, Result
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
+from dpg_fast.architecture.sites import Site
 from dpg_fast.compat.transformers import cache_argument
-from dpg_fast.hypernet.config import Site
+from dpg_fast.model.speed import peft_rival, twin
 from dpg_fast.neurons import PoleNeurons, SteeringTable
-from dpg_fast.personality import POLES
-from dpg_fast.speed import peft_rival, twin
+from dpg_fast.personality.scores import POLES
 
 NEURONS = 0.05  # share of all neurons in each pole's list; the released lists for Llama-3-8B hold 2 to 7%
 SEED = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dpg_fast.files import write_text
+from dpg_fast.util.files import write_text
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.turns import print_ratios, processor_seconds
-from dpg_fast.architecture import find_architecture
-from dpg_fast.data.texts import load_descriptions, load_questions
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.neurons import ActivationCounter, SearchSettings
 from dpg_fast.neurons.search import answer, end_tokens, make_jobs
 from dpg_fast.neurons.tap import DecodeTap, steps_together
-from dpg_fast.personality import POLES, Trait
-from dpg_fast.smollm2 import load_smollm2
+from dpg_fast.personality.scores import POLES, Trait
+from dpg_fast.text.assets import load_descriptions, load_questions
+from dpg_fast.util.smollm2 import load_smollm2
 
 PLAIN = "plain generation"
 

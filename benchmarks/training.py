@@ -16,8 +16,8 @@ from peft import LoraConfig, get_peft_model
 from benchmarks.turns import print_ratios, processor_seconds
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
-from dpg_fast.smollm2 import load_smollm2
 from dpg_fast.train.loss import target_loss
+from dpg_fast.util.smollm2 import load_smollm2
 
 PROMPT, ANSWER = 62, 44
 PEFT = "PEFT, one LoRA"

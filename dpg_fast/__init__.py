@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dpg_fast.description import Description
-from dpg_fast.personality import PRESETS, TRAITS, Character, Personality, Pole, Trait
+from dpg_fast.personality.description import Description
+from dpg_fast.personality.scores import PRESETS, TRAITS, Character, Personality, Pole, Trait
 
 if TYPE_CHECKING:
     from dpg_fast.hypernet import HypernetConfig, HyperNetwork, StoredAdapters

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpg_fast.assess.capability import OFFLINE, measure_capability
-from dpg_fast.assess.capability.report import write_costs
-from dpg_fast.base_models import BUNDLED, load_base
-from dpg_fast.command_errors import plain_errors
-from dpg_fast.demo import adapter_directory
-from dpg_fast.long_runs import adapter_identity, base_identity, calibration_identity, progress_bars
+from dpg_fast.cli.demo import adapter_directory
+from dpg_fast.cli.errors import plain_errors
+from dpg_fast.evaluation.harness import OFFLINE, measure_capability
+from dpg_fast.evaluation.harness.report import write_costs
 from dpg_fast.model import PersonalityModel, artifact
-from dpg_fast.personality import Personality, Pole, Trait
+from dpg_fast.model.identity import adapter_identity, base_identity, calibration_identity
+from dpg_fast.personality.scores import Personality, Pole, Trait
+from dpg_fast.util.models import BUNDLED, load_base
+from dpg_fast.util.progress import progress_bars
 
 
 def main() -> None:

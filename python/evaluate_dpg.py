@@ -20,24 +20,26 @@ from typing import Any
 
 from rich.console import Console
 
-from dpg_fast.assess.answering import AnswerSettings
-from dpg_fast.assess.capability.tasks import CHOICES
-from dpg_fast.assess.evaluation.api_prompt import APIPrompt
-from dpg_fast.assess.evaluation.capability import CapabilityPlan
-from dpg_fast.assess.evaluation.contenders import BOTH, HYPERNETWORK, PROMPTS, Contenders, named, named_loras
-from dpg_fast.assess.evaluation.dpg_plan import NEW, QUESTIONS, SCRIPTED, TASKS, DPGPlan, plan_costs
-from dpg_fast.assess.evaluation.dpg_run import DPGRun
-from dpg_fast.assess.evaluation.dpg_summary import write_summary
-from dpg_fast.assess.evaluation.interpolation import PAIRS
-from dpg_fast.assess.evaluation.newness import Newness
-from dpg_fast.assess.scoring import Scorer
-from dpg_fast.base_models import BUNDLED, load_base
-from dpg_fast.command_errors import plain_errors
-from dpg_fast.demo import adapter_directory, hypernet_directory
-from dpg_fast.judge_options import KINDS, LIKELIHOOD, JudgeOptions, fast_dtype
+from dpg_fast.cli.demo import adapter_directory, hypernet_directory
+from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.judge_options import KINDS, LIKELIHOOD, JudgeOptions, fast_dtype
+from dpg_fast.evaluation.api_prompt import APIPrompt
+from dpg_fast.evaluation.capability import CapabilityPlan
+from dpg_fast.evaluation.contenders import BOTH, HYPERNETWORK, PROMPTS, Contenders, named, named_loras
+from dpg_fast.evaluation.dpg.interpolation import PAIRS
+from dpg_fast.evaluation.dpg.newness import Newness
+from dpg_fast.evaluation.dpg.plan import NEW, QUESTIONS, SCRIPTED, TASKS, DPGPlan, plan_costs
+from dpg_fast.evaluation.dpg.run import DPGRun
+from dpg_fast.evaluation.dpg.summary import write_summary
+from dpg_fast.evaluation.harness.tasks import CHOICES
+from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table
-from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, progress_bars
+from dpg_fast.model.identity import adapter_identity, base_identity
+from dpg_fast.personality.traits import parse_traits
+from dpg_fast.text.answers import AnswerSettings
+from dpg_fast.util.models import BUNDLED, load_base
+from dpg_fast.util.progress import progress_bars
 
 
 def main() -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dpg_fast.assess.personified.cast import load_cast
-from dpg_fast.assess.personified.report import lead, write_report
-from dpg_fast.assess.personified.run import EvaluationSettings, evaluate
-from dpg_fast.assess.personified.systems import BASELINES, Sampling, make_systems
-from dpg_fast.base_models import BUNDLED, load_base
-from dpg_fast.command_errors import plain_errors
-from dpg_fast.judge_options import JudgeOptions
+from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.llm import LLMClient, LLMSettings
-from dpg_fast.long_runs import progress_bars
+from dpg_fast.personified.evaluate.cast import load_cast
+from dpg_fast.personified.evaluate.report import lead, write_report
+from dpg_fast.personified.evaluate.run import EvaluationSettings, evaluate
+from dpg_fast.personified.evaluate.systems import BASELINES, Sampling, make_systems
+from dpg_fast.util.models import BUNDLED, load_base
+from dpg_fast.util.progress import progress_bars
 
 
 def parse() -> argparse.Namespace:

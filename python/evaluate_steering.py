@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dpg_fast.assess.likelihood import LikelihoodJudge
-from dpg_fast.assess.poles import contrast_poles, contrast_table
-from dpg_fast.base_models import BUNDLED, load_base
-from dpg_fast.data.texts import load_questions
-from dpg_fast.demo import SYSTEM, adapter_directory
-from dpg_fast.files import write_text
+from dpg_fast.cli.demo import SYSTEM, adapter_directory
+from dpg_fast.judges.likelihood import LikelihoodJudge
+from dpg_fast.judges.poles import contrast_poles, contrast_table
 from dpg_fast.kernels import isas
 from dpg_fast.model import PersonalityModel
-from dpg_fast.personality import Trait
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.assets import load_questions
+from dpg_fast.util.files import write_text
+from dpg_fast.util.models import BUNDLED, load_base
 
 
 def main() -> None:

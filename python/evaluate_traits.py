@@ -19,21 +19,23 @@ from typing import Any
 
 from rich.console import Console
 
-from dpg_fast.assess.answering import AnswerSettings
-from dpg_fast.assess.capability.tasks import CHOICES
-from dpg_fast.assess.evaluation import TraitPlan, method_figures, run_evaluation
-from dpg_fast.assess.evaluation.build import METHODS, ActivationSettings, build_methods, default_names
-from dpg_fast.assess.evaluation.capability import CapabilityPlan, CapabilityRun
-from dpg_fast.assess.evaluation.questions import held_out_questions
-from dpg_fast.assess.evaluation.report import cost_sentence, verdict, write_report
-from dpg_fast.assess.scoring import Scorer
-from dpg_fast.base_models import BUNDLED, load_base
-from dpg_fast.command_errors import plain_errors
-from dpg_fast.demo import adapter_directory, hypernet_directory
+from dpg_fast.cli.demo import adapter_directory, hypernet_directory
+from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.judge_options import KINDS, JudgeOptions, fast_dtype
+from dpg_fast.evaluation import TraitPlan, method_figures, run_evaluation
+from dpg_fast.evaluation.build import METHODS, ActivationSettings, build_methods, default_names
+from dpg_fast.evaluation.capability import CapabilityPlan, CapabilityRun
+from dpg_fast.evaluation.harness.tasks import CHOICES
+from dpg_fast.evaluation.questions import held_out_questions
+from dpg_fast.evaluation.report import cost_sentence, verdict, write_report
 from dpg_fast.hypernet import AdapterNetwork
-from dpg_fast.judge_options import KINDS, JudgeOptions, fast_dtype
-from dpg_fast.long_runs import adapter_identity, base_identity, parse_traits, progress_bars
+from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import artifact
+from dpg_fast.model.identity import adapter_identity, base_identity
+from dpg_fast.personality.traits import parse_traits
+from dpg_fast.text.answers import AnswerSettings
+from dpg_fast.util.models import BUNDLED, load_base
+from dpg_fast.util.progress import progress_bars
 
 
 def main() -> None:

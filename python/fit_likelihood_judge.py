@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from dpg_fast.assess.fitting import (
+from dpg_fast.judges.fitting import (
     Item,
     fit_scale,
     judge_own_trait,
@@ -31,8 +31,10 @@ from dpg_fast.assess.fitting import (
     split_by_pole,
     table_text,
 )
-from dpg_fast.assess.likelihood import SURPRISAL_CAP, Judgement, LikelihoodJudge, Scale, TraitScale
-from dpg_fast.assess.persona_answers import (
+from dpg_fast.judges.likelihood import SURPRISAL_CAP, Judgement, LikelihoodJudge, Scale, TraitScale
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.assets import load_personalitybench
+from dpg_fast.text.personas import (
     SYSTEM_TEMPLATE,
     USER_TEMPLATE,
     PersonaAnswer,
@@ -40,10 +42,8 @@ from dpg_fast.assess.persona_answers import (
     load_answers,
     save_answers,
 )
-from dpg_fast.data.texts import load_personalitybench
-from dpg_fast.files import write_text
-from dpg_fast.personality import Trait
-from dpg_fast.smollm2 import HUB_ID, load_smollm2
+from dpg_fast.util.files import write_text
+from dpg_fast.util.smollm2 import HUB_ID, load_smollm2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

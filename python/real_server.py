@@ -103,7 +103,7 @@ def save_model(target: Path, adapter: Path | None = None) -> Path:
     if not (target / "config.json").exists():
         import torch
 
-        from dpg_fast.smollm2 import load_smollm2
+        from dpg_fast.util.smollm2 import load_smollm2
 
         if adapter is not None and not (adapter / "adapter_config.json").is_file():
             raise SystemExit(f"{adapter} holds no adapter_config.json: name the directory of a PEFT LoRA")

@@ -3,7 +3,7 @@
     python python/train_dpo.py --config recipes/marit_oss_dpo.yaml
     accelerate launch python/train_dpo.py --config recipes/marit_oss_dpo.yaml trainer.beta=0.2
 
-Settings are those of dpg_fast.train.personified.DpoSettings. A killed run continues from its last checkpoint when it is started
+Settings are those of dpg_fast.personified.train.DpoSettings. A killed run continues from its last checkpoint when it is started
 again.
 """
 
@@ -13,9 +13,9 @@ import argparse
 
 from rich.console import Console
 
-from dpg_fast.command_errors import plain_errors
+from dpg_fast.cli.errors import plain_errors
+from dpg_fast.personified.train import DpoSettings, run_dpo
 from dpg_fast.train import read_settings, settings_arguments
-from dpg_fast.train.personified import DpoSettings, run_dpo
 
 
 def parse() -> argparse.Namespace:

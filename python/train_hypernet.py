@@ -13,9 +13,9 @@ import argparse
 
 from rich.console import Console
 
-from dpg_fast.command_errors import plain_errors
-from dpg_fast.long_runs import progress_bars
+from dpg_fast.cli.errors import plain_errors
 from dpg_fast.train import load_settings, run_training, settings_arguments
+from dpg_fast.util.progress import progress_bars
 
 
 def parse() -> argparse.Namespace:

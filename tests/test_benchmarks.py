@@ -16,7 +16,7 @@ from benchmarks.kernels.stats_op import moved
 from benchmarks.kernels.way import sample_rows
 from benchmarks.report import Absent, Result, markdown
 from dpg_fast import HyperNetwork, kernels
-from dpg_fast.testing import relative_error
+from dpg_fast.kernels.testing import relative_error
 
 QUICK = ["--suite", "kernels", "--quick", "--rounds", "2"]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 needs_backend = pytest.mark.skipif(
     importlib.util.find_spec("scikit_build_core") is None or importlib.util.find_spec("pybind11") is None,
     reason="building needs scikit-build-core and pybind11",
@@ -96,4 +97,4 @@ def test_console_script_is_declared() -> None:
         pytest.skip("the package is not installed")
     if not entry_points:
         pytest.skip("the package is not installed")
-    assert next(iter(entry_points)).value == "dpg_fast.cli:main"
+    assert next(iter(entry_points)).value == "dpg_fast.cli.app:main"

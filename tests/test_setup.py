@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from rich.console import Console
 
-from dpg_fast import environment
+from dpg_fast.cli import environment
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 _SPEC = importlib.util.spec_from_file_location("lock", ROOT / "python" / "lock.py")
 assert _SPEC is not None and _SPEC.loader is not None
 lock: Any = importlib.util.module_from_spec(_SPEC)

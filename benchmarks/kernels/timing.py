@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dpg_fast.kernels import use_backend
-from dpg_fast.testing import paired_times
+from dpg_fast.kernels.testing import paired_times
 
 
 class Pool(NamedTuple):

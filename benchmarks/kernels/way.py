@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.shapes import Work
-from dpg_fast.testing import error_ratio, relative_error
+from dpg_fast.kernels.testing import error_ratio, relative_error
 
 LIMIT = 1.5
 """Our ops' largest error, in units of the unfused computation's; a rival's may be four times that."""

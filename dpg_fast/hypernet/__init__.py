@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.combined import CombinedNetwork, join_stored
-from dpg_fast.hypernet.config import HypernetConfig, Site, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, input_groups, select_sites, sort_sites
 from dpg_fast.hypernet.encoders import ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.interface import AdapterNetwork
 from dpg_fast.hypernet.network import HyperNetwork, from_config

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.hypernet.config import Site, sort_sites
+from dpg_fast.architecture.sites import Site
+from dpg_fast.hypernet.config import sort_sites
 
 __all__ = ["LoraBank"]
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, Site, sort_sites
+from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, sort_sites
 from dpg_fast.hypernet.interface import AdapterNetwork
 from dpg_fast.hypernet.network import HyperNetwork, from_config
 from dpg_fast.hypernet.stage_rows import StageRows

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
+
+from dpg_fast.architecture.sites import SHARED_INPUTS, Site, whole
 
 __all__ = [
     "MAX_CODES",
@@ -28,52 +29,12 @@ MAX_WIDE = 1025
 MAX_TEXT_FEATURES = 256
 SCORE_FEATURES = 6
 """The constant 1 and the five traits: what the linear part of the trunk can tell apart."""
-SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
-"""Linear layers that are given the same input."""
 LAST_LAYERS = frozenset(
     {"o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "fc_out", "w2", "dense_4h_to_h", "output_linear"}
 )
 """Linear layers that give hidden states; others are given some."""
 ENCODERS = ("scores", "text", "layers", "both", "stored")
 HEADS = ("bank", "wide")
-
-
-@dataclass(frozen=True)
-class Site:
-    """One linear layer of the base model that gets LoRA weights.
-
-    Attributes:
-        name: dotted module path in the base model, e.g. "model.layers.0.self_attn.q_proj".
-        in_features, out_features: sizes of the layer, at least 1.
-    """
-
-    name: str
-    in_features: int
-    out_features: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[^./]+(\.[^./]+)*", self.name):
-            raise ValueError(f'a site name is a module path like "model.layers.0.mlp.up_proj", not {self.name!r}')
-        for field in ("in_features", "out_features"):
-            _whole(getattr(self, field), f"{self.name}: {field}", 1, None)
-
-    @property
-    def kind(self) -> str:
-        """The last component of the name, e.g. "q_proj"."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def layer(self) -> int | None:
-        """The first number in the name, e.g. 0; None without one."""
-        return next((int(part) for part in self.name.split(".") if part.isdecimal()), None)
-
-
-def _whole(value: Any, what: str, low: int, high: int | None) -> None:
-    accepted = f"a whole number in {low}..{high}" if high is not None else f"a whole number, at least {low}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be {accepted}, not {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{what} must be {accepted}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -117,16 +78,16 @@ class HypernetConfig:
     dense_only: bool = False
 
     def __post_init__(self) -> None:
-        _whole(self.rank, "rank", 1, MAX_RANK)
+        whole(self.rank, "rank", 1, MAX_RANK)
         if self.head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}, not {self.head!r}")
-        _whole(self.hidden, "hidden", 1, MAX_HIDDEN if self.head == "bank" else MAX_WIDE - 1)
+        whole(self.hidden, "hidden", 1, MAX_HIDDEN if self.head == "bank" else MAX_WIDE - 1)
         if self.head == "wide":
             object.__setattr__(self, "codes", self.hidden + 1)
-        _whole(self.codes, "codes", 1, MAX_CODES if self.head == "bank" else MAX_WIDE)
-        _whole(self.depth, "depth", 0, 16)
-        _whole(self.text_features, "text_features", 1, MAX_TEXT_FEATURES)
-        _whole(self.first_layer, "first_layer", 0, None)
+        whole(self.codes, "codes", 1, MAX_CODES if self.head == "bank" else MAX_WIDE)
+        whole(self.depth, "depth", 0, 16)
+        whole(self.text_features, "text_features", 1, MAX_TEXT_FEATURES)
+        whole(self.first_layer, "first_layer", 0, None)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)):
             raise TypeError(f"alpha must be a number, not {self.alpha!r}")
         object.__setattr__(self, "alpha", float(self.alpha))

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.hypernet.config import LAST_LAYERS, HypernetConfig, Site, input_groups, sort_sites
+from dpg_fast.architecture.sites import Site
+from dpg_fast.hypernet.config import LAST_LAYERS, HypernetConfig, input_groups, sort_sites
 from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import describe, reference_people
-from dpg_fast.personality import MAX_SCORE, TRAITS
+from dpg_fast.personality.scores import MAX_SCORE, TRAITS
 
 __all__ = ["Reader", "ScoresEncoder", "TextEncoder", "fit_projection"]
 

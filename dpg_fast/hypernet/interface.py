@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.description import Description
+from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import HypernetConfig, Site, input_groups
+from dpg_fast.hypernet.config import HypernetConfig, input_groups
 from dpg_fast.hypernet.peft_io import write_peft
 from dpg_fast.hypernet.stage_rows import StageRows, character_files
-from dpg_fast.personality import Character, Personality
+from dpg_fast.personality.description import Description
+from dpg_fast.personality.scores import Character, Personality
 
 __all__ = ["AdapterNetwork", "wrong_kind"]
 

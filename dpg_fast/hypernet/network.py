@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.description import Description, character_of
+from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import HypernetConfig, Site, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, input_groups, select_sites, sort_sites
 from dpg_fast.hypernet.encoders import Reader, ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.interface import AdapterNetwork, wrong_kind
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.hypernet.stored import StoredAdapters
 from dpg_fast.hypernet.trunk import Trunk, WideTrunk, mean_code_power
 from dpg_fast.hypernet.wording import describe
-from dpg_fast.personality import MAX_SCORE, TRAITS, Personality
+from dpg_fast.personality.description import Description, character_of
+from dpg_fast.personality.scores import MAX_SCORE, TRAITS, Personality
 
 __all__ = ["HyperNetwork", "from_config"]
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpg_fast.compat.peft import PARAMETER_SUFFIX, rewritten_names
-from dpg_fast.files import replace_directory
-from dpg_fast.stages import CARD_FILE, CharacterCard, read_card
+from dpg_fast.personality.stages import CARD_FILE, CharacterCard, read_card
+from dpg_fast.util.files import replace_directory
 
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.description import character_of
-from dpg_fast.stages import CharacterCard, stage_token, write_card
+from dpg_fast.personality.description import character_of
+from dpg_fast.personality.stages import CharacterCard, stage_token, write_card
 
 __all__ = ["StageRows", "StageToken", "character_files", "no_stage", "with_special_tokens"]
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.description import character_of
+from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, Site, select_sites
+from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, select_sites
 from dpg_fast.hypernet.interface import AdapterNetwork, wrong_kind
 from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft
 from dpg_fast.hypernet.stage_rows import StageRows
-from dpg_fast.personality import Character, Personality
+from dpg_fast.personality.description import character_of
+from dpg_fast.personality.scores import Character, Personality
 
 __all__ = ["StoredAdapters", "from_peft", "from_read"]
 

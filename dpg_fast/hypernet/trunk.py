@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.hypernet.config import SCORE_FEATURES
-from dpg_fast.personality import TRAITS
+from dpg_fast.personality.scores import TRAITS
 
 __all__ = ["TEXT_SPREAD", "Trunk", "WideTrunk", "mean_code_power"]
 

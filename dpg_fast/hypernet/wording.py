@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpg_fast.personality import MAX_SCORE, POLES, Personality, Pole, Trait
+from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
 
 __all__ = ["WORDINGS", "describe", "reference_people"]
 

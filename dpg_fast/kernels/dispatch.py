@@ -129,7 +129,7 @@ def call(op: str, *args: Any) -> Any:
 
 def explain(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> list[Row]:
     """Which backends could serve each op for tensors of this device and dtype, in order of preference."""
-    from dpg_fast.kernels._samples import sample_arguments
+    from dpg_fast.kernels.samples import sample_arguments
 
     rows: list[Row] = []
     for op in OPS:

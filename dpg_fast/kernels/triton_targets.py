@@ -96,14 +96,14 @@ def _target(name: str, kernel: Any, arguments: dict[str, Any]) -> Target:
 
 def _calls(model: str, tokens: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(op, function of the backend, arguments on "meta")."""
-    from dpg_fast.kernels.activation_stats import triton as stats
-    from dpg_fast.kernels.add_rmsnorm import triton as add_rmsnorm
-    from dpg_fast.kernels.lora_add import triton as lora_add
-    from dpg_fast.kernels.lora_combine import triton as lora_combine
-    from dpg_fast.kernels.lora_expand_add import triton as lora_expand_add
-    from dpg_fast.kernels.lora_shrink import triton as lora_shrink
-    from dpg_fast.kernels.lora_stacked_add import triton as lora_stacked_add
-    from dpg_fast.kernels.steered_gated_act import triton as gated
+    from dpg_fast.kernels.ops.activation_stats import triton as stats
+    from dpg_fast.kernels.ops.add_rmsnorm import triton as add_rmsnorm
+    from dpg_fast.kernels.ops.lora_add import triton as lora_add
+    from dpg_fast.kernels.ops.lora_combine import triton as lora_combine
+    from dpg_fast.kernels.ops.lora_expand_add import triton as lora_expand_add
+    from dpg_fast.kernels.ops.lora_shrink import triton as lora_shrink
+    from dpg_fast.kernels.ops.lora_stacked_add import triton as lora_stacked_add
+    from dpg_fast.kernels.ops.steered_gated_act import triton as gated
 
     d, width, K, r = MODELS[model]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.files import write_text
 from dpg_fast.llm.calls import Call, request_body
 from dpg_fast.llm.client import LLMClient
 from dpg_fast.llm.session import reply_of, without_key
+from dpg_fast.util.files import write_text
 
 ENDPOINT = "/v1/chat/completions"
 MAX_REQUESTS = 50_000  # in one file, OpenAI's limits

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.transformers_models import model_name
-from dpg_fast.files import write_atomically, write_text
 from dpg_fast.hypernet import AdapterNetwork, from_config
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.fingerprint import fingerprint, mismatch
 from dpg_fast.neurons import SteeringTable
+from dpg_fast.util.files import write_atomically, write_text
 
 SCHEMA = "dpg_fast.adapter/1"
 CONFIG = "dpg_config.json"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.files import write_text
-from dpg_fast.personality import MAX_SCORE, POLES, Personality, Pole
+from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole
+from dpg_fast.util.files import write_text
 
 SCHEMA = "dpg_fast.calibration/1"
 LINEAR, MONOTONE = "linear", "monotone"

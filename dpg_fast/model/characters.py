@@ -11,7 +11,7 @@ from torch import nn
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters, join_stored, read_peft
 from dpg_fast.hypernet.stored import from_read
 from dpg_fast.model.fingerprint import mismatch
-from dpg_fast.personality import Character
+from dpg_fast.personality.scores import Character
 
 __all__ = ["Directories", "add_to", "read_characters"]
 

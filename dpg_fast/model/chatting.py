@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpg_fast.hypernet.stage_rows import with_special_tokens
-from dpg_fast.model.rows import per_row, read_rows
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
-from dpg_fast.prompting import Message, chat_prompt, encode_prompts
-from dpg_fast.stages import label_messages
+from dpg_fast.personality.row import per_row, read_rows
+from dpg_fast.personality.stages import label_messages
+from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts
 
 __all__ = ["Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
 

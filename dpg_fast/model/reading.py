@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import Architecture
+from dpg_fast.architecture.layers import Architecture
 from dpg_fast.model.request import CallState
 
 MAX_TOKENS = 2048

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dpg_fast.model.lasting import lasting
+from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.model.steering import RandomMask, SteeringOptions
 

@@ -11,31 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import Architecture, UnsupportedArchitectureError, find_architecture
+from dpg_fast.architecture.layers import Architecture, UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat.accelerate import placed_by
 from dpg_fast.compat.transformers import checkpoints, kept_positions, prompt_of, tokens_before
 from dpg_fast.compat.transformers_models import conv1d_shape, model_type
-from dpg_fast.description import character_of
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.stage_rows import no_stage
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.changes import Watch
-from dpg_fast.model.checkpointing import CheckpointContexts
-from dpg_fast.model.lasting import lasting
-from dpg_fast.model.misfits import check_sites
-from dpg_fast.model.places import META, Places, mark
-from dpg_fast.model.reach import NoEffectError, Reach
+from dpg_fast.model.layers.changes import Watch
+from dpg_fast.model.layers.checkpointing import CheckpointContexts
+from dpg_fast.model.layers.lasting import lasting
+from dpg_fast.model.layers.misfits import check_sites
+from dpg_fast.model.layers.places import META, Places, mark
+from dpg_fast.model.layers.reach import NoEffectError, Reach
+from dpg_fast.model.layers.root import Root, remove_copied
+from dpg_fast.model.layers.surgery import Surgery
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import Call, CallState, Request
-from dpg_fast.model.root import Root, remove_copied
-from dpg_fast.model.rows import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.model.steering import SteeringOptions
-from dpg_fast.model.surgery import Surgery
 from dpg_fast.model.wide import WideTable, one_hot
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import POLES
+from dpg_fast.personality.description import character_of
+from dpg_fast.personality.row import PersonalityLike, Row, is_profile, read_rows, scores_of
+from dpg_fast.personality.scores import POLES
 
 
 class Speaking:

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.compat.transformers_models import embedding_scale, per_layer_embedding
-from dpg_fast.description import Description
 from dpg_fast.hypernet.stage_rows import StageRows
-from dpg_fast.model.changes import Change, Changed
-from dpg_fast.model.lasting import lasting
+from dpg_fast.model.layers.changes import Change, Changed
+from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.request import CallState
-from dpg_fast.personality import Personality
+from dpg_fast.personality.description import Description
+from dpg_fast.personality.scores import Personality
 
 __all__ = ["StageEmbedding", "check_stage_tokens", "stage_of"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dpg_fast.hypernet import Site
-from dpg_fast.model.places import Places
+from dpg_fast.model.layers.places import Places
+from dpg_fast.model.layers.surgery import Surgery
 from dpg_fast.model.slots import SlotTable, SlotValues
-from dpg_fast.model.surgery import Surgery
 
 SLOTS = 8
 

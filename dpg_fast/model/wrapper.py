@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.hooks import overrides_hook
 from dpg_fast.compat.peft import underlying
 from dpg_fast.compat.transformers import cache_of, enable_checkpointing, new_tokens, prompt_of
@@ -22,19 +22,19 @@ from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
 from dpg_fast.model import artifact, characters, chatting, untrained
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.changes import NOT_PICKLED
 from dpg_fast.model.fingerprint import fingerprint
-from dpg_fast.model.freezing import Frozen
-from dpg_fast.model.lasting import lasting
-from dpg_fast.model.root import is_wrapped
-from dpg_fast.model.rows import PersonalityLike, Row, per_row, read_rows
+from dpg_fast.model.layers.changes import NOT_PICKLED
+from dpg_fast.model.layers.freezing import Frozen
+from dpg_fast.model.layers.lasting import lasting
+from dpg_fast.model.layers.root import is_wrapped
 from dpg_fast.model.runtime import Runtime, Speaking
 from dpg_fast.model.signature import PassesOn
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
-from dpg_fast.model.verification import Verification
+from dpg_fast.model.verification.table import Verification
 from dpg_fast.neurons import SteeringTable
-from dpg_fast.personality import Character, Personality
+from dpg_fast.personality.row import PersonalityLike, Row, per_row, read_rows
+from dpg_fast.personality.scores import Character, Personality
 
 
 class PersonalityModel(nn.Module):
@@ -117,7 +117,7 @@ class PersonalityModel(nn.Module):
         """Wrap a loaded model. It is changed in place until :meth:`unload`; its weights are frozen meanwhile.
 
         Args:
-            model: a causal LM of a supported structure (see :mod:`dpg_fast.architecture`).
+            model: a causal LM of a supported structure (see :mod:`dpg_fast.architecture.layers`).
             hypernet: a configuration makes a fresh one, whose B side is zero (the wrapped model starts as the base model);
                 or a trained network, or stored adapters (:func:`dpg_fast.hypernet.from_peft`).
             steering: a table of personality neurons.
@@ -320,7 +320,7 @@ class PersonalityModel(nn.Module):
     def verify(
         self, prompts: Sequence[str] | Sequence[Tensor] | None = None, *, tokenizer: Any = None, quick: bool = False
     ) -> Verification:
-        """Check on this model that personalities act and that nothing else changes (see :mod:`dpg_fast.model.verify`).
+        """Check on this model that personalities act and that nothing else changes: :mod:`~dpg_fast.model.verification.checks`.
 
         The base model is unwrapped and wrapped again on the way, so CUDA graphs have to be captured again afterwards.
 
@@ -337,7 +337,7 @@ class PersonalityModel(nn.Module):
             ValueError: no personality can be given, or unreadable prompts.
             RuntimeError: calls are running.
         """
-        from dpg_fast.model.verify import verify
+        from dpg_fast.model.verification.checks import verify
 
         return verify(self, prompts, tokenizer, quick)
 

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dpg_fast.files import write_atomically, write_text
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics
-from dpg_fast.personality import POLES, Pole, Trait
+from dpg_fast.personality.scores import POLES, Pole, Trait
+from dpg_fast.util.files import write_atomically, write_text
 
 IDENTITY = "search.sha256"
 RUNNING = "running.safetensors"

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from dpg_fast.files import write_atomically
 from dpg_fast.neurons.selection import PoleNeurons
 from dpg_fast.neurons.statistics import EDGES
 from dpg_fast.neurons.table import SteeringTable
-from dpg_fast.personality import Pole, Trait
+from dpg_fast.personality.scores import Pole, Trait
+from dpg_fast.util.files import write_atomically
 
 #: what the published lists were made on, and its shape
 PUBLISHED_BASE = "meta-llama/Meta-Llama-3-8B-Instruct"

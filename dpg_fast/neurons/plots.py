@@ -9,14 +9,10 @@ from typing import Any
 
 import torch
 
-from dpg_fast.files import write_atomically
 from dpg_fast.neurons.summary import jaccard, overlap_counts
 from dpg_fast.neurons.table import SteeringTable
-from dpg_fast.personality import Pole, Trait
-
-#: one colour for each trait in OCEAN order (Okabe and Ito's palette, told apart by colour-blind readers)
-COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#D55E00")
-DPI = 150
+from dpg_fast.personality.scores import Pole, Trait
+from dpg_fast.reporting.figures import COLOURS, new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -209,20 +205,3 @@ def _traits(table: SteeringTable) -> list[Trait]:
     if not found:
         raise ValueError("the steering table has no neurons to draw")
     return found
-
-
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
-    """A figure without any display, and its panels row by row."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'dpg-fast[plots]'") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False, **options)
-    return figure, list(panels.flatten())
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI, format="png"))

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.accelerate import input_device
 from dpg_fast.neurons.checkpoint import Checkpoint, identity
 from dpg_fast.neurons.selection import SelectionRule, select_all
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics, table_bytes
 from dpg_fast.neurons.table import SteeringTable
 from dpg_fast.neurons.tap import DecodeTap, steps_together
-from dpg_fast.personality import POLES, Pole, Trait
-from dpg_fast.prompting import chat_prompt, encode_prompts
+from dpg_fast.personality.scores import POLES, Pole, Trait
+from dpg_fast.text.prompting import chat_prompt, encode_prompts
 
 PERSONA_PROMPT = (
     "{description}\n\nAnswer as this person would, in the first person. Let the views, the mood and the tone be theirs. "

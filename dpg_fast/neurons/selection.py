@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.neurons.statistics import PoleStatistics
-from dpg_fast.personality import Pole
+from dpg_fast.personality.scores import Pole
 
 FIELDS = ("layer", "neuron", "diff", "prob", "p95")
 

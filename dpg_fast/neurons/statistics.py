@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpg_fast.files import write_atomically
 from dpg_fast.kernels import activation_stats
+from dpg_fast.util.files import write_atomically
 
 BINS = 301
 BIN_WIDTH = 0.01

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpg_fast.neurons.selection import PoleNeurons
 from dpg_fast.neurons.table import SteeringTable
-from dpg_fast.personality import POLES, Pole
+from dpg_fast.personality.scores import POLES, Pole
 
 #: what is reported of each distribution of values
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)

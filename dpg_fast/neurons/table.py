@@ -18,9 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpg_fast.files import write_atomically
 from dpg_fast.neurons.selection import FIELDS, PoleNeurons
-from dpg_fast.personality import POLES, Pole
+from dpg_fast.personality.scores import POLES, Pole
+from dpg_fast.util.files import write_atomically
 
 SCHEMA = "dpg_fast.neurons/1"
 

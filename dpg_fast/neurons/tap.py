@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dpg_fast.architecture import Architecture
+from dpg_fast.architecture.layers import Architecture
+from dpg_fast.architecture.mlps import ACTIVATIONS, Mlp
 from dpg_fast.compat.transformers import prompt_of, tokens_before
-from dpg_fast.mlps import ACTIVATIONS, Mlp
 from dpg_fast.neurons.statistics import ActivationCounter
 
 #: most bytes of gates that wait to be counted

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..assess.fluency import repeated_ngrams
-from ..assess.reliability import bootstrap_rows
-from ..assess.stance import RULE, Stance, stances
-from ..assess.statistics import Interval
-from ..data.records import DialogueRecord, read_records
-from ..data.similarity import ngrams, words
-from ..llm import LLMClient
+from dpg_fast.data.similarity import ngrams, words
+from dpg_fast.judges.stance import RULE, Stance, stances
+from dpg_fast.llm import LLMClient
+from dpg_fast.text.fluency import repeated_ngrams
+from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.reliability import bootstrap_rows
+from dpg_fast.util.stats import Interval
 
 MOST_DERIVED = 300
 _SHORTEST = 5  # letters of a derived term

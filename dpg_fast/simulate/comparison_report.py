@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from ..assess.reporting import charts
-from ..assess.reporting.page import Page, Picture, Section, Settings, Table, Text, bounds, write_page
-from ..assess.reporting.sections import software
-from ..assess.statistics import Interval
-from .compare import Comparison, SystemFigures
+from dpg_fast.judges.sections import software
+from dpg_fast.reporting import charts
+from dpg_fast.reporting.page import Page, Picture, Section, Settings, Table, Text, bounds, write_page
+from dpg_fast.simulate.compare import Comparison, SystemFigures
+from dpg_fast.util.stats import Interval
 
 _HEAD = (
     "system",

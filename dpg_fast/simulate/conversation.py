@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..data.personified.record import ANALYSIS, RESPONSE
-from ..llm import Fence, defuse
-from ..prompting import Message
-from .scenario import Scenario, Speaker
+from dpg_fast.llm import Fence, defuse
+from dpg_fast.personified.data.record import ANALYSIS, RESPONSE
+from dpg_fast.simulate.scenario import Scenario, Speaker
+from dpg_fast.text.prompting import Message
 
 SILENCE = "..."
 _END = re.compile(r"[.!?…][\"'”’)]*(?=\s|$)")

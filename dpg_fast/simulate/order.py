@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..llm import defuse
-from .conversation import Conversation
+from dpg_fast.llm import defuse
+from dpg_fast.simulate.conversation import Conversation
 
 NameScorer = Callable[[Sequence[Conversation]], list[int]]
 

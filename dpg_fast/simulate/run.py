@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..assess.journal import Journal
-from ..assess.judges import Judge
-from ..personality import Trait
-from .conversation import SILENCE, Conversation, Said
-from .order import NameScorer, next_speakers
-from .scenario import Scenario
-from .voices import Voices
+from dpg_fast.judges.base import Judge
+from dpg_fast.judges.journal import Journal
+from dpg_fast.personality.scores import Trait
+from dpg_fast.simulate.conversation import SILENCE, Conversation, Said
+from dpg_fast.simulate.order import NameScorer, next_speakers
+from dpg_fast.simulate.scenario import Scenario
+from dpg_fast.simulate.voices import Voices
 
 TURNS, READINGS = "turns.jsonl", "readings.jsonl"
 Reading = dict[Trait, float]

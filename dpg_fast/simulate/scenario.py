@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from ..data.records import Text
-from ..personality import Personality
+from dpg_fast.personality.scores import Personality
+from dpg_fast.text.records import Text
 
 Order = Literal["alternate", "addressed", "random", "model"]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\s:<>\[\]|][^:<>\[\]|\n]{0,47}$")]

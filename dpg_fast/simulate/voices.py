@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field
 
-from ..llm import Call, LLMClient, estimate_tokens
-from ..model import PersonalityModel
-from ..prompting import Message, with_system
-from .conversation import (
+from dpg_fast.llm import Call, LLMClient, estimate_tokens
+from dpg_fast.model import PersonalityModel
+from dpg_fast.simulate.conversation import (
     SILENCE,
     Conversation,
     Said,
@@ -22,7 +21,8 @@ from .conversation import (
     own_view,
     system_text,
 )
-from .scenario import Endpoint, Generation, Scenario
+from dpg_fast.simulate.scenario import Endpoint, Generation, Scenario
+from dpg_fast.text.prompting import Message, with_system
 
 PROMPT_VERSION = "simulate-1"
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ..assess.reporting import charts
-from ..assess.reporting.markdown import one_line
-from ..assess.reporting.page import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, number, write_page
-from ..assess.reporting.sections import software
-from ..data.records import DialogueRecord, Turn, write_records
-from ..files import write_text
-from ..personality import Trait
-from .conversation import Conversation
-from .run import Simulation
-from .scenario import Scenario
+from dpg_fast.judges.sections import software
+from dpg_fast.personality.scores import Trait
+from dpg_fast.reporting import charts
+from dpg_fast.reporting.markdown import one_line
+from dpg_fast.reporting.page import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, number, write_page
+from dpg_fast.simulate.conversation import Conversation
+from dpg_fast.simulate.run import Simulation
+from dpg_fast.simulate.scenario import Scenario
+from dpg_fast.text.records import DialogueRecord, Turn, write_records
+from dpg_fast.util.files import write_text
 
 DIALOGUES, TRANSCRIPT = "dialogues.jsonl", "transcript.md"
 _SHOWN = 4  # conversations of a scenario on the page

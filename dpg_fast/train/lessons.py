@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpg_fast.assess.answering import NEUTRAL_SYSTEM
-from dpg_fast.data.texts import Question, load_descriptions, load_questions
-from dpg_fast.files import write_atomically
 from dpg_fast.model.artifact import describe_base
 from dpg_fast.model.fingerprint import mismatch
-from dpg_fast.personality import MAX_SCORE, POLES, Personality, Pole, Trait
+from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
+from dpg_fast.text.answers import NEUTRAL_SYSTEM
+from dpg_fast.text.assets import Question, load_descriptions, load_questions
 from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
+from dpg_fast.util.files import write_atomically
 
 SPLITS = ("search", "fit")  # never "holdout" or "validation": those are for measuring
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dpg_fast.compat.transformers_models import changes_logits
-from dpg_fast.description import Description
 from dpg_fast.hypernet import describe
 from dpg_fast.model import PersonalityModel
-from dpg_fast.personality import Personality
+from dpg_fast.personality.description import Description
+from dpg_fast.personality.scores import Personality
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
 _CHECKED: WeakSet[Any] = WeakSet()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
-from dpg_fast.files import write_text
 from dpg_fast.model import artifact
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.train.settings import TrainSettings
+from dpg_fast.util.files import write_text
 
 RUN = "run.json"
 _CHECKPOINT = re.compile(rf"{CHECKPOINT}-(\d+)")

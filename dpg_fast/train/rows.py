@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dpg_fast.data.records import DialogueRecord
 from dpg_fast.hypernet import WORDINGS
-from dpg_fast.personality import MAX_SCORE, Personality
-from dpg_fast.prompting import chat_prompt, with_system
+from dpg_fast.personality.scores import MAX_SCORE, Personality
+from dpg_fast.text.prompting import chat_prompt, with_system
+from dpg_fast.text.records import DialogueRecord
 from dpg_fast.train.lessons import Lesson
 from dpg_fast.train.teacher import TaughtAnswer, mix
 

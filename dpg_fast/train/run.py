@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,23 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from dpg_fast.assess.evaluation.methods import score_text
-from dpg_fast.base_models import load_base
 from dpg_fast.compat.transformers import with_checkpointing_names
-from dpg_fast.data.records import DialogueRecord, read_records
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork, TextEncoder
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.cost import hypernet_cost, time_to_generate
+from dpg_fast.text.personas import score_text
+from dpg_fast.text.records import DialogueRecord, read_records
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.lessons import load_lessons, make_lessons
 from dpg_fast.train.resume import claim, last_whole_checkpoint
 from dpg_fast.train.rows import Rows, Source, taught_sources, text_sources
 from dpg_fast.train.settings import DataSettings, TrainSettings
 from dpg_fast.train.trainer import HypernetTrainer
+from dpg_fast.util.models import load_base
+from dpg_fast.util.progress import Count
 
-Progress = Callable[[int, int], None]
 
-
-def run_training(settings: TrainSettings, progress: Progress | None = None) -> Path:
+def run_training(settings: TrainSettings, progress: Count | None = None) -> Path:
     """Make missing lessons, train, and write the adapter (or the baseline's LoRA); its directory.
 
     Args:
@@ -103,7 +101,7 @@ def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
         raise ValueError(f"trainer: {error}") from None
 
 
-def load_sources(settings: TrainSettings, base: Any, tokenizer: Any, progress: Progress | None = None) -> list[Source]:
+def load_sources(settings: TrainSettings, base: Any, tokenizer: Any, progress: Count | None = None) -> list[Source]:
     """What ``settings.data`` names; lessons that are not there yet are made."""
     data: DataSettings = settings.data
     spoken: list[Source] = []

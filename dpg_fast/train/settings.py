@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dpg_fast.base_models import BUNDLED
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.train.lessons import LessonSettings
+from dpg_fast.util.models import BUNDLED
 
 T = TypeVar("T")
 DTYPES = ("float32", "bfloat16", "float16")

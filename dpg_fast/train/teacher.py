@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.assess.persona_answers import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.compat.transformers import cache_argument, output_cache
-from dpg_fast.personality import MAX_SCORE, Personality, Pole, Trait
-from dpg_fast.prompting import chat_prompt, encode_prompts
+from dpg_fast.personality.scores import MAX_SCORE, Personality, Pole, Trait
+from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
+from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.train.attention import grouped
 
 

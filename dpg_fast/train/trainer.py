@@ -17,7 +17,7 @@ from dpg_fast.compat.hooks import overrides_hook, set_known
 from dpg_fast.hypernet import HyperNetwork
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.artifact import HYPERNET
-from dpg_fast.personality import Personality
+from dpg_fast.personality.scores import Personality
 from dpg_fast.train.loss import batch_loss
 from dpg_fast.train.rows import Rows, collate
 

@@ -214,7 +214,7 @@ def test_names_of_peft(tmp_path: Path) -> None:
 def test_names_of_trl(monkeypatch: pytest.MonkeyPatch) -> None:
     import trl as library
 
-    from dpg_fast.train.personified.dpo import dpo_trainer
+    from dpg_fast.personified.train.dpo import dpo_trainer
 
     require(library.DPOTrainer, trl.REFERENCE_LOSS, "DPO overrides it")
     monkeypatch.setattr(library, "DPOTrainer", renamed(library.DPOTrainer, trl.REFERENCE_LOSS))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dpg_fast.data import published
-from dpg_fast.data.published import PinnedFile, check_bytes, fetch_file, fetch_personalitybench
-from dpg_fast.data.texts import load_personalitybench
-from dpg_fast.personality import Trait
+from dpg_fast.data.questions import published
+from dpg_fast.data.questions.published import PinnedFile, check_bytes, fetch_file, fetch_personalitybench
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.assets import load_personalitybench
 
 
 def sha(data: bytes) -> str:

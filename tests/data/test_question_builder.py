@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
-from dpg_fast.data.facets import FACETS, TOPICS
-from dpg_fast.data.question_builder import BuildSettings, question_calls
-from dpg_fast.data.question_examples import description_turns, shown_questions
-from dpg_fast.data.question_rules import check_description, check_question
-from dpg_fast.data.records import DroppedRecord, QuestionRecord, read_records
-from dpg_fast.data.texts import load_questions
-from dpg_fast.personality import POLES, Pole, Trait
+from dpg_fast.cli.app import app
+from dpg_fast.data.questions.builder import BuildSettings, question_calls
+from dpg_fast.data.questions.examples import description_turns, shown_questions
+from dpg_fast.data.questions.rules import check_description, check_question
+from dpg_fast.personality.scores import POLES, Pole, Trait
+from dpg_fast.text.assets import load_questions
+from dpg_fast.text.facets import FACETS, TOPICS
+from dpg_fast.text.records import DroppedRecord, QuestionRecord, read_records
 
 from ..llm.server import Answer, last_user, serve
 

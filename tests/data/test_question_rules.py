@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from dpg_fast.data.facets import FACETS, TOPICS, TRAIT_STEMS
-from dpg_fast.data.question_rules import Limits, check_description, check_question
-from dpg_fast.data.texts import load_questions
-from dpg_fast.personality import Trait
+from dpg_fast.data.questions.rules import Limits, check_description, check_question
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.assets import load_questions
+from dpg_fast.text.facets import FACETS, TOPICS, TRAIT_STEMS
 
 GOOD = "A neighbour you barely know asks you to water the plants for a month. What do you say?"
 

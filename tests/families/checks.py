@@ -21,9 +21,9 @@ from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, SteeringTable
-from dpg_fast.architecture import Architecture, find_architecture
+from dpg_fast.architecture.layers import Architecture, find_architecture
+from dpg_fast.architecture.mlps import ACTIVATIONS, Mlp, gate_and_up
 from dpg_fast.hypernet import from_peft
-from dpg_fast.mlps import ACTIVATIONS, Mlp, gate_and_up
 from dpg_fast.model.calibration import Calibration
 from tests.families.registry import Family, shared_model
 from tests.model.test_wrapper import random_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from tests.model.test_wrapper import PEOPLE, greedy, personality_model
 from tests.model.tiny import prompts, tiny_model
 from tests.support.doubles import DOUBLES

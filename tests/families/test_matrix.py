@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpg_fast import PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from tests.families.checks import CHECKS, METHODS, Case, applies, generated, problems
 from tests.families.registry import FAMILIES, REFUSED, SUPPORTED, Family, NotInstalledError
 from tests.model.test_wrapper import random_table

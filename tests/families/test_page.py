@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks.families import Row, listed, main, page
 from tests.families.registry import FAMILIES, Family
+from tests.support import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+PAGE = ROOT / "docs" / "families.md"
 
 
 def outcome(family: Family) -> str:

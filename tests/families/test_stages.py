@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dpg_fast import Personality, PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
+from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat.peft import rewritten_names
 from dpg_fast.compat.transformers_models import model_type
-from dpg_fast.train.personified.tuned import add_stages
+from dpg_fast.personified.train.tuned import add_stages
 from tests.families.checks import error, values
 from tests.families.registry import FAMILIES, SUPPORTED
 from tests.model.characters import write_character

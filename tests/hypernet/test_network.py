@@ -19,7 +19,7 @@ from dpg_fast.hypernet import (
     StoredAdapters,
     from_config,
 )
-from dpg_fast.personality import Character, Personality
+from dpg_fast.personality.scores import Character, Personality
 
 SITES = [
     Site(f"model.layers.{layer}.{name}", d_in, d_out)

@@ -22,7 +22,7 @@ from dpg_fast.hypernet import (
     read_peft,
     write_peft,
 )
-from dpg_fast.personality import Character, Personality
+from dpg_fast.personality.scores import Character, Personality
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from dpg_fast.kernels import _cuda, use_backend
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 #: environment variable with the file of a library built by a parent process
 BUILT = "DPG_FAST_EMULATED_CUDA"
 KEPT = ROOT / "build" / "emulator"

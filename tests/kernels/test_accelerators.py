@@ -27,7 +27,7 @@ from dpg_fast.kernels import (
     steered_gated_act_reference,
     use_backend,
 )
-from dpg_fast.testing import assert_as_accurate, poisoned_empty, relative_error
+from dpg_fast.kernels.testing import assert_as_accurate, poisoned_empty, relative_error
 from tests.kernels import cases
 from tests.kernels.accelerators import ACCELERATORS, DEVICE, GPU, forced, needs_gpu, on_device
 

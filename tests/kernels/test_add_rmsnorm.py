@@ -13,7 +13,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from dpg_fast.kernels import RideAlong, add_rmsnorm, add_rmsnorm_reference, lora_expand_add
-from dpg_fast.testing import assert_as_accurate, poisoned_empty
+from dpg_fast.kernels.testing import assert_as_accurate, poisoned_empty
 from tests.kernels import cases
 from tests.kernels.accelerators import ACCELERATORS, DEVICE, GPU, forced, on_device
 from tests.kernels.ways import WAYS, using

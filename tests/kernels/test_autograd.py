@@ -24,8 +24,8 @@ from dpg_fast.kernels import (
     steered_gated_act_reference,
     use_backend,
 )
-from dpg_fast.kernels.steered_gated_act import backward as gated_backward
-from dpg_fast.testing import assert_as_accurate
+from dpg_fast.kernels.ops.steered_gated_act import backward as gated_backward
+from dpg_fast.kernels.testing import assert_as_accurate
 from tests.kernels import cases
 from tests.kernels.ways import using
 

@@ -33,10 +33,10 @@ from dpg_fast.kernels import (
     steered_gated_act,
     steered_gated_act_reference,
 )
-from dpg_fast.kernels.lora_add import cuda as lora_add_cuda
-from dpg_fast.kernels.lora_shrink import cuda as lora_shrink_cuda
-from dpg_fast.kernels.steered_gated_act import cuda as gated_cuda
-from dpg_fast.testing import assert_as_accurate
+from dpg_fast.kernels.ops.lora_add import cuda as lora_add_cuda
+from dpg_fast.kernels.ops.lora_shrink import cuda as lora_shrink_cuda
+from dpg_fast.kernels.ops.steered_gated_act import cuda as gated_cuda
+from dpg_fast.kernels.testing import assert_as_accurate
 from tests.kernels import cases
 from tests.kernels.emulated_cuda import BUILT, ROOT, emulated_cuda, library, library_file
 

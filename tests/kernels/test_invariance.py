@@ -21,7 +21,7 @@ from dpg_fast.kernels import (
     steered_gated_act,
 )
 from dpg_fast.kernels import _cpu as cpu
-from dpg_fast.testing import poisoned_empty, relative_error
+from dpg_fast.kernels.testing import poisoned_empty, relative_error
 from tests.kernels import cases
 from tests.kernels.ways import COMPILED, using
 

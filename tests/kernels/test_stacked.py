@@ -16,7 +16,7 @@ from dpg_fast.kernels import (
     lora_stacked_add,
     lora_stacked_add_reference,
 )
-from dpg_fast.testing import assert_as_accurate, poisoned_empty
+from dpg_fast.kernels.testing import assert_as_accurate, poisoned_empty
 from tests.kernels import cases
 from tests.kernels.ways import WAYS, using
 

@@ -1,4 +1,4 @@
-"""The helpers of dpg_fast.testing."""
+"""The helpers of dpg_fast.kernels.testing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from dpg_fast.testing import assert_as_accurate, error_ratio, paired_times, poisoned_empty, relative_error
+from dpg_fast.kernels.testing import assert_as_accurate, error_ratio, paired_times, poisoned_empty, relative_error
 
 
 def test_relative_error() -> None:

@@ -50,7 +50,7 @@ def test_cpu_tensors_stay_with_the_compiled_kernels_unless_forced() -> None:
     code = """
 import os, sys, torch
 from dpg_fast.kernels import dispatch, explain, lora_shrink, use_backend
-from dpg_fast.kernels._samples import sample_arguments
+from dpg_fast.kernels.samples import sample_arguments
 arguments = sample_arguments("lora_shrink", torch.device("cpu"), torch.float32)
 print(dispatch.select("lora_shrink", *arguments).name, "triton" in sys.modules)
 with use_backend("triton"):
@@ -133,10 +133,10 @@ except RuntimeError as error:
 @needs_gpu
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_tuning_does_not_change_a_bit(dtype: torch.dtype) -> None:
-    from dpg_fast.kernels.lora_expand_add.triton import expand_kernel
-    from dpg_fast.kernels.lora_shrink.triton import shrink_kernel
-    from dpg_fast.kernels.lora_stacked_add.triton import stacked_kernel
-    from dpg_fast.kernels.steered_gated_act.triton import gated_kernel
+    from dpg_fast.kernels.ops.lora_expand_add.triton import expand_kernel
+    from dpg_fast.kernels.ops.lora_shrink.triton import shrink_kernel
+    from dpg_fast.kernels.ops.lora_stacked_add.triton import stacked_kernel
+    from dpg_fast.kernels.ops.steered_gated_act.triton import gated_kernel
     from tests.kernels.test_accelerators import gated_case, lora_case, run_all
 
     c, gated = lora_case(77, 6, 16, 1000, 700, dtype), gated_case(77, 6, 16, 700, dtype)

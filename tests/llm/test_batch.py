@@ -1,4 +1,4 @@
-"""Batch files: what is in them, how they are split, what is read back. The round trip is in tests/test_judge_command.py."""
+"""Batch files: what is in them, how they are split, what is read back. The round trip is in tests/cli/test_judge_command.py."""
 
 from __future__ import annotations
 

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
-from dpg_fast.data.texts import load_descriptions, load_questions
-from dpg_fast.personality import Pole, Trait
+from dpg_fast.cli.app import app
+from dpg_fast.personality.scores import Pole, Trait
+from dpg_fast.text.assets import load_descriptions, load_questions
+from tests.support import ROOT
 
 from .server import Answer, serve
 
 pytest.importorskip("openai")
-TEXT = (Path(__file__).parents[2] / "docs" / "llm.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +51,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (folder / "descriptions.jsonl").write_text(json.dumps(row) + "\n")
         return folder
 
-    monkeypatch.setattr("dpg_fast.data.published.fetch_personalitybench", fetch)
+    monkeypatch.setattr("dpg_fast.data.questions.published.fetch_personalitybench", fetch)
 
     def script(body: dict[str, Any], number: int) -> Answer:
         return Answer(json.dumps({"question": questions[number % len(questions)]}))

@@ -28,15 +28,15 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from dpg_fast.assess.quotes import QuotedText
-from dpg_fast.cli import app
-from dpg_fast.data.question_rules import check_question
+from dpg_fast.cli.app import app
+from dpg_fast.data.questions.rules import check_question
 from dpg_fast.llm import ReplyCache
-from dpg_fast.personality import Trait
-from dpg_fast.smollm2 import find_gguf, load_smollm2
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.quotes import QuotedText
+from dpg_fast.util.smollm2 import find_gguf, load_smollm2
+from tests.support import ROOT
 
 pytest.importorskip("openai")
-ROOT = Path(__file__).parents[2]
 SAID = [
     "I smile and start a chat at once. I love meeting new people, parties are the best thing in my life!",
     "I stare at my book and hope that he says nothing. Strangers frighten me.",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dpg_fast.model.fingerprint import fingerprint
-from dpg_fast.stages import CharacterCard, stage_token, write_card
+from dpg_fast.personality.stages import CharacterCard, stage_token, write_card
 
 STAGES = {"early": "TIME-I", "late": "TIME-II"}
 

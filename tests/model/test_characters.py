@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.hypernet import CombinedNetwork, PeftFormatError, StoredAdapters, from_peft
-from dpg_fast.smollm2 import load_tokenizer
-from dpg_fast.stages import CARD_FILE
+from dpg_fast.personality.stages import CARD_FILE
+from dpg_fast.util.smollm2 import load_tokenizer
 from tests.model.characters import write_character
 from tests.model.test_wrapper import greedy, random_table
 from tests.model.tiny import SIZES, prompts, tiny_model
@@ -426,8 +426,8 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[s
 def test_chat_puts_the_stage_where_training_did(chatting: Any) -> None:
     from transformers import AutoTokenizer
 
-    from dpg_fast.prompting import chat_prompt
-    from dpg_fast.stages import label_messages
+    from dpg_fast.personality.stages import label_messages
+    from dpg_fast.text.prompting import chat_prompt
 
     base, tokenizer, directories, rivals = chatting
     size = len(tokenizer)

@@ -10,7 +10,7 @@ import torch
 
 from dpg_fast import Character, Description, HypernetConfig, Personality, PersonalityModel
 from dpg_fast.hypernet import CombinedNetwork
-from dpg_fast.smollm2 import load_tokenizer
+from dpg_fast.util.smollm2 import load_tokenizer
 from tests.model.characters import write_character
 from tests.model.tiny import prompts, tiny_model
 from tests.model.variants import SMALL, VARIANTS, personality_model

@@ -15,7 +15,7 @@ from accelerate.hooks import remove_hook_from_submodules
 from torch import Tensor
 
 from dpg_fast import HypernetConfig, Personality, PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError
+from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.hypernet import HyperNetwork
 from dpg_fast.model.fingerprint import fingerprint, mismatch
 from tests.model.test_wrapper import random_table

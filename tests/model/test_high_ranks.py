@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.hypernet import from_peft
 from dpg_fast.kernels import use_backend
 from tests.model.test_wrapper import greedy

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.hypernet import PeftFormatError, Site, from_peft, write_peft
 from tests.model.test_wrapper import personality_model
 from tests.model.tiny import prompts, tiny_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
 peft = pytest.importorskip("peft", reason="PEFT is the reference here")

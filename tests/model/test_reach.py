@@ -15,8 +15,8 @@ from torch import nn
 
 from dpg_fast.model import runtime
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.reach import WATCHED, NoEffectError
-from dpg_fast.personality import POLES
+from dpg_fast.model.layers.reach import WATCHED, NoEffectError
+from dpg_fast.personality.scores import POLES
 from tests.model.test_wrapper import PEOPLE, personality_model
 from tests.model.tiny import prompts, tiny_model
 

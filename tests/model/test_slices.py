@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dpg_fast import HypernetConfig, Personality, PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
+from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
 from dpg_fast.compat import transformers as compat
 from dpg_fast.compat.transformers_models import per_layer_embedding
 from dpg_fast.hypernet.stage_rows import StageRows, StageToken

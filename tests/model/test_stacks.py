@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import find_architecture
-from dpg_fast.model import stacks
+from dpg_fast.architecture.layers import find_architecture
+from dpg_fast.model.layers import stacks
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 
 PEOPLE = [Personality("E+4 N-1"), None, Personality("O-5 C+2.5")]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dpg_fast import HypernetConfig, Personality, PersonalityModel, SteeringOptions
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.model.steering import RandomMask
-from dpg_fast.personality import POLES, Pole
+from dpg_fast.personality.scores import POLES, Pole
 from tests.model.test_wrapper import greedy, random_table
 from tests.model.tiny import prompts, tiny_model
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from dpg_fast import Personality, PersonalityModel, Trait
-from dpg_fast.assess.likelihood import LikelihoodJudge
-from dpg_fast.assess.poles import contrast_poles
-from dpg_fast.data.texts import load_questions
-from dpg_fast.demo import SYSTEM, adapter_directory, hypernet_directory
-from dpg_fast.judge_options import fast_dtype
-from dpg_fast.prompting import chat_prompt, encode_prompts
+from dpg_fast.cli.demo import SYSTEM, adapter_directory, hypernet_directory
+from dpg_fast.cli.judge_options import fast_dtype
+from dpg_fast.judges.likelihood import LikelihoodJudge
+from dpg_fast.judges.poles import contrast_poles
+from dpg_fast.text.assets import load_questions
+from dpg_fast.text.prompting import chat_prompt, encode_prompts
 
 PEOPLE = [Personality("E+5"), None, Personality("N+4 A-3"), Personality("C-5"), None, Personality("O5C3E1A-1N-5")]
 

@@ -16,8 +16,8 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from torch import Tensor, nn
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
-from dpg_fast.model.reach import NoEffectError
+from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
+from dpg_fast.model.layers.reach import NoEffectError
 from tests.model.characters import write_character
 from tests.model.test_wrapper import greedy, personality_model, random_table
 from tests.model.tiny import prompts, tiny_model

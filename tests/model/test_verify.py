@@ -11,14 +11,15 @@ import torch
 from typer.testing import CliRunner
 
 from dpg_fast import PersonalityModel
-from dpg_fast.architecture import UnsupportedArchitectureError
-from dpg_fast.cli import app
+from dpg_fast.architecture.layers import UnsupportedArchitectureError
+from dpg_fast.cli.app import app
 from dpg_fast.compat import transformers as names
-from dpg_fast.model import request, runtime, surgery
-from dpg_fast.model.bare import difference
+from dpg_fast.model import request, runtime
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.stacks import Stack
-from dpg_fast.personality import Pole
+from dpg_fast.model.layers import surgery
+from dpg_fast.model.layers.stacks import Stack
+from dpg_fast.model.verification.bare import difference
+from dpg_fast.personality.scores import Pole
 from tests.model.test_wrapper import PEOPLE, greedy, personality_model
 from tests.model.tiny import prompts, tiny_model
 from tests.support.doubles import DOUBLES

@@ -13,9 +13,9 @@ from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, Pole, SteeringTable
-from dpg_fast.architecture import UnsupportedArchitectureError, find_architecture
+from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
+from dpg_fast.cli.demo import adapter_directory, hypernet_directory
 from dpg_fast.compat.transformers import cache_argument, enable_checkpointing
-from dpg_fast.demo import adapter_directory, hypernet_directory
 from dpg_fast.hypernet import from_peft
 from dpg_fast.model import artifact
 from dpg_fast.neurons import PoleNeurons

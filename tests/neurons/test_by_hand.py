@@ -16,7 +16,7 @@ from dpg_fast.model import Calibration
 from dpg_fast.neurons import PoleNeurons, SearchSettings, SelectionRule, SteeringTable, search_neurons, select_all
 from dpg_fast.neurons.search import collect_statistics
 from dpg_fast.neurons.selection import effect_sizes
-from dpg_fast.personality import Pole, Trait
+from dpg_fast.personality.scores import Pole, Trait
 from tests.neurons.test_statistics import gates
 
 HIGH, LOW, ANXIOUS = Pole.parse("E+"), Pole.parse("E-"), Pole.parse("N+")

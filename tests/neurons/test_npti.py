@@ -14,13 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from dpg_fast import PersonalityModel
-from dpg_fast.cli import app
+from dpg_fast.cli.app import app
 from dpg_fast.model import artifact
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.neurons.npti import export_lists, file_name, find_files, import_lists, pole_of_name, to_json
-from dpg_fast.personality import POLES, Personality, Pole
+from dpg_fast.personality.scores import POLES, Personality, Pole
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 HIGH, LOW = Pole.parse("E+"), Pole.parse("E-")
 PER_LAYER = {
     HIGH: "106,186,116,585,525,368,430,527,586,647,675,675,592,845,743,758,790,841,1010,1080,1015,990,979,1151,1216,1337,"
@@ -185,7 +185,7 @@ def test_imported_lists_go_by_name_and_sizes(tmp_path: Path) -> None:
 
 
 def test_import_can_sample_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpg_fast.base_models.load_base", lambda name: (model(name), None))
+    monkeypatch.setattr("dpg_fast.util.models.load_base", lambda name: (model(name), None))
     arguments = ["neurons", "import", str(tmp_path / "a"), "--trait-file", str(write(tmp_path / "in", LISTS))]
     arguments += ["--base-model", "Someone/Tiny", "--fingerprint-from", "/elsewhere/copy"]
     assert CliRunner().invoke(app, [*arguments, "--layers", "2", "--intermediate", "4"]).exit_code == 0

@@ -12,14 +12,14 @@ import pytest
 
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.neurons.plots import DoseCurve, dose_response, draw_all
-from dpg_fast.personality import POLES
+from dpg_fast.personality.scores import POLES
 
 matplotlib = pytest.importorskip("matplotlib")
 
 
 def test_dose_curves_show_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr("dpg_fast.neurons.plots.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("dpg_fast.reporting.figures.save_figure", lambda figure, path: figures.append(figure))
     strengths = [0.0, 1.0, 2.0]
     curves = {
         pole: DoseCurve(strengths, [math.tanh(s) for s in strengths], [0, 0, 0], [1, 1, 1], [-1, -2, -3])
@@ -48,5 +48,5 @@ def test_curves_of_unequal_length_are_refused(tmp_path: Path) -> None:
 
 
 def test_matplotlib_is_loaded_only_for_drawing() -> None:
-    code = "import sys, dpg_fast.neurons.plots, dpg_fast.cli; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, dpg_fast.neurons.plots, dpg_fast.cli.app; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

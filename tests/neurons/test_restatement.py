@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dpg_fast.compat.transformers import cache_argument, output_cache
-from dpg_fast.data.texts import load_descriptions, load_questions
 from dpg_fast.neurons import SearchSettings, SelectionRule, search_neurons
 from dpg_fast.neurons.search import PERSONA_PROMPT
-from dpg_fast.personality import Pole, Trait
+from dpg_fast.personality.scores import Pole, Trait
+from dpg_fast.text.assets import load_descriptions, load_questions
 
 NEW_TOKENS = 12
 QUESTIONS = [question.question for question in load_questions("N", "search")][:3]

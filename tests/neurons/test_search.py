@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from dpg_fast.architecture import find_architecture
+from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.neurons import ActivationCounter, PoleStatistics, SearchSettings, SelectionRule, search_neurons
 from dpg_fast.neurons import search as search_module
 from dpg_fast.neurons.checkpoint import RUNNING
 from dpg_fast.neurons.search import collect_statistics, search_memory
 from dpg_fast.neurons.statistics import table_bytes
 from dpg_fast.neurons.tap import WAITING_BYTES, DecodeTap, steps_together
-from dpg_fast.personality import POLES, Pole, Trait
+from dpg_fast.personality.scores import POLES, Pole, Trait
 
 QUESTIONS = {
     Trait.EXTRAVERSION: ["A party?", "A walk alone?", "Who?"],
@@ -205,8 +205,8 @@ def test_missing_texts_are_named(tiny_llama: Any, byte_tokenizer: Any) -> None:
 @pytest.mark.parametrize("kind", ["w1 w3 w2", "merged, up first", "plain", "plain, squared", "factors"])
 def test_activations_of_any_mlp_are_counted(kind: str) -> None:
     """Against what the activation itself gave, whether it is a module, a function or one that the kernels do not know."""
+    from tests.architecture.test_mlps import KINDS, with_mlps
     from tests.families.checks import behind_activation
-    from tests.model.test_mlps import KINDS, with_mlps
     from tests.model.tiny import prompts
 
     base = with_mlps(KINDS[kind])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dpg_fast.neurons import PoleNeurons, PoleStatistics, SelectionRule, select_all, select_neurons
 from dpg_fast.neurons.selection import effect_sizes, resolve_overlap
 from dpg_fast.neurons.summary import jaccard, overlap_counts
-from dpg_fast.personality import Pole
+from dpg_fast.personality.scores import Pole
 
 # Three layers of four neurons; of 100 tokens each, the opposite pole never fires, so diff = prob = these / 100:
 FIRING = [[9, 50, 30, 0], [40, 41, 42, 43], [1, 20, 20, 80]]

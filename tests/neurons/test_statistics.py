@@ -17,7 +17,7 @@ from dpg_fast.neurons import (
     select_neurons,
 )
 from dpg_fast.neurons.statistics import BINS, percentile_lower_edge
-from dpg_fast.personality import Pole
+from dpg_fast.personality.scores import Pole
 
 HIGH, LOW = Pole.parse("E+"), Pole.parse("E-")
 

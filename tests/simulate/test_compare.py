@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
-from dpg_fast.data.records import DialogueRecord, Turn, write_records
+from dpg_fast.cli.app import app
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.simulate.compare import compare, count_terms, derive_terms, read_terms
+from dpg_fast.text.records import DialogueRecord, Turn, write_records
+from tests.support import ROOT
 
 from ..llm.server import Answer, last_user, serve
-
-ROOT = Path(__file__).parents[2]
 
 
 def _record(*texts: str) -> DialogueRecord:
@@ -106,7 +105,7 @@ def test_the_command_writes_figures_and_page(tmp_path: Path) -> None:
 
 
 def test_terms_from_material_and_scenarios() -> None:
-    from dpg_fast.simulate_run import CompareOptions, find_terms
+    from dpg_fast.cli.simulate_run import CompareOptions, find_terms
 
     terms, origin = find_terms(CompareOptions(material=(ROOT / "recipes" / "characters" / "marit_oss",)))
     assert {"ferry", "barometer"} & set(terms) and "marit_oss" in origin

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dpg_fast.assess.stance import RULE, rule_stance
-from dpg_fast.cli import app
+from dpg_fast.cli.app import app
+from dpg_fast.judges.stance import RULE, rule_stance
 from dpg_fast.simulate.scenario import load_scenario
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"^```bash\n(.*?)^```$", TEXT, re.M | re.S) for line in block.splitlines()]
 
@@ -29,8 +29,8 @@ def test_the_scenario_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_documented_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr("dpg_fast.simulate_run.run_simulation", lambda *found, **more: calls.append(found))
-    monkeypatch.setattr("dpg_fast.simulate_run.run_comparison", lambda *found: calls.append(found))
+    monkeypatch.setattr("dpg_fast.cli.simulate_run.run_simulation", lambda *found, **more: calls.append(found))
+    monkeypatch.setattr("dpg_fast.cli.simulate_run.run_comparison", lambda *found: calls.append(found))
     result = CliRunner().invoke(app, shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
     files, *_ = calls[0]
@@ -40,7 +40,7 @@ def test_documented_commands_are_understood(line: str, monkeypatch: pytest.Monke
 
 
 def test_the_figures_of_the_rule() -> None:
-    rows = [json.loads(r) for r in (ROOT / "tests/assess/stance_examples.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(r) for r in (ROOT / "tests/judges/stance_examples.jsonl").read_text("utf-8").splitlines()]
     rows = [row for row in rows if row["split"] == "holdout"]
     said = [(row["stance"] == "disagrees", rule_stance(row["reply"]) == "disagrees") for row in rows]
     share = round(100 * sum(a == b for a, b in said) / len(said))

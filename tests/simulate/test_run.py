@@ -15,17 +15,18 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dpg_fast.assess.dialogues import read_dialogue
-from dpg_fast.cli import app
-from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.cli.app import app
+from dpg_fast.cli.simulate_run import RunOptions, run_simulation
+from dpg_fast.judges.dialogues import read_dialogue
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.model import PersonalityModel
-from dpg_fast.personality import Trait
+from dpg_fast.personality.scores import Trait
 from dpg_fast.simulate.run import Simulation, simulate
 from dpg_fast.simulate.scenario import Endpoint, Scenario
 from dpg_fast.simulate.voices import EndpointVoice, LocalVoice, Voices, endpoint_key
 from dpg_fast.simulate.writing import write_transcripts
-from dpg_fast.simulate_run import RunOptions, run_simulation
+from dpg_fast.text.records import DialogueRecord, read_records
+from tests.support import ROOT
 
 from ..llm.server import Answer, serve
 from ..model.characters import write_character
@@ -194,7 +195,7 @@ def test_transcripts_can_be_judged_for_every_speaker(
 
 def test_the_command_on_endpoints_alone_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMULATE_TEST_KEY", "secret-" * 3)
-    monkeypatch.setattr("dpg_fast.simulate_run.load_model", lambda options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("dpg_fast.cli.simulate_run.load_model", lambda options: pytest.fail("the model was loaded"))
     with serve(parrot) as server:
         far = endpoint(server.url)
         file = write_scenario(
@@ -233,7 +234,7 @@ def test_the_command_on_endpoints_alone_needs_no_model(tmp_path: Path, monkeypat
 def test_what_is_missing_is_said_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speakers: list[Any], words: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("dpg_fast.base_models.load_base", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("dpg_fast.util.models.load_base", lambda *a: pytest.fail("the model was loaded"))
     file = tmp_path / "talk.yaml"
     file.write_text(json.dumps({"speakers": speakers}))
     result = CliRunner().invoke(app, ["simulate", "run", str(file), "--out", str(tmp_path / "out"), *words])
@@ -262,7 +263,7 @@ def test_a_killed_command_goes_on_without_paying_twice(tmp_path: Path) -> None:
             turns=20,
         )
         out = tmp_path / "out"
-        program = "from dpg_fast.cli import main; main()"
+        program = "from dpg_fast.cli.app import main; main()"
         command = [sys.executable, "-c", program, "simulate", "run", str(file), "--out", str(out), "--seeds", "1"]
         command += ["--readings", "0"]
         environment = os.environ | {"SIMULATE_TEST_KEY": "k" * 12}
@@ -282,7 +283,7 @@ def test_a_killed_command_goes_on_without_paying_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_smollm2_holds_the_shipped_conflict(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
-    file = Path(__file__).parents[2] / "recipes" / "scenarios" / "conflict_big_five.yaml"
+    file = ROOT / "recipes" / "scenarios" / "conflict_big_five.yaml"
     options = RunOptions(adapter="smollm2-hypernet", seeds=(0, 1, 2, 3), turns=6, traits="A")
     found = run_simulation([file], tmp_path, options, console=Console(quiet=True))
     scenario = found.conversations[0].scenario
@@ -297,7 +298,7 @@ def test_characters_speak_beside_the_base_model(
     places = {name: tmp_path / name for name in ("ada", "bo")}
     for seed, (name, place) in enumerate(places.items()):
         write_character(tiny_llama, place, name, seed, tokenizer=byte_tokenizer)
-    monkeypatch.setattr("dpg_fast.base_models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
+    monkeypatch.setattr("dpg_fast.util.models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
     speakers: list[dict[str, Any]] = [
         {"name": "Ada Brook", "character": "ada", "stage": "late"},
         {"name": "Bo", "character": "bo", "stage": "early"},
@@ -315,7 +316,7 @@ def test_an_unknown_stage_is_said_before_anybody_speaks(
     tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_character(tiny_llama, tmp_path / "ada", "ada", 0, tokenizer=byte_tokenizer)
-    monkeypatch.setattr("dpg_fast.base_models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
+    monkeypatch.setattr("dpg_fast.util.models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
     file = write_scenario(
         tmp_path / "talk.yaml", speakers=[{"name": "Ada", "character": "ada", "stage": "old"}, {"name": "Bo"}]
     )

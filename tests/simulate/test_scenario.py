@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from dpg_fast.personality import Personality
+from dpg_fast.personality.scores import Personality
 from dpg_fast.simulate.scenario import Scenario, load_scenario, load_scenarios
+from tests.support import ROOT
 
 from .cast import scenario
 
-SHIPPED = Path(__file__).parents[2] / "recipes" / "scenarios"
+SHIPPED = ROOT / "recipes" / "scenarios"
 
 
 def test_shipped_scenarios_are_read() -> None:

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
-from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.cli.app import app
+from dpg_fast.text.records import DialogueRecord, read_records
+from tests.support import ROOT
 
 from ..data.labelled.test_resume import answer
 from ..llm.server import serve
 
 pytest.importorskip("openai")
-ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *command: str) -> str:

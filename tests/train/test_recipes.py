@@ -12,10 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
+from dpg_fast.cli.app import app
 from dpg_fast.train import load_settings
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", (RECIPES / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]

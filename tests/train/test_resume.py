@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from dpg_fast.data.records import DialogueRecord, Turn, write_records
+from dpg_fast.text.records import DialogueRecord, Turn, write_records
 from dpg_fast.train import LessonSettings, TeacherSettings, load_settings, make_lessons, run_training, text_sources
 from dpg_fast.train.resume import last_whole_checkpoint
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dpg_fast.data.records import DialogueRecord, Turn
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
+from dpg_fast.text.records import DialogueRecord, Turn
 from dpg_fast.train import Row, Rows, batch_loss, collate, target_loss, text_sources
 from dpg_fast.train.attention import grouped
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpg_fast.assess.persona_answers import SYSTEM_TEMPLATE, USER_TEMPLATE
-from dpg_fast.data.texts import load_questions
-from dpg_fast.personality import Personality, Pole, Trait
-from dpg_fast.prompting import chat_prompt
+from dpg_fast.personality.scores import Personality, Pole, Trait
+from dpg_fast.text.assets import load_questions
+from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
+from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.train import LessonSettings, PersonaTeacher, TeacherSettings, load_lessons, make_lessons, taught_sources
 from dpg_fast.train.lessons import asked_questions, draw_people
 from dpg_fast.train.teacher import mix

@@ -16,14 +16,14 @@ import torch
 import yaml
 
 from benchmarks.memorising import fit
-from dpg_fast.data.records import DialogueRecord, Turn, write_records
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
+from dpg_fast.text.records import DialogueRecord, Turn, write_records
 from dpg_fast.train import HypernetTrainer, Rows, load_settings, run_training, text_sources
 from dpg_fast.train.run import trainer_arguments
 from dpg_fast.train.trainer import WEIGHTS
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 PEOPLE = [[5.0 if bit else -5.0 for bit in (n & 4, n & 2, n & 1, n & 4 and n & 1, n & 2)] for n in range(8)]
 
 

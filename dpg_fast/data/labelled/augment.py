@@ -19,13 +19,13 @@ from typing import Any, Protocol
 import torch
 from pydantic import BaseModel, Field
 
-from ...assess.journal import Journal
-from ...llm import Call, Fence, LLMClient, Usage
-from ...prompting import chat_prompt, encode_prompts
-from ..scripts.segments import Segment
-from ..texts import load_questions
-from .prepare import Prepared
-from .settings import LabelSettings
+from dpg_fast.data.labelled.prepare import Prepared
+from dpg_fast.data.labelled.settings import LabelSettings
+from dpg_fast.data.scripts.segments import Segment
+from dpg_fast.judges.journal import Journal
+from dpg_fast.llm import Call, Fence, LLMClient, Usage
+from dpg_fast.text.assets import load_questions
+from dpg_fast.text.prompting import chat_prompt, encode_prompts
 
 PROMPT_VERSION = "in-character-1"
 EXAMPLES = 5

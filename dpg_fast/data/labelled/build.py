@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...personality import MAX_SCORE, MIN_SCORE, Trait
-from ..records import DialogueRecord, DroppedRecord, Origin, Turn
-from ..records import Scores as RecordScores
-from ..scripts.script import Script
-from ..scripts.segments import Segment
-from ..similarity import near_duplicates
-from .augment import Request, Writer, make_requests
-from .centres import Centre, Open, Scores
-from .judging import Scorer, Text
-from .prepare import SPLITS, Prepared, Split
-from .settings import LabelSettings
+from dpg_fast.data.labelled.augment import Request, Writer, make_requests
+from dpg_fast.data.labelled.centres import Centre, Open, Scores
+from dpg_fast.data.labelled.judging import Scorer, Text
+from dpg_fast.data.labelled.prepare import SPLITS, Prepared, Split
+from dpg_fast.data.labelled.settings import LabelSettings
+from dpg_fast.data.scripts.script import Script
+from dpg_fast.data.scripts.segments import Segment
+from dpg_fast.data.similarity import near_duplicates
+from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Trait
+from dpg_fast.text.records import DialogueRecord, DroppedRecord, Origin, Turn
+from dpg_fast.text.records import Scores as RecordScores
 
 Report = Callable[[str, int, int], None]
 

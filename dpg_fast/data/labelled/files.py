@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
-from ...files import write_text
-from ...personality import TRAITS
-from ..records import write_records
-from .build import CharacterRecord, Dataset, problems_of
-from .prepare import SPLITS, Prepared
-from .settings import LabelSettings
+from dpg_fast import __version__
+from dpg_fast.data.labelled.build import CharacterRecord, Dataset, problems_of
+from dpg_fast.data.labelled.prepare import SPLITS, Prepared
+from dpg_fast.data.labelled.settings import LabelSettings
+from dpg_fast.personality.scores import TRAITS
+from dpg_fast.text.records import write_records
+from dpg_fast.util.files import write_text
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -86,7 +86,7 @@ def write_dataset(
     problems = problems_of(prepared.scripts)
     write_text(out / "problems.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in problems))
     if plots:
-        from .pictures import draw_characters, draw_scores
+        from dpg_fast.data.labelled.pictures import draw_characters, draw_scores
 
         draw_scores(dataset, out / PICTURES[0])
         draw_characters(dataset.characters, out / PICTURES[1])

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...assess.dialogues import TARGET, Dialogue, Line
-from ...assess.evidence_judge import EvidenceJudge, pair_dialogue
-from ...assess.journal import Journal, is_scored
-from ...assess.judges import Judge
-from ...personality import Trait
-from ..records import JudgeNote
-from ..scripts.segments import Segment
-from .centres import Open
+from dpg_fast.data.labelled.centres import Open
+from dpg_fast.data.scripts.segments import Segment
+from dpg_fast.judges.base import Judge
+from dpg_fast.judges.dialogues import TARGET, Dialogue, Line
+from dpg_fast.judges.evidence import EvidenceJudge, pair_dialogue
+from dpg_fast.judges.journal import Journal, is_scored
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.records import JudgeNote
+from dpg_fast.util.progress import Count
 
-Progress = Callable[[int, int], None]
 _REPLIES = 64  # texts judged before their scores are written, where an API's replies are kept one by one anyway
 
 
@@ -79,7 +79,7 @@ class Scorer:
         unique = {text.id: text for text in texts}
         return [text for text in unique.values() if not is_scored(self.journal, (text.id,))]
 
-    def score(self, texts: Sequence[Text], progress: Progress | None = None) -> None:
+    def score(self, texts: Sequence[Text], progress: Count | None = None) -> None:
         """Judge what is missing.
 
         Raises:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...neurons.plots import COLOURS, new_figure, save_figure
-from ...personality import Trait
-from .build import CharacterRecord, Dataset, Judged
+from dpg_fast.data.labelled.build import CharacterRecord, Dataset, Judged
+from dpg_fast.personality.scores import Trait
+from dpg_fast.reporting.figures import COLOURS, new_figure, save_figure
 
 _MOST = 40  # characters in one picture
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ..records import DroppedRecord
-from ..scripts.names import members
-from ..scripts.script import Script
-from ..scripts.segments import Segment, segments
-from ..similarity import near_duplicates
-from .settings import LabelSettings
+from dpg_fast.data.labelled.settings import LabelSettings
+from dpg_fast.data.scripts.names import members
+from dpg_fast.data.scripts.script import Script
+from dpg_fast.data.scripts.segments import Segment, segments
+from dpg_fast.data.similarity import near_duplicates
+from dpg_fast.text.records import DroppedRecord
 
 Split = Literal["train", "test_scene", "test_character"]
 SPLITS: tuple[Split, ...] = ("train", "test_scene", "test_character")

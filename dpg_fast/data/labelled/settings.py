@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..scripts.segments import SegmentSettings
+from dpg_fast.data.scripts.segments import SegmentSettings
 
 Label = Literal["segment", "centre"]
 

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .names import plain_name
-from .script import Direction, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.names import plain_name
+from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
 _SPEAKER = ("speaker", "name", "author", "from", "role")
 _TEXT = ("text", "content", "value", "utterance", "message")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from .script import Problem
+from dpg_fast.data.scripts.script import Problem
 
 _MARKS = (  # longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32-le"),

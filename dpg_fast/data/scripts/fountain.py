@@ -15,8 +15,8 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from .names import LONGEST_CUE, plain_name, split_cue
-from .script import Direction, DirectionKind, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.names import LONGEST_CUE, plain_name, split_cue
+from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Script, ScriptBuilder, Speech
 
 _HEADING = re.compile(r"(?:INT|EXT|EST|INT\.?/EXT|EXT\.?/INT|I/E|I\./E\.?)[. ]", re.IGNORECASE)
 _FORCED_HEADING = re.compile(r"\.(?=\w)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .names import word_set
+from dpg_fast.data.scripts.names import word_set
 
 MARKED = re.compile("\0(?P<name>[^\0]+)\0(?P<aside>(?:\\s*\\([^()]*\\))?)\\s*(?P<rest>.*)")
 FILLER = "\0"  # a line whose text was moved to the one before

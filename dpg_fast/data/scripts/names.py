@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .script import Script
+from dpg_fast.data.scripts.script import Script
 
 LONGEST_CUE = 200  # characters, extensions included
 

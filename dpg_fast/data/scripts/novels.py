@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, Field
 
-from ...llm import Call, Fence
-from ...llm.results import Run
-from .names import plain_name
-from .script import Direction, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.names import plain_name
+from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
+from dpg_fast.llm import Call, Fence
+from dpg_fast.llm.results import Run
 
 PROMPT_VERSION = "speakers-1"
 CHUNK = 6_000  # characters that the model sees at once

@@ -19,10 +19,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from .fountain import unstyled
-from .marked import FILLER, MARKED, mark_cues
-from .names import plain_name, split_cue, word_set
-from .script import Direction, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.fountain import unstyled
+from dpg_fast.data.scripts.marked import FILLER, MARKED, mark_cues
+from dpg_fast.data.scripts.names import plain_name, split_cue, word_set
+from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
 _ASIDE = r"(?P<aside>(?:\s*(?:\([^()]*\)|\[[^\[\]]*\]))*)"
 _SMALL = r"(?:of|the|and|de|du|des|la|le|van|von|der|den|zu|al|el|bin|in|with|a|an|to|y|&)"

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from .chats import read_chats
-from .encoding import decode
-from .fountain import read_fountain
-from .names import load_aliases, merge_speakers
-from .plays import cue_styles, read_play
-from .script import Problem, Script
-from .subtitles import read_subtitles
+from dpg_fast.data.scripts.chats import read_chats
+from dpg_fast.data.scripts.encoding import decode
+from dpg_fast.data.scripts.fountain import read_fountain
+from dpg_fast.data.scripts.names import load_aliases, merge_speakers
+from dpg_fast.data.scripts.plays import cue_styles, read_play
+from dpg_fast.data.scripts.script import Problem, Script
+from dpg_fast.data.scripts.subtitles import read_subtitles
 
 FORMATS = ("fountain", "play", "subtitles", "chats", "novel")
 _OF_ENDING = {

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..records import Turn
-from .names import is_group
-from .script import Scene, Script
+from dpg_fast.data.scripts.names import is_group
+from dpg_fast.data.scripts.script import Scene, Script
+from dpg_fast.text.records import Turn
 
 HIDDEN = "PERSON"  # how a judge sees the one whose words it judges
 

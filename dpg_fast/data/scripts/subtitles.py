@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .names import plain_name, split_cue
-from .plays import find_cue
-from .script import Direction, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.names import plain_name, split_cue
+from dpg_fast.data.scripts.plays import find_cue
+from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
 PAUSE = 20.0  # seconds without a subtitle that begin a scene
 _TIME = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{2})[.,](\d{1,3})")

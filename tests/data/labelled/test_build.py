@@ -17,11 +17,11 @@ from dpg_fast.data.labelled.augment import Request, Writer, clean, make_requests
 from dpg_fast.data.labelled.build import Dataset
 from dpg_fast.data.labelled.files import write_dataset
 from dpg_fast.data.labelled.judging import Scorer
-from dpg_fast.data.records import DialogueRecord, read_records
 from dpg_fast.data.scripts import merge_speakers
 from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.script import Script
 from dpg_fast.data.scripts.segments import SegmentSettings
+from dpg_fast.text.records import DialogueRecord, read_records
 
 from .words_judge import LOUD, QUIET, WordsJudge, level
 

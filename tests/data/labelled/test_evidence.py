@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
+from dpg_fast.cli.app import app
 from dpg_fast.data.labelled import Centre
-from dpg_fast.data.records import DialogueRecord, read_records
-from dpg_fast.personality import Trait
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.records import DialogueRecord, read_records
 
 from ...llm.server import Answer, FakeServer, serve
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from dpg_fast.assess.likelihood import LikelihoodJudge
 from dpg_fast.data.labelled import LabelSettings, build, prepare
 from dpg_fast.data.labelled.augment import APIGenerator, LocalGenerator, Writer, make_requests
 from dpg_fast.data.labelled.judging import Scorer
 from dpg_fast.data.scripts import find_scripts, read_script
 from dpg_fast.data.scripts.segments import SegmentSettings
+from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.llm import LLMClient, LLMSettings
-from dpg_fast.personality import Trait
+from dpg_fast.personality.scores import Trait
 
 from ...llm.server import Answer, last_user, serve
 

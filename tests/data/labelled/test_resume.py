@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dpg_fast.cli import app
-from dpg_fast.data.records import DialogueRecord, read_records
+from dpg_fast.cli.app import app
 from dpg_fast.data.scripts import find_scripts
+from dpg_fast.text.records import DialogueRecord, read_records
 
 from ...llm.server import Answer, FakeServer, last_user, serve
 
@@ -51,7 +51,7 @@ def content(out: Path) -> dict[str, str]:
 
 
 def kill_when(server: FakeServer, out: Path, enough: Any, folder: Path) -> None:
-    code = "from dpg_fast.cli import main; main()"
+    code = "from dpg_fast.cli.app import main; main()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments(server, out)], env=environment, cwd=folder, stdout=subprocess.DEVNULL
@@ -147,7 +147,7 @@ def test_bad_input_ends_before_any_work(
     def load(name: str) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr("dpg_fast.base_models.load_base", load)
+    monkeypatch.setattr("dpg_fast.util.models.load_base", load)
     result = CliRunner().invoke(
         app, ["data", "scripts", "build", "samples", "--out", str(tmp_path / "out"), *options], env={"COLUMNS": "200"}
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dpg_fast.personality import Trait
+from dpg_fast.personality.scores import Trait
 
 LOUD, QUIET = ("shout", "party", "everybody"), ("alone", "hush", "nobody")
 

@@ -1,6 +1,0 @@
-"""What a personality costs: tasks of lm-evaluation-harness with and without it. lm_eval is imported when a task is run."""
-
-from dpg_fast.assess.capability.run import Cost, Examinee, measure_capability
-from dpg_fast.assess.capability.tasks import OFFLINE
-
-__all__ = ["OFFLINE", "Cost", "Examinee", "measure_capability"]

@@ -1,6 +1,0 @@
-"""Print the folder of the tasks, for ``lm_eval --include_path``."""
-
-from dpg_fast.assess.harness_tasks import tasks_folder
-
-if __name__ == "__main__":
-    print(tasks_folder())

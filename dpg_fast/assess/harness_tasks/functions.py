@@ -1,5 +1,0 @@
-"""What the harness's YAML files name: it imports this file by its path, so the code itself is in the package."""
-
-from dpg_fast.assess.harness_tasks import choose, inventory, rate, situations
-
-__all__ = ["choose", "inventory", "rate", "situations"]

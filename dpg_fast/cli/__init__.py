@@ -1,0 +1,1 @@
+"""The `dpg-fast` command: options are parsed here, work is done elsewhere."""

@@ -1,0 +1,76 @@
+"""The judge a command names: the likelihood judge on the model at hand, or a language model behind an API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpg_fast.judges.base import Judge
+from dpg_fast.kernels import isas
+
+LIKELIHOOD, OPENAI = "likelihood", "openai"
+KINDS = (LIKELIHOOD, OPENAI)
+EVIDENCE, NPTI = "evidence", "npti"
+PROTOCOLS = (EVIDENCE, NPTI)
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Which judge, and where it is.
+
+    Args:
+        kind: "likelihood" (needs no network) or "openai" (any server with that API).
+        model: name of the judge's model as its server knows it; only for "openai", and needed there.
+        base_url: of the server; None is OpenAI's.
+        api_key_variable: environment variable with the key.
+        protocol: what an API's model is asked: "npti" (ratings 1 to 5, a call for each trait) or "evidence" (all traits in one
+            call, with quotations, none where there is no evidence).
+
+    Raises:
+        ValueError: an unknown kind, or options that do not belong together.
+    """
+
+    kind: str = LIKELIHOOD
+    model: str | None = None
+    base_url: str | None = None
+    api_key_variable: str = "OPENAI_API_KEY"
+    protocol: str = NPTI
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown judge {self.kind!r}; accepted: {', '.join(KINDS)}")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
+        if self.kind == OPENAI and not self.model:
+            raise ValueError("name the judge's model with --judge-model")
+        if self.kind == LIKELIHOOD and (self.model or self.base_url):
+            raise ValueError("--judge-model and --judge-url go with --judge openai")
+
+    def make(self, base: Any, tokenizer: Any, replies: Path) -> Judge:
+        """The judge.
+
+        Args:
+            base: the bare model, which the likelihood judge asks.
+            tokenizer: its tokenizer.
+            replies: file that keeps an API's replies, so that none is paid twice.
+        """
+        if self.kind == LIKELIHOOD:
+            from dpg_fast.judges.likelihood import LikelihoodJudge
+
+            return LikelihoodJudge(base, tokenizer, autocast=fast_dtype())
+        from dpg_fast.judges.evidence import EvidenceJudge
+        from dpg_fast.judges.llm import LLMJudge
+        from dpg_fast.llm import LLMClient, LLMSettings
+
+        assert self.model is not None
+        settings = LLMSettings(self.model, self.base_url, api_key_variable=self.api_key_variable)
+        client = LLMClient(settings, replies)
+        return EvidenceJudge(client) if self.protocol == EVIDENCE else LLMJudge(client)
+
+
+def fast_dtype() -> torch.dtype | None:
+    """bfloat16 where the processor multiplies that natively: twice as fast for a judge."""
+    return torch.bfloat16 if "avx512bf16" in isas() else None

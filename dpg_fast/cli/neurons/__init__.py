@@ -1,0 +1,1 @@
+"""`dpg-fast neurons`: find, calibrate, describe and convert personality neurons."""

@@ -1,0 +1,356 @@
+"""``dpg-fast assess``: give a model a questionnaire, and compare what several methods say about the same people."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpg_fast.cli.errors import command_errors
+
+assess = typer.Typer(help="Measure personalities: questionnaires, reliability, comparisons.", no_args_is_help=True)
+
+
+class Method(StrEnum):
+    """How answers are read."""
+
+    LOGPROBS = "logprobs"
+    GENERATE = "generate"
+    FREE = "free"
+    TEXT = "text"
+    PMI = "pmi"
+    STATEMENT = "statement"
+    SHIFT = "shift"
+
+
+class Options(StrEnum):
+    """Order of the options on later forms."""
+
+    KEEP = "keep"
+    REVERSE = "reverse"
+    SHUFFLE = "shuffle"
+
+
+class Steer(StrEnum):
+    """Tokens whose neurons are steered."""
+
+    ALL = "all"
+    ANSWER = "answer"
+
+
+class Through(StrEnum):
+    """How people get their personality."""
+
+    ADAPTER = "adapter"
+    ADJECTIVES = "adjectives"
+    DESCRIPTION = "description"
+
+
+class Dtype(StrEnum):
+    """Of the model's weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+BaseModelOption = Annotated[
+    str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
+]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(help='Directory or Hub id of an adapter; in the package: "smollm2" (neurons), "smollm2-hypernet".'),
+]
+PeopleOption = Annotated[
+    list[str] | None, typer.Option(help='Repeatable: "E+5", "E-5 N+4", a preset such as "leader", or "base".')
+]
+ThroughOption = Annotated[
+    Through, typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model.")
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Of the model's weights.")]
+
+
+@assess.command("questionnaire")
+def questionnaire(
+    out: Annotated[Path, typer.Option(help="Folder for answers.jsonl and results.json; a killed run continues.")],
+    model: BaseModelOption = "smollm2",
+    adapter: AdapterOption = None,
+    personality: PeopleOption = None,
+    population: Annotated[
+        int, typer.Option(min=0, help="Also this many personalities spread over -5..5: alpha is over people.")
+    ] = 0,
+    through: ThroughOption = Through.ADAPTER,
+    inventory: Annotated[
+        str, typer.Option(help="bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or an inventory file.")
+    ] = "bundled",
+    items: Annotated[Path | None, typer.Option(help="File with the texts of a published inventory.")] = None,
+    forms: Annotated[int, typer.Option(min=1, help="Forms with items, options and labels in other orders.")] = 4,
+    options: Annotated[Options, typer.Option(help="Order of the options on later forms.")] = Options.SHUFFLE,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="Label probabilities; a generated label; a free answer; or the probability of whole texts: of the options "
+            "(text, and pmi: what the item adds), or of the statement itself (statement, shift)."
+        ),
+    ] = Method.LOGPROBS,
+    temperature: Annotated[float, typer.Option(min=0, help="Of generated labels; 0 takes the likeliest.")] = 0.0,
+    context: Annotated[int, typer.Option(min=0, help="Earlier items kept in the conversation.")] = 0,
+    prefill: Annotated[str, typer.Option(help='Beginning of the answer, such as "My answer is".')] = "",
+    steer: Annotated[Steer, typer.Option(help="Tokens whose neurons are steered.")] = Steer.ALL,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    sex: Annotated[str, typer.Option(help="Norms for percentiles of IPIP-NEO: M, F, or N (both).")] = "N",
+    age: Annotated[int, typer.Option(help="Age of the norms.")] = 30,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its pictures and report.json.")] = None,
+    seed: int = 0,
+) -> None:
+    """Give an inventory to one or many personalities at once; score it, with reliability and signs of careless answers."""
+    with command_errors("assess questionnaire", TypeError):
+        import torch
+        from rich.console import Console
+
+        from dpg_fast.judges.results import RESULTS
+        from dpg_fast.questionnaire.analysis import analyse, tables
+        from dpg_fast.questionnaire.forms import make_forms
+        from dpg_fast.questionnaire.published import find_inventory
+        from dpg_fast.questionnaire.session import AdministrationSettings
+        from dpg_fast.questionnaire.session import population as people_of
+        from dpg_fast.util.results import write_results
+
+        if sex not in ("M", "F", "N"):
+            raise ValueError(f"sex is M, F or N, not {sex!r}")
+        respondents = _respondents(personality) + (people_of(population, seed=seed) if population else [])
+        if through is not Through.ADAPTER:
+            respondents = _told(respondents, through, adapter)
+        if adapter is None and any(r.personality is not None for r in respondents):
+            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+        found = find_inventory(inventory, items)
+        settings = AdministrationSettings(
+            method="generate" if method is Method.FREE else method.value,  # type: ignore[arg-type]
+            constrained=method is not Method.FREE,
+            temperature=temperature,
+            context=context,
+            prefill=prefill,
+            steer=steer.value,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        sheets = make_forms(found, forms, seed=seed, options=options.value)
+        for folder in (out, report):
+            _check_folder(folder)
+        started = time.monotonic()
+        loaded, tokenizer = _load(model, adapter, getattr(torch, dtype.value))
+        console = Console()
+        session = _administer(loaded, tokenizer, found, respondents, sheets, settings, out / "answers.jsonl", console)
+        result = analyse(session, sex=sex, age=age, seed=seed)  # type: ignore[arg-type]
+        result |= {"adapter": adapter, "through": through.value}
+        result["cost"] = {"seconds": round(time.monotonic() - started, 1), "answers": len(session.answers), "paid": 0}
+        if through is not Through.ADAPTER:
+            result["method"] += f", people by {through.value} in the prompt"
+        write_results(out / RESULTS, result)
+        for table in tables(result):
+            console.print(table)
+        console.print(f"Written to {out / RESULTS}")
+        if report is not None:
+            from dpg_fast.questionnaire.report import write_questionnaire_report
+
+            console.print(f"Report: {write_questionnaire_report([result], report, session=session)}")
+
+
+@assess.command("compare")
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="Two or more result files, or folders with results.json.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file for the comparison.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="Disagreements shown.")] = 10,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its pictures and report.json.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 1000,
+    seed: int = 0,
+) -> None:
+    """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
+    with command_errors("assess compare", TypeError):
+        from rich.console import Console
+        from rich.table import Table
+
+        from dpg_fast.judges.results import common_people, load_scores
+        from dpg_fast.judges.validity import agreement_table, agreements, disagreements, multitrait_multimethod
+        from dpg_fast.util.results import write_results
+
+        if len(results) < 2:
+            raise ValueError("name two results at least")
+        _check_folder(report)
+        loaded = [load_scores(path) for path in results]
+        labels, scores = common_people(loaded)
+        validity = multitrait_multimethod(scores, resamples=resamples, seed=seed)
+        agreeing = agreements(scores, resamples=resamples, seed=seed)
+        differing = disagreements(labels, scores, top=top)
+        console = Console()
+        for number, name in enumerate(validity.methods, 1):
+            console.print(f"{number}: {name}")
+        console.print(validity.table())
+        figures = (validity.convergent_mean, validity.heteromethod_mean, validity.monomethod_mean, validity.passed)
+        console.print(
+            "Same trait, other method: mean r {:.2f}. Other trait: mean |r| {:.2f} with another method, {:.2f} with the "
+            "same. Campbell-Fiske comparisons passed: {:.0%}.".format(*figures)
+        )
+        console.print(agreement_table(agreeing))
+        shown = Table(title="Largest disagreements (standardised within each method)")
+        for column in ("respondent", "trait", "methods", "scores", "distance"):
+            shown.add_column(column)
+        for d in differing:
+            pair = f"{d.scores[0]:+.2f} / {d.scores[1]:+.2f}"
+            shown.add_row(d.label, d.trait.value, " / ".join(d.methods), pair, f"{d.distance:.2f}")
+        if differing:
+            console.print(shown)
+        rows = [
+            {"label": d.label, "trait": d.trait.value, "methods": list(d.methods), "scores": list(d.scores)}
+            | {"distance": d.distance}
+            for d in differing
+        ]
+        agreement = [row.to_dict() for row in agreeing]
+        content = {"validity": validity.to_dict(), "agreement": agreement, "disagreements": rows}
+        if out is not None:
+            write_results(out, content)
+            console.print(f"Written to {out}")
+        if report is not None:
+            from dpg_fast.questionnaire.comparison_report import write_comparison_report
+
+            systems = [table.content for table in loaded]
+            console.print(f"Report: {write_comparison_report(systems, validity, agreeing, differing, report, content)}")
+
+
+@assess.command("drift")
+def drift(
+    out: Annotated[Path, typer.Option(help="Folder for answers, scores, drift.json; a killed run continues.")],
+    model: BaseModelOption = "smollm2",
+    adapter: AdapterOption = None,
+    personality: PeopleOption = None,
+    through: ThroughOption = Through.ADAPTER,
+    turns: Annotated[
+        Path | None, typer.Option(help="What the user says, one turn a line; default: twelve turns.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first turns.")] = None,
+    traits: Annotated[str, typer.Option(help="Letters of the traits to judge.")] = "OCEAN",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 48,
+    system: Annotated[str | None, typer.Option(help="Instruction before every chat; it should name no trait.")] = None,
+    judge: Annotated[str, typer.Option(help="likelihood works offline; openai is any such API.")] = "likelihood",
+    judge_model: Annotated[str | None, typer.Option(help="Model of the API.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Repeatable: folder of another run that the report shows too.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its picture and report.json.")] = None,
+    seed: int = 0,
+) -> None:
+    """Chat for many turns as one or many personalities, judge every answer, and say whether the personality holds."""
+    with command_errors("assess drift", TypeError):
+        import torch
+
+        from dpg_fast.cli.drift import DriftOptions, run_drift
+        from dpg_fast.cli.judge_options import JudgeOptions
+
+        for folder in (out, report):
+            _check_folder(folder)
+        people = _respondents(personality)
+        if through is not Through.ADAPTER:
+            people = _told(people, through, adapter)
+        if adapter is None and any(r.personality is not None for r in people):
+            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+        options = DriftOptions(
+            turns, limit, traits, max_new_tokens, system, JudgeOptions(judge, judge_model, judge_url), beside or ()
+        )
+        loaded, tokenizer = _load(model, adapter, getattr(torch, dtype.value))
+        about = {"model": model, "adapter": adapter, "through": through.value}
+        run_drift(loaded, tokenizer, people, out, options, about, report=report, seed=seed)
+
+
+@assess.command("agreement")
+def agreement(
+    ratings: Annotated[list[Path], typer.Argument(help="Two or more files of scores of the same texts, one a judge.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable: field that tells texts apart; default id, or question and answer, or messages."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Disagreements listed.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, its picture and report.json.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap draws of the intervals.")] = 1000,
+    seed: int = 0,
+) -> None:
+    """How far judges agree on the same texts: weighted kappa, ICC, correlations, and the largest disagreements."""
+    with command_errors("assess agreement", TypeError):
+        from rich.console import Console
+
+        from dpg_fast.judges.agreement import judge_agreement, read_ratings
+        from dpg_fast.util.results import write_results
+
+        _check_folder(report)
+        found = judge_agreement(
+            [read_ratings(path, key or ()) for path in ratings], top=top, resamples=resamples, seed=seed
+        )
+        console = Console()
+        for table in found.tables():
+            console.print(table)
+        if out is not None:
+            write_results(out, found.to_dict())
+            console.print(f"Written to {out}")
+        if report is not None:
+            from dpg_fast.judges.judge_report import write_agreement_report
+
+            console.print(f"Report: {write_agreement_report(found, report)}")
+
+
+def _check_folder(path: Path | None) -> None:
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder")
+
+
+def _respondents(texts: list[str] | None) -> list[Any]:
+    """The base model, and whoever is named."""
+    from dpg_fast.personality.scores import parse_personality
+    from dpg_fast.questionnaire.session import Respondent
+
+    found = {"base": Respondent("base")}
+    for text in texts or ():
+        personality = parse_personality(text)
+        if personality is not None:
+            found.setdefault(text.strip(), Respondent(text.strip(), personality))
+    return list(found.values())
+
+
+def _told(respondents: list[Any], through: Through, adapter: str | None) -> list[Any]:
+    """The people as instructions to the bare model, in the words of the evaluation's baselines."""
+    from dpg_fast.evaluation.methods import DescriptionPrompt, SimplePrompt
+    from dpg_fast.questionnaire.session import by_prompt
+
+    if adapter is not None:
+        raise ValueError(f"--through {through.value} is about the bare model: leave --adapter out")
+    kind = SimplePrompt if through is Through.ADJECTIVES else DescriptionPrompt
+    return by_prompt(respondents, kind.words)
+
+
+def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
+    """A `PersonalityModel` and its tokenizer."""
+    from dpg_fast.model.loading import load_wrapped
+
+    return load_wrapped(name, adapter, dtype)
+
+
+def _administer(
+    model: Any, tokenizer: Any, inventory: Any, people: Any, sheets: Any, settings: Any, file: Path, console: Any
+) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dpg_fast.questionnaire.administer import administer
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("answers", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return administer(model, tokenizer, inventory, people, sheets, settings, checkpoint=file, progress=show)

@@ -1,0 +1,306 @@
+"""Whole personalities: somebody with five scores is asked something, and the answer is judged.
+
+DPG's tasks: new personalities, whose levels are -5, -2, 2 and 5 in combinations that training never sees, and scripted dialogue,
+where somebody's scores are known and the last turn is said anew. How DPG scored these is not public; the figures are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpg_fast.evaluation.dpg.newness import Newness, Trained
+from dpg_fast.evaluation.methods import BareModel, Method
+from dpg_fast.evaluation.protocol import method_file
+from dpg_fast.judges.journal import Journal, is_scored
+from dpg_fast.judges.metrics import PromptedAssessed, compare_prompted
+from dpg_fast.judges.scoring import Scorer
+from dpg_fast.personality.scores import Personality, Trait
+from dpg_fast.text.fluency import Likelihood, perplexity
+from dpg_fast.text.records import DialogueRecord
+from dpg_fast.util.progress import Progress
+from dpg_fast.util.reliability import spearman
+from dpg_fast.util.stats import Interval
+
+NEW_LEVELS = (-5.0, -2.0, 2.0, 5.0)
+KEY = ("person", "question")
+FLUENCY = "fluency"
+_ROUNDS = 50
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Somebody is asked something.
+
+    Attributes:
+        personality: asked for.
+        question: the user's turn.
+        traits: that the answer is judged on.
+        character: whose scores these are, if anybody's.
+    """
+
+    personality: Personality
+    question: str
+    traits: tuple[Trait, ...]
+    character: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Tells cases apart."""
+        return ",".join(f"{score:g}" for score in self.personality.scores), self.question
+
+
+def newcomers(
+    count: int,
+    questions: Mapping[Trait, Sequence[str]],
+    seed: int = 0,
+    *,
+    trained: Trained | None = None,
+    new_as: Newness = Newness.PERSON,
+) -> list[Case]:
+    """``count`` new personalities, each asked one question of each trait, judged on that trait.
+
+    Levels of each trait are balanced and combined at random; the questions go round.
+
+    Args:
+        count: of people.
+        questions: of each trait.
+        seed: of the combinations.
+        trained: whoever is not new to these is replaced, as often as it takes (which the balance of levels may suffer from).
+        new_as: how new they have to be.
+
+    Raises:
+        ValueError: nobody, no questions, or too few combinations that are new.
+    """
+    if count < 1 or not questions or not all(questions.values()):
+        raise ValueError("new personalities need at least one person and a question of each trait")
+    random = np.random.default_rng(seed)
+    people: list[Personality] = []
+    for _ in range(_ROUNDS):
+        balanced = np.resize(NEW_LEVELS, count)
+        columns = [random.permutation(balanced) for _ in Trait]
+        for row in range(count):
+            person = Personality([float(column[row]) for column in columns])
+            if trained is None or (trained.is_new(person, new_as) and person not in people):
+                people.append(person)
+        if len(people) >= count:
+            break
+    else:
+        raise ValueError(
+            f"only {len(people)} of {count} people could be found who are new in their {new_as}; "
+            "ask for fewer, or for another kind of newness"
+        )
+    return [
+        Case(person, asked[row % len(asked)], (trait,))
+        for row, person in enumerate(people[:count])
+        for trait, asked in questions.items()
+    ]
+
+
+def scripted(records: Iterable[DialogueRecord]) -> list[Case]:
+    """The last turn of each dialogue that answers a user, with the scores of who says it; judged on all traits.
+
+    Raises:
+        ValueError: no dialogue has scores and such a turn.
+    """
+    cases = []
+    for record in records:
+        person = record.get_personality()
+        pairs = [(a, b) for a, b in zip(record.messages, record.messages[1:], strict=False)]
+        asked = [a.content for a, b in pairs if a.role == "user" and b.role == "assistant"]
+        if person is not None and asked:
+            cases.append(Case(person, asked[-1], tuple(Trait), record.character))
+    if not cases:
+        raise ValueError("no record has a personality and an assistant's turn after a user's")
+    return list({case.key: case for case in cases}.values())
+
+
+@dataclass(frozen=True)
+class JudgedCases:
+    """What one method answered, judged.
+
+    Attributes:
+        answers: one for each case.
+        scores: float64 [cases, 5], judged scores in OCEAN order; nan where a trait was not judged.
+        log_likelihoods, tokens: float64 [cases], of the answers under the bare model.
+        repetitions: float64 [cases], share of repeated word 4-grams.
+    """
+
+    answers: list[str]
+    scores: Scores
+    log_likelihoods: Scores
+    tokens: Scores
+    repetitions: Scores
+
+    @property
+    def perplexity(self) -> float:
+        """Of all answers under the bare model."""
+        return perplexity([Likelihood(*pair) for pair in zip(self.log_likelihoods, self.tokens, strict=True)])
+
+    @property
+    def repetition(self) -> float:
+        """Mean share of repeated word 4-grams."""
+        return float(self.repetitions.mean())
+
+    @property
+    def empty(self) -> float:
+        """Share of empty answers."""
+        return sum(not answer.strip() for answer in self.answers) / len(self.answers)
+
+
+def run_cases(
+    methods: Sequence[Method],
+    scorer: Scorer,
+    cases: Sequence[Case],
+    directory: Path,
+    settings: Mapping[str, Any],
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> dict[str, JudgedCases]:
+    """Answer and judge what ``directory`` does not hold yet; may be killed at any time. Method name -> what came of it."""
+    report = progress or (lambda what, done, total: None)
+    kept = []
+    for method in methods:
+        about = {**settings, "method": method.name, **method.about()}
+        answers = Journal(directory / "answers" / method_file(method), about, KEY)
+        scores = Journal(directory / "scores" / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
+        kept.append((method, answers, scores))
+        wanted = {case.key: case for case in cases if case.key not in answers}
+        alike: dict[Any, list[Case]] = {}
+        for case in wanted.values():  # the bare model says the same to everybody who asks the same
+            alike.setdefault(case.question if type(method) is BareModel else case.key, []).append(case)
+        missing = sorted(alike.values(), key=lambda group: -len(group[0].question))
+        if not missing:
+            continue
+        method.prepare()
+        try:
+            for start in range(0, len(missing), batch_size):
+                batch = missing[start : start + batch_size]
+                texts = method.answer([g[0].question for g in batch], [g[0].personality for g in batch])
+                answers.append(
+                    {**dict(zip(KEY, case.key, strict=True)), "answer": text}
+                    for group, text in zip(batch, texts, strict=True)
+                    for case in group
+                )
+                report(f"{method.name}: answers", start + len(batch), len(missing))
+        finally:
+            method.close()
+    _judge(kept, scorer, cases, report)
+    return {method.name: _judged(answers, scores, cases) for method, answers, scores in kept}
+
+
+def _judge(
+    kept: Sequence[tuple[Method, Journal, Journal]], scorer: Scorer, cases: Sequence[Case], report: Progress
+) -> None:
+    """All answers to a question are scored on a measure at once: judges share work between them."""
+    groups: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], tuple[Journal, Journal]]] = {}
+    for case in cases:
+        for measure in (FLUENCY, *(trait.value for trait in case.traits)):
+            for method, answers, scores in kept:
+                place = (*case.key, measure)
+                if not (place in scores if measure == FLUENCY else is_scored(scores, place)):
+                    groups.setdefault((case.question, measure), {})[(method.name, case.key)] = (answers, scores)
+    for number, ((question, measure), group) in enumerate(groups.items()):
+        texts = [answers[key]["answer"] for (_, key), (answers, _) in group.items()]
+        distinct = list(dict.fromkeys(texts))  # the bare model's are all alike
+        if measure == FLUENCY:
+            rows = scorer.fluency(question, distinct)
+        else:
+            rows = scorer.judge_traits(question, distinct, [Trait.parse(measure)])
+        found = dict(zip(distinct, rows, strict=True))
+        for ((_, key), (_, scores)), text in zip(group.items(), texts, strict=True):
+            scores.append([{**dict(zip(KEY, key, strict=True)), "measure": measure, **found[text]}])
+        report("scores", number + 1, len(groups))
+
+
+def _judged(answers: Journal, scores: Journal, cases: Sequence[Case]) -> JudgedCases:
+    found = np.full((len(cases), len(Trait)), np.nan)
+    for row, case in enumerate(cases):
+        for trait in case.traits:
+            stored = scores[(*case.key, trait.value)]["scores"]
+            found[row, trait.position] = stored.get(trait.value, np.nan)
+    fluent = [scores[(*case.key, FLUENCY)] for case in cases]
+    return JudgedCases(
+        [answers[case.key]["answer"] for case in cases],
+        found,
+        *(np.array([row[name] for row in fluent], float) for name in ("log_likelihood", "tokens", "repetition")),
+    )
+
+
+@dataclass(frozen=True)
+class CaseFigures:
+    """How judged scores follow those asked for, by one method.
+
+    Attributes:
+        spearman: of each trait over answers, people resampled.
+        mean: their mean over traits, people resampled.
+        compared: DPG's comparison of prompted and assessed scores, answer by answer.
+    """
+
+    spearman: dict[Trait, Interval]
+    mean: Interval
+    compared: PromptedAssessed
+
+
+def case_figures(cases: Sequence[Case], judged: Scores, *, resamples: int = 1000, seed: int = 0) -> CaseFigures:
+    """The figures of one method's scores [cases, 5]."""
+    asked = np.array([case.personality.scores for case in cases])
+    draws = [correlations(asked[rows], judged[rows]) for rows in _draws(cases, resamples, seed)]
+    whole = correlations(asked, judged)
+    return CaseFigures(
+        {t: _interval(whole[t.position], [d[t.position] for d in draws]) for t in Trait},
+        _interval(_mean(whole), [_mean(d) for d in draws]),
+        compare_prompted(asked, judged),
+    )
+
+
+def compare_methods(
+    cases: Sequence[Case], first: Scores, second: Scores, *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean Spearman of the first method's scores minus that of the second's, with the same people drawn for both."""
+    asked = np.array([case.personality.scores for case in cases])
+
+    def difference(rows: Any) -> float:
+        return _mean(correlations(asked[rows], first[rows])) - _mean(correlations(asked[rows], second[rows]))
+
+    return _interval(difference(slice(None)), [difference(rows) for rows in _draws(cases, resamples, seed)])
+
+
+def correlations(asked: Scores, judged: Scores) -> Scores:
+    """Spearman of each column [5]; nan where fewer than two were judged or one side has no spread."""
+    found = np.full(len(Trait), np.nan)
+    for column in range(len(Trait)):
+        there = np.isfinite(judged[:, column])
+        if there.sum() > 1:
+            found[column] = spearman(asked[there, column], judged[there, column])
+    return found
+
+
+def _draws(cases: Sequence[Case], resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """Rows of resampled people: answers of one person belong together."""
+    people: dict[str, list[int]] = {}
+    for row, case in enumerate(cases):
+        people.setdefault(case.key[0], []).append(row)
+    groups = [np.array(rows) for rows in people.values()]
+    random = np.random.default_rng(seed)
+    return [
+        np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(resamples)
+    ]
+
+
+def _mean(values: Scores) -> float:
+    there = np.isfinite(values)
+    return float(values[there].mean()) if there.any() else float("nan")
+
+
+def _interval(estimate: float, draws: Sequence[float]) -> Interval:
+    kept = np.array([d for d in draws if np.isfinite(d)])
+    low, high = np.quantile(kept, [0.025, 0.975]) if kept.size else (np.nan, np.nan)
+    return Interval(float(estimate), float(low), float(high), 0.95, int(kept.size))

@@ -1,0 +1,150 @@
+"""On the way from one personality to another: does the judged score move steadily?
+
+Eleven people stand on the line between two; each answers the same held-back questions of every trait that differs between the
+two, judged on that trait. How evenly a score follows is said by Spearman's correlation over the steps' means, by the share of
+pairs of steps that are in the right order, and by the largest step in the wrong direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpg_fast.evaluation.cases import Case, JudgedCases
+from dpg_fast.personality.scores import Personality, Trait
+from dpg_fast.util.reliability import spearman
+from dpg_fast.util.stats import Interval
+
+STEPS = 11
+#: one trait alone, two together, three together
+PAIRS = ("E-5 > E+5", "O-5 C+5 > O+5 C-5", "C-5 A-5 N+5 > C+5 A+5 N-5")
+_QUANTILES = [0.025, 0.975]
+
+
+@dataclass(frozen=True)
+class Line:
+    """From one personality to another.
+
+    Attributes:
+        label: of reports.
+        people: at equal distances, both ends included.
+        traits: that differ.
+    """
+
+    label: str
+    people: tuple[Personality, ...]
+    traits: tuple[Trait, ...]
+
+
+def parse_line(text: str, steps: int = STEPS) -> Line:
+    """``"E-5 > E+5"`` as a line.
+
+    Raises:
+        ValueError: not two different personalities.
+    """
+    first, sign, last = text.partition(">")
+    if not sign or ">" in last:
+        raise ValueError(f'a pair of personalities is written like "E-5 N+2 > E+5", not {text!r}')
+    start, end = Personality(first.strip()), Personality(last.strip())
+    traits = tuple(trait for trait in Trait if start.scores[trait.position] != end.scores[trait.position])
+    if not traits:
+        raise ValueError(f"{text!r}: the two are the same")
+    if steps < 3:
+        raise ValueError(f"a line has at least three steps, not {steps}")
+    people = tuple(start.blend(end, step / (steps - 1)) for step in range(steps))
+    return Line(f"{start} → {end}", people, traits)
+
+
+def line_cases(line: Line, questions: Mapping[Trait, Sequence[str]]) -> list[Case]:
+    """Everybody on the line, asked the questions of every trait that changes: trait, then step, then question."""
+    return [
+        Case(person, question, (trait,))
+        for trait in line.traits
+        for person in line.people
+        for question in questions[trait]
+    ]
+
+
+@dataclass(frozen=True)
+class TraitLine:
+    """One trait on the way.
+
+    Attributes:
+        asked: float64 [steps], levels asked for.
+        means: float64 [steps], mean judged scores; nan where nothing was judged.
+        low, high: float64 [steps], bounds of their 95% bootstrap intervals over questions.
+        spearman: between step and mean, signed so that 1 is the way asked for; questions resampled.
+        ordered: share of pairs of steps whose means are in the order asked for; questions resampled.
+        wrong: largest step of the mean in the wrong direction; 0 if it never turns back.
+        change: mean at the end minus mean at the start, signed so that positive is the way asked for.
+    """
+
+    asked: NDArray[np.float64]
+    means: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    spearman: Interval
+    ordered: Interval
+    wrong: float
+    change: Interval
+
+
+def line_figures(
+    line: Line, cases: Sequence[Case], judged: JudgedCases, *, resamples: int = 1000, seed: int = 0
+) -> dict[Trait, TraitLine]:
+    """The figures of one method on one line; ``cases`` are those of :func:`line_cases`."""
+    found = {}
+    for trait in line.traits:
+        rows = [row for row, case in enumerate(cases) if case.traits == (trait,)]
+        table = judged.scores[rows, trait.position].reshape(len(line.people), -1)
+        asked = np.array([person.scores[trait.position] for person in line.people])
+        found[trait] = _trait(asked, table, resamples, seed)
+    return found
+
+
+def _trait(asked: NDArray[np.float64], table: NDArray[np.float64], resamples: int, seed: int) -> TraitLine:
+    sign = float(np.sign(asked[-1] - asked[0]))
+    random = np.random.default_rng(seed)
+    drawn = [_means(table[:, random.integers(table.shape[1], size=table.shape[1])]) for _ in range(resamples)]
+    means = _means(table)
+    bounds = np.nanquantile(np.array(drawn), _QUANTILES, axis=0)
+    steps = np.diff(means) * sign
+
+    def interval(statistic: object) -> Interval:
+        assert callable(statistic)
+        values = np.array([statistic(row) for row in drawn])
+        low, high = np.quantile(values[np.isfinite(values)], _QUANTILES) if np.isfinite(values).any() else [np.nan] * 2
+        return Interval(float(statistic(means)), float(low), float(high), 0.95, resamples)
+
+    return TraitLine(
+        asked,
+        means,
+        bounds[0],
+        bounds[1],
+        interval(lambda row: sign * _rank(row)),
+        interval(lambda row: _ordered(row * sign)),
+        float(max(0.0, -np.nanmin(steps))) if np.isfinite(steps).any() else float("nan"),
+        interval(lambda row: float(sign * (row[-1] - row[0]))),
+    )
+
+
+def _means(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    there = np.isfinite(table)
+    sums = np.where(there, table, 0.0).sum(1)
+    return np.where(there.any(1), sums / np.maximum(there.sum(1), 1), np.nan)
+
+
+def _rank(means: NDArray[np.float64]) -> float:
+    there = np.isfinite(means)
+    return spearman(np.flatnonzero(there).astype(np.float64), means[there]) if there.sum() > 1 else float("nan")
+
+
+def _ordered(means: NDArray[np.float64]) -> float:
+    """Share of pairs of steps that rise; ties count half."""
+    kept = means[np.isfinite(means)]
+    first, second = np.triu_indices(len(kept), 1)
+    rises = kept[second] - kept[first]
+    return float(((rises > 0) + 0.5 * (rises == 0)).mean()) if rises.size else float("nan")

@@ -1,0 +1,267 @@
+"""Does a personality hold over a long chat? A scripted conversation, judged turn by turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from dpg_fast.judges.base import Judge
+from dpg_fast.judges.journal import Journal
+from dpg_fast.model import PersonalityModel
+from dpg_fast.personality.row import Row, read_rows
+from dpg_fast.personality.scores import Personality, Trait
+from dpg_fast.questionnaire.identity import model_identity
+from dpg_fast.questionnaire.session import Respondent
+from dpg_fast.text.prompting import Message, with_system
+from dpg_fast.util.progress import Progress
+from dpg_fast.util.reliability import bootstrap_rows
+from dpg_fast.util.results import json_ready
+from dpg_fast.util.stats import Interval
+
+ANSWERS, SCORES = "answers", "scores"
+USER_TURNS = (
+    "Hi! How has your day been so far?",
+    "What would you do with a free afternoon that came as a surprise?",
+    "A colleague blames you for a mistake that was not yours. What happens next?",
+    "Somebody gives you a ticket to an exhibition you know nothing about. Do you go?",
+    "You have a lot to finish by tomorrow. How do you go about it?",
+    "A neighbour you hardly know asks you to look after her dog for a week. What do you say?",
+    "Tell me about the last time plans changed at the last minute.",
+    "Friends want to spend the weekend with twenty people in one house. What do you think of it?",
+    "You hear a strange noise at night. What goes through your mind?",
+    "You find out that a rule at work makes no sense. What do you do?",
+    "Somebody disagrees with you loudly in front of others. How do you react?",
+    "Looking back at our talk, what matters most to you in life?",
+)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Judged scores over the turns of a chat.
+
+    Attributes:
+        labels: people. turns: what the user said.
+        answers: [people][turns].
+        scores: [people, turns, 5] in -5..5; nan where the judge found nothing to judge.
+        slopes: trait -> change of the score per turn (least squares, mean over people). The interval resamples people, or turns
+            where there is one person.
+        distances: [turns] mean absolute distance to the personality asked for, over people who have one and their traits
+            that are not 0; nan without any.
+        targets: [people][5] asked for; nan for who was asked for nothing.
+    """
+
+    labels: tuple[str, ...]
+    turns: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+    scores: NDArray[np.float64]
+    slopes: dict[Trait, Interval]
+    distances: tuple[float, ...]
+    targets: tuple[tuple[float, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; what is undefined is None."""
+        return {
+            "labels": list(self.labels),
+            "turns": list(self.turns),
+            "answers": [list(row) for row in self.answers],
+            "scores": json_ready(self.scores),
+            "slopes": {
+                trait.value: json_ready({"per_turn": s.estimate, "low": s.low, "high": s.high})
+                for trait, s in self.slopes.items()
+            },
+            "distances": json_ready(self.distances),
+            "targets": json_ready(self.targets),
+        }
+
+    def table(self) -> Table:
+        """Slopes, and mean scores of the first and last third, for the terminal."""
+        table = Table(title=f"Drift over {len(self.turns)} turns, {len(self.labels)} people")
+        for column in ("trait", "first third", "last third", "slope per turn", "95% interval"):
+            table.add_column(column, justify="left" if column == "trait" else "right")
+        third = max(1, len(self.turns) // 3)
+        for trait, slope in self.slopes.items():
+            judged = self.scores[:, :, trait.position]
+            ends = (_mean(judged[:, :third]), _mean(judged[:, -third:]))
+            interval = f"[{slope.low:+.3f}, {slope.high:+.3f}]"
+            table.add_row(trait.value, *(f"{v:+.2f}" for v in ends), f"{slope.estimate:+.3f}", interval)
+        return table
+
+
+def measure_drift(
+    model: PersonalityModel,
+    tokenizer: Any,
+    judge: Judge,
+    people: Sequence[Respondent | tuple[str, Row | str]],
+    *,
+    turns: Sequence[str] = USER_TURNS,
+    system: str | None = None,
+    max_new_tokens: int = 48,
+    traits: Sequence[Trait] | None = None,
+    directory: Path | None = None,
+    progress: Progress | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    **generation: Any,
+) -> Drift:
+    """Chat through ``turns`` as every person at once, then judge every answer together with the turn it answers.
+
+    Args:
+        model: with whatever the personalities need.
+        tokenizer: with a chat template.
+        judge: of answers.
+        people: respondents, or (label, personality); None is the base model. A respondent's own system text stands before
+            ``system``: personality by prompt, to compare with.
+        turns: what the user says, two turns at least.
+        system: put before every conversation; it should name no trait.
+        max_new_tokens: length of each answer.
+        traits: to judge; default: all that the judge knows.
+        directory: keeps answers and scores turn by turn; a killed run continues from there.
+        progress: gets what is done, how much of it, and of how much.
+        resamples, seed: of the intervals.
+        **generation: passed to `generate`; default greedy with repetition penalty 1.1.
+
+    Raises:
+        ValueError: no people, fewer than two turns, or a directory that holds another chat.
+    """
+    if not people or len(turns) < 2:
+        raise ValueError("drift needs one person and two turns at least")
+    given = [person if isinstance(person, Respondent) else Respondent(person[0]) for person in people]
+    wanted = [person.personality if isinstance(person, Respondent) else person[1] for person in people]
+    rows = read_rows(wanted, len(people))
+    options = {"do_sample": False, "repetition_penalty": 1.1} | generation
+    about: dict[str, Any] = {}
+    if directory is not None:
+        asked = [Respondent(r.label, row, r.system, r.asked).to_dict() for r, row in zip(given, rows, strict=True)]
+        about = {"model": model_identity(model), "people": asked, "turns": list(turns), "system": system}
+        about |= {"max_new_tokens": max_new_tokens, "generation": {k: str(v) for k, v in options.items()}}
+    report = progress or (lambda what, done, total: None)
+    systems = [" ".join(filter(None, (person.system, system))) or None for person in given]
+    kept = _Kept(directory, ANSWERS, about)
+    for number, turn in enumerate(turns):
+        report(ANSWERS, number, len(turns))
+        if number in kept:
+            continue
+        chats = [
+            with_system(tokenizer, [*_chat(turns, kept, number, place), {"role": "user", "content": turn}], own)
+            for place, own in enumerate(systems)
+        ]
+        said = model.chat(chats, personality=rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, **options)
+        kept[number] = list(said)
+    report(ANSWERS, len(turns), len(turns))
+    answers = tuple(tuple(kept[number][place] for number in range(len(turns))) for place in range(len(given)))
+    scores = _judged(judge, turns, answers, traits, directory, about, report)
+    labels = tuple(person.label for person in given)
+    targets: list[Row] = [
+        person.asked if row is None and person.asked else row for person, row in zip(given, rows, strict=True)
+    ]
+    found = slopes(scores, resamples=resamples, seed=seed)
+    return Drift(labels, tuple(turns), answers, scores, found, _distances(scores, targets), _targets(targets))
+
+
+class _Kept(dict[int, list[Any]]):
+    """Rows by turn, in memory, and in a journal if there is a directory."""
+
+    def __init__(self, directory: Path | None, name: str, about: dict[str, Any]) -> None:
+        super().__init__()
+        self.journal: Journal | None = None
+        if directory is not None:
+            self.journal = Journal(directory / f"{name}.jsonl", about, ("turn",))
+            self.update({row["turn"]: row["rows"] for row in self.journal.rows.values()})
+
+    def __setitem__(self, turn: int, rows: list[Any]) -> None:
+        super().__setitem__(turn, rows)
+        if self.journal is not None:
+            self.journal.append([{"turn": turn, "rows": rows}])
+
+
+def _chat(turns: Sequence[str], kept: dict[int, list[Any]], upto: int, place: int) -> list[Message]:
+    """One person's conversation before a turn."""
+    said: list[Message] = []
+    for number in range(upto):
+        said.append({"role": "user", "content": turns[number]})
+        said.append({"role": "assistant", "content": kept[number][place]})
+    return said
+
+
+def _judged(
+    judge: Judge,
+    turns: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    traits: Sequence[Trait] | None,
+    directory: Path | None,
+    about: dict[str, Any],
+    report: Progress,
+) -> NDArray[np.float64]:
+    """[people, turns, 5] scores; all answers to a turn are judged together, for judges share work between them."""
+    names = None if traits is None else [trait.value for trait in traits]
+    kept = _Kept(directory, SCORES, about | {"judge": judge.describe(), "traits": names})
+    scores = np.full((len(answers), len(turns), len(Trait)), math.nan)
+    for number, turn in enumerate(turns):
+        report(SCORES, number, len(turns))
+        if number in kept:
+            found = kept[number]
+        else:
+            verdicts = judge.judge_all([(turn, own[number]) for own in answers], traits=traits)
+            found = [{trait.value: value for trait, value in verdict.scores.items()} for verdict in verdicts]
+            if all(row or not own[number].strip() for row, own in zip(found, answers, strict=True)):
+                kept[number] = found  # failed calls are made again by a later run
+        for place, row in enumerate(found):
+            for name, value in row.items():
+                scores[place, number, Trait.parse(name).position] = value
+    report(SCORES, len(turns), len(turns))
+    return scores
+
+
+def slopes(scores: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> dict[Trait, Interval]:
+    """Least-squares change per turn of [people, turns, 5] scores, of every trait that was judged; see `Drift.slopes`."""
+    found = {}
+    for trait in Trait:
+        column = scores[:, :, trait.position]
+        if not np.isfinite(column).any():
+            continue
+        people, turns = column.shape
+        if people > 1:
+            each = np.array([[_slope(np.arange(turns), row)] for row in column])
+            each = each[np.isfinite(each[:, 0])]
+            if not each.size:
+                continue
+            found[trait] = bootstrap_rows(lambda rows: float(rows.mean()), each, resamples=resamples, seed=seed)
+        else:
+            points = np.stack([np.arange(turns), column[0]], axis=1)
+            points = points[np.isfinite(points[:, 1])]
+            found[trait] = bootstrap_rows(
+                lambda rows: _slope(rows[:, 0], rows[:, 1]), points, resamples=resamples, seed=seed
+            )
+    return found
+
+
+def _slope(x: NDArray[Any], y: NDArray[np.float64]) -> float:
+    kept = np.isfinite(y)
+    x, y = np.asarray(x, dtype=np.float64)[kept], y[kept]
+    if x.size < 2 or np.ptp(x) == 0:
+        return math.nan
+    centred = x - x.mean()
+    return float(centred @ (y - y.mean()) / (centred @ centred))
+
+
+def _targets(rows: Sequence[Row]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) if isinstance(row, Personality) else (math.nan,) * len(Trait) for row in rows)
+
+
+def _distances(scores: NDArray[np.float64], rows: Sequence[Row]) -> tuple[float, ...]:
+    """Over the scores asked for that are not 0: a neutral trait is asked of nobody."""
+    asked = np.array(_targets(rows))
+    gaps = np.where(asked[:, None, :] != 0, np.abs(scores - asked[:, None, :]), math.nan)
+    return tuple(_mean(gaps[:, turn]) for turn in range(scores.shape[1]))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if kept.size else math.nan

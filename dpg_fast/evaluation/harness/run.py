@@ -1,0 +1,246 @@
+"""Run tasks for the bare model and for personalities, and say what each personality costs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpg_fast.evaluation.harness.tasks import CHOICES, OFFLINE, named_task, offline_task
+from dpg_fast.judges.journal import Journal
+from dpg_fast.model import PersonalityModel
+from dpg_fast.model.steering import SteerTokens
+from dpg_fast.personality.row import Row
+from dpg_fast.personality.scores import Personality
+from dpg_fast.util.stats import Interval, bootstrap_interval
+
+BARE = "bare"
+TOGETHER = "questions together"
+KEY = ("task", "personality")
+RESULTS = "capability.jsonl"
+#: metrics that are read from a task, the first that it has
+METRICS = ("exact_match", "acc", "f1", "em", "word_perplexity")
+ROLLING = "word_perplexity"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One task under one personality, beside the bare model.
+
+    Attributes:
+        task: its name.
+        personality: as text, or "bare".
+        metric: what ``value`` is; for "word_perplexity" lower is better.
+        items: of the task.
+        value: accuracy (0 to 1) or perplexity per word.
+        low, high: its 95% interval (Wilson's for accuracies, bootstrap otherwise).
+        change: against the bare model on the same items with 95% bootstrap interval: of the accuracy, or of the logarithm of
+            the perplexity. None for the bare model.
+    """
+
+    task: str
+    personality: str
+    metric: str
+    items: int
+    value: float
+    low: float
+    high: float
+    change: Interval | None
+
+
+@dataclass(frozen=True)
+class Examinee:
+    """Who sits a task.
+
+    Attributes:
+        model: called, and asked to generate, as a `PersonalityModel` is; with personality None any causal LM will do.
+        personality: given to it with every call.
+        instruction: put into the system turn of the chat format, or before the question outside of it.
+    """
+
+    model: Any
+    personality: Row
+    instruction: str = ""
+
+
+def measure_capability(
+    model: PersonalityModel,
+    tokenizer: Any,
+    personalities: Sequence[Personality],
+    tasks: Sequence[str],
+    directory: Path,
+    about: Mapping[str, Any],
+    *,
+    steer_tokens: SteerTokens = "all",
+    limit: int | None = None,
+    chat: bool = False,
+    batch_size: int = 16,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Cost]:
+    """Run each task for the bare model and for each personality; finished ones are kept in ``directory``.
+
+    Offline questions of several kinds are also given together, as the task :data:`TOGETHER`.
+
+    Args:
+        model: with personalities to give.
+        tokenizer: the base model's.
+        personalities: whose cost is asked for.
+        tasks: of :data:`dpg_fast.evaluation.harness.tasks.OFFLINE`, or names of the harness's own, which need the network.
+        directory: of the raw results.
+        about: what the results depend on besides the arguments here (base, adapter, calibration).
+        steer_tokens: see :class:`dpg_fast.evaluation.harness.model.PersonalityLM`.
+        limit: items of each task (or subtask).
+        chat: put prompts into the model's chat format.
+        batch_size: requests run side by side.
+        progress: gets "tasks", how many runs are done, and of how many.
+
+    Raises:
+        ImportError: lm_eval is missing.
+        ValueError: a task is unknown or its data out of reach, or ``directory`` holds other results.
+    """
+    managers = check_tasks(tasks)
+    runs = [(task, str(p) if p else BARE, p) for task in tasks for p in (None, *personalities)]
+    settings = {**about, "steer_tokens": steer_tokens, "limit": limit, "chat": chat}
+    journal = Journal(directory / RESULTS, settings, KEY)
+    for done, (task, label, personality) in enumerate(runs):
+        if progress is not None:
+            progress("tasks", done, len(runs))
+        if (task, label) in journal:
+            continue
+        examinee = Examinee(model, personality)
+        values = run_task(examinee, tokenizer, task, managers, steer_tokens, limit, chat, batch_size)
+        journal.append([{"task": task, "personality": label, **values}])
+    if progress is not None:
+        progress("tasks", len(runs), len(runs))
+    costs = [_cost(journal[(task, label)], journal[(task, BARE)]) for task, label, _ in runs]
+    labels = list(dict.fromkeys(label for _, label, _ in runs))
+    return costs + _together(journal, tasks, labels)
+
+
+def load_harness() -> Any:
+    """The module lm_eval.
+
+    Raises:
+        ImportError: with what to install.
+    """
+    try:
+        import lm_eval
+    except ImportError:
+        raise ImportError("capability tasks need lm-evaluation-harness: pip install 'dpg-fast[eval]'") from None
+    return lm_eval
+
+
+def check_tasks(tasks: Sequence[str]) -> dict[bool, Any]:
+    """What :func:`run_task` wants to know of the harness: its task managers, for the offline tasks (True) and its own.
+
+    Raises:
+        ImportError, ValueError: as in :func:`measure_capability`.
+    """
+    load_harness()
+    from lm_eval.tasks import TaskManager
+
+    managers = {own: TaskManager(include_defaults=not own) for own in sorted({task in OFFLINE for task in tasks})}
+    for task in tasks:
+        if task not in OFFLINE:
+            named_task(task, managers[False])
+    return managers
+
+
+def run_task(
+    examinee: Examinee,
+    tokenizer: Any,
+    task: str,
+    managers: Mapping[bool, Any],
+    steer_tokens: SteerTokens,
+    limit: int | None,
+    chat: bool,
+    batch_size: int,
+) -> dict[str, Any]:
+    """One examinee's "metric" and "values", one for each item of the task; arguments as in :func:`measure_capability`."""
+    from lm_eval import simple_evaluate
+
+    from dpg_fast.evaluation.harness.model import PersonalityLM
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports its defaults at every run
+    own = task in OFFLINE
+    person = examinee.personality
+    found = simple_evaluate(
+        model=PersonalityLM(examinee.model, tokenizer, person, steer_tokens=steer_tokens, batch_size=batch_size),
+        tasks=[offline_task(task) if own else task],
+        task_manager=managers[own],
+        limit=limit,
+        system_instruction=examinee.instruction or None,
+        apply_chat_template=chat,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    return _read(task, found["samples"])
+
+
+def _read(task: str, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Metric and values of all items, subtasks together; of several answer filters the first."""
+    values: list[Any] = []
+    chosen: str | None = None
+    for rows in samples.values():
+        first = rows[0].get("filter") if rows else None
+        for row in sorted((row for row in rows if row.get("filter") == first), key=lambda row: row["doc_id"]):
+            chosen = chosen or next((metric for metric in METRICS if metric in row), None)
+            if chosen is None or chosen not in row:
+                raise ValueError(f"{task} reports none of the metrics {', '.join(METRICS)}: {sorted(row)}")
+            value = row[chosen]
+            values.append(list(map(float, value)) if isinstance(value, (list, tuple)) else float(value))
+    if chosen is None:
+        raise ValueError(f"{task} has no items")
+    return {"metric": chosen, "values": values}
+
+
+def _cost(row: Mapping[str, Any], bare: Mapping[str, Any]) -> Cost:
+    values, base = np.array(row["values"], dtype=np.float64), np.array(bare["values"], dtype=np.float64)
+    change = None
+    if row["metric"] == ROLLING:  # (log-likelihood, words) of each text
+        found = bootstrap_interval(_nats, *values.T, paired=True)
+        value, low, high = (math.exp(x) for x in (found.estimate, found.low, found.high))
+        if row["personality"] != BARE:
+            change = bootstrap_interval(
+                lambda a, words, b: _nats(a, words) - _nats(b, words), *values.T, base[:, 0], paired=True
+            )
+    else:
+        value = float(values.mean())
+        low, high = wilson(value, len(values))
+        if row["personality"] != BARE:
+            change = bootstrap_interval(np.mean, values - base)
+    return Cost(row["task"], row["personality"], row["metric"], len(values), value, low, high, change)
+
+
+def _nats(log_likelihood: Any, words: Any) -> float:
+    return float(-log_likelihood.sum() / words.sum())
+
+
+def _together(journal: Journal, tasks: Sequence[str], labels: Sequence[str]) -> list[Cost]:
+    """The offline questions of all kinds as one task: single kinds are too few to show a small cost."""
+    kinds = [task for task in tasks if task in CHOICES]
+    if len(kinds) < 2:
+        return []
+    rows = [
+        {
+            "task": TOGETHER,
+            "personality": label,
+            "metric": "acc",
+            "values": [value for kind in kinds for value in journal[(kind, label)]["values"]],
+        }
+        for label in labels
+    ]
+    return [_cost(row, rows[0]) for row in rows]
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of ``n`` items."""
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)

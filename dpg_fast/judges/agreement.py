@@ -1,0 +1,365 @@
+"""How far several judges agree on the same texts: kappa, intraclass correlations, correlations, and where they differ most.
+
+A file of ratings is JSON Lines, a line for each text that was judged:
+
+    {"id": "chat-17", "scores": {"extraversion": 3, "neuroticism": null}}
+
+`scores` maps traits to -5..5 or null; `personality`, five numbers in OCEAN order or null, is read as well. A text is known by its
+`id`, else by its `question` and `answer`, else by its `messages`; or by the fields that are named. Lines of one text are put
+together. Lines without scores (a header, failed calls) are passed over. A result file (`dpg_fast.judges.results`) is read too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+
+from dpg_fast.judges.metrics import LEVELS, nearest_level
+from dpg_fast.judges.results import RESULTS, load_scores
+from dpg_fast.personality.scores import MAX_SCORE, Trait
+from dpg_fast.util.reliability import (
+    ICC,
+    bootstrap_rows,
+    correlation_interval,
+    fleiss_kappa,
+    icc_interval,
+    kappa_interval,
+)
+from dpg_fast.util.stats import Interval
+
+ALL = "all traits"
+ICCS: tuple[ICC, ...] = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
+_LEAST = 3  # texts
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """One judge's scores.
+
+    Attributes:
+        judge: its name.
+        scores: what a text is known by -> five scores in OCEAN order, nan where there is none.
+        texts: the same -> a text to show for it.
+    """
+
+    judge: str
+    scores: dict[str, NDArray[np.float64]]
+    texts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PairAgreement:
+    """Two judges on one trait (or on all traits' scores together), with 95% bootstrap intervals over texts.
+
+    Attributes:
+        n: scores that both gave.
+        bias: mean of the second judge's scores less the first's.
+        mae: mean absolute difference. exact, within_one: shares after rounding to whole levels.
+        pearson, spearman: of the scores as given.
+        kappa_linear, kappa_quadratic: weighted kappa of the eleven levels.
+    """
+
+    judges: tuple[str, str]
+    trait: str
+    n: int
+    bias: Interval
+    mae: float
+    exact: float
+    within_one: float
+    pearson: Interval
+    spearman: Interval
+    kappa_linear: Interval
+    kappa_quadratic: Interval
+
+
+@dataclass(frozen=True)
+class GroupAgreement:
+    """All judges on one trait (or all traits' scores together): texts by judges, scored by all of them.
+
+    Attributes:
+        n: texts (times traits).
+        icc: form -> intraclass correlation (Shrout and Fleiss 1979) with its interval over texts.
+        fleiss: Fleiss' kappa of low (below -1), middle and high (above 1) as three nominal categories.
+    """
+
+    trait: str
+    n: int
+    icc: dict[ICC, Interval]
+    fleiss: Interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A text that the judges place furthest apart on a trait."""
+
+    text: str
+    trait: Trait
+    scores: dict[str, float]
+    range: float
+
+
+@dataclass(frozen=True)
+class JudgeAgreement:
+    """Everything about some judges of the same texts.
+
+    Attributes:
+        judges: names. texts: how many all of them judged on some trait.
+        pairs: every two judges on every trait with at least three scores, and on all together.
+        groups: all judges likewise.
+        differences: the furthest apart first.
+    """
+
+    judges: tuple[str, ...]
+    texts: int
+    pairs: tuple[PairAgreement, ...]
+    groups: tuple[GroupAgreement, ...]
+    differences: tuple[Difference, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; undefined values are None."""
+        return {
+            "judges": list(self.judges),
+            "texts": self.texts,
+            "pairs": [
+                {"judges": list(p.judges), "trait": p.trait, "n": p.n}
+                | {name: v.to_dict() if isinstance(v := getattr(p, name), Interval) else v for name in _PAIR}
+                for p in self.pairs
+            ],
+            "groups": [
+                {"trait": g.trait, "n": g.n, "icc": {kind: v.to_dict() for kind, v in g.icc.items()}}
+                | {"fleiss": g.fleiss.to_dict()}
+                for g in self.groups
+            ],
+            "differences": [
+                {"text": d.text, "trait": d.trait.value, "scores": d.scores, "range": d.range} for d in self.differences
+            ],
+        }
+
+    def tables(self) -> list[Table]:
+        """For the terminal."""
+        # two narrow tables: one with everything does not fit a terminal
+        order = Table(title=f"Agreement of judges on {self.texts} texts, with 95% bootstrap intervals")
+        levels = Table(title="The same levels: shares, and weighted kappa")
+        names = ("judges", "trait", "n", "MAE", "bias", "Pearson", "Spearman")
+        for table, columns in ((order, names), (levels, (*names[:3], "exact", "within 1", "linear", "quadratic"))):
+            for column in columns:
+                table.add_column(column, justify="left" if column in ("judges", "trait") else "right")
+        for p in self.pairs:
+            who = (escape(" / ".join(p.judges)), p.trait, str(p.n))
+            order.add_row(*who, f"{p.mae:.2f}", *map(_text, (p.bias, p.pearson, p.spearman)))
+            shares = (f"{p.exact:.2f}", f"{p.within_one:.2f}")
+            levels.add_row(*who, *shares, *map(_text, (p.kappa_linear, p.kappa_quadratic)))
+        groups = Table(title="All judges: intraclass correlations, and Fleiss' kappa of low, middle, high")
+        for column in ("trait", "n", *(f"ICC({kind})" for kind in ICCS), "Fleiss"):
+            groups.add_column(column, justify="left" if column == "trait" else "right")
+        for g in self.groups:
+            groups.add_row(g.trait, str(g.n), *(_text(g.icc[kind]) for kind in ICCS), _text(g.fleiss))
+        furthest = Table(title="Largest disagreements")
+        for column in ("text", "trait", *self.judges):
+            furthest.add_column(column, justify="left" if column in ("text", "trait") else "right")
+        for d in self.differences:
+            furthest.add_row(escape(d.text[:80]), d.trait.value, *(f"{d.scores[judge]:+.1f}" for judge in self.judges))
+        return [order, levels, groups, *([furthest] if self.differences else [])]
+
+
+_PAIR = ("bias", "mae", "exact", "within_one", "pearson", "spearman", "kappa_linear", "kappa_quadratic")
+
+
+def read_ratings(path: Path | str, key: Sequence[str] = ()) -> Ratings:
+    """Read one judge's file; its name is the file's without the ending (a folder's, for a folder with results.json).
+
+    Args:
+        path: see the module's text.
+        key: fields that a text is known by; default: what the module's text says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not of the format; the message names file and line. Or no scores at all, or two for one text and trait.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".json":
+        table = load_scores(path)
+        file = path / RESULTS if path.is_dir() else path
+        name = path.name if path.is_dir() else file.stem
+        own = {label: row for label, row in zip(table.labels, table.scores, strict=True)}
+        return Ratings(name, own, {label: label for label in own})
+    scores: dict[str, NDArray[np.float64]] = {}
+    texts: dict[str, str] = {}
+    for where, row in _lines(path):
+        found = _scores(row, where)
+        if not found:
+            continue
+        known, text = _identity(row, key, where)
+        own_row = scores.setdefault(known, np.full(len(Trait), math.nan))
+        texts.setdefault(known, text)
+        for trait, value in found.items():
+            if not math.isnan(own_row[trait.position]):
+                raise ValueError(
+                    f"{where}: a second score of {trait.value} for the same text; name the fields that tell texts apart"
+                )
+            own_row[trait.position] = value
+    if not scores:
+        raise ValueError(f'{path.name} holds no scores: lines need "scores" or "personality"')
+    return Ratings(path.stem, scores, texts)
+
+
+def judge_agreement(
+    ratings: Sequence[Ratings], *, top: int = 10, resamples: int = 1000, seed: int = 0
+) -> JudgeAgreement:
+    """Compare judges on the texts that all of them judged.
+
+    Args:
+        ratings: two or more; judges of the same name are numbered.
+        top: disagreements listed.
+        resamples, seed: of the intervals.
+
+    Raises:
+        ValueError: fewer than two judges, or fewer than three texts with a score of the same trait by all.
+    """
+    if len(ratings) < 2:
+        raise ValueError(f"agreement needs two judges at least, not {len(ratings)}")
+    names = [r.judge for r in ratings]
+    judges = tuple(name if names.count(name) == 1 else f"{name} {n}" for n, name in enumerate(names, 1))
+    known = [text for text in ratings[0].scores if all(text in r.scores for r in ratings)]
+    if not known:
+        raise ValueError(
+            "these judges have no text in common; texts are told apart by id, question and answer, or messages"
+        )
+    cube = np.array([[r.scores[text] for text in known] for r in ratings]).reshape(len(ratings), len(known), len(Trait))
+    pairs, groups = [], []
+    options = {"resamples": resamples, "seed": seed}
+    for trait in [*Trait, None]:
+        flat = cube.reshape(len(ratings), -1) if trait is None else cube[:, :, trait.position]
+        name = ALL if trait is None else trait.value
+        for i, j in combinations(range(len(ratings)), 2):
+            both = flat[[i, j]].T
+            both = both[np.isfinite(both).all(axis=1)]
+            if len(both) >= _LEAST:
+                pairs.append(_pair((judges[i], judges[j]), name, both, options))
+        every = flat.T[np.isfinite(flat).all(axis=0)]
+        if len(every) >= _LEAST:
+            groups.append(_group(name, every, options))
+    if not pairs:
+        raise ValueError(f"no trait has {_LEAST} texts that two of the judges scored")
+    if len({p.trait for p in pairs}) == 2:  # one trait alone: all traits together are the same figures
+        pairs = [p for p in pairs if p.trait != ALL]
+        groups = [g for g in groups if g.trait != ALL]
+    texts = [next(r.texts[text] for r in ratings) for text in known]
+    shared = int((np.isfinite(cube).all(axis=0)).any(axis=1).sum())
+    return JudgeAgreement(judges, shared, tuple(pairs), tuple(groups), _furthest(judges, texts, cube, top))
+
+
+def _pair(judges: tuple[str, str], trait: str, both: NDArray[np.float64], options: dict[str, int]) -> PairAgreement:
+    levels = nearest_level(both)
+    gap = np.abs(levels[:, 1] - levels[:, 0])
+    return PairAgreement(
+        judges,
+        trait,
+        len(both),
+        bootstrap_rows(lambda rows: float((rows[:, 1] - rows[:, 0]).mean()), both, **options),  # type: ignore[arg-type]
+        float(np.abs(both[:, 1] - both[:, 0]).mean()),
+        float((gap == 0).mean()),
+        float((gap <= 1).mean()),
+        correlation_interval(both[:, 0], both[:, 1], "pearson", **options),  # type: ignore[arg-type]
+        correlation_interval(both[:, 0], both[:, 1], "spearman", **options),  # type: ignore[arg-type]
+        kappa_interval(levels, categories=LEVELS, weights="linear", **options),  # type: ignore[arg-type]
+        kappa_interval(levels, categories=LEVELS, weights="quadratic", **options),  # type: ignore[arg-type]
+    )
+
+
+def _group(trait: str, every: NDArray[np.float64], options: dict[str, int]) -> GroupAgreement:
+    def fleiss(rows: NDArray[np.float64]) -> float:
+        return fleiss_kappa(np.stack([(rows < -1).sum(1), (np.abs(rows) <= 1).sum(1), (rows > 1).sum(1)], axis=1))
+
+    iccs = {kind: icc_interval(every, kind, **options) for kind in ICCS}  # type: ignore[arg-type]
+    return GroupAgreement(trait, len(every), iccs, bootstrap_rows(fleiss, every, **options))  # type: ignore[arg-type]
+
+
+def _furthest(
+    judges: tuple[str, ...], texts: Sequence[str], cube: NDArray[np.float64], top: int
+) -> tuple[Difference, ...]:
+    found = []
+    for i, text in enumerate(texts):
+        for trait in Trait:
+            own = cube[:, i, trait.position]
+            if np.isfinite(own).all():
+                scores = dict(zip(judges, own.tolist(), strict=True))
+                found.append(Difference(text, trait, scores, float(np.ptp(own))))
+    return tuple(sorted((d for d in found if d.range > 0), key=lambda d: -d.range)[:top])
+
+
+# ------------------------------------------------------------------ files
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: not UTF-8 text ({error})") from error
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: a line is an object, not {type(row).__name__}")
+        yield where, row
+
+
+def _scores(row: Mapping[str, Any], where: str) -> dict[Trait, float]:
+    given = row.get("scores")
+    if given is None and isinstance(row.get("personality"), list):
+        values = row["personality"]
+        if len(values) != len(Trait):
+            raise ValueError(f'{where}: "personality" has five numbers in OCEAN order, not {len(values)}')
+        given = {trait.value: value for trait, value in zip(Trait, values, strict=True)}
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ValueError(f'{where}: "scores" is an object of traits, not {type(given).__name__}')
+    found = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
+            raise ValueError(f"{where}: {name} = {value!r} is no score in -5..5")
+        try:
+            found[Trait.parse(name)] = float(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    return found
+
+
+def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[str, str]:
+    """What the text is known by, and a text to show."""
+    fields = tuple(key) or next((names for names in _KEYS if all(name in row for name in names)), ())
+    missing = [name for name in fields if name not in row]
+    if not fields or missing:
+        needed = ", ".join(missing) if missing else "id, question and answer, or messages"
+        raise ValueError(f"{where}: the text is not named: no {needed}")
+    known = json.dumps([row[name] for name in fields], ensure_ascii=False, sort_keys=True)
+    shown = next((str(row[name]) for name in ("answer", "text", "id") if row.get(name)), "")
+    if not shown and isinstance(row.get("messages"), list) and row["messages"]:
+        last = row["messages"][-1]
+        shown = str(last.get("content", "")) if isinstance(last, dict) else str(last)
+    return known, shown or known
+
+
+_KEYS = (("id",), ("question", "answer"), ("messages",))
+
+
+def _text(value: Interval) -> str:
+    return "-" if math.isnan(value.estimate) else f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"

@@ -1,0 +1,178 @@
+"""The report of a file of judged dialogues (`dpg-fast assess judge --report`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpg_fast.judges.dialogue_run import read_rows
+from dpg_fast.judges.sections import software
+from dpg_fast.personality.scores import MAX_SCORE, Trait
+from dpg_fast.reporting import charts
+from dpg_fast.reporting.page import (
+    Block,
+    Cards,
+    Page,
+    Picture,
+    Quote,
+    Quotes,
+    Section,
+    Settings,
+    Table,
+    number,
+    write_page,
+)
+
+_LEVELS = range(-int(MAX_SCORE), int(MAX_SCORE) + 1)
+#: characters and examples of a trait that the page shows; the data hold all characters
+_MOST_CHARACTERS, _EXAMPLES = 40, 2
+
+
+def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> Path:
+    """Write the report of a file of judgements; the page's path.
+
+    Args:
+        judgements: what ``dpg-fast assess judge`` wrote.
+        failed: its list of dialogues without a judgement; may be missing.
+        directory: of the report.
+
+    Raises:
+        ImportError: matplotlib or jinja2 is missing.
+        ValueError: nothing was judged.
+    """
+    people: dict[str, list[list[float]]] = defaultdict(list)
+    counts = np.zeros((len(Trait), len(_LEVELS)))
+    missing, fluency, findings = dict.fromkeys(Trait, 0), [], [0, 0]
+    cost, tokens, currency, judge = 0.0, [0, 0], None, None
+    quotes: dict[Trait, list[tuple[float, Quote]]] = {trait: [] for trait in Trait}
+    total = 0
+    for row in read_rows(judgements):
+        total += 1
+        judge = row["judge"]
+        scores = [_score(row["scores"].get(trait.value)) for trait in Trait]
+        people[row.get("character") or "(no name)"].append(scores)
+        for trait, score in zip(Trait, scores, strict=True):
+            if np.isfinite(score):
+                counts[trait.position, round(score) + int(MAX_SCORE)] += 1
+            else:
+                missing[trait] += 1
+        if row.get("fluency") is not None:
+            fluency.append(row["fluency"])
+        for name, finding in row.get("traits", {}).items():
+            if finding["score"] is None:
+                continue
+            findings[0] += 1
+            findings[1] += bool(finding["supported"])
+            if finding["quotes"]:
+                quote = Quote(row.get("character") or "", finding["quotes"][0], note=f"{name} {finding['score']:+.1f}")
+                quotes[Trait(name)].append((finding["score"], quote))
+        usage = row.get("usage") or {}
+        tokens = [tokens[0] + usage.get("prompt_tokens", 0), tokens[1] + usage.get("completion_tokens", 0)]
+        cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
+    if not total:
+        raise ValueError(f"{judgements} holds no judgement yet: nothing to report")
+    reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
+    characters = {name: _centre(rows) for name, rows in people.items()}
+    found = int(sum(counts.sum(1)))
+    cards = [
+        ("dialogues", f"{total:,}", "judged"),
+        ("failed", f"{len(reasons):,}", "without a judgement"),
+        ("scores", f"{found:,}", f"of {total * len(Trait):,}; the others had no evidence or were not asked for"),
+    ]
+    if findings[0]:
+        cards.append(("quoted", f"{findings[1] / findings[0]:.0%}", "of the levels rest on a quotation that was found"))
+    if fluency:
+        cards.append(("fluency", number(float(np.mean(fluency))), "mean rating, 1 to 5"))
+    if currency:
+        cards.append(("cost", f"{cost:.2f} {currency}", f"{tokens[0]:,} prompt and {tokens[1]:,} reply tokens"))
+    sections = [Section("Overview", [Cards(cards)]), _levels(counts, missing, total, directory)]
+    sections.append(_characters(characters))
+    examples = [quote for trait in Trait for quote in _extremes(quotes[trait])]
+    if examples:
+        sections.append(Section("Evidence", [Quotes(examples)]))
+    if reasons:
+        kinds: dict[str, int] = defaultdict(int)
+        for reason in reasons:
+            kinds[reason.partition(":")[0][:80]] += 1
+        sections.append(Section("Failures", [Table(["reason", "dialogues"], [[k, str(n)] for k, n in kinds.items()])]))
+    sections.append(Section("Settings", [Settings({**(judge or {}), "software": software()})]))
+    name = " ".join(str((judge or {}).get(key, "")) for key in ("model", "protocol"))
+    data = {"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
+    data |= {"levels": {trait.value: counts[trait.position].astype(int).tolist() for trait in Trait}}
+    data |= {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost if currency else None}
+    page = Page("Judged dialogues", f"{name}; {total} dialogues", _lead(counts, found, total), sections, data)
+    return write_page(page, directory)
+
+
+def _score(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _centre(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean and standard deviation of each trait over the dialogues that have a score."""
+    scores = np.asarray(rows, dtype=np.float64)
+    found: dict[str, Any] = {"dialogues": len(rows)}
+    for trait in Trait:
+        known = scores[np.isfinite(scores[:, trait.position]), trait.position]
+        spread = float(known.std(ddof=1)) if known.size > 1 else None
+        found[trait.value] = {"mean": float(known.mean()) if known.size else None, "spread": spread}
+    return found
+
+
+def _levels(counts: np.ndarray, missing: Mapping[Trait, int], total: int, directory: Path) -> Section:
+    """How often each trait got each level."""
+    charts.matrices(
+        {"": 100 * counts / total},
+        [trait.value for trait in Trait],
+        [f"{level:+d}" if level else "0" for level in _LEVELS],
+        directory / "levels.png",
+        limit=100,
+        label="% of the dialogues",
+        column_label="judged level (means are rounded)",
+        form="{:.0f}",
+    )
+    blocks: list[Block] = [
+        Picture("levels.png", "Share of each level for each trait", "In percent of all dialogues that were judged."),
+        Table(["trait", "without a score"], [[trait.value, f"{missing[trait]:,}"] for trait in Trait]),
+    ]
+    return Section("Levels", blocks)
+
+
+def _characters(found: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Centre and spread of those with most dialogues."""
+    order = sorted(found, key=lambda name: -found[name]["dialogues"])[:_MOST_CHARACTERS]
+    rows = [
+        [name, str(found[name]["dialogues"])]
+        + [
+            number(c["mean"], "{:+.1f}") + (f" ({c['spread']:.1f})" if c["spread"] is not None else "")
+            for c in (found[name][trait.value] for trait in Trait)
+        ]
+        for name in order
+    ]
+    caption = "Mean score of each trait, -5 to 5, and standard deviation over dialogues"
+    if len(order) < len(found):
+        caption += f"; the {len(order)} of {len(found)} characters with most dialogues"
+    return Section("Characters", [Table(["character", "dialogues", *(t.value for t in Trait)], rows, caption)])
+
+
+def _extremes(quotes: list[tuple[float, Quote]]) -> list[Quote]:
+    """What was quoted for the highest and the lowest levels."""
+    ordered = sorted(quotes, key=lambda pair: pair[0])
+    chosen = ordered[:_EXAMPLES] + ordered[max(_EXAMPLES, len(ordered) - _EXAMPLES) :]
+    return [quote for _, quote in chosen]
+
+
+def _lead(counts: np.ndarray, found: int, total: int) -> str:
+    if not found:
+        return f"None of {total} dialogues gave evidence for any trait."
+    top = counts.max(1).sum() / found
+    text = f"{found} scores from {total} dialogues; on average {top:.0%} of a trait's scores are the same level."
+    if total > 1 and top > 0.9:
+        text += (
+            " A judge that gives everybody the same level tells nobody apart: look at the dialogues before using it."
+        )
+    return text

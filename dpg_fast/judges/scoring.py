@@ -1,0 +1,89 @@
+"""Scores of answers: a judge's view of the traits, and fluency measured without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dpg_fast.judges.base import Judge
+from dpg_fast.llm.prices import Usage
+from dpg_fast.personality.scores import Trait
+from dpg_fast.text.answers import NEUTRAL_SYSTEM
+from dpg_fast.text.fluency import answer_likelihoods, repeated_ngrams
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores answers to one question at a time.
+
+    Args:
+        judge: of the traits.
+        model: the bare model, whose perplexity of an answer is taken.
+        tokenizer: its tokenizer.
+        system: the instruction that the perplexity is conditioned on.
+        autocast: dtype of the decoder while the perplexity is computed.
+    """
+
+    judge: Judge
+    model: Any
+    tokenizer: Any
+    system: str = NEUTRAL_SYSTEM
+    autocast: torch.dtype | None = None
+    _runs: list[tuple[Usage, float | None, str]] = field(default_factory=list, repr=False, compare=False)
+
+    def about(self) -> dict[str, Any]:
+        """What the scores depend on, besides the answers."""
+        return {"judge": self.judge.describe(), "perplexity_system": self.system, "autocast": str(self.autocast)}
+
+    def spent(self) -> dict[str, Any]:
+        """What this program's calls of the judge cost so far, JSON-ready: calls, tokens and price; empty for a local judge.
+
+        Stored replies cost nothing. The price is None where the model's is not known.
+        """
+        if not self._runs:
+            return {}
+        usage = sum((paid for paid, _, _ in self._runs), Usage())
+        costs = [cost for _, cost, _ in self._runs]
+        price = None if None in costs else round(sum(cost for cost in costs if cost is not None), 6)
+        return {**usage.model_dump(), "price": price, "currency": self._runs[0][2]}
+
+    def score(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
+        """:meth:`judge_traits` and :meth:`fluency` together."""
+        judged, fluent = self.judge_traits(question, answers, traits), self.fluency(question, answers)
+        return [{**scores, **measures} for scores, measures in zip(judged, fluent, strict=True)]
+
+    def judge_traits(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
+        """For each answer, JSON-ready: ``scores`` (trait name -> -5..5, without those that could not be judged), ``reason``,
+        ``rated_fluency`` (1 to 5 if the judge gives it) and ``empty``."""
+        verdicts = self.judge.judge_all([(question, answer) for answer in answers], traits=traits)
+        run = getattr(self.judge, "last_run", None)
+        if run is not None:  # a judge over an API says what it spent
+            self._runs.append((run.paid, run.cost, run.prices.currency))
+        return [
+            {
+                "scores": {trait.value: verdict.scores[trait] for trait in traits if trait in verdict.scores},
+                "reason": verdict.reason,
+                "rated_fluency": getattr(verdict, "fluency", None),
+                "empty": not answer.strip(),
+            }
+            for answer, verdict in zip(answers, verdicts, strict=True)
+        ]
+
+    def fluency(self, question: str, answers: Sequence[str]) -> list[dict[str, Any]]:
+        """For each answer, JSON-ready: ``log_likelihood`` and ``tokens`` under the bare model, ``repetition`` (share of repeated
+        word 4-grams) and ``empty``."""
+        likelihoods = answer_likelihoods(
+            self.model, self.tokenizer, question, answers, system=self.system, autocast=self.autocast
+        )
+        return [
+            {
+                "log_likelihood": likelihood.log_likelihood,
+                "tokens": likelihood.tokens,
+                "repetition": repeated_ngrams(answer),
+                "empty": not answer.strip(),
+            }
+            for answer, likelihood in zip(answers, likelihoods, strict=True)
+        ]

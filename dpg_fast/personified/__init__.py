@@ -1,0 +1,1 @@
+"""One person from one corpus, end to end: the personified data, the two-step tuning and its evaluation (PersLLM)."""

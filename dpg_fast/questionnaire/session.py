@@ -1,0 +1,285 @@
+"""What an administration was given and what came of it; kept on disk so that a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpg_fast.personality.row import Row
+from dpg_fast.personality.scores import Personality
+from dpg_fast.questionnaire.forms import Form, Status
+from dpg_fast.questionnaire.inventory import Inventory
+from dpg_fast.util.files import write_text
+
+_SECONDS = 5.0
+Method = Literal["logprobs", "generate", "text", "pmi", "statement", "shift"]
+METHODS: tuple[Method, ...] = get_args(Method)
+WHOLE_TEXTS: tuple[Method, ...] = ("text", "pmi", "statement", "shift")
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """Somebody who fills in the form.
+
+    Attributes:
+        label: unique name.
+        personality: given to a `PersonalityModel`; None is the base model.
+        system: a system text, such as a description of a person: steering by prompt, to compare with.
+        asked: the personality that the system text describes, if it is known: what measured scores are compared with.
+    """
+
+    label: str
+    personality: Row = None
+    system: str | None = None
+    asked: Personality | None = None
+
+    @property
+    def target(self) -> Personality | None:
+        """The five scores asked for, by whatever means; None if there are none."""
+        return self.personality if isinstance(self.personality, Personality) else self.asked
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a personality as text."""
+        return {
+            "label": self.label,
+            "personality": None if self.personality is None else str(self.personality),
+            "system": self.system,
+            "asked": None if self.asked is None else str(self.asked),
+        }
+
+
+@dataclass(frozen=True)
+class AdministrationSettings:
+    """How items are put to the model.
+
+    Attributes:
+        method: "logprobs" reads the probabilities of the option labels after the prompt (the rating is their expected value);
+            "generate" lets the model write its answer; "text", "pmi", "statement" and "shift" read the probabilities of whole
+            texts (see `whole_texts`).
+        constrained: with "generate", allow nothing but a label.
+        temperature: of constrained generation; 0 takes the most probable label. Free answers are greedy.
+        context: how many earlier items stay in the conversation, with the answers given to them (most probable labels).
+        prefill: beginning of the answer, written for the model, such as "My answer is".
+        steer: tokens whose neurons are steered: "all", or those of the "answer" (from the last token of the prompt, or the
+            first of the prefill, on). LoRA always acts on all.
+        batch_size: prompts in one forward pass.
+        max_new_tokens: length of a free answer.
+        seed: of sampling.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    method: Method = "logprobs"
+    constrained: bool = True
+    temperature: float = 0.0
+    context: int = 0
+    prefill: str = ""
+    steer: Literal["all", "answer"] = "all"
+    batch_size: int = 16
+    max_new_tokens: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method is one of {', '.join(METHODS)}; not {self.method!r}")
+        if self.method in WHOLE_TEXTS and (self.context or self.prefill):
+            raise ValueError(f"method {self.method} asks each item alone: context and prefill do not go with it")
+        if self.steer not in ("all", "answer"):
+            raise ValueError(f"steer is all or answer, not {self.steer!r}")
+        if min(self.batch_size, self.max_new_tokens) < 1 or self.context < 0 or not 0 <= self.temperature < 100:
+            raise ValueError("batch_size and max_new_tokens are at least 1, context and temperature not negative")
+        if self.temperature and (self.method != "generate" or not self.constrained):
+            raise ValueError("a temperature belongs to constrained generation")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One item of one form, answered by one respondent.
+
+    Attributes:
+        status: "ok", "refusal" or "invalid".
+        rating: 1..levels, an expected value with log-probabilities; None if there was no valid answer.
+        distribution: probability of the ratings 1, 2, ... among the labels; None for free answers.
+        mass: probability of all labels together; the rest is what the model would have said instead.
+        text: what was generated.
+    """
+
+    respondent: str
+    form: int
+    item: str
+    status: Status
+    rating: float | None
+    distribution: tuple[float, ...] | None = None
+    mass: float | None = None
+    text: str | None = None
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What identifies it within a session."""
+        return self.respondent, self.form, self.item
+
+
+@dataclass
+class Session:
+    """All answers to an inventory by some respondents on some forms.
+
+    Attributes:
+        model: its name.
+        identity: what tells it from other models of that name (see `model_identity`).
+        answers: (respondent, form, item) -> answer.
+    """
+
+    inventory: Inventory
+    respondents: Sequence[Respondent]
+    forms: Sequence[Form]
+    settings: AdministrationSettings
+    model: str
+    identity: str = ""
+    answers: dict[tuple[str, int, str], Answer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        labels = [respondent.label for respondent in self.respondents]
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError(f"respondents need different labels, and there must be one at least: {labels}")
+        if not self.forms or len({form.number for form in self.forms}) != len(self.forms):
+            raise ValueError("forms need different numbers, and there must be one at least")
+
+    @property
+    def total(self) -> int:
+        """How many answers a complete session has."""
+        return len(self.respondents) * len(self.forms) * len(self.inventory.items)
+
+    def ratings(self) -> NDArray[np.float64]:
+        """[respondents, forms, items], as given (not reversed), nan where there is no valid answer."""
+        table = np.full((len(self.respondents), len(self.forms), len(self.inventory.items)), np.nan)
+        for r, respondent in enumerate(self.respondents):
+            for f, form in enumerate(self.forms):
+                for i, item in enumerate(self.inventory.items):
+                    answer = self.answers.get((respondent.label, form.number, item.id))
+                    if answer is not None and answer.rating is not None:
+                        table[r, f, i] = answer.rating
+        return table
+
+    def header(self) -> dict[str, Any]:
+        """What must be the same for answers to belong together."""
+        return {
+            "model": self.model,
+            "identity": self.identity,
+            "inventory": self.inventory.to_dict(),
+            "respondents": [respondent.to_dict() for respondent in self.respondents],
+            "forms": [form.to_dict() for form in self.forms],
+            "settings": self.settings.to_dict(),
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Write JSON Lines, atomically: the header, then the answers."""
+        rows: Iterable[dict[str, Any]] = [self.header(), *(asdict(answer) for answer in self.answers.values())]
+        write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def restore(self, path: Path | str) -> int:
+        """Take over the answers of a file that `save` wrote for the same session; how many there were (0 without a file).
+
+        The batch size may differ.
+
+        Raises:
+            ValueError: the file is of another session, or damaged.
+        """
+        path = Path(path)
+        if not path.exists():
+            return 0
+        try:
+            header, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+            answers = [
+                Answer(**row | {"distribution": None if row["distribution"] is None else tuple(row["distribution"])})
+                for row in rows
+            ]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} does not hold answers of a session ({error}); remove it to begin anew") from error
+        mine = json.loads(json.dumps(self.header()))
+        for side in (mine, header):
+            side["settings"].pop("batch_size", None)
+        differing = [key for key in mine if header.get(key) != mine[key]]
+        if differing:
+            raise ValueError(
+                f"{path} holds answers of another session (its {', '.join(differing)} differ); use another folder"
+            )
+        self.answers.update((answer.key, answer) for answer in answers)
+        return len(answers)
+
+
+class Checkpoint:
+    """Saves a session every few seconds and at the end."""
+
+    def __init__(self, session: Session, path: Path | None) -> None:
+        self.session, self.path = session, path
+        self._last = time.monotonic()
+
+    def add(self, answers: Iterable[Answer]) -> None:
+        """Put answers into the session, and save it if the last time is long ago."""
+        self.session.answers.update((answer.key, answer) for answer in answers)
+        if self.path is not None and time.monotonic() - self._last > _SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Save now."""
+        if self.path is not None:
+            self.session.save(self.path)
+        self._last = time.monotonic()
+
+
+def as_respondents(personalities: Sequence[tuple[str, Row]]) -> list[Respondent]:
+    """Respondents of (label, personality) pairs."""
+    return [Respondent(label, personality) for label, personality in personalities]
+
+
+def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality], str]) -> list[Respondent]:
+    """The same people as instructions to the bare model: the baseline of every other way.
+
+    Args:
+        respondents: those without a personality stay as they are.
+        persona: text that describes a personality; an empty one is no instruction.
+
+    Raises:
+        ValueError: somebody is a stored character, which no text describes.
+    """
+    found = []
+    for respondent in respondents:
+        if respondent.personality is None:
+            found.append(respondent)
+            continue
+        if not isinstance(respondent.personality, Personality):
+            raise ValueError(f"{respondent.label!r} is not given by five scores, so no text can describe it")
+        text = persona(respondent.personality)
+        found.append(Respondent(respondent.label, system=text or None, asked=respondent.personality))
+    return found
+
+
+def population(count: int, *, seed: int = 0) -> list[Respondent]:
+    """``count`` people whose five scores are drawn evenly from -5..5 (rounded to 0.5), named p01, p02, ...
+
+    The scores of each trait are a shuffled even spread (a Latin hypercube), so that few people cover every trait.
+
+    Raises:
+        ValueError: no people.
+    """
+    if count < 1:
+        raise ValueError(f"a population has at least one person, not {count}")
+    rng = np.random.default_rng(seed)
+    columns = []
+    for _ in range(5):
+        cells = (rng.permutation(count) + rng.random(count)) / count
+        columns.append(np.round((cells * 10 - 5) * 2) / 2)
+    scores = np.stack(columns, axis=1)
+    return [Respondent(f"p{n:02d}", Personality(row.tolist())) for n, row in enumerate(scores, 1)]

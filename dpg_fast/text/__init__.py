@@ -1,0 +1,1 @@
+"""Prompts, answers and records: what is asked of plain models, and what they say."""
