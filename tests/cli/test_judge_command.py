@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
 from dpg_fast.personality.scores import Trait
-
-from .llm.server import Answer, FakeServer, serve
+from tests.llm.server import Answer, FakeServer, serve
 
 pytest.importorskip("openai")
 KEY = "sk-secret-5544332211"

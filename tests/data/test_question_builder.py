@@ -18,8 +18,7 @@ from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.facets import FACETS, TOPICS
 from dpg_fast.text.records import DroppedRecord, QuestionRecord, read_records
-
-from ..llm.server import Answer, last_user, serve
+from tests.llm.server import Answer, last_user, serve
 
 pytest.importorskip("openai")
 runner = CliRunner()

@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
 from dpg_fast.personality.scores import Trait
+from tests.llm.server import Answer, serve
 from tests.support import ROOT
-
-from .llm.server import Answer, serve
 
 pytest.importorskip("openai")
 TEXT = (ROOT / "docs" / "judging.md").read_text(encoding="utf-8")

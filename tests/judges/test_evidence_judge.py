@@ -17,8 +17,7 @@ from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.llm.structured import strict_schema
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.facets import FACETS
-
-from ..llm.server import Answer, FakeServer, serve
+from tests.llm.server import Answer, FakeServer, serve
 
 openai = pytest.importorskip("openai")
 FENCED = re.compile(r"<(\w+)-([0-9a-f]{16})>\n(.*?)\n</\1-\2>", re.DOTALL)

@@ -18,8 +18,7 @@ import pytest
 from dpg_fast.judges.evidence_prompt import EvidenceReply
 from dpg_fast.llm import ReplyCache
 from dpg_fast.personality.scores import Trait
-
-from ..llm.quick_server import QuickServer, serve_quickly
+from tests.llm.quick_server import QuickServer, serve_quickly
 
 pytest.importorskip("openai")
 TOTAL, AT_ONCE, KILLS = 5000, 64, 3

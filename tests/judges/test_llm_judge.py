@@ -15,8 +15,7 @@ from dpg_fast.judges.llm import PROMPT_VERSION, LLMJudge, fluency_messages, trai
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.facets import FACETS
-
-from ..llm.server import Answer, FakeServer, serve
+from tests.llm.server import Answer, FakeServer, serve
 
 pytest.importorskip("openai")
 QUESTION = "A stranger sits down beside you. What do you do?"

@@ -17,8 +17,7 @@ from dpg_fast.judges.reference.judge import AccuracyProtocol, RankingProtocol, j
 from dpg_fast.judges.reference.prompts import AnswersRecord, ranking_messages, ranking_reply, ranks_of, shown_order
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.llm.structured import strict_schema
-
-from ..llm.server import Answer, FakeServer, serve
+from tests.llm.server import Answer, FakeServer, serve
 
 pytest.importorskip("openai")
 GOOD = {"tuned": "I was sorted into Gryffindor.", "base": "I do not know.", "other": "Into Slytherin."}

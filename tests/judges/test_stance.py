@@ -10,8 +10,7 @@ import pytest
 
 from dpg_fast.judges.stance import rule_stance, stance_call, stances
 from dpg_fast.llm import LLMClient, LLMSettings
-
-from ..llm.server import Answer, last_user, serve
+from tests.llm.server import Answer, last_user, serve
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "stance_examples.jsonl").read_text("utf-8").splitlines()]
 

@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from dpg_fast.llm import Call, LLMClient, LLMSettings, Reply
 from dpg_fast.llm import batch as batch_module
 from dpg_fast.llm.batch import export_batch, import_batch
-
-from .server import Answer, serve
+from tests.llm.server import Answer, serve
 
 
 class Mood(BaseModel):

@@ -18,8 +18,7 @@ from pydantic import BaseModel, Field
 
 from dpg_fast.llm import Call, LLMClient, LLMError, LLMSettings, PriceTable, ReplyCache
 from dpg_fast.llm.session import GIVE_UP_AFTER
-
-from .server import Answer, FakeServer, Script, last_user, serve
+from tests.llm.server import Answer, FakeServer, Script, last_user, serve
 
 pytest.importorskip("openai")
 KEY = "sk-secret-0123456789"

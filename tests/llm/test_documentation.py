@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 from dpg_fast.cli.app import app
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.text.assets import load_descriptions, load_questions
+from tests.llm.server import Answer, serve
 from tests.support import ROOT
-
-from .server import Answer, serve
 
 pytest.importorskip("openai")
 TEXT = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")

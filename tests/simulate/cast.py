@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.simulate.scenario import Scenario
-
-from ..data.personified.annotator import fenced
-from ..llm.server import Answer, last_user
+from tests.llm.server import Answer, last_user
+from tests.personified.data.annotator import fenced
 
 
 def scenario(**changes: Any) -> Scenario:

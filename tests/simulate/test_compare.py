@@ -12,9 +12,8 @@ from dpg_fast.cli.app import app
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.simulate.compare import compare, count_terms, derive_terms, read_terms
 from dpg_fast.text.records import DialogueRecord, Turn, write_records
+from tests.llm.server import Answer, last_user, serve
 from tests.support import ROOT
-
-from ..llm.server import Answer, last_user, serve
 
 
 def _record(*texts: str) -> DialogueRecord:

@@ -17,8 +17,7 @@ from dpg_fast.simulate.conversation import (
     own_view,
 )
 from dpg_fast.simulate.order import LikelyName, addressed, next_speakers
-
-from .cast import scenario
+from tests.simulate.cast import scenario
 
 NAMES = ["Ada Brook", "Bo"]
 THREE = [{"name": "Ada Brook"}, {"name": "Bo"}, {"name": "Cy Lund"}]

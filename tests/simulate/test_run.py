@@ -26,11 +26,10 @@ from dpg_fast.simulate.scenario import Endpoint, Scenario
 from dpg_fast.simulate.voices import EndpointVoice, LocalVoice, Voices, endpoint_key
 from dpg_fast.simulate.writing import write_transcripts
 from dpg_fast.text.records import DialogueRecord, read_records
+from tests.llm.server import Answer, serve
+from tests.model.characters import write_character
+from tests.simulate.cast import endpoint, parrot, scenario, write_scenario
 from tests.support import ROOT
-
-from ..llm.server import Answer, serve
-from ..model.characters import write_character
-from .cast import endpoint, parrot, scenario, write_scenario
 
 
 class Letters:

@@ -9,9 +9,8 @@ import pytest
 
 from dpg_fast.personality.scores import Personality
 from dpg_fast.simulate.scenario import Scenario, load_scenario, load_scenarios
+from tests.simulate.cast import scenario
 from tests.support import ROOT
-
-from .cast import scenario
 
 SHIPPED = ROOT / "recipes" / "scenarios"
 

@@ -14,10 +14,9 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
 from dpg_fast.text.records import DialogueRecord, read_records
+from tests.data.labelled.test_resume import answer
+from tests.llm.server import serve
 from tests.support import ROOT
-
-from ..data.labelled.test_resume import answer
-from ..llm.server import serve
 
 pytest.importorskip("openai")
 

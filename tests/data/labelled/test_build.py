@@ -22,8 +22,7 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.script import Script
 from dpg_fast.data.scripts.segments import SegmentSettings
 from dpg_fast.text.records import DialogueRecord, read_records
-
-from .words_judge import LOUD, QUIET, WordsJudge, level
+from tests.data.labelled.words_judge import LOUD, QUIET, WordsJudge, level
 
 CUT = SegmentSettings(turns=4, before=1, min_words=3)
 #: each has a voice: how many loud (or quiet, if negative) words in each speech

@@ -15,8 +15,7 @@ from dpg_fast.cli.app import app
 from dpg_fast.data.labelled import Centre
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.records import DialogueRecord, read_records
-
-from ...llm.server import Answer, FakeServer, serve
+from tests.llm.server import Answer, FakeServer, serve
 
 pytest.importorskip("openai")
 

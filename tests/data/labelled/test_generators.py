@@ -16,8 +16,7 @@ from dpg_fast.data.scripts.segments import SegmentSettings
 from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.personality.scores import Trait
-
-from ...llm.server import Answer, last_user, serve
+from tests.llm.server import Answer, last_user, serve
 
 SETTINGS = LabelSettings(SegmentSettings(), test_characters=0, test_scenes=0, generate=1)
 

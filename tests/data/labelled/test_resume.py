@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 from dpg_fast.cli.app import app
 from dpg_fast.data.scripts import find_scripts
 from dpg_fast.text.records import DialogueRecord, read_records
-
-from ...llm.server import Answer, FakeServer, last_user, serve
+from tests.llm.server import Answer, FakeServer, last_user, serve
 
 pytest.importorskip("openai")
 RECORDS = ("train.jsonl", "test_scene.jsonl", "test_character.jsonl", "characters.jsonl", "dropped.jsonl")

@@ -12,8 +12,7 @@ import pytest
 from dpg_fast.data.scripts.names import merge_speakers
 from dpg_fast.data.scripts.novels import attribute, prepare_novel
 from dpg_fast.llm import LLMClient, LLMSettings
-
-from ...llm.server import Answer, last_user, serve
+from tests.llm.server import Answer, last_user, serve
 
 pytest.importorskip("openai")
 NOVEL = """CHAPTER I

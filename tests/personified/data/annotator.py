@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ...llm.server import Answer, last_user
+from tests.llm.server import Answer, last_user
 
 SUBJECTS = (
     "the old ferry in winter",

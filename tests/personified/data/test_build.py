@@ -19,9 +19,8 @@ from dpg_fast.cli.app import app
 from dpg_fast.personified.data.record import LostItem, PersonifiedRecord, split_reply
 from dpg_fast.personified.data.writing import ParagraphRecord
 from dpg_fast.text.records import read_records
-
-from ...llm.server import Answer, FakeServer, last_user, serve
-from .annotator import Annotator, schema, write_character
+from tests.llm.server import Answer, FakeServer, last_user, serve
+from tests.personified.data.annotator import Annotator, schema, write_character
 
 for module in ("openai", "py3langid", "sklearn", "yaml", "bs4"):
     pytest.importorskip(module)

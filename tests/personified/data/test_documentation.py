@@ -16,11 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
+from tests.llm.server import serve
+from tests.personified.data.annotator import Annotator
+from tests.personified.data.test_novel import novel
 from tests.support import ROOT
-
-from ...llm.server import serve
-from .annotator import Annotator
-from .test_novel import novel
 
 for module in ("openai", "yaml", "py3langid", "sklearn"):
     pytest.importorskip(module)

@@ -17,8 +17,7 @@ pytest.importorskip("yaml")
 from dpg_fast.personified.data import reading
 from dpg_fast.personified.data.material import MAX_STAGE_BYTES, load_character, read_entry
 from dpg_fast.personified.data.reading import count_words, read_blocks, split_long, terms
-
-from .annotator import write_character
+from tests.personified.data.annotator import write_character
 
 SHIPPED = ROOT / "recipes" / "characters"
 

@@ -15,9 +15,8 @@ from dpg_fast.personified.data.material import load_character, read_entry
 from dpg_fast.personified.data.novel import ReviewItem, Wanted, read_novel
 from dpg_fast.personified.data.reading import Block
 from dpg_fast.text.records import read_records
-
-from ...llm.server import Answer, FakeServer, serve
-from .annotator import Annotator, schema
+from tests.llm.server import Answer, FakeServer, serve
+from tests.personified.data.annotator import Annotator, schema
 
 for module in ("openai", "yaml", "py3langid", "sklearn"):
     pytest.importorskip(module)

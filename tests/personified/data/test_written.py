@@ -16,10 +16,9 @@ from dpg_fast.personified.data.record import LostItem, split_reply
 from dpg_fast.personified.data.writing import read_personified
 from dpg_fast.personified.data.written import choose, load_examples
 from dpg_fast.text.records import read_records
+from tests.llm.server import Answer, last_user, serve
+from tests.personified.data.annotator import Annotator, schema, write_character
 from tests.support import ROOT
-
-from ...llm.server import Answer, last_user, serve
-from .annotator import Annotator, schema, write_character
 
 for module in ("openai", "py3langid", "sklearn", "yaml"):
     pytest.importorskip(module)

@@ -26,12 +26,11 @@ from dpg_fast.questionnaire.administer import administer
 from dpg_fast.questionnaire.forms import make_forms
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
+from tests.docs.test_measuring_docs import _script
+from tests.llm.server import Answer, last_user, serve
+from tests.model.characters import write_character
+from tests.personified.evaluate.people import write_people
 from tests.support import ROOT
-
-from ...llm.server import Answer, last_user, serve
-from ...model.characters import write_character
-from ...test_measuring_docs import _script
-from .people import write_people
 
 SMALL = EvaluationSettings(
     Sampling(max_new_tokens=6, batch_size=8), forms=0, drift=0, against="sft", resamples=20
@@ -177,7 +176,7 @@ def test_what_does_not_fit_is_said(
 def test_questionnaire_and_long_chat(
     tiny_llama: Any, byte_tokenizer: Any, adapters: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    from ...simulate.test_run import Letters
+    from tests.simulate.test_run import Letters
 
     cast = load_cast(write_people(tmp_path))
     systems = make_systems(["bare"], {"sft": adapters["sft"]}, tiny_llama, byte_tokenizer, cast)

@@ -13,8 +13,7 @@ from dpg_fast.personified.evaluate.bleu import bleu_of, bootstrap, distinction_t
 from dpg_fast.personified.evaluate.cast import load_cast, load_person
 from dpg_fast.personified.evaluate.offline import StageIndex, overlap, overlap_figures, premise_figures, stage_figures
 from dpg_fast.text.records import write_records
-
-from .people import STAGES, record, write_people
+from tests.personified.evaluate.people import STAGES, record, write_people
 
 TEXTS = [
     "the ferry goes six times a day and a seventh for the ill",

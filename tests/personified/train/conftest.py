@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 
 from transformers import LlamaForCausalLM
 
-from .people import write_project
+from tests.personified.train.people import write_project
 
 
 @pytest.fixture(params=["tied", "untied"])

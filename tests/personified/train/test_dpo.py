@@ -176,7 +176,7 @@ def test_pairs_of_a_question_stay_together(project: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, settings: Any, character: str, labels: list[str], message: str) -> None:
-    from .people import write_people
+    from tests.personified.train.people import write_people
 
     write_people(tmp_path)
     with pytest.raises(ValueError, match=message):

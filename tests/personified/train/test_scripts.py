@@ -18,9 +18,8 @@ import torch
 from dpg_fast.personified.train import SftSettings, load_tuned, run_sft
 from dpg_fast.personified.train.tuned import read_training
 from dpg_fast.train import read_settings
+from tests.personified.train.people import write_people
 from tests.support import ROOT
-
-from .people import write_people
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch")
 QUICK = ("trainer.max_steps=2", "trainer.use_cpu=true")

@@ -257,7 +257,7 @@ def test_spare_rows_are_used_and_new_rows_are_the_same_each_time(base: Any, byte
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, override: str, message: str) -> None:
-    from .people import write_people
+    from tests.personified.train.people import write_people
 
     write_people(tmp_path)
     values = [f"output={tmp_path / 'out'}", f"data.records={tmp_path / 'records.jsonl'}", "data.character=Ada Moor"]
