@@ -20,10 +20,6 @@ class Method(StrEnum):
     LOGPROBS = "logprobs"
     GENERATE = "generate"
     FREE = "free"
-    TEXT = "text"
-    PMI = "pmi"
-    STATEMENT = "statement"
-    SHIFT = "shift"
 
 
 class Options(StrEnum):
@@ -91,10 +87,7 @@ def questionnaire(
     options: Annotated[Options, typer.Option(help="Order of the options on later forms.")] = Options.SHUFFLE,
     method: Annotated[
         Method,
-        typer.Option(
-            help="Label probabilities; a generated label; a free answer; or the probability of whole texts: of the options "
-            "(text, and pmi: what the item adds), or of the statement itself (statement, shift)."
-        ),
+        typer.Option(help="Probabilities of the option labels, a generated label, or a free answer."),
     ] = Method.LOGPROBS,
     temperature: Annotated[float, typer.Option(min=0, help="Of generated labels; 0 takes the likeliest.")] = 0.0,
     context: Annotated[int, typer.Option(min=0, help="Earlier items kept in the conversation.")] = 0,

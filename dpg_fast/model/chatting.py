@@ -9,7 +9,7 @@ from dpg_fast.hypernet.stage_rows import with_special_tokens
 from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.personality.row import per_row, read_rows
 from dpg_fast.personality.stages import label_messages
-from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts
+from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts, padding
 
 __all__ = ["Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
 
@@ -84,14 +84,6 @@ def prepare(
     if not prompts:
         raise ValueError("there is no conversation to answer")
     return several or one_each, prompts, personality
-
-
-def padding(tokenizer: Any, model: Any) -> int:
-    """Id for padding: the tokenizer's, else an end-of-sequence id."""
-    if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
-    eos = model.generation_config.eos_token_id
-    return int(eos[0] if isinstance(eos, list) else eos if eos is not None else tokenizer.eos_token_id)
 
 
 def _is_several(conversation: Any) -> bool:

@@ -199,7 +199,7 @@ def test_people_told_in_the_prompt(
     monkeypatch.setattr("dpg_fast.cli.questionnaire._load", lambda *_: (tiny_llama, byte_tokenizer))
     inventory = bundled_inventory()
     replace(inventory, items=inventory.items[:4]).save(tmp_path / "four.jsonl")
-    arguments = ["--through", "adjectives", "--personality", "E-5", "--method", "statement", "--forms", "2"]
+    arguments = ["--through", "adjectives", "--personality", "E-5", "--forms", "2"]
     paths = ["--inventory", str(tmp_path / "four.jsonl"), "--out", str(tmp_path / "o"), "--report", str(tmp_path / "r")]
     result = runner.invoke(app, ["assess", "questionnaire", *arguments, *paths])
     assert result.exit_code == 0, result.output
