@@ -22,6 +22,7 @@ from dpg_fast.compat.accelerate import input_device
 from dpg_fast.compat.transformers import cache_argument, last_logits, output_cache
 from dpg_fast.compat.transformers_models import decoder, finish_logits, output_layer, text_config
 from dpg_fast.personality.row import Row
+from dpg_fast.util.errors import DPGError
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
 _TRIED = 8  # tokens that a model is tried on
@@ -78,14 +79,15 @@ def continuation_logp(
         autocast: dtype of the decoder; the output layer keeps its own.
 
     Raises:
-        ValueError: a prompt without tokens, or lists of different lengths.
+        DPGError: a prompt without tokens.
+        ValueError: lists of different lengths.
     """
     rows: list[Row] = [None] * len(prompts) if personality is None else list(personality)
     found = [Continuation(torch.zeros(0, dtype=torch.float64), True)] * len(prompts)
     groups: dict[tuple[tuple[int, ...], Row], list[int]] = {}
     for i, (prompt, continuation, row) in enumerate(zip(prompts, continuations, rows, strict=True)):
         if continuation and not prompt:
-            raise ValueError("a continuation needs a prompt of at least one token")
+            raise DPGError("a continuation needs a prompt of at least one token")
         if continuation:
             groups.setdefault((tuple(prompt), row), []).append(i)
     if not groups:

@@ -12,6 +12,7 @@ from typing import Any
 from dpg_fast.personality.scores import Personality, Pole, Trait
 from dpg_fast.text.answers import write_texts
 from dpg_fast.text.prompting import chat_prompt
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.progress import Count
 
@@ -98,7 +99,7 @@ def load_answers(path: Path) -> list[PersonaAnswer]:
         try:
             answers.append(PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"]))
         except KeyError as error:
-            raise ValueError(f"{path}, line {number}: needs the key {error}") from error
+            raise DPGError(f"{path}, line {number}: needs the key {error}") from error
     return answers
 
 
