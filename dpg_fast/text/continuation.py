@@ -273,7 +273,8 @@ def _way(model: Any, text: Sequence[int], people: bool) -> _Way:
         ways = [_Way(split, cached) for split in (True, False)[not parts :] for cached in (True, False)]
         size = getattr(text_config(model), "vocab_size", None) or max(text) + 1
         plain = [token for token in text if token < size]  # stage tokens lie beyond the vocabulary
-        known[people] = next((way for way in ways[:-1] if _agrees(model, way, (plain * _TRIED)[:_TRIED])), slowest)
+        tried = (plain * _TRIED)[:_TRIED]
+        known[people] = next((way for way in ways[:-1] if tried and _agrees(model, way, tried)), slowest)
     return known[people]
 
 
