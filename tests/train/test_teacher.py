@@ -16,7 +16,7 @@ from dpg_fast.text.assets import load_questions
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.train import LessonSettings, PersonaTeacher, TeacherSettings, load_lessons, make_lessons, taught_sources
-from dpg_fast.train.lessons import asked_questions, draw_people
+from dpg_fast.train.lessons import Lesson, asked_questions, draw_people
 from dpg_fast.train.loss import batch_loss, target_loss
 from dpg_fast.train.rows import collate
 from dpg_fast.train.teacher import mix
@@ -116,18 +116,17 @@ def test_people_cover_poles_pairs_and_everything() -> None:
 
 
 @pytest.mark.parametrize("family", SCALED)
-def test_a_hypernetwork_learns_the_logits_of_models_that_scale_or_cap_them(
-    family: str, byte_tokenizer: Any, tmp_path: Path
-) -> None:
+def test_a_hypernetwork_learns_the_logits_of_models_that_scale_or_cap_them(family: str, byte_tokenizer: Any) -> None:
     base = tiny_model(family, vocab_size=258, eos_token_id=0, max_position_embeddings=512, **SCALED[family])
-    teacher = PersonaTeacher(base, byte_tokenizer, SETTINGS)
-    (answer,) = teacher.answer("Why?", [Personality("O3")], TEXTS, "Speak.")
+    people = [Personality("O3"), Personality("O-4")]
+    answers = PersonaTeacher(base, byte_tokenizer, SETTINGS).answer("Why?", people, TEXTS, "Speak.")
     prompt = chat_prompt(byte_tokenizer, [{"role": "user", "content": "Why?"}], system="Speak.")
-    wanted = log_p(base, byte_tokenizer, prompt, answer.tokens).gather(1, answer.candidates.long())
-    torch.testing.assert_close(answer.log_base, wanted, rtol=1e-4, atol=1e-4)
+    for answer in answers:
+        wanted = log_p(base, byte_tokenizer, prompt, answer.tokens).gather(1, answer.candidates.long())
+        torch.testing.assert_close(answer.log_base, wanted, rtol=1e-4, atol=1e-4)
 
-    files = make_lessons(base, byte_tokenizer, tmp_path, LessonSettings(questions=1, people=3, teacher=SETTINGS))
-    sources = taught_sources(load_lessons(files), byte_tokenizer, strength=1.0, redraw=0.0)
+    lesson = Lesson("Why?", "Speak.", tuple(person.scores for person in people), tuple(answers))
+    sources = taught_sources([lesson], byte_tokenizer, strength=1.0, redraw=0.0)
     batch = collate([source.row(np.random.default_rng(0)) for source in sources], pad_token=0)
     model = PersonalityModel.from_model(base, hypernet=HypernetConfig(rank=4, hidden=16))
     assert isinstance(model.hypernet, HyperNetwork)
