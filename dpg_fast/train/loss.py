@@ -83,7 +83,7 @@ def _agrees(head: _Head, hidden: Tensor, logits: Tensor) -> bool:
     if head.layer is None:
         return False
     with torch.no_grad():
-        found, exact = head(hidden[:, -1:]).float(), logits[:, -1:].float()
+        found, exact = head(hidden[:, -1:]).float(), logits[:, -1:].detach().float()
     return float((found - exact).norm() / exact.norm().clamp_min(1e-12)) <= 0.01  # bfloat16 rounds by a third of that
 
 
