@@ -132,5 +132,5 @@ def greedy_answers(
         chat_prompt(tokenizer, [{"role": "user", "content": question}], system=system)
         for question, system in zip(questions, systems or [settings.system] * len(questions), strict=True)
     ]
-    limits = {"max_new_tokens": settings.max_new_tokens, "repetition_penalty": settings.repetition_penalty}
-    return write_texts(model, tokenizer, prompts, **limits, **options)
+    options |= {"max_new_tokens": settings.max_new_tokens, "repetition_penalty": settings.repetition_penalty}
+    return write_texts(model, tokenizer, prompts, **options)
