@@ -167,7 +167,7 @@ class LocalGenerator:
         digest = hashlib.sha256(f"{self.seed} {[request.id for request in requests]}".encode()).digest()
         with torch.random.fork_rng():
             torch.manual_seed(int.from_bytes(digest[:7], "little"))
-            options = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
+            options: dict[str, Any] = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
             texts = write_texts(self.model, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens, **options)
         return [clean(text) or "" for text in texts]
 
