@@ -161,24 +161,23 @@ class _Reader:
         last = torch.zeros_like(real)
         last[:, -1] = True
         states, cache = self._run(ids, last, people, mask, steer_from=0 if self.steer_prompt else width)
-        first = self._logits(states).log_softmax(-1).to(device)
-        likeliest = first.argmax(-1)
         order = sorted(((w, i, c) for w, (_, _, own) in enumerate(asked) for i, c in own), key=lambda row: len(row[2]))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             which = torch.tensor([w for w, _, _ in rows], device=device)
             ids, real = _padded([c for _, _, c in rows], device)
-            logp = torch.zeros(ids.shape, dtype=torch.float64, device=device)
-            best = torch.ones_like(real)
-            logp[:, 0] = first[which].gather(1, ids[:, :1])[:, 0].double()
-            best[:, 0] = likeliest[which] == ids[:, 0]
+            found = states.new_zeros(*ids.shape, states.shape[-1])
+            found[:, 0] = states[which.to(states.device)]
             if ids.shape[1] > 1:
                 own = cache if start + self.batch_size >= len(order) else copy.deepcopy(cache)
                 own.batch_select_indices(which)
                 # Padding follows the continuation, where causal attention never looks.
                 rest = None if mask is None else torch.cat([mask[which], torch.ones_like(ids[:, 1:])], 1)
-                states, _ = self._run(ids[:, :-1], real[:, 1:], [people[w] for w, _, _ in rows], rest, width, own)
-                logp[:, 1:][real[:, 1:]], best[:, 1:][real[:, 1:]] = self._picked(states, ids[:, 1:][real[:, 1:]])
+                later = [people[w] for w, _, _ in rows]
+                found[:, 1:][real[:, 1:].to(found.device)], _ = self._run(
+                    ids[:, :-1], real[:, 1:], later, rest, width, own
+                )
+            logp, best = self._picked(found[real.to(found.device)], ids, real)
             yield from _collect([i for _, i, _ in rows], logp, best, real)
 
     def _whole(
@@ -191,9 +190,7 @@ class _Reader:
         wanted = real & (torch.arange(ids.shape[1], device=device) >= begin[:, None])
         before = wanted.roll(-1, 1)  # a prompt has a token, so nothing wraps around
         states, _ = self._run(ids, before, [row for _, row, _, _ in rows], steer_from=0 if self.steer_prompt else begin)
-        logp = torch.zeros(ids.shape, dtype=torch.float64, device=device)
-        best = torch.ones_like(real)
-        logp[wanted], best[wanted] = self._picked(states, ids[wanted])
+        logp, best = self._picked(states, ids, wanted)
         yield from _collect([i for _, _, i, _ in rows], logp, best, wanted)
 
     def _run(
@@ -237,15 +234,19 @@ class _Reader:
         with torch.autocast(states.device.type, enabled=False):  # logits in bfloat16 are too coarse to subtract
             return finish_logits(self.model.config, self.head(states.to(own)).float())
 
-    def _picked(self, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """float64 [n], log-probability of n tokens, and bool [n], whether they are the likeliest."""
-        logp, best = [], []
+    def _picked(self, states: Tensor, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """float64 [rows, length], log-probability of the n ``real`` ones of ``ids``, and bool, whether each is the likeliest."""
+        tokens, found, best = ids[real], [], []
         for part, own in zip(states.split(_AT_ONCE), tokens.split(_AT_ONCE), strict=True):
             logits = self._logits(part)
             own = own.to(logits.device)
-            logp.append(logits.gather(1, own[:, None])[:, 0] - logits.logsumexp(1))
+            found.append(logits.gather(1, own[:, None])[:, 0] - logits.logsumexp(1))
             best.append(logits.argmax(1) == own)
-        return torch.cat(logp).double().to(tokens.device), torch.cat(best).to(tokens.device)
+        logp = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
+        likeliest = torch.ones_like(real)
+        logp[real] = torch.cat(found).double().to(ids.device)
+        likeliest[real] = torch.cat(best).to(ids.device)
+        return logp, likeliest
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:

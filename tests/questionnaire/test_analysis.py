@@ -120,7 +120,7 @@ def test_result_files_read_back(tmp_path: Path) -> None:
         ('{"schema": 1, "method": "m"}', "at least one"),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a"}]}', 'respondent 1 needs "scores"'),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"Q": 1}}]}', "unknown trait 'Q'"),
-        ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"E": 9}}]}', "E = 9 is no score"),
+        ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"E": 9}}]}', "E = 9 is not a score"),
     ],
 )
 def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Path) -> None:
@@ -142,7 +142,6 @@ def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Pa
         (["--inventory", "ipip-50"], "do not come with this package"),
         (["--sex", "x"], "sex is M, F or N"),
         (["--temperature", "1"], "a temperature belongs to"),
-        (["--method", "text", "--context", "1"], "context and prefill do not go with it"),
         (["--personality", "E+5", "--through", "adjectives", "--adapter", "smollm2"], "leave --adapter out"),
     ],
 )
