@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from dpg_fast.judges.dialogue_run import read_rows
 from dpg_fast.judges.sections import software
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.reporting import charts
@@ -26,6 +26,7 @@ from dpg_fast.reporting.page import (
     number,
     write_page,
 )
+from dpg_fast.util.store import read_about, read_rows, whole_lines
 
 _LEVELS = range(-int(MAX_SCORE), int(MAX_SCORE) + 1)
 #: characters and examples of a trait that the page shows; the data hold all characters
@@ -47,12 +48,11 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     people: dict[str, list[list[float]]] = defaultdict(list)
     counts = np.zeros((len(Trait), len(_LEVELS)))
     missing, fluency, findings = dict.fromkeys(Trait, 0), [], [0, 0]
-    cost, tokens, currency, judge = 0.0, [0, 0], None, None
+    cost, tokens, currency, judge = 0.0, [0, 0], None, read_about(judgements)
     quotes: dict[Trait, list[tuple[float, Quote]]] = {trait: [] for trait in Trait}
     total = 0
     for row in read_rows(judgements):
         total += 1
-        judge = row["judge"]
         scores = [_score(row["scores"].get(trait.value)) for trait in Trait]
         people[row.get("character") or "(no name)"].append(scores)
         for trait, score in zip(Trait, scores, strict=True):
@@ -75,7 +75,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
     if not total:
         raise ValueError(f"{judgements} holds no judgement yet: nothing to report")
-    reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
+    reasons = [str(json.loads(line)["reasons"][0]) for line in whole_lines(failed)]
     characters = {name: _centre(rows) for name, rows in people.items()}
     found = int(sum(counts.sum(1)))
     cards = [

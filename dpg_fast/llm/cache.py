@@ -7,8 +7,6 @@ it on a network file system. Keys, prompts' hashes and replies are stored; API k
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 import threading
 import time
@@ -70,12 +68,6 @@ class StoredFailure(BaseModel):
     times: int
     kind: str
     detail: str
-
-
-def content_key(value: Any) -> str:
-    """SHA-256 of ``value`` (JSON types) in one canonical spelling, as hex."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ReplyCache:

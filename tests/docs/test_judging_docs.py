@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
 from dpg_fast.personality.scores import Trait
+from dpg_fast.util.store import read_rows
 from tests.llm.server import Answer, serve
 from tests.support import ROOT
 
@@ -64,12 +65,12 @@ def test_documented_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert result.exit_code == 0, result.output
             ran += 1
     assert ran == 7 and len(server.requests) == 1 + 3 + 2 + 1
-    (rated,) = [json.loads(line) for line in (tmp_path / "accuracy.jsonl").read_text().splitlines()]
+    (rated,) = read_rows(tmp_path / "accuracy.jsonl")
     assert {system: given["rating"] for system, given in rated["ratings"].items()} == {"base": 4, "tuned": 4}
     figures = json.loads((tmp_path / "ranking.figures.json").read_text())
     assert figures["ranking"]["knowledge"]["first"] == {"base": 1.0, "tuned": 1.0}
     for name, score in (("evidence", 3), ("batched", 3), ("ratings", 2.5)):
-        (row,) = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        (row,) = read_rows(tmp_path / f"{name}.jsonl")
         assert row["character"] == "Hermione" and row["scores"]["extraversion"] == score
 
 

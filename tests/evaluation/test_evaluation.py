@@ -184,7 +184,7 @@ def test_evaluation_resumes_extends_and_retries(
     wider = TraitPlan(QUESTIONS, [-5, -1, 5])
     run_evaluation([bare, second], scorer(tiny_llama, byte_tokenizer, judge), wider, tmp_path, {})
     assert second.asked == 6 + 5
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         run_evaluation([bare, second], use, plan, tmp_path, {"model": "other"})
     with pytest.raises(ValueError, match="bare model comes first"):
         run_evaluation([second], use, plan, tmp_path, {})

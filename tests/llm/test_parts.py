@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from dpg_fast.llm.cache import SCHEMA_VERSION, Reply, ReplyCache, content_key
+from dpg_fast.llm.cache import SCHEMA_VERSION, Reply, ReplyCache
 from dpg_fast.llm.calls import Call, Request, first_request, settle
 from dpg_fast.llm.prices import PriceTable, Usage
 from dpg_fast.llm.settings import LLMSettings
 from dpg_fast.llm.structured import UnreadableReply, read_reply, strict_schema
+from dpg_fast.util.identity import digest
 
 
 class Inner(BaseModel):
@@ -59,10 +60,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_keys_do_not_depend_on_spelling() -> None:
-    assert content_key({"a": 1, "b": [1.5, "é"]}) == content_key({"b": [1.5, "é"], "a": 1})
-    assert content_key({"a": 1}) != content_key({"a": "1"})
+    assert digest({"a": 1, "b": [1.5, "é"]}) == digest({"b": [1.5, "é"], "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
     with pytest.raises(ValueError):
-        content_key(float("nan"))
+        digest(float("nan"))
 
 
 def test_price_table(tmp_path: Path) -> None:

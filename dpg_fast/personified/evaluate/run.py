@@ -94,7 +94,7 @@ def evaluate(
     Args:
         systems: of different names, on one base model.
         cast: the people.
-        directory: of the journals and the figures.
+        directory: of the stores and the figures.
         settings: see there.
         judge: an API's model for accuracy, ranking and stances; None: weak figures alone.
         trait_judge: makes the judge of personality for the long chat from base model and tokenizer; None: no long chat.

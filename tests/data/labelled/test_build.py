@@ -273,7 +273,7 @@ def test_what_was_written_stays_when_the_folder_grows(tmp_path: Path) -> None:
 
 def test_another_judges_scores_are_refused(tmp_path: Path) -> None:
     scorer(tmp_path)
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         Scorer(WordsJudge, {"kind": "other"}, tmp_path / "scores.jsonl", "x")
 
 
