@@ -15,9 +15,9 @@ from rich.table import Table
 from dpg_fast.judges.base import Judge
 from dpg_fast.judges.runner import fill, read_pairs
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.identity import model_identity
 from dpg_fast.personality.row import Row, read_rows
 from dpg_fast.personality.scores import Personality, Trait
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.text.prompting import Message, with_system
 from dpg_fast.util.progress import Progress

@@ -5,7 +5,6 @@ The baselines are those of NPTI's evaluation (arXiv 2410.12327) as far as they a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from dpg_fast.personality.scores import POLES, Character, Personality
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions
 from dpg_fast.text.personas import score_text
+from dpg_fast.util.identity import file_digest
 
 #: the adjectives of NPTI's simple prompts, high and low pole
 ADJECTIVES = {
@@ -257,8 +257,10 @@ class LoraAdapter(BareModel):
         return "One plain LoRA adapter, tuned on the same data with the five scores written in the instruction."
 
     def about(self) -> Mapping[str, Any]:
-        weights = (self.directory / "adapter_model.safetensors").read_bytes()
-        return {"lora": hashlib.sha256(weights).hexdigest()[:16], "example": self.persona(Personality("O5 C-4"))}
+        return {
+            "lora": file_digest(self.directory / "adapter_model.safetensors"),
+            "example": self.persona(Personality("O5 C-4")),
+        }
 
     def persona(self, personality: Personality) -> str:
         return score_text(personality)

@@ -25,10 +25,10 @@ from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
+from dpg_fast.model.identity import model_identity
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.questionnaire import forms as form_texts
 from dpg_fast.questionnaire.forms import Form
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.inventory import Inventory, Item
 from dpg_fast.questionnaire.session import WHOLE_TEXTS, AdministrationSettings, Answer, Respondent, Session
 from dpg_fast.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer

@@ -21,6 +21,7 @@ from dpg_fast.text.answers import NEUTRAL_SYSTEM
 from dpg_fast.text.assets import Question, load_descriptions, load_questions
 from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
 from dpg_fast.util.files import write_atomically
+from dpg_fast.util.identity import differences, plain, refuse
 
 SPLITS = ("search", "fit")  # never "holdout" or "validation": those are for measuring
 
@@ -124,8 +125,7 @@ def make_lessons(
         if file.exists():
             with safe_open(file, "pt") as stored:
                 metadata = stored.metadata()
-            if metadata["about"] != about:
-                raise ValueError(f"{file} was made with other settings; name another directory or remove it")
+            refuse(file, differences(json.loads(metadata["about"]), plain(settings.about())))
             maker = json.loads(metadata.get("base_model", "null"))
             if maker is not None and (reason := mismatch(maker["fingerprint"], model, maker["name"])) is not None:
                 raise ValueError(f"{file}: {reason}; name another directory or remove it")

@@ -272,7 +272,9 @@ def test_a_torn_line_is_made_again_and_another_judge_is_refused(tmp_path: Path) 
         notes = tmp_path / "notes.txt"
         notes.write_text("my notes\n")
         foreign = run(source, notes, server)
-        assert "is not a 'dpg_fast store 1' file" in " ".join(foreign.output.split()) and notes.read_text() == "my notes\n"
+        assert (
+            "is not a 'dpg_fast store 1' file" in " ".join(foreign.output.split()) and notes.read_text() == "my notes\n"
+        )
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:

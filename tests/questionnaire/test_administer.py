@@ -13,10 +13,10 @@ import torch
 
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.identity import model_identity
 from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.administer import OptionProcessor, administer, encode_with_options
 from dpg_fast.questionnaire.forms import Form, make_forms, messages, question, read_answer
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent, Session, population
 from dpg_fast.text.prompting import chat_prompt

@@ -21,6 +21,7 @@ from dpg_fast.personified.data.retrieval import Budget, Retriever, TfidfEmbedder
 from dpg_fast.personified.evaluate.cast import Person
 from dpg_fast.text.fluency import Likelihood
 from dpg_fast.text.prompting import Message, with_system
+from dpg_fast.util.identity import file_digest
 
 BASELINES = ("bare", "profile", "retrieval")
 PROFILE_WORDS = 150
@@ -211,7 +212,7 @@ class TunedSystem(BareSystem):
         return {
             "system": self.name,
             "adapters": {
-                person: hashlib.sha256((directory / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+                person: file_digest(directory / "adapter_model.safetensors")
                 for person, (_, directory) in self.characters.items()
             },
         }
