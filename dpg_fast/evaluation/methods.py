@@ -172,7 +172,7 @@ class WrappedModel:
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         if steering is None and hypernet is None:
-            raise ValueError("a wrapped model needs neurons or a hypernetwork")
+            raise DPGError("a wrapped model needs neurons or a hypernetwork")
         self.name = name
         self.neutral_is_bare = hypernet is None
         self.base, self.tokenizer, self.settings = base, tokenizer, settings

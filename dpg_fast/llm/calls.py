@@ -117,7 +117,7 @@ def call_key(call: Call[Any], model: str, parameters: Mapping[str, Any]) -> str:
             }
         )
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{call.item}: messages and parameters must be JSON types: {error}") from error
+        raise DPGError(f"{call.item}: messages and parameters must be JSON types: {error}") from error
 
 
 def first_request(call: Call[Any], key: str) -> Request:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 _SHOWN = 8  # settings listed in a message
@@ -57,7 +58,7 @@ def refuse(path: Path, other: list[str]) -> None:
     """
     if other:
         listed = "; ".join(other[:_SHOWN]) + ("; and more" if len(other) > _SHOWN else "")
-        raise ValueError(f"{path} belongs to another run, which differs in {listed}. Use another path or remove it")
+        raise DPGError(f"{path} belongs to another run, which differs in {listed}. Use another path or remove it")
 
 
 def claim(
@@ -88,7 +89,7 @@ def claim(
     try:
         before: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a run ({error}). Use another path or remove it") from error
+        raise DPGError(f"{path} does not describe a run ({error}). Use another path or remove it") from error
     refuse(path, differences(before, told, free))
     return before
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import differences, plain, refuse
 
 FORMAT = "dpg_fast store 1"
@@ -96,7 +97,7 @@ class Store:
         added = [(self._key(row), row) for row in rows]
         if self.path is not None and added:
             if self._file < 0:
-                raise ValueError(f"{self.path} is not open for writing")
+                raise DPGError(f"{self.path} is not open for writing")
             self._write("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for _, row in added))
         for key, row in added:
             self._add(key, row)
@@ -145,7 +146,7 @@ class Store:
                     row = json.loads(line)
                     self._add(self._key(row), row)
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{path}, line {number + 1} is not a record: {error!r}") from error
+                    raise DPGError(f"{path}, line {number + 1} is not a record: {error!r}") from error
             else:
                 break  # left unfinished by a killed process
             length += len(line)
@@ -209,9 +210,9 @@ def _header(path: Path, line: bytes) -> dict[str, Any] | None:
         header = json.loads(line)
         form, about = header["format"], dict(header["about"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not a {FORMAT!r} file: its first line says nothing of the kind") from None
+        raise DPGError(f"{path} is not a {FORMAT!r} file: its first line says nothing of the kind") from None
     if form != FORMAT:
-        raise ValueError(f"{path} is a {form!r} file; this version reads {FORMAT!r}")
+        raise DPGError(f"{path} is a {form!r} file; this version reads {FORMAT!r}")
     return about
 
 
@@ -223,4 +224,4 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise ValueError(f"another process is writing {path}; wait until it has ended") from error
+        raise DPGError(f"another process is writing {path}; wait until it has ended") from error

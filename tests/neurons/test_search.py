@@ -149,7 +149,7 @@ def test_killed_search_continues_from_its_tables(
     assert same(again, whole)
     assert not (tmp_path / "partial" / RUNNING).exists()
     other = SearchSettings(batch_size=2, max_new_tokens=7)
-    with pytest.raises(ValueError, match="settings.max_new_tokens"):
+    with pytest.raises(ValueError, match=r"settings\.max_new_tokens"):
         collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, other, **run)
 
 

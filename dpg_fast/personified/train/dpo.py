@@ -33,7 +33,7 @@ def reference_rows(model: Any) -> int:
         ValueError: there is no reference adapter, so TRL would take the bare base model for it.
     """
     if REFERENCE_ADAPTER not in (adapters(model) or ()):
-        raise ValueError("the trainer made no reference adapter; the bare base model would be the reference")
+        raise DPGError("the trainer made no reference adapter; the bare base model would be the reference")
     parameters = dict(model.named_parameters())
     changed = 0
     for name, parameter in parameters.items():

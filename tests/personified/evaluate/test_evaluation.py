@@ -201,6 +201,7 @@ def test_the_script(
     adapters: dict[str, list[Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     script = _load()
     monkeypatch.setattr(script, "load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
@@ -235,8 +236,9 @@ def test_the_script(
         (["--judge-url", "http://x"], "judge-model"),
     ):
         monkeypatch.setattr(sys, "argv", [*words, *change])
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(SystemExit, match="2"):
             script.main()
+        assert message in capsys.readouterr().err
 
 
 def test_the_documented_command_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:

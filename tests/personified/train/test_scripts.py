@@ -101,7 +101,7 @@ def test_errors_end_with_one_line(tmp_path: Path) -> None:
     script = str(ROOT / "python" / "train_personified.py")
     process = start(tmp_path, sys.executable, script, "output=out", "data.records=records.jsonl")
     output, _ = process.communicate(timeout=600)
-    assert process.returncode == 1 and "Traceback" not in output
+    assert process.returncode == 2 and "Traceback" not in output
     assert "train_personified.py: data.character: choose one of Ada Moor, Bo Hale" in output
 
 
