@@ -17,6 +17,7 @@ from dpg_fast.evaluation.protocol import TraitPlan, method_file
 from dpg_fast.judges.runner import fill
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.personality.scores import Personality
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.stats import Interval, bootstrap_interval
 from dpg_fast.util.store import Store

@@ -17,6 +17,7 @@ from dpg_fast.personality.scores import POLES, Character, Personality
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions
 from dpg_fast.text.personas import score_text
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import file_digest
 
 #: the adjectives of NPTI's simple prompts, high and low pole

@@ -22,6 +22,7 @@ from dpg_fast.llm.structured import (
     response_format,
     strict_schema,
 )
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import digest
 
 T = TypeVar("T", bound=BaseModel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 from dpg_fast.util.identity import differences, plain, refuse
+from dpg_fast.util.progress import Count
 
 SPLITS = ("search", "fit")  # never "holdout" or "validation": those are for measuring
 
@@ -108,7 +109,7 @@ def make_lessons(
     tokenizer: Any,
     directory: Path,
     settings: LessonSettings,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[Path]:
     """Make the lessons that ``directory`` does not hold yet; their files, in order.
 

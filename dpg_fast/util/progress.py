@@ -23,6 +23,8 @@ LINES_EVERY = 30.0
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
+NotedProgress = Callable[[str, int, int, str], None]
+"""A `Progress` that also gets a note, such as a rate or a cost."""
 Count = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
 

@@ -26,6 +26,7 @@ from dpg_fast.judges.runner import fill
 from dpg_fast.llm import Call, Fence, LLMClient, Usage
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.store import Store
 

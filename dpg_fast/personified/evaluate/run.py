@@ -28,6 +28,7 @@ from dpg_fast.questionnaire.analysis import analyse
 from dpg_fast.questionnaire.forms import make_forms
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import digest
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.results import write_results

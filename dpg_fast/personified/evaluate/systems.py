@@ -21,6 +21,7 @@ from dpg_fast.personified.data.retrieval import Budget, Retriever, TfidfEmbedder
 from dpg_fast.personified.evaluate.cast import Person
 from dpg_fast.text.fluency import Likelihood
 from dpg_fast.text.prompting import Message, with_system
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import file_digest
 
 BASELINES = ("bare", "profile", "retrieval")

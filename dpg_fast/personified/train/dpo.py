@@ -19,6 +19,7 @@ from dpg_fast.personified.train.settings import DpoSettings, trainer_arguments
 from dpg_fast.personified.train.tuned import check_tuned, is_adapter, load_tuned, read_training, save_tuned
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.resume import last_whole_checkpoint
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 
 
