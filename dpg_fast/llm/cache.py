@@ -99,6 +99,9 @@ class ReplyCache:
 
     def _prepare(self) -> None:
         execute = self._connection.execute
+        tables = {str(name) for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "replies" not in tables:  # before anything is changed
+            raise DPGError(f"{self.path} is not a reply cache: it is a database of {', '.join(sorted(tables))}")
         self._enter_wal()
         execute("PRAGMA synchronous = FULL")
         execute("BEGIN IMMEDIATE")

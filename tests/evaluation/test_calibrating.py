@@ -260,7 +260,7 @@ def test_sweep_extends_and_refuses_another(tiny_llama: Any, byte_tokenizer: Any,
         progress=lambda *a: seen.append(a),
     )
     assert writer.batches == 4
-    assert seen[0] == ("answers", 9, 21) and seen[-1] == ("scores", 21, 21)
+    assert seen[0] == ("answers", 9, 21) and seen[-1] == ("scores", 2 * 21, 2 * 21)
     shifts = [point.shift for point in dose_points(sweep, HIGH)]
     assert shifts == pytest.approx([0.0, 0.5, 1.0, 2.0])
     assert [point.shift for point in dose_points(sweep, LOW)][1:] == pytest.approx([0.2, 0.5, 1.0], abs=0.06)

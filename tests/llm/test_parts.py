@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, but long enough to be read as one" * 40)
     with pytest.raises(ValueError, match="not a reply cache"):
         ReplyCache(tmp_path / "text")
+    with closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.execute("CREATE TABLE notes (text TEXT)")
+        other.commit()
+    before = (tmp_path / "other").read_bytes()
+    with pytest.raises(ValueError, match="a database of notes"):
+        ReplyCache(tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == before and len(list(tmp_path.glob("other*"))) == 1
     ReplyCache(tmp_path / "new").close()
     connection = sqlite3.connect(tmp_path / "new")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")

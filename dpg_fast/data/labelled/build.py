@@ -137,6 +137,9 @@ def _assemble(
     centres = _centres(prepared, found)
     nearest = _nearest(prepared, centres)
     outliers: dict[tuple[str, str], int] = {}
+    # Each segment leaves for the first reason that holds, from what is about the text to what is about the character:
+    # without a judgement nothing else can be said; centres, and with them outliers, are of everything that was judged, so
+    # that a setting which drops more does not move them; only then is a test character that lies too near dropped whole.
     for segment in prepared.segments:
         if segment.id not in found:
             dataset.unjudged.append(_drop(segment, "not judged", scorer.reason(segment.id)))
@@ -250,6 +253,8 @@ def _add_written(
     }
     everything = [*scripted, *(text.answer for _, text in written)]
     kept: dict[tuple[str, str], int] = {}
+    # As with segments, the first reason counts. Repetition comes before anything that a score decides, so that whether a text
+    # is a copy does not depend on the judge; the distance comes last, for it needs a centre and evidence.
     for i, (request, text) in enumerate(written):
         name = request.character[1]
         scores, centre = scorer.scores(text.id), centres.get(request.character)
