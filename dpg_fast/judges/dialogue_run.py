@@ -67,7 +67,7 @@ def read_items(path: Path, target: str | None = None) -> Iterator[Item[Dialogue]
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no such record.
+        ValueError: a line is not such a record.
     """
 
     def content(record: DialogueRecord) -> Any:
