@@ -94,7 +94,7 @@ class Lineup:
 
     @property
     def names(self) -> list[str]:
-        """Of all methods, in the order of :meth:`build`, the bare model first."""
+        """Names of all methods, in the order of :meth:`build`: the bare model first."""
         baselines = [
             BareModel.name,
             *(

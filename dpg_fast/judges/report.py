@@ -102,7 +102,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         sections.append(Section("Failures", [Table(["reason", "dialogues"], [[k, str(n)] for k, n in kinds.items()])]))
     sections.append(Section("Settings", [Settings({**(judge or {}), "software": software()})]))
     name = " ".join(str((judge or {}).get(key, "")) for key in ("model", "protocol"))
-    data = {"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
+    data: dict[str, Any] = {"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
     data |= {"levels": {trait.value: counts[trait.position].astype(int).tolist() for trait in Trait}}
     data |= {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost if currency else None}
     page = Page("Judged dialogues", f"{name}; {total} dialogues", _lead(counts, found, total), sections, data)
