@@ -239,7 +239,7 @@ def test_wrong_options_end_before_any_call(tmp_path: Path, change: tuple[str, ..
 def test_a_single_paragraph(tmp_path: Path) -> None:
     write_character(tmp_path / "ada", 1)
     with serve(Annotator()) as server:
-        assert "has 2 paragraphs; with 3 user turns" in run(tmp_path, server, "--per-paragraph", "3", code=2)
+        assert "has 2 paragraphs; with 1 user turns" in run(tmp_path, server, "--per-paragraph", "1", code=2)
         assert not server.requests
         run(tmp_path, server, "--items", "1", "--similarity", "1", "--cross", "0", "--general", "0", code=0)
     (record,) = [r for r in records(tmp_path) + records(tmp_path, "test") if r.stage == "early"]
