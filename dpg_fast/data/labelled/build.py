@@ -137,9 +137,8 @@ def _assemble(
     centres = _centres(prepared, found)
     nearest = _nearest(prepared, centres)
     outliers: dict[tuple[str, str], int] = {}
-    # Each segment leaves for the first reason that holds, from what is about the text to what is about the character:
-    # without a judgement nothing else can be said; centres, and with them outliers, are of everything that was judged, so
-    # that a setting which drops more does not move them; only then is a test character that lies too near dropped whole.
+    # Evidence comes before outliers, since a distance over few traits says little; both come before the choice of test people, so
+    # that `dropped` names what is wrong with a text rather than with its speaker.
     for segment in prepared.segments:
         if segment.id not in found:
             dataset.unjudged.append(_drop(segment, "not judged", scorer.reason(segment.id)))
