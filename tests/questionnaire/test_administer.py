@@ -223,7 +223,7 @@ def test_a_killed_run_continues(model: PersonalityModel, byte_tokenizer: Any, tm
     model.hypernet.randomize_(torch.Generator().manual_seed(9))
     with pytest.raises(ValueError, match="differs in identity"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, checkpoint=file)
-    file.write_text("{")
+    file.write_text("{}\n")
     with pytest.raises(ValueError, match="is not a 'dpg_fast store 1' file"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, checkpoint=file)
 

@@ -230,6 +230,7 @@ def test_nothing_is_judged_or_written_twice(tmp_path: Path) -> None:
     echo = Echo()
     build(prepared, settings, first, Writer(lambda: echo, {"k": 1}, tmp_path / "g.jsonl"))
     asked = len(judge.asked)
+    first.store.close()  # as when the process ends
     again, second = scorer(tmp_path)
     other = Echo()
     build(prepared, settings, again, Writer(lambda: other, {"k": 1}, tmp_path / "g.jsonl"))
