@@ -4,6 +4,8 @@ Features are the constant 1, five traits / 5, and, for encoders that read text, 
 base model without any adapter; its states are averaged over the text's tokens and mapped by a fixed, affine map that is
 fitted once to texts of known scores (`fit_projection`). So the features of a text are constants: gradients end at the trunk, and
 a text is read once. The map is ours; how DPG pools its prompt is not public.
+
+Why: docs/decisions.md, "What text encoders read".
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import describe, reference_people
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Count
 
 __all__ = ["Reader", "ScoresEncoder", "TextEncoder", "fit_projection"]
 
@@ -108,7 +111,7 @@ class TextEncoder(nn.Module):
         return rows.clone() if rows.is_inference() else rows
 
     @torch.no_grad()
-    def fit(self, count: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    def fit(self, count: int | None = None, progress: Count | None = None) -> None:
         """Fit the maps to `count` texts (512) of known scores, in all wordings; each takes a short forward of the base model."""
         people = reference_people(count or REFERENCE_TEXTS)
         scores = torch.tensor([person.scores for person in people]) / MAX_SCORE
