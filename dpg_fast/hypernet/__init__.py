@@ -9,7 +9,7 @@ from __future__ import annotations
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.combined import CombinedNetwork, join_stored
-from dpg_fast.hypernet.config import HypernetConfig, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, select_sites, sort_sites
 from dpg_fast.hypernet.encoders import ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.interface import AdapterNetwork
 from dpg_fast.hypernet.network import HyperNetwork, from_config
@@ -36,7 +36,6 @@ __all__ = [
     "describe",
     "from_config",
     "from_peft",
-    "input_groups",
     "join_stored",
     "read_peft",
     "select_sites",

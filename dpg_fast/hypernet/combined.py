@@ -166,7 +166,7 @@ class CombinedNetwork(AdapterNetwork):
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a, b) of scores [N, 5] without a character; see `HyperNetwork.scores_to_codes`."""
         own = self.profile.scores_to_codes(scores)
-        zeros = own[0].new_zeros(len(own[0]), self.stored.config.codes)  # stored adapters have one code for all layers
+        zeros = own[0].new_zeros(len(own[0]), self.stored.config.codes)
         return self._side_by_side(own, (zeros, zeros))
 
     def to_config(self) -> dict[str, Any]:
@@ -176,29 +176,14 @@ class CombinedNetwork(AdapterNetwork):
         """Of every item, zero where the part has none."""
         own = [part.part_of(item) for item in items]
         if all(item is None for item in own):  # a text is not read, then
-            groups = part.groups
-            shape = (len(items), *((len(set(groups.values())),) if groups is not None else ()), part.config.codes)
-            return (zeros := torch.zeros(shape, device=part.device)), zeros
+            return (zeros := torch.zeros(len(items), part.config.codes, device=part.device)), zeros
         a, b = part.codes([item for item in own if item is not None])
         rows = torch.tensor([item is not None for item in own]).nonzero().flatten().to(a.device)
         made = [code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (a, b)]
         return made[0], made[1]
 
     def _side_by_side(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        sides = (self._by_layer(x, y) for x, y in zip(first, second, strict=True))
-        a, b = (torch.cat(side, dim=-1).contiguous() for side in sides)
-        return a, b
-
-    def _by_layer(self, own: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, K1] and [N, K2] as they are; [N, L1, K1] for the layers of this network, [N, L, K1], and [N, L, K2] with it."""
-        groups, before = self.groups, self.profile.groups
-        if groups is None or before is None:
-            return own, stored
-        place = [-1] * len(set(groups.values()))  # -1: layers that the hypernetwork leaves alone
-        for name, group in before.items():
-            place[groups[name]] = group
-        none = torch.zeros_like(own[:, :1])
-        return torch.cat([own, none], dim=1)[:, place], stored.unsqueeze(1).expand(-1, len(place), -1)
+        return torch.cat([first[0], second[0]], dim=-1), torch.cat([first[1], second[1]], dim=-1)
 
 
 def combined_from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> CombinedNetwork:

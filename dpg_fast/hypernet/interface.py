@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import HypernetConfig, input_groups
+from dpg_fast.hypernet.config import HypernetConfig
 from dpg_fast.hypernet.peft_io import write_peft
 from dpg_fast.hypernet.stage_rows import StageRows, character_files
 from dpg_fast.personality.description import Description
@@ -46,14 +46,9 @@ class AdapterNetwork(nn.Module, ABC):
         """Where the bank lies."""
         return self.bank.A(self.sites[0]).device
 
-    @property
-    def groups(self) -> dict[str, int] | None:
-        """Site name -> its row of codes [N, L, K]; None where all sites share codes [N, K]."""
-        return input_groups(self.sites) if self.config.per_layer_codes else None
-
     @abstractmethod
     def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a, b) of N items, each [N, K] or, per layer, [N, L, K], float32, on the bank's device.
+        """Codes (a, b) of N items, each [N, K], float32, on the bank's device.
 
         Raises:
             TypeError: an item of a kind that this network does not take (None, the base model, has no code).
@@ -79,10 +74,7 @@ class AdapterNetwork(nn.Module, ABC):
     def materialise(self, item: Personality | Description | Character) -> dict[str, tuple[Tensor, Tensor]]:
         """Site name -> (A [r, in_features], B [out_features, r]) of one item, `config.scale` not applied."""
         a, b = self.codes([item])
-        if self.groups is None:
-            return self.bank.materialise(a[0], b[0])
-        pairs = self.bank.materialise_all(a, b, self.groups)
-        return {name: (A[0], B[0].t().contiguous()) for name, (A, B) in pairs.items()}
+        return self.bank.materialise(a[0], b[0])
 
     @torch.no_grad()
     def to_peft(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import HypernetConfig, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, select_sites, sort_sites
 from dpg_fast.hypernet.encoders import Reader, ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.interface import AdapterNetwork, wrong_kind
 from dpg_fast.hypernet.stage_rows import StageRows
@@ -49,11 +49,10 @@ class HyperNetwork(AdapterNetwork):
         self.encoder: ScoresEncoder | TextEncoder = (
             TextEncoder(config, selected) if config.reads_text else ScoresEncoder()
         )
-        groups = len(set(input_groups(selected).values())) if config.per_layer_codes else 0
         self.trunk: Trunk | WideTrunk = (
-            WideTrunk(config.hidden, config.depth, config.features, groups)
+            WideTrunk(config.hidden, config.depth, config.features)
             if wide
-            else Trunk(config.codes, config.hidden, config.depth, config.features, groups)
+            else Trunk(config.codes, config.hidden, config.depth, config.features)
         )
 
     @property
@@ -67,7 +66,7 @@ class HyperNetwork(AdapterNetwork):
             self.encoder.reader = value
 
     def codes(self, items: Sequence[Personality | Description] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a, b), float32, of N personalities or descriptions, or of scores [N, 5]; [N, K] or [N, L, K] each.
+        """Codes (a, b), float32, of N personalities or descriptions, or of scores [N, 5]; [N, K] each.
 
         Differentiable in the trunk.
 
@@ -96,7 +95,7 @@ class HyperNetwork(AdapterNetwork):
         if self.config.encoder in ("scores", "both") and unknown:
             return (
                 f"this hypernetwork reads {self._reads()}, and {item!r} has no scores; give it a personality=, or use a "
-                f'network with encoder="text" or "layers"'
+                f'network with encoder="text"'
             )
         return None
 

@@ -118,9 +118,7 @@ class Runtime:
             self._trunk = [p for p in hypernet.parameters() if id(p) not in banked]
         scale = hypernet.config.scale if hypernet is not None else 1.0
         names = {site.name for site in sites}
-        groups = hypernet.groups if hypernet is not None else None
-        self._groups = len(set(groups.values())) if groups is not None else 0
-        self._surgery = Surgery(architecture, places, self._state, names, scale, steering is not None, groups)
+        self._surgery = Surgery(architecture, places, self._state, names, scale, steering is not None)
         self._places, self._mark = places, mark(base)
         self.reach = Reach(base, self._state, self._surgery.changed)
         rows = hypernet.stages if hypernet is not None else None
@@ -417,8 +415,6 @@ class Runtime:
             self._prepare_steering()
         distinct = list(dict.fromkeys(item for item in items if item is not None))
         values = self._slot_values(distinct)
-        if self._groups and not self._wide:
-            values = SlotValues.make(*values[:3])
         values = values.mirrored(self._places.others)
         row_slots = self._row_slots(items, {item: i for i, item in enumerate(distinct)}, values.strengths.device)
         steers = self.steering is not None and any(scores_of(item) is not None for item in items)
@@ -487,8 +483,7 @@ class Runtime:
         parts = [self.hypernet.part_of(item) for item in items]
         codes_a, codes_b = self.hypernet.codes([part for part in parts if part is not None])
         if self._wide:
-            bank, groups = self.hypernet.bank, self.hypernet.groups
-            pairs = bank.materialise_all(codes_a, codes_b, groups, self._compute_dtype())
+            pairs = self.hypernet.bank.materialise_all(codes_a, codes_b, self._compute_dtype())
             if self._places.others:
                 pairs = {n: (A.to(self._places.of[n]), B.to(self._places.of[n])) for n, (A, B) in pairs.items()}
             codes = one_hot(len(items), device)
@@ -498,8 +493,6 @@ class Runtime:
             codes_a, codes_b = (
                 code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (codes_a, codes_b)
             )
-        if self._groups:
-            codes_a, codes_b = (code.transpose(0, 1).contiguous() for code in (codes_a, codes_b))
         return SlotValues(codes_a, codes_b, strengths.to(device))
 
     def _prepare(self, training: bool = False) -> SlotTable:
@@ -521,7 +514,7 @@ class Runtime:
             trunk += tuple((id(p), p._version) for p in self._trunk)
         if self._table is None or trunk != self._codes_key:
             codes = self.hypernet.config.codes if self.hypernet is not None else 0
-            self._table = SlotTable(codes, device, groups=self._groups, others=self._places.others)
+            self._table = SlotTable(codes, device, others=self._places.others)
             self._codes_key = trunk
         return self._table
 

@@ -18,9 +18,8 @@ class SlotValues(NamedTuple):
     """Contents of n slots.
 
     Attributes:
-        codes_a, codes_b: float32 [n, K]; or [L, n, K] where each of L groups of layers has codes of its own.
+        codes_a, codes_b: float32 [n, K].
         strengths: float32 [n, 10].
-        of_group: with codes [L, n, K], the views (codes_a [n, K], codes_b [n, K]) of each group.
         pairs: site name -> (A [n, r, d_in], B [n, r, d_out]): weights of a wide head, read instead of the bank; each on the
             device of its layer.
         mirrors: device -> the same contents there, for layers that run on other devices than the first.
@@ -29,20 +28,8 @@ class SlotValues(NamedTuple):
     codes_a: Tensor
     codes_b: Tensor
     strengths: Tensor
-    of_group: tuple[tuple[Tensor, Tensor], ...] | None = None
     pairs: Mapping[str, tuple[Tensor, Tensor]] | None = None
     mirrors: Mapping[torch.device, SlotValues] | None = None
-
-    @classmethod
-    def make(cls, codes_a: Tensor, codes_b: Tensor, strengths: Tensor) -> SlotValues:
-        """With the views of the groups, where there are groups."""
-        if codes_a.dim() == 2:
-            return cls(codes_a, codes_b, strengths)
-        return cls(codes_a, codes_b, strengths, tuple(zip(codes_a.unbind(0), codes_b.unbind(0), strict=True)))
-
-    def codes(self, group: int) -> tuple[Tensor, Tensor]:
-        """(codes_a [n, K], codes_b [n, K]) for the layers of a group."""
-        return (self.codes_a, self.codes_b) if self.of_group is None else self.of_group[group]
 
     def mirrored(self, devices: Sequence[torch.device]) -> SlotValues:
         """With copies on ``devices``, which gradients reach."""
@@ -51,7 +38,7 @@ class SlotValues(NamedTuple):
         made = {}
         for device in devices:
             codes_a, codes_b, strengths = (t.to(device, non_blocking=device.type != "cpu") for t in self[:3])
-            made[device] = SlotValues.make(codes_a, codes_b, strengths)._replace(pairs=self.pairs)
+            made[device] = SlotValues(codes_a, codes_b, strengths, pairs=self.pairs)
         return self._replace(mirrors=made)
 
 
@@ -63,7 +50,6 @@ class SlotTable:
         device: of the buffers.
         capacity: slots at the start. When more distinct personalities are in use at once the buffers double, which moves
             them; captured CUDA graphs then have to be captured again.
-        groups: L, where each group of layers has codes of its own; 0 for codes shared by all.
         others: devices that hold the same contents, for the layers that run there.
     """
 
@@ -72,15 +58,13 @@ class SlotTable:
         codes: int,
         device: torch.device,
         capacity: int = 64,
-        groups: int = 0,
         others: Sequence[torch.device] = (),
     ) -> None:
-        shape = (groups, capacity, codes) if groups else (capacity, codes)
         self._others = tuple(others)
         with torch.inference_mode(False):  # what is made in that mode could only be changed in it
-            self.values = SlotValues.make(
-                torch.zeros(shape, device=device),
-                torch.zeros(shape, device=device),
+            self.values = SlotValues(
+                torch.zeros(capacity, codes, device=device),
+                torch.zeros(capacity, codes, device=device),
                 torch.zeros(capacity, 10, device=device),
             ).mirrored(self._others)
         self._slot: OrderedDict[Hashable, int] = OrderedDict()
@@ -133,15 +117,15 @@ class SlotTable:
 
     def _grow(self) -> None:
         with torch.inference_mode(False):
-            self.values = SlotValues.make(
-                *(torch.cat([buffer, torch.zeros_like(buffer)], dim=-2) for buffer in self.values[:3])
+            self.values = SlotValues(
+                *(torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values[:3])
             ).mirrored(self._others)
 
     def _write(self, slots: list[int], values: SlotValues) -> None:
         for written in self._written():
             index = torch.tensor(slots, device=written.strengths.device)
             for buffer, rows in zip(written[:3], values[:3], strict=True):
-                buffer.index_copy_(buffer.dim() - 2, index, rows.to(buffer))
+                buffer.index_copy_(0, index, rows.to(buffer))
 
     def _written(self) -> tuple[SlotValues, ...]:
         """The buffers of every device."""

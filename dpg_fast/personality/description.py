@@ -14,8 +14,8 @@ MAX_CHARACTERS = 8192
 class Description:
     """A person described in one's own words. Immutable and hashable; accepted wherever a personality is.
 
-    `Description("a shy librarian who loves old maps")` is for networks that read text (`HypernetConfig.encoder` "text" or
-    "layers"). Scores beside it (`personality=`) are what networks that read scores, and steered neurons, go by; the encoder
+    `Description("a shy librarian who loves old maps")` is for networks that read text (`HypernetConfig.encoder` "text").
+    Scores beside it (`personality=`) are what networks that read scores, and steered neurons, go by; the encoder
     "both" reads text and scores.
 
     Args:

@@ -25,7 +25,6 @@ class Stack:
 
     Args:
         layers: plain linear layers (see :func:`stackable`).
-        group: of their codes.
         holder: the module that calls them itself, where the layers are not changed; they must still be its own.
 
     Attributes:
@@ -33,9 +32,8 @@ class Stack:
         B: [K, r, sum(widths)], their banks' B sides next to each other; None until :meth:`fill`.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], group: int = 0, holder: nn.Module | None = None) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], holder: nn.Module | None = None) -> None:
         self.layers = tuple(layers)
-        self.group = group
         self._holder = holder
         self.widths = tuple(layer.out_features for layer in layers)
         self.B: Tensor | None = None
@@ -140,8 +138,9 @@ class Stack:
         if self._input is not x or self._outputs[index] is None:
             assert self.B is not None and call.lora_slots is not None
             y, S = self.product(x)
-            codes_a, codes_b = call.values.codes(self.group)
-            lora_stacked_add(y, S, self.B, codes_a, codes_b, call.lora_slots, self.widths, scale)
+            lora_stacked_add(
+                y, S, self.B, call.values.codes_a, call.values.codes_b, call.lora_slots, self.widths, scale
+            )
             if len(self.widths) == 1:
                 return y
             self._outputs = list(y.split(self.widths, -1))

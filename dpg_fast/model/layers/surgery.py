@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,6 @@ class Surgery:
         sites: names of the linear layers that have a bank entry.
         scale: of the bank.
         steered: whether the MLPs steer neurons.
-        groups: site name -> its group of codes; None where all share one.
 
     Raises:
         UnsupportedArchitectureError: an MLP does not compute what its structure suggests, or has a forward of its own on the
@@ -57,11 +56,9 @@ class Surgery:
         sites: Set[str],
         scale: float,
         steered: bool,
-        groups: Mapping[str, int] | None = None,
     ) -> None:
         self.architecture = architecture
         self._state = state
-        self._groups = dict.fromkeys(sites, 0) if groups is None else groups
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
         self.changes: list[Change] = []
@@ -82,20 +79,16 @@ class Surgery:
                     patches.append((adapter.name, mlp.act_module, PersonalityActivation, adapter))
                 continue
             inside.update(names.values())
-            groups_here = {self._groups[full] for full in adapted.values()}
-            has_bank = len(adapted) == len(names) and len(groups_here) == 1
-            adapter = MlpAdapter(state, mlp, scale, has_bank, min(groups_here, default=0))
+            adapter = MlpAdapter(state, mlp, scale, has_bank=len(adapted) == len(names))
             if adapted and not adapter.has_bank:
-                adapter.partial = {
-                    n: LinearAdapter(state, scale, full, self._groups[full]) for n, full in adapted.items()
-                }
+                adapter.partial = {n: LinearAdapter(state, scale, full) for n, full in adapted.items()}
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
             patches.append((mlp.name, mlp.module, PersonalityMlp, adapter))
         for name in sorted(sites):
             if name in inside:
                 continue
-            linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
+            linear_adapter = LinearAdapter(state, scale, name)
             self.linear_adapters[name] = linear_adapter
             patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
         self.place(places)
@@ -129,9 +122,8 @@ class Surgery:
         for names, adapter in plans:
             layers = [linears[name] for name in names]
             if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
-                group = self._groups[names[0]]
                 holder = adapter.mlp.module if adapter is not None else None
-                self._stacks.append((Stack(layers, group, holder), names, adapter))  # type: ignore[arg-type]
+                self._stacks.append((Stack(layers, holder), names, adapter))  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Give every module its own class and its weights their own memory back."""
