@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,11 +14,12 @@ from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, sort_sites
 from dpg_fast.hypernet.interface import AdapterNetwork
-from dpg_fast.hypernet.network import HyperNetwork, from_config
+from dpg_fast.hypernet.network import HyperNetwork
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.hypernet.stored import StoredAdapters
+from dpg_fast.personality.row import Row, RowItem, read_row
 
-__all__ = ["CombinedNetwork", "JoinedBank", "combined_from_config", "join_stored"]
+__all__ = ["CombinedNetwork", "JoinedBank", "join_stored"]
 
 
 class JoinedBank(LoraBank):
@@ -103,6 +104,8 @@ class CombinedNetwork(AdapterNetwork):
             head.
     """
 
+    generates = stores = True
+
     def __init__(self, profile: HyperNetwork, stored: StoredAdapters) -> None:
         super().__init__()
         if profile.config.head == "wide":
@@ -144,24 +147,18 @@ class CombinedNetwork(AdapterNetwork):
     def device(self) -> torch.device:
         return self.profile.device
 
-    def part_of(self, item: Any) -> Any:
-        return item if any(part.part_of(item) is not None for part in (self.profile, self.stored)) else None
+    def accepted(self, item: RowItem | Row) -> Row:
+        row = read_row(item)
+        if row is None:
+            raise TypeError(f"{item!r} is neither a personality nor a character")
+        if row.generated and (refusal := self.profile.refusal(row)) is not None:
+            raise ValueError(refusal)
+        return row
 
-    def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a, b), each [N, K] or, per layer, [N, L, K], float32, of N personalities, descriptions or characters, or of
-        scores [N, 5].
+    def codes_of(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        return self._side_by_side(self.profile.codes_of(rows), self.stored.codes_of(rows))
 
-        Raises:
-            TypeError: an item that is neither.
-            ValueError: a name that is not stored; the message lists those that are.
-        """
-        if isinstance(items, Tensor):
-            return self.scores_to_codes(items)
-        for item in items:
-            if item is None or self.part_of(item) is None:
-                raise TypeError(f"{item!r} is neither a personality nor a character")
-        pairs = [self._codes_of(part, items) for part in (self.profile, self.stored)]
-        return self._side_by_side(pairs[0], pairs[1])
+    _codes = codes_of
 
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a, b) of scores [N, 5] without a character; see `HyperNetwork.scores_to_codes`."""
@@ -172,29 +169,8 @@ class CombinedNetwork(AdapterNetwork):
     def to_config(self) -> dict[str, Any]:
         return {"profile": self.profile.to_config(), "characters": self.stored.to_config()}
 
-    def _codes_of(self, part: AdapterNetwork, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Of every item, zero where the part has none."""
-        own = [part.part_of(item) for item in items]
-        if all(item is None for item in own):  # a text is not read, then
-            return (zeros := torch.zeros(len(items), part.config.codes, device=part.device)), zeros
-        a, b = part.codes([item for item in own if item is not None])
-        rows = torch.tensor([item is not None for item in own]).nonzero().flatten().to(a.device)
-        made = [code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (a, b)]
-        return made[0], made[1]
-
     def _side_by_side(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return torch.cat([first[0], second[0]], dim=-1), torch.cat([first[1], second[1]], dim=-1)
-
-
-def combined_from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> CombinedNetwork:
-    """The network that `CombinedNetwork.to_config` described, with fresh weights; see `from_config`."""
-    if set(values) != {"profile", "characters"}:
-        raise ValueError(f"not a combined network's configuration: {sorted(values)}")
-    available = None if sites is None else tuple(sites)
-    profile, stored = (from_config(values[name], available) for name in ("profile", "characters"))
-    if not isinstance(profile, HyperNetwork) or not isinstance(stored, StoredAdapters):
-        raise ValueError("a combined network is a hypernetwork and stored adapters")
-    return CombinedNetwork(profile, stored)
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.personality.scores import Personality
 
-__all__ = ["MAX_CHARACTERS", "Description", "character_of"]
+__all__ = ["MAX_CHARACTERS", "Description"]
 
 MAX_CHARACTERS = 8192
 
@@ -73,10 +73,3 @@ class Description:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._text, self._personality)
-
-
-def character_of(item: object) -> Character | None:
-    """The character that a row's item names: a Character itself, or that of a Personality, also one beside a Description."""
-    if isinstance(item, Description):
-        item = item.personality
-    return item.character if isinstance(item, Personality) else item if isinstance(item, Character) else None

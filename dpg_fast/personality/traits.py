@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+MIN_SCORE = -5.0
+MAX_SCORE = 5.0
+
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 ACCEPTED = "O, C, E, A, N (openness, conscientiousness, extraversion, agreeableness, neuroticism)"
 MINUS_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-"})
