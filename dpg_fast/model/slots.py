@@ -7,11 +7,13 @@ their slot, -1 for the base model. A new personality is one row written; the wei
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from dpg_fast.personality.row import Row
 
 
 class SlotValues(NamedTuple):
@@ -67,7 +69,7 @@ class SlotTable:
                 torch.zeros(capacity, codes, device=device),
                 torch.zeros(capacity, 10, device=device),
             ).mirrored(self._others)
-        self._slot: OrderedDict[Hashable, int] = OrderedDict()
+        self._slot: OrderedDict[Row, int] = OrderedDict()  # the least recently used first
         self._pins: Counter[int] = Counter()
         self._free = list(range(capacity - 1, -1, -1))
 
@@ -75,28 +77,33 @@ class SlotTable:
     def capacity(self) -> int:
         return self.values.strengths.shape[0]
 
-    def acquire(self, items: Sequence[Hashable], fill: Callable[[list[Hashable]], SlotValues]) -> list[int]:
-        """Slots of ``items`` (distinct), pinned until :meth:`release`; ``fill`` computes those not yet there, in one call."""
-        slots: dict[Hashable, int] = {}
-        for item in items:
-            if item in self._slot:
-                slots[item] = self._slot[item]
-                self._slot.move_to_end(item)
-                self._pins[slots[item]] += 1
-        new = [item for item in items if item not in slots]
+    def acquire(self, rows: Iterable[Row | None], fill: Callable[[list[Row]], SlotValues]) -> dict[Row, int]:
+        """A slot for each distinct row, pinned until :meth:`release`; ``fill`` computes those not yet there, in one call."""
+        found: dict[Row, int] = {}
+        new: dict[Row, None] = {}
+        for row in rows:
+            if row is None or row in found:
+                continue
+            slot = self._slot.get(row)
+            if slot is None:
+                new[row] = None
+                continue
+            found[row] = slot
+            self._slot.move_to_end(row)
+            self._pins[slot] += 1  # before any slot is taken: what this call needs is not evicted for its own new rows
         if new:
             try:
-                values = fill(new)
+                values = fill(list(new))
             except BaseException:
-                self.release(list(slots.values()))
+                self.release(found.values())
                 raise
-            for item in new:
-                slots[item] = self._slot[item] = self._take()
-                self._pins[slots[item]] += 1
-            self._write([slots[item] for item in new], values)
-        return [slots[item] for item in items]
+            for row in new:
+                found[row] = self._slot[row] = self._take()
+                self._pins[found[row]] += 1
+            self._write([found[row] for row in new], values)
+        return found
 
-    def release(self, slots: Sequence[int]) -> None:
+    def release(self, slots: Iterable[int]) -> None:
         """Undo the pins of one :meth:`acquire`; the contents stay until the slot is needed."""
         for slot in slots:
             self._pins[slot] -= 1
@@ -104,11 +111,16 @@ class SlotTable:
                 del self._pins[slot]
 
     def _take(self) -> int:
+        """A slot that nobody holds: a free one, else the least recently used without pins, else one of twice as many.
+
+        Running calls read pinned slots at every forward, so those are never evicted, however old; when all are pinned the
+        buffers grow, which moves them. Eviction writes nothing: the slot is overwritten by what it was taken for.
+        """
         if self._free:
             return self._free.pop()
-        for item, slot in self._slot.items():
+        for row, slot in self._slot.items():
             if not self._pins[slot]:
-                del self._slot[item]
+                del self._slot[row]
                 return slot
         old = self.capacity
         self._grow()

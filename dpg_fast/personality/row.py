@@ -21,6 +21,10 @@ RowLike: TypeAlias = Union[RowItem, "Row", str, Mapping[str, float], "Tensor", "
 PersonalityLike: TypeAlias = RowLike | Sequence[RowLike]
 
 
+#: immutable values, which are parsed once and remembered
+_READ_ONCE = (str, Personality, Description, Character)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What one row asks for; None in its place is the base model. Immutable, its hash is computed once.
@@ -75,13 +79,13 @@ def read_rows(value: PersonalityLike, rows: int) -> list[Row | None]:
     if getattr(value, "ndim", None) == 2:
         value = _from_tensor(value)
     if not isinstance(value, (list, tuple)):
-        return [read_row(value)] * rows
+        return [_row_of(value) if isinstance(value, _READ_ONCE) else read_row(value)] * rows
     if len(value) != rows:
         raise ValueError(
             f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all "
             f"(a pipeline makes batches of batch_size= rows, 1 by default: batch_size={len(value)} here)"
         )
-    return [read_row(item) for item in value]
+    return [_row_of(i) if isinstance(i, _READ_ONCE) else None if i is None else read_row(i) for i in value]
 
 
 def per_row(value: object) -> bool:
@@ -97,9 +101,7 @@ def read_row(item: RowLike) -> Row | None:
     """
     if item is None or isinstance(item, Row):
         return item
-    if isinstance(item, (str, Personality, Description, Character)):
-        return _row_of(item)
-    return _row_of(read_item(item))  # type: ignore[arg-type]
+    return _row_of(item if isinstance(item, _READ_ONCE) else read_item(item))  # type: ignore[arg-type]
 
 
 def read_item(item: RowLike) -> RowItem:

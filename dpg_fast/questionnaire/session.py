@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.forms import Form, Status
 from dpg_fast.questionnaire.inventory import Inventory
@@ -36,7 +36,7 @@ class Respondent:
     """
 
     label: str
-    personality: Row = None
+    personality: RowItem = None
     system: str | None = None
     asked: Personality | None = None
 
@@ -44,6 +44,12 @@ class Respondent:
     def target(self) -> Personality | None:
         """The five scores asked for, by whatever means; None if there are none."""
         return self.personality if isinstance(self.personality, Personality) else self.asked
+
+    @property
+    def stage(self) -> tuple[str, str] | None:
+        """(character, stage of its life) that the personality names, or None."""
+        row = read_row(self.personality)
+        return None if row is None else row.stage
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a personality as text."""
@@ -239,7 +245,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
 
-def as_respondents(personalities: Sequence[tuple[str, Row]]) -> list[Respondent]:
+def as_respondents(personalities: Sequence[tuple[str, RowItem]]) -> list[Respondent]:
     """Respondents of (label, personality) pairs."""
     return [Respondent(label, personality) for label, personality in personalities]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.compat.transformers_models import longest_text
 from dpg_fast.model.steering import SteerTokens, check_tokens
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.text.prompting import encode_prompts, with_system
 
 _MAX_NEW = 256  # the harness's own default where a task does not say
@@ -37,7 +37,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self,
         model: Any,
         tokenizer: Any,
-        personality: Row,
+        personality: RowItem,
         *,
         steer_tokens: SteerTokens = "all",
         batch_size: int = 16,

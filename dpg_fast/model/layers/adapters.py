@@ -17,7 +17,7 @@ from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_s
 from dpg_fast.kernels.ops.steered_gated_act.reference import steered_gated_act_reference
 from dpg_fast.model.layers.changes import Changed
 from dpg_fast.model.layers.stacks import Stack
-from dpg_fast.model.request import Call, CallMirror, CallState
+from dpg_fast.model.request import CallMirror, CallState, ForwardCall
 
 ADAPTER = "dpg_adapter"
 
@@ -142,7 +142,7 @@ class MlpAdapter:
         steering = self._steering(call)
         return v if steering is None else steered(v, steering)
 
-    def _steering(self, call: Call) -> Steering | None:
+    def _steering(self, call: ForwardCall) -> Steering | None:
         if call.steer_slots is None or self.clamp_mask is None:
             return None
         assert self.add is not None
@@ -157,7 +157,7 @@ class MlpAdapter:
         plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
         return None if plain and not all_modules_hooked() else act
 
-    def _ride_along(self, call: Call, x: Tensor, gate: Tensor) -> GatedLora:
+    def _ride_along(self, call: ForwardCall, x: Tensor, gate: Tensor) -> GatedLora:
         assert call.lora_slots is not None
         A, B_gate, B_up = self.A, self.B_gate, self.B_up
         if call.values.pairs is not None:
@@ -167,7 +167,7 @@ class MlpAdapter:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
         return self._expands(call, lora_shrink(x, A, call.values.codes_a, call.lora_slots), B_gate, B_up)
 
-    def _expands(self, call: Call, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
+    def _expands(self, call: ForwardCall, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
         """``u`` [2, T, r], or [1, T, r] where gate and up are one layer."""
         assert call.lora_slots is not None and B_gate is not None and B_up is not None
         first, second = (u, None) if len(u) == 2 else (u[0], u[0])
@@ -224,7 +224,7 @@ class PersonalityActivation(Changed):
         return adapter.steer(super().forward(x))  # type: ignore[misc]
 
 
-def _bank_alone(call: Call) -> bool:
+def _bank_alone(call: ForwardCall) -> bool:
     """Whether a bank takes part, and the call brings no weights of its own."""
     return call.lora_slots is not None and call.values.pairs is None
 

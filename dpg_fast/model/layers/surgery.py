@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture.layers import SHARED_INPUT, Architecture
 from dpg_fast.architecture.mlps import fuses
+from dpg_fast.compat.torch import Held
 from dpg_fast.model.layers.adapters import (
     ADAPTER,
     LinearAdapter,
@@ -59,6 +60,8 @@ class Surgery:
     ) -> None:
         self.architecture = architecture
         self._state = state
+        #: layers whose weights lie in stacks in use, which must stay as they are for these to be right
+        self.held: list[Held] = []
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
         self.changes: list[Change] = []
@@ -166,6 +169,12 @@ class Surgery:
             for index, name in enumerate(names):
                 linear = self.linear_adapters[name]
                 linear.stack, linear.index = stack, index
+        self.held = [layer for stack in self._used() for layer in stack.held]
+
+    def _used(self) -> list[Stack]:
+        """The stacks whose products stand for layers now."""
+        adapters = (*self.linear_adapters.values(), *self.mlp_adapters.values())
+        return list({id(a.stack): a.stack for a in adapters if a.stack is not None}.values())
 
     def update_bank(self, index: Tensor, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
         """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
@@ -173,10 +182,9 @@ class Surgery:
             if adapter.has_bank and adapter.A is not None:
                 rows = mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0]
                 adapter.A.index_copy_(1, index.to(rows.device), rows)
-        used = {id(linear.stack) for linear in self.linear_adapters.values()}
-        used |= {id(mlp.stack) for mlp in self.mlp_adapters.values()}
+        used = self._used()
         for stack, names, _ in self._stacks:
-            if id(stack) in used:
+            if stack in used:
                 pairs = [pair(name) for name in names]
                 stack.update(index.to(pairs[0][0].device), pairs)
 
@@ -184,12 +192,6 @@ class Surgery:
     def changed(self) -> list[nn.Module]:
         """The modules that have another class until :meth:`undo`."""
         return [change.module for change in self.changes]
-
-    def intact(self) -> bool:
-        """False when stacked weights have been moved or replaced since the bank was handed out."""
-        stacks = {id(adapter.stack): adapter.stack for adapter in self.linear_adapters.values()}
-        stacks |= {id(adapter.stack): adapter.stack for adapter in self.mlp_adapters.values()}
-        return all(stack is None or stack.intact() for stack in stacks.values())
 
     def _set_mlp_bank(self, adapter: MlpAdapter, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
         if adapter.has_bank:
