@@ -129,9 +129,8 @@ class SlotTable:
 
     def _grow(self) -> None:
         with torch.inference_mode(False):
-            self.values = SlotValues(
-                *(torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values[:3])
-            ).mirrored(self._others)
+            a, b, strengths = (torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values[:3])
+            self.values = SlotValues(a, b, strengths).mirrored(self._others)
 
     def _write(self, slots: list[int], values: SlotValues) -> None:
         for written in self._written():

@@ -33,16 +33,16 @@ class Wrapped(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where input ids go: the base model's device, and with several that of its input embedding."""
-        return self._runtime.device()
+        return self._runtime.supply.device()
 
     @property
     def calibration(self) -> Calibration:
         """Level -> steering strength; may be replaced at any time."""
-        return self._runtime.calibration
+        return self._runtime.supply.calibration
 
     @calibration.setter
     def calibration(self, value: Calibration) -> None:
-        self._runtime.calibration = value
+        self._runtime.supply.calibration = value
 
     @property
     def steering_options(self) -> SteeringOptions:

@@ -79,7 +79,7 @@ def read_rows(value: PersonalityLike, rows: int) -> list[Row | None]:
     if getattr(value, "ndim", None) == 2:
         value = _from_tensor(value)
     if not isinstance(value, (list, tuple)):
-        return [_row_of(value) if isinstance(value, _READ_ONCE) else read_row(value)] * rows
+        return [_row_of(value) if isinstance(value, _READ_ONCE) else read_row(value)] * rows  # type: ignore[arg-type]
     if len(value) != rows:
         raise ValueError(
             f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all "

@@ -153,7 +153,7 @@ def test_a_wide_head_grows_while_others_speak_and_forgets_the_oldest(base: Any, 
             many = model(ids.repeat(20, 1), personality=people).logits
             assert torch.allclose(model.base(ids).logits[0], alone[0], atol=1e-5)
         assert torch.allclose(many, torch.stack(alone), atol=1e-5)
-    table = model._runtime._table
+    table = model._runtime.supply.current
     assert isinstance(table, WideTable) and table.capacity == 32
     assert model.hypernet is not None and model.hypernet.bank.num_codes == 9
 

@@ -78,7 +78,8 @@ def test_functions_of_a_call_with_new_personalities() -> None:
         model.generate(ids, personality="E+1", max_new_tokens=2, do_sample=False)
         people = [f"E+4 N-{layers}", None]
         found = calls_before_the_first_layer(
-            model, lambda model=model, ids=ids, people=people: model.generate(ids, personality=people, max_new_tokens=2)  # type: ignore[misc]
+            model,
+            lambda model=model, ids=ids, people=people: model.generate(ids, personality=people, max_new_tokens=2),  # type: ignore[misc]
         )
         assert len(set(found)) <= 60, "\n".join(found)
         counts.append(len(found))

@@ -148,7 +148,7 @@ def test_one_call_reaches_all_and_nothing_is_watched_afterwards(family: str, way
         COMPLETE[way](model)
     assert reached(model)
     assert not any(module._forward_pre_hooks for module in model.base.modules())
-    assert model._runtime._state.reached is None
+    assert model._runtime.state.reached is None
 
 
 def test_the_watched_forward_is_the_same() -> None:

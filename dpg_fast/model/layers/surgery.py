@@ -173,8 +173,9 @@ class Surgery:
 
     def _used(self) -> list[Stack]:
         """The stacks whose products stand for layers now."""
-        adapters = (*self.linear_adapters.values(), *self.mlp_adapters.values())
-        return list({id(a.stack): a.stack for a in adapters if a.stack is not None}.values())
+        found = [adapter.stack for adapter in self.linear_adapters.values()]
+        found += [adapter.stack for adapter in self.mlp_adapters.values()]
+        return [stack for stack in dict.fromkeys(found) if stack is not None]
 
     def update_bank(self, index: Tensor, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
         """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
