@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dpg_fast.cli.demo import adapter_directory
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.evaluation.harness import OFFLINE, measure_capability
 from dpg_fast.evaluation.harness.report import write_costs
 from dpg_fast.model import PersonalityModel, artifact
@@ -27,7 +27,7 @@ from dpg_fast.util.progress import progress_bars
 
 def main() -> None:
     options = parse()
-    with plain_errors("evaluate_capability.py"):
+    with one_line_errors("evaluate_capability.py"):
         run(options)
 
 
@@ -74,7 +74,12 @@ def parse() -> argparse.Namespace:
     add(
         "--tasks", nargs="+", default=list(OFFLINE), help=f"offline: {', '.join(OFFLINE)}; others by the harness's name"
     )
-    add("--steer-tokens", choices=("all", "decode"), default="all", help="of scored texts; generation steers its own")
+    add(
+        "--steer-tokens",
+        choices=("all", "decode"),
+        default="all",
+        help="tokens of scored texts that are steered; generation steers its own",
+    )
     add("--limit", type=int, help="items of each task")
     add("--chat", action="store_true", help="put prompts into the model's chat format")
     add("--batch-size", type=int, default=16, help="requests run side by side")

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.personified.evaluate.cast import load_cast
 from dpg_fast.personified.evaluate.report import lead, write_report
 from dpg_fast.personified.evaluate.run import EvaluationSettings, evaluate
 from dpg_fast.personified.evaluate.systems import BASELINES, Sampling, make_systems
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, load_base
 from dpg_fast.util.progress import progress_bars
 
@@ -33,9 +34,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--system", action="append", default=[], help="NAME=DIR of a tuned character; NAME again for others"
     )
-    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), help=f"of {', '.join(BASELINES)}")
+    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), help=f"some of {', '.join(BASELINES)}")
     parser.add_argument("--model", default=BUNDLED, help="Hub id or directory; the bundled SmolLM2 by default")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="data type of the weights"
+    )
     parser.add_argument("--against", default=None, help="system from which differences are taken, such as sft")
     parser.add_argument("--limit", type=int, default=None, help="test questions of each stage, at most")
     parser.add_argument("--max-new-tokens", type=int, default=140)
@@ -65,23 +68,23 @@ def tuned(texts: list[str]) -> dict[str, list[Path]]:
     for text in texts:
         name, sign, path = text.partition("=")
         if not sign or not name.strip() or not path.strip():
-            raise ValueError(f"--system takes NAME=DIR, not {text!r}")
+            raise DPGError(f"--system takes NAME=DIR, not {text!r}")
         found.setdefault(name.strip(), []).append(Path(path.strip()))
     return found
 
 
 def main() -> None:
     options = parse()
-    with plain_errors("evaluate_personified.py"):
+    with one_line_errors("evaluate_personified.py"):
         run(options)
 
 
 def run(options: argparse.Namespace) -> None:
     console = Console()
     if options.output.exists() and not options.output.is_dir():
-        raise ValueError(f"{options.output} is a file; name a folder")
+        raise DPGError(f"{options.output} is a file; name a folder")
     if options.judge_url and not options.judge_model:
-        raise ValueError("name the judge's model with --judge-model")
+        raise DPGError("name the judge's model with --judge-model")
     directories = tuned(options.system)
     cast = load_cast(options.data, limit=options.limit, seed=options.seed)
     make_systems(

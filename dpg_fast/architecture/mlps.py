@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dpg_fast.compat.accelerate import runs_on
 from dpg_fast.compat.transformers_models import conv1d_shape
+from dpg_fast.util.errors import DPGError
 
 ActName = Literal["silu", "gelu_tanh", "gelu"]
 
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[ActName, Callable[[Tensor], Tensor]] = {
 }
 
 
-class UnsupportedArchitectureError(ValueError):
+class UnsupportedArchitectureError(DPGError):
     """The model does not have the structure that personality control needs."""
 
 
@@ -168,7 +169,7 @@ def is_activation(module: nn.Module) -> bool:
     try:
         with torch.no_grad():
             values, some = module(grid), module(grid[:100])
-    except Exception:  # whatever it needs, it is no function of numbers
+    except Exception:  # whatever it needs, it is not a function of numbers
         return False
     if not isinstance(values, Tensor) or values.shape != grid.shape or some.shape != grid[:100].shape:
         return False

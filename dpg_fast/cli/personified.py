@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.server_options import BaseUrl, KeyVariable, ServerOptions, asks_a_server
 
 personified = typer.Typer(
     help="A character's material, conversations and preference pairs, in the manner of PersLLM.", no_args_is_help=True
 )
 
-_Encoding = Annotated[str | None, typer.Option(help="Of txt, md and html files, if it must not be guessed.")]
+_Encoding = Annotated[str | None, typer.Option(help="Encoding of txt, md and html files; guessed by default.")]
 _Embedding = Annotated[
     str, typer.Option(help='"tfidf" (no model), "api:MODEL" or a sentence-transformers model (PersLLM: gtr-t5-base).')
 ]
@@ -45,7 +45,9 @@ def build(
     verify: Annotated[bool, typer.Option(help="Let the model judge each answer by its materials.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="How often what was lost is replaced.")] = 2,
     candidates: Annotated[int, typer.Option(min=1, help="Answers asked for until one passes.")] = 1,
-    shots: Annotated[int, typer.Option(min=0, help="Of STAGE/examples.jsonl, shown before each call.")] = 0,
+    shots: Annotated[
+        int, typer.Option(min=0, help="Examples from STAGE/examples.jsonl that are shown before each call.")
+    ] = 0,
     written: Annotated[
         bool, typer.Option("--written", help="Put STAGE/examples.jsonl among the records, marked as written by hand.")
     ] = False,
@@ -61,7 +63,7 @@ def build(
     server: ServerOptions,
 ) -> None:
     """Write a character's conversations with a language model. A killed run continues without paying twice."""
-    with command_errors("data personified build"):
+    with one_line_errors("dpg-fast data personified build"):
         from dpg_fast.cli.personified_run import run_build
         from dpg_fast.personified.data.retrieval import Budget
         from dpg_fast.personified.data.slots import PersonifySettings
@@ -112,7 +114,7 @@ def material(
     server: ServerOptions,
 ) -> None:
     """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
-    with command_errors("data personified material"):
+    with one_line_errors("dpg-fast data personified material"):
         from dpg_fast.cli.personified_run import run_material
         from dpg_fast.personified.data.novel import Wanted, load_stages
 
@@ -134,8 +136,8 @@ def check(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
     encoding: _Encoding = None,
 ) -> None:
-    """Read a character's folder and show its stages, paragraphs, words and what was mended. Costs nothing."""
-    with command_errors("data personified check"):
+    """Read a character's folder and show its stages, paragraphs, words and what was repaired. Costs nothing."""
+    with one_line_errors("dpg-fast data personified check"):
         from dpg_fast.cli.personified_run import show_character
 
         show_character(character, encoding)
@@ -156,7 +158,7 @@ def lessons(
     seed: Annotated[int, typer.Option(help="As `build` will be called.")] = 0,
 ) -> None:
     """The prompts of `build` with the replies written by hand, to fine-tune a small model as a writer. Costs nothing."""
-    with command_errors("data personified lessons"):
+    with one_line_errors("dpg-fast data personified lessons"):
         from dpg_fast.cli.personified_run import run_lessons
         from dpg_fast.personified.data.retrieval import Budget
         from dpg_fast.personified.data.slots import PersonifySettings
@@ -182,7 +184,7 @@ def pairs(
     api_key_variable: KeyVariable = "OPENAI_API_KEY",
 ) -> None:
     """Preference pairs for automatic DPO: other personalities' and other stages' answers are rejected. No human labels."""
-    with command_errors("data personified pairs"):
+    with one_line_errors("dpg-fast data personified pairs"):
         from dpg_fast.cli.personified_run import run_pairs
         from dpg_fast.personified.data.pairs import PairSettings
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
+from dpg_fast.util.errors import DPGError
 
 assess = typer.Typer(help="Measure personalities: questionnaires, reliability, comparisons.", no_args_is_help=True)
 
@@ -50,7 +51,7 @@ class Through(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Of the model's weights."""
+    """Data type of the model's weights."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -70,7 +71,7 @@ PeopleOption = Annotated[
 ThroughOption = Annotated[
     Through, typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model.")
 ]
-DtypeOption = Annotated[Dtype, typer.Option(help="Of the model's weights.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Data type of the model's weights.")]
 
 
 @assess.command("questionnaire")
@@ -96,7 +97,9 @@ def questionnaire(
             "(text, and pmi: what the item adds), or of the statement itself (statement, shift)."
         ),
     ] = Method.LOGPROBS,
-    temperature: Annotated[float, typer.Option(min=0, help="Of generated labels; 0 takes the likeliest.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Temperature of generated labels; 0 takes the likeliest.")
+    ] = 0.0,
     context: Annotated[int, typer.Option(min=0, help="Earlier items kept in the conversation.")] = 0,
     prefill: Annotated[str, typer.Option(help='Beginning of the answer, such as "My answer is".')] = "",
     steer: Annotated[Steer, typer.Option(help="Tokens whose neurons are steered.")] = Steer.ALL,
@@ -108,7 +111,7 @@ def questionnaire(
     seed: int = 0,
 ) -> None:
     """Give an inventory to one or many personalities at once; score it, with reliability and signs of careless answers."""
-    with command_errors("assess questionnaire", TypeError):
+    with one_line_errors("dpg-fast assess questionnaire"):
         import torch
         from rich.console import Console
 
@@ -121,12 +124,12 @@ def questionnaire(
         from dpg_fast.util.results import write_results
 
         if sex not in ("M", "F", "N"):
-            raise ValueError(f"sex is M, F or N, not {sex!r}")
+            raise DPGError(f"sex is M, F or N, not {sex!r}")
         respondents = _respondents(personality) + (people_of(population, seed=seed) if population else [])
         if through is not Through.ADAPTER:
             respondents = _told(respondents, through, adapter)
         if adapter is None and any(r.personality is not None for r in respondents):
-            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+            raise DPGError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
         found = find_inventory(inventory, items)
         settings = AdministrationSettings(
             method="generate" if method is Method.FREE else method.value,  # type: ignore[arg-type]
@@ -170,7 +173,7 @@ def compare(
     seed: int = 0,
 ) -> None:
     """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
-    with command_errors("assess compare", TypeError):
+    with one_line_errors("dpg-fast assess compare"):
         from rich.console import Console
         from rich.table import Table
 
@@ -179,7 +182,7 @@ def compare(
         from dpg_fast.util.results import write_results
 
         if len(results) < 2:
-            raise ValueError("name two results at least")
+            raise DPGError("name at least two results")
         _check_folder(report)
         loaded = [load_scores(path) for path in results]
         labels, scores = common_people(loaded)
@@ -246,7 +249,7 @@ def drift(
     seed: int = 0,
 ) -> None:
     """Chat for many turns as one or many personalities, judge every answer, and say whether the personality holds."""
-    with command_errors("assess drift", TypeError):
+    with one_line_errors("dpg-fast assess drift"):
         import torch
 
         from dpg_fast.cli.drift import DriftOptions, run_drift
@@ -258,7 +261,7 @@ def drift(
         if through is not Through.ADAPTER:
             people = _told(people, through, adapter)
         if adapter is None and any(r.personality is not None for r in people):
-            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+            raise DPGError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
         options = DriftOptions(
             turns, limit, traits, max_new_tokens, system, JudgeOptions(judge, judge_model, judge_url), beside or ()
         )
@@ -281,7 +284,7 @@ def agreement(
     seed: int = 0,
 ) -> None:
     """How far judges agree on the same texts: weighted kappa, ICC, correlations, and the largest disagreements."""
-    with command_errors("assess agreement", TypeError):
+    with one_line_errors("dpg-fast assess agreement"):
         from rich.console import Console
 
         from dpg_fast.judges.agreement import judge_agreement, read_ratings
@@ -305,11 +308,11 @@ def agreement(
 
 def _check_folder(path: Path | None) -> None:
     if path is not None and path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; name a folder")
+        raise DPGError(f"{path} is a file; name a folder")
 
 
 def _respondents(texts: list[str] | None) -> list[Any]:
-    """The base model, and whoever is named."""
+    """The base model and the named people."""
     from dpg_fast.personality.scores import parse_personality
     from dpg_fast.questionnaire.session import Respondent
 
@@ -327,7 +330,7 @@ def _told(respondents: list[Any], through: Through, adapter: str | None) -> list
     from dpg_fast.questionnaire.session import by_prompt
 
     if adapter is not None:
-        raise ValueError(f"--through {through.value} is about the bare model: leave --adapter out")
+        raise DPGError(f"--through {through.value} is about the bare model: leave --adapter out")
     kind = SimplePrompt if through is Through.ADJECTIVES else DescriptionPrompt
     return by_prompt(respondents, kind.words)
 

@@ -1,7 +1,8 @@
 """Whole personalities: somebody with five scores is asked something, and the answer is judged.
 
 DPG's tasks: new personalities, whose levels are -5, -2, 2 and 5 in combinations that training never sees, and scripted dialogue,
-where somebody's scores are known and the last turn is said anew. How DPG scored these is not public; the figures are ours.
+where somebody's scores are known and the last turn is
+generated. How DPG scored these is not public; the figures are ours.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dpg_fast.judges.scoring import Scorer
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.text.fluency import Likelihood, perplexity
 from dpg_fast.text.records import DialogueRecord
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.reliability import spearman
 from dpg_fast.util.stats import Interval
@@ -72,14 +74,14 @@ def newcomers(
         count: of people.
         questions: of each trait.
         seed: of the combinations.
-        trained: whoever is not new to these is replaced, as often as it takes (which the balance of levels may suffer from).
+        trained: people who are not new to these are replaced, as often as it takes (which the balance of levels may suffer from).
         new_as: how new they have to be.
 
     Raises:
         ValueError: nobody, no questions, or too few combinations that are new.
     """
     if count < 1 or not questions or not all(questions.values()):
-        raise ValueError("new personalities need at least one person and a question of each trait")
+        raise DPGError("new personalities need at least one person and a question of each trait")
     random = np.random.default_rng(seed)
     people: list[Personality] = []
     for _ in range(_ROUNDS):
@@ -92,7 +94,7 @@ def newcomers(
         if len(people) >= count:
             break
     else:
-        raise ValueError(
+        raise DPGError(
             f"only {len(people)} of {count} people could be found who are new in their {new_as}; "
             "ask for fewer, or for another kind of newness"
         )
@@ -117,7 +119,7 @@ def scripted(records: Iterable[DialogueRecord]) -> list[Case]:
         if person is not None and asked:
             cases.append(Case(person, asked[-1], tuple(Trait), record.character))
     if not cases:
-        raise ValueError("no record has a personality and an assistant's turn after a user's")
+        raise DPGError("no record has a personality and an assistant's turn after a user's")
     return list({case.key: case for case in cases}.values())
 
 
@@ -140,7 +142,7 @@ class JudgedCases:
 
     @property
     def perplexity(self) -> float:
-        """Of all answers under the bare model."""
+        """Perplexity of all answers under the bare model."""
         return perplexity([Likelihood(*pair) for pair in zip(self.log_likelihoods, self.tokens, strict=True)])
 
     @property

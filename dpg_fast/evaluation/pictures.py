@@ -11,6 +11,7 @@ import numpy as np
 from dpg_fast.evaluation.figures import MethodFigures
 from dpg_fast.personality.scores import MAX_SCORE
 from dpg_fast.reporting.figures import new_figure, save_figure
+from dpg_fast.util.errors import DPGError
 
 #: one colour for each method, told apart by colour-blind readers; the bare model is grey
 _COLOURS = ("#777777", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#56B4E9")
@@ -52,7 +53,7 @@ def draw_cross(methods: Sequence[MethodFigures], path: Path) -> None:
     """For each method a map: change of judged trait (column) when a trait (row) goes from the lowest to the highest level."""
     shown = [method for method in methods if method.cross is not None]
     if not shown:
-        raise ValueError("no responses across traits were judged")
+        raise DPGError("no responses across traits were judged")
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = new_figure(1.2 + 3.1 * columns, 0.8 + 3.0 * rows, rows, columns)

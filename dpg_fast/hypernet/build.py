@@ -12,6 +12,7 @@ from dpg_fast.hypernet.interface import AdapterNetwork
 from dpg_fast.hypernet.network import HyperNetwork
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.hypernet.stored import StoredAdapters
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["from_config"]
 
@@ -31,7 +32,7 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
     unknown = sorted(set(values) - {"config", "sites", "names", "stages"})
     missing = sorted({"config", "sites"} - set(values))
     if unknown or missing:
-        raise ValueError(f"not a network's configuration: unknown {unknown}, missing {missing}")
+        raise DPGError(f"not a network's configuration: unknown {unknown}, missing {missing}")
     config = HypernetConfig.from_dict(values["config"])
     own = sort_sites(Site(*entry) for entry in values["sites"])
     if sites is not None:
@@ -39,15 +40,15 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
         for site in own:
             found = available.get(site.name)
             if found is None:
-                raise ValueError(f"the base model has no linear layer {site.name!r}, which the adapter changes")
+                raise DPGError(f"the base model has no linear layer {site.name!r}, which the adapter changes")
             if found != site:
-                raise ValueError(
+                raise DPGError(
                     f"{site.name}: the base model has {found.in_features} -> {found.out_features}, "
                     f"the adapter {site.in_features} -> {site.out_features}"
                 )
     if config.encoder == "stored":
         if "names" not in values:
-            raise ValueError("not a stored network's configuration: missing ['names']")
+            raise DPGError("not a stored network's configuration: missing ['names']")
         stages = StageRows.from_config(values["stages"]) if "stages" in values else None
         return StoredAdapters(config, own, values["names"], stages)
     return HyperNetwork(config, own)
@@ -56,9 +57,9 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
 def _combined(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> CombinedNetwork:
     """The network that `CombinedNetwork.to_config` described, with fresh weights; see `from_config`."""
     if set(values) != {"profile", "characters"}:
-        raise ValueError(f"not a combined network's configuration: {sorted(values)}")
+        raise DPGError(f"not a combined network's configuration: {sorted(values)}")
     available = None if sites is None else tuple(sites)
     profile, stored = (from_config(values[name], available) for name in ("profile", "characters"))
     if not isinstance(profile, HyperNetwork) or not isinstance(stored, StoredAdapters):
-        raise ValueError("a combined network is a hypernetwork and stored adapters")
+        raise DPGError("a combined network is a hypernetwork and stored adapters")
     return CombinedNetwork(profile, stored)

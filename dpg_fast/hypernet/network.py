@@ -18,6 +18,7 @@ from dpg_fast.hypernet.wording import describe
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.row import Row, RowItem, read_row
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS, Personality
+from dpg_fast.util.errors import DPGError, WrongTypeError
 
 __all__ = ["HyperNetwork"]
 
@@ -41,7 +42,7 @@ class HyperNetwork(AdapterNetwork):
     def __init__(self, config: HypernetConfig, sites: Iterable[Site]) -> None:
         super().__init__()
         if config.encoder == "stored":
-            raise ValueError('a HyperNetwork reads scores or texts; encoder="stored" is for StoredAdapters')
+            raise DPGError('a HyperNetwork reads scores or texts; encoder="stored" is for StoredAdapters')
         self.config = config
         selected = select_sites(sites, config.targets, config.first_layer)
         wide = config.head == "wide"
@@ -68,13 +69,13 @@ class HyperNetwork(AdapterNetwork):
 
     def accepted(self, item: RowItem | Row) -> Row:
         if not isinstance(item, (Personality, Description, Row)):
-            raise TypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
+            raise WrongTypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
         row = read_row(item)
         assert row is not None
         if row.blend is not None:
-            raise ValueError(f"{item} names a stored adapter, and this hypernetwork has none")
+            raise DPGError(f"{item} names a stored adapter, and this hypernetwork has none")
         if (refusal := self.refusal(row)) is not None:
-            raise ValueError(refusal)
+            raise DPGError(refusal)
         return row
 
     def refusal(self, row: Row) -> str | None:
@@ -105,7 +106,7 @@ class HyperNetwork(AdapterNetwork):
             ValueError: another shape.
         """
         if scores.dim() != 2 or scores.shape[1] != len(TRAITS):
-            raise ValueError(f"scores must have shape [N, {len(TRAITS)}], not {list(scores.shape)}")
+            raise DPGError(f"scores must have shape [N, {len(TRAITS)}], not {list(scores.shape)}")
         if self.config.encoder == "scores":
             return self._codes_of_scores(scores)
         return self.codes([Personality.from_scores(row) for row in scores.detach().tolist()])

@@ -2,7 +2,7 @@
 
 Judgements are appended to a JSON Lines file as they come. A dialogue is known by its content (and, where the same one occurs
 again, by the count), so a later run goes on where an earlier one was stopped. Dialogues without a judgement are listed, with the
-reason, in a file beside it, which every run writes anew: its dialogues are tried again.
+reason, in a file beside it, which every run rewrites: its dialogues are tried again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dpg_fast.llm.cache import content_key
 from dpg_fast.llm.calls import NOTHING
 from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.errors import DPGError
 
 _SYNC_EVERY = 64  # rows; a killed process loses none, a power failure at most these, whose replies are stored
 
@@ -67,7 +68,7 @@ def read_items(path: Path, target: str | None = None) -> Iterator[Item[Dialogue]
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no such record.
+        ValueError: a line is not such a record.
     """
 
     def content(record: DialogueRecord) -> Any:
@@ -205,10 +206,10 @@ def read_done(path: Path, about: Mapping[str, Any]) -> set[str]:
                 row = json.loads(line)
                 key, judge = str(row["item"]), dict(row["judge"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: no judgement of a dialogue; name another file") from error
+                raise DPGError(f"{path}, line {number}: no judgement of a dialogue; name another file") from error
             other = ", ".join(name for name in {**judge, **about} if judge.get(name) != about.get(name))
             if other:
-                raise ValueError(f"{path} holds judgements by another judge (other {other}); name another file")
+                raise DPGError(f"{path} holds judgements by another judge (other {other}); name another file")
             done.add(key)
     return done
 
@@ -316,4 +317,4 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise ValueError(f"another run is writing {path}") from error
+        raise DPGError(f"another run is writing {path}") from error

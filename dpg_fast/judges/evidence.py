@@ -25,6 +25,7 @@ from dpg_fast.llm.structured import format_instruction
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.quotes import QuotedText
 from dpg_fast.text.records import JudgeNote
+from dpg_fast.util.errors import DPGError
 
 CONTEXT_TOKENS = 16_000
 REPLY_TOKENS = 700
@@ -133,7 +134,7 @@ class EvidenceJudge:
         self._per_line = count(Fence.around([]).wrap("speaker_b", "")) + 1
         if self.budget < 4 * self._per_line:
             least = fixed + int(4 * self._per_line / _MARGIN) + 1
-            raise ValueError(f"a context of {context_tokens} tokens is too small for this judge; it takes {least}")
+            raise DPGError(f"a context of {context_tokens} tokens is too small for this judge; it takes {least}")
 
     def calls(self, dialogue: Dialogue, name: str) -> list[Call[EvidenceReply]]:
         """The calls that judge a dialogue; none if the target says nothing."""
@@ -279,7 +280,7 @@ def quoted_text(lines: Sequence[Line]) -> QuotedText:
 
 
 def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
-    """What to ask the judge to mend: traits that have a level and no quotation found in the target's words."""
+    """What to ask the judge to correct: traits that have a level and no quotation found in the target's words."""
     bare = [trait for trait in Trait if reply.of(trait).level is not None and not _found(reply, trait, text)]
     if not bare:
         return None
@@ -288,7 +289,7 @@ def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
     )  # not the quotations: they may be words of the text under judgement
     return (
         f"The passages given for these levels are not found in the target's turns, or there are none: {named}. Give the whole "
-        "answer again. Copy passages letter for letter from the target's turns, two words at least; where there are none, "
+        "answer again. Copy passages letter for letter from the target's turns, at least two words each; where there are none, "
         "give no passages and null as the level."
     )
 

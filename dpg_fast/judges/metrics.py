@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Personality, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reliability import bootstrap_rows, matrix_of, mean_ranks, pearson, spearman
 from dpg_fast.util.stats import Interval
 
@@ -78,11 +79,11 @@ def compare_prompted(prompted: ArrayLike, assessed: ArrayLike) -> PromptedAssess
     """
     asked, found = np.asarray(prompted, dtype=np.float64), np.asarray(assessed, dtype=np.float64)
     if asked.shape != found.shape or asked.ndim != 2 or asked.shape[1] != len(Trait) or not asked.shape[0]:
-        raise ValueError(f"both are [people, 5]: {list(asked.shape)} and {list(found.shape)}")
+        raise DPGError(f"both are [people, 5]: {list(asked.shape)} and {list(found.shape)}")
     if not np.isfinite(asked).all():
-        raise ValueError("every prompted score must be a number")
+        raise DPGError("every prompted score must be a number")
     if np.nanmax(np.abs(np.concatenate([asked, found]))) > MAX_SCORE + 1e-6:
-        raise ValueError("scores lie in -5..5")
+        raise DPGError("scores lie in -5..5")
     traits, confusion = {}, {}
     for trait in Trait:
         x, y = asked[:, trait.position], found[:, trait.position]
@@ -104,7 +105,7 @@ def compare_prompted(prompted: ArrayLike, assessed: ArrayLike) -> PromptedAssess
                 spearman(x, y) if enough else math.nan,
             )
     if not traits:
-        raise ValueError("nobody was assessed on any trait")
+        raise DPGError("nobody was assessed on any trait")
     rows = np.array([[v.mae, v.exact, v.within_one, v.pearson, v.spearman] for v in traits.values()])
     defined = np.isfinite(rows)
     means = [float(c[d].mean()) if d.any() else math.nan for c, d in zip(rows.T, defined.T, strict=True)]
@@ -175,10 +176,10 @@ def trait_induction(
         ValueError: a pole without two ratings, ratings out of 1..5, or fluency of one pole only.
     """
     if (fluency_high is None) != (fluency_low is None):
-        raise ValueError("fluency is rated for both poles or for none")
+        raise DPGError("fluency is rated for both poles or for none")
     h, lo = _ratings(high, "high"), _ratings(low, "low")
     if min(h.size, lo.size) < 2:
-        raise ValueError("a variance needs two ratings of each pole at least")
+        raise DPGError("a variance needs at least two ratings of each pole")
     fluency = None
     if fluency_high is not None and fluency_low is not None:
         fluency = float(_ratings(fluency_high, "fluency").mean() + _ratings(fluency_low, "fluency").mean())
@@ -190,7 +191,7 @@ def trait_induction(
 def _ratings(values: ArrayLike, what: str, lowest: float = 1, highest: float = 5) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64).ravel()
     if not x.size or not ((x >= lowest) & (x <= highest)).all():
-        raise ValueError(f"{what}: ratings in {lowest:g}..{highest:g} are needed, one at least")
+        raise DPGError(f"{what}: ratings in {lowest:g}..{highest:g} are needed, at least one")
     return x
 
 
@@ -229,7 +230,7 @@ def distinction(samples: Mapping[str, Mapping[str, Sequence[Sequence[str]]]]) ->
     """
     sizes = {len(texts) for stages in samples.values() for runs in stages.values() for texts in runs}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"every sample answers the same questions, at least one; found lengths {sorted(sizes)}")
+        raise DPGError(f"every sample answers the same questions, at least one; found lengths {sorted(sizes)}")
     intra, stage, inter = {}, {}, {}
     for name, stages in samples.items():
         pairs = [pair_bleu(runs[0], runs[1]) for runs in stages.values() if len(runs) > 1]
@@ -336,14 +337,14 @@ def rank_systems(rankings: Sequence[Mapping[str, float]], *, resamples: int = 10
         ValueError: no rankings, fewer than two systems, or not always the same ones.
     """
     if not rankings or len(rankings[0]) < 2:
-        raise ValueError("a ranking needs one question and two systems at least")
+        raise DPGError("a ranking needs at least one question and two systems")
     systems = sorted(rankings[0])
     for number, row in enumerate(rankings, 1):
         if sorted(row) != systems:
-            raise ValueError(f"ranking {number} is of {sorted(row)}, the first one of {systems}")
+            raise DPGError(f"ranking {number} is of {sorted(row)}, the first one of {systems}")
     given = np.array([[row[name] for name in systems] for row in rankings], dtype=np.float64)
     if not np.isfinite(given).all():
-        raise ValueError("ranks must be numbers")
+        raise DPGError("ranks must be numbers")
     ranks = np.stack([mean_ranks(row) for row in given])
     means = {
         name: bootstrap_rows(lambda rows: float(rows.mean()), ranks[:, [i]], resamples=resamples, seed=seed)

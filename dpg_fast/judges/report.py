@@ -26,6 +26,7 @@ from dpg_fast.reporting.page import (
     number,
     write_page,
 )
+from dpg_fast.util.errors import DPGError
 
 _LEVELS = range(-int(MAX_SCORE), int(MAX_SCORE) + 1)
 #: characters and examples of a trait that the page shows; the data hold all characters
@@ -74,7 +75,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         tokens = [tokens[0] + usage.get("prompt_tokens", 0), tokens[1] + usage.get("completion_tokens", 0)]
         cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
     if not total:
-        raise ValueError(f"{judgements} holds no judgement yet: nothing to report")
+        raise DPGError(f"{judgements} holds no judgement yet: nothing to report")
     reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
     characters = {name: _centre(rows) for name, rows in people.items()}
     found = int(sum(counts.sum(1)))

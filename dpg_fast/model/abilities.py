@@ -11,6 +11,7 @@ from dpg_fast.model.stage_embedding import StageEmbedding
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import POLES
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["check_parts", "check_rows", "networks_of"]
 
@@ -32,7 +33,7 @@ def check_parts(architecture: Architecture, network: AdapterNetwork | None, stee
         raise UnsupportedArchitectureError(architecture.mixture())
     found = (architecture.num_layers, architecture.intermediate)
     if steering is not None and (steering.num_layers, steering.intermediate) != found:
-        raise ValueError(
+        raise DPGError(
             f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
             f"has {found[0]} of {found[1]}"
         )
@@ -46,25 +47,25 @@ def check_rows(
 ) -> None:
     """Raises ValueError when a model of these parts has nothing that could give one of the rows what it asks for."""
     if network is None and steering is None:
-        raise ValueError(
+        raise DPGError(
             "this model has neither a hypernetwork nor personality neurons, so a personality would have no effect; "
             "load an adapter, or give from_model() a hypernet= or steering="
         )
     generator = network.profile if isinstance(network, CombinedNetwork) else network
     for row in rows:
         if row.blend is not None and not (network is not None and network.stores):
-            raise ValueError(f"{row.blend} names a stored adapter, and this model has none")
+            raise DPGError(f"{row.blend} names a stored adapter, and this model has none")
         if row.stage is not None:
             if stages is None:
-                raise ValueError(no_stage(*row.stage, []))
+                raise DPGError(no_stage(*row.stage, []))
             stages.token_id(*row.stage)  # refuses a stage that is not there
         if not row.generated:
             continue
         if isinstance(generator, HyperNetwork):
             if (refusal := generator.refusal(row)) is not None:
-                raise ValueError(refusal)
+                raise DPGError(refusal)
         elif steering is None:
-            raise ValueError(
+            raise DPGError(
                 "this model holds stored adapters only, which know no scores: give Character(name) or "
                 "Personality(character=name), not a Personality with scores"
             )
@@ -74,10 +75,10 @@ def check_rows(
 
 def _check_steered(row: Row, steering: SteeringTable) -> None:
     if row.scores is None:
-        raise ValueError(
+        raise DPGError(
             f"this model has no hypernetwork that reads text, and {row} has no scores to steer by; give it a personality="
         )
     wanted = [pole for pole, level in zip(POLES, row.scores.pole_scores, strict=True) if level]
     absent = [str(pole) for pole in wanted if pole not in steering.poles]
     if absent:
-        raise ValueError(f"the steering table has no neurons for {', '.join(absent)} of {row}")
+        raise DPGError(f"the steering table has no neurons for {', '.join(absent)} of {row}")

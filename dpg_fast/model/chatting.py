@@ -14,6 +14,7 @@ from dpg_fast.personality.row import PersonalityLike, RowLike, per_row, read_row
 from dpg_fast.personality.scores import Personality
 from dpg_fast.personality.stages import label_messages
 from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Chatting", "Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
 
@@ -48,7 +49,7 @@ class StageTokenizer:
         for message in messages:
             for name in self.names.values():
                 if name in message["content"]:
-                    raise ValueError(f"a message holds the text {name!r}, which stands for a stage")
+                    raise DPGError(f"a message holds the text {name!r}, which stands for a stage")
         return label_messages(messages, self.names[stage] if stage is not None else None)
 
     def own_ids(self, ids: Sequence[int]) -> list[int]:
@@ -132,7 +133,7 @@ class Chatting(Wrapped):
         row = read_row(personality)
         self._runtime.check([row])
         if row is None or row.stage is None or self._runtime.stages is None:
-            raise ValueError(f"{personality} has no stage")
+            raise DPGError(f"{personality} has no stage")
         return self._runtime.stages.token_id(*row.stage)
 
     def stage_tokenizer(self, tokenizer: Any) -> StageTokenizer | None:
@@ -176,7 +177,7 @@ def prepare(
         conversations = [stages.label(messages, row) for messages, row in zip(conversations, personality, strict=True)]
     prompts = [chat_prompt(tokenizer, messages, system=system) for messages in conversations]
     if not prompts:
-        raise ValueError("there is no conversation to answer")
+        raise DPGError("there is no conversation to answer")
     return several or one_each, prompts, personality
 
 
@@ -204,5 +205,5 @@ def _messages(conversation: Any) -> list[Message]:
         if not {"role", "content"} <= message.keys():
             raise TypeError(f'a message needs "role" and "content", got {sorted(message)}')
     if not messages:
-        raise ValueError("a conversation needs at least one message")
+        raise DPGError("a conversation needs at least one message")
     return messages

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.model.steering import RandomMask
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.model.speaking import Speaking
@@ -84,7 +85,7 @@ class Positions(NamedTuple):
         if isinstance(self.kept, int) and self.kept > 0 and x.shape[:-1] == (self.rows, self.kept):
             return slice(-self.kept, None)
         wanted = "a tensor of positions" if isinstance(self.kept, Tensor) else self.kept or "all"
-        raise ValueError(
+        raise DPGError(
             f"{name} was given {list(x.shape[:-1])} of the [{self.rows}, {self.length}] tokens of this forward, and which ones "
             f"cannot be told (logits_to_keep: {wanted}), so neither can their personalities; layers may see all tokens, or the "
             "last N of each row with logits_to_keep=N"

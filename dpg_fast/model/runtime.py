@@ -37,6 +37,7 @@ from dpg_fast.model.supply import Supply
 from dpg_fast.model.wide import WideSupply
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import Row
+from dpg_fast.util.errors import DPGError
 
 
 class Runtime:
@@ -177,7 +178,7 @@ class Runtime:
         adapted = [self.architecture.linears[site.name] for site in self.hypernet.sites]
         transposed = {conv1d_shape(layer) is not None for layer in adapted}
         if len(transposed) > 1:
-            raise ValueError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
+            raise DPGError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
         return {"model_type": model_type(self.base), "transposed": transposed.pop()}
 
     def check(self, rows: Sequence[Row | None]) -> None:
@@ -210,7 +211,7 @@ class Runtime:
         self.check(rows)
         self.require_reached()
         if checkpoints(self.base) and not self.checkpointing:
-            raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
+            raise DPGError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
         return self.supply.for_training(rows)
 
     @property
@@ -256,14 +257,14 @@ class Runtime:
         """Whether accelerate has placed the model.
 
         Raises:
-            ValueError: so, and ``fn``, about to be applied to all tensors, would move layers from where it runs them.
+            ValueError: it is, and ``fn``, about to be applied to all tensors, would move layers off their devices.
         """
         if placed_by(self.base)[0] is None:
             return False
         for device in self.supply.places.all:
             moved = fn(torch.empty(0, device=device)).device
             if moved != device:
-                raise ValueError(
+                raise DPGError(
                     f"accelerate runs layers of the base model on {device}, so it cannot be moved to {moved}; load it with "
                     "another device_map, or call accelerate.hooks.remove_hook_from_submodules(model.base) first"
                 )

@@ -14,6 +14,7 @@ from dpg_fast.model import artifact
 from dpg_fast.model.fingerprint import fingerprint
 from dpg_fast.model.wrapped import Wrapped
 from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Saving"]
 
@@ -84,13 +85,13 @@ class Saving(Wrapped):
         """
         self._require_loaded()
         if not safe_serialization:
-            raise ValueError("adapters are written as safetensors alone; leave safe_serialization out")
+            raise DPGError("adapters are written as safetensors alone; leave safe_serialization out")
         gathered = None
         if state_dict is not None and self.hypernet is not None:
             gathered = {n.removeprefix("hypernet."): t for n, t in state_dict.items() if n.startswith("hypernet.")}
             missing = sorted(set(self.hypernet.state_dict()) - set(gathered))
             if missing:
-                raise ValueError(
+                raise DPGError(
                     f"state_dict= lacks weights of the hypernetwork: hypernet.{', hypernet.'.join(missing[:3])}"
                 )
         if is_main_process:
@@ -109,7 +110,7 @@ class Saving(Wrapped):
         """
         self._require_loaded()
         if self.hypernet is None:
-            raise ValueError("this model has no hypernetwork to load weights into")
+            raise DPGError("this model has no hypernetwork to load weights into")
         self.hypernet.load_state_dict(artifact.load_hypernet(Path(directory)))
 
     def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
@@ -137,7 +138,7 @@ class Saving(Wrapped):
         """
         self._require_loaded()
         if self.hypernet is None:
-            raise ValueError("this model has neither a hypernetwork nor characters, so there are no weights to write")
+            raise DPGError("this model has neither a hypernetwork nor characters, so there are no weights to write")
         return self.hypernet.to_peft(
             personality,
             directory,

@@ -17,6 +17,7 @@ from dpg_fast.model.request import ForwardCall, Positions
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.steering import RandomMask
 from dpg_fast.personality.row import PersonalityLike, Row, read_rows
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.model.runtime import Runtime
@@ -38,7 +39,7 @@ class Speaking:
             so that what looks up the prompt's ids in them (a repetition penalty) finds them.
         segments: int64 [rows, length]: token t of a packed forward has the personality ``rows[segments[t]]``, -1 for none.
         changing: the personalities may change on the way: slots and steering are ready for any, there are no gradients, and
-            a block without a forward is no error.
+            a block may end without a forward.
 
     Attributes:
         active: whether a row has a personality.
@@ -179,7 +180,7 @@ class Speaking:
             return ForwardCall(lora, steered, self.values, self._mask(), self.stages, several)
         factor, odd = divmod(rows, self.row_slots.numel())
         if odd:
-            raise ValueError(
+            raise DPGError(
                 f"the model was called with {rows} rows inside a call that gave {len(self._rows)} personalities"
             )
         slots = self.row_slots
@@ -255,7 +256,7 @@ class Speaking:
 
     def _of_segments(self, segments: Tensor, rows: int, length: int) -> Tensor:
         if segments.shape != (rows, length):
-            raise ValueError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
+            raise DPGError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
         none = self.row_slots.new_full((1,), -1)
         return torch.cat([self.row_slots, none])[segments.reshape(-1).to(none.device)]  # -1 is the last
 

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dpg_fast.util.errors import DPGError
+
 SteerTokens = Literal["decode", "all"]
 
 
@@ -18,7 +20,7 @@ class SteeringOptions:
 
     Args:
         random_mask: probability with which a neuron is added to; None adds to all of them. NPTI (arXiv 2410.12327) draws
-            Bernoulli(0.9) for each neuron anew in every layer of every forward, shared by all rows, and does not rescale: in
+            Bernoulli(0.9) for each neuron again in every layer of every forward, shared by all rows, and does not rescale: in
             expectation 0.9 of the addition is made, so strength 1.0 with the mask is about 0.9 without it. Capping at zero is
             not masked. It costs a copy of the layer's additions and a draw in every layer, and is not for torch.compile.
         tokens: "decode" steers generated tokens only, as NPTI does; "all" the prompt too. The default of ``generate`` and
@@ -36,14 +38,14 @@ class SteeringOptions:
 
     def __post_init__(self) -> None:
         if self.random_mask is not None and not (math.isfinite(self.random_mask) and 0 < self.random_mask <= 1):
-            raise ValueError(f"random_mask is a probability above 0, or None, got {self.random_mask}")
+            raise DPGError(f"random_mask is a probability above 0, or None, got {self.random_mask}")
         check_tokens(self.tokens)
 
 
 def check_tokens(tokens: str) -> None:
     """Raises ValueError for anything but the :data:`SteerTokens`."""
     if tokens not in get_args(SteerTokens):
-        raise ValueError(f'steer_tokens is {tokens!r}; accepted: "decode", "all"')
+        raise DPGError(f'steer_tokens is {tokens!r}; accepted: "decode", "all"')
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Supply:
     def table(self) -> SlotTable:
         """The slots, after bringing them and all copies up to date with the weights, the device and the calibration.
 
-        A changed bank is copied anew and leaves the slots alone, which hold codes. What codes and strengths are made from (the
+        A changed bank is copied again and leaves the slots alone, which hold codes. What codes and strengths are made from (the
         trunk, a text encoder's map, the calibration) empties them when it changes, and so does another device.
         """
         base, intact = self.base, still_held(self._surgery.held)

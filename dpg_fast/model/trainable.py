@@ -13,6 +13,7 @@ from dpg_fast.compat.transformers import enable_checkpointing
 from dpg_fast.model.untrained import NOTHING, anchored
 from dpg_fast.model.wrapped import Wrapped
 from dpg_fast.personality.row import Row
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Trainable"]
 
@@ -29,7 +30,7 @@ class Trainable(Wrapped):
         given = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs, **kwargs}
         options = dict(gradient_checkpointing_kwargs or {})
         if options.get("use_reentrant"):
-            raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
+            raise DPGError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
         enable_checkpointing(self.base, options, **kwargs)
         self._runtime.checkpointing = True
@@ -44,7 +45,7 @@ class Trainable(Wrapped):
 
     @overrides_hook
     def _replicate_for_data_parallel(self) -> Any:
-        raise ValueError(
+        raise DPGError(
             "nn.DataParallel, which Trainer uses for several GPUs in one process, would run replicas with the changes of "
             "the original; start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
@@ -56,7 +57,7 @@ class Trainable(Wrapped):
         if learns or not self._runtime.only_hypernet_trains() or (embeds is not None and embeds.requires_grad):
             return lambda output: output
         if not given and kwargs.get("labels") is not None:
-            raise ValueError(NOTHING)
+            raise DPGError(NOTHING)
         if given:
             warnings.warn("every row of a batch has personality None: nothing is learnt from it", stacklevel=5)
         assert self.hypernet is not None

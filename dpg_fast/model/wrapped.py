@@ -16,6 +16,7 @@ from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.runtime import Runtime
 from dpg_fast.model.steering import SteeringOptions
 from dpg_fast.neurons import SteeringTable
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Wrapped"]
 
@@ -111,7 +112,7 @@ class Wrapped(nn.Module):
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(name)
             except (OSError, ValueError) as error:
-                raise ValueError(
+                raise DPGError(
                     f"no tokenizer was saved with the base model {name!r}; give tokenizer= to from_model(), load() or chat()"
                 ) from error
         return self._tokenizer

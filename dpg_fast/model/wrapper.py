@@ -30,6 +30,7 @@ from dpg_fast.model.trainable import Trainable
 from dpg_fast.model.verification.table import Verification
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import PersonalityLike, Row, per_row, read_rows
+from dpg_fast.util.errors import DPGError
 
 
 class PersonalityModel(Saving, Chatting, Trainable):
@@ -55,7 +56,7 @@ class PersonalityModel(Saving, Chatting, Trainable):
     ) -> None:
         super().__init__()
         if isinstance(base, PersonalityModel) or is_wrapped(base):
-            raise ValueError("this model already has a personality; unload() it first")
+            raise DPGError("this model already has a personality; unload() it first")
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
@@ -134,7 +135,7 @@ class PersonalityModel(Saving, Chatting, Trainable):
         """
         self._require_loaded()
         if self._runtime.checkpointing:
-            raise ValueError("add the characters before gradient checkpointing is enabled")
+            raise DPGError("add the characters before gradient checkpointing is enabled")
         stored = characters.read_characters(
             self.base, directories, exact_blends=exact_blends, allow_mismatch=allow_mismatch
         )
@@ -287,7 +288,7 @@ class PersonalityModel(Saving, Chatting, Trainable):
         if segments is not None:
             steer_from, rows = 0, _read_segments(personality, segments)
             if any(row is not None and row.stage is not None for row in rows):
-                raise ValueError("packed rows take no stages")
+                raise DPGError("packed rows take no stages")
         else:
             prompt = prompt_of((), kwargs)
             rows = read_rows(personality, 1 if prompt is None else len(prompt))
@@ -387,10 +388,8 @@ class PersonalityModel(Saving, Chatting, Trainable):
 def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row | None]:
     count = len(personality) if per_row(personality) else 0  # type: ignore[arg-type]
     if segments.is_floating_point() or segments.dim() != 2 or not count:
-        raise ValueError(
-            "segments are int64 [rows, length], and personality= a list or tensor with one for each segment"
-        )
+        raise DPGError("segments are int64 [rows, length], and personality= a list or tensor with one for each segment")
     low, high = int(segments.min()), int(segments.max())
     if low < -1 or high >= count:
-        raise ValueError(f"segments run from {low} to {high}, and there are {count} personalities")
+        raise DPGError(f"segments run from {low} to {high}, and there are {count} personalities")
     return read_rows(personality, count)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpg_fast.personality.blend import finite_number, read_character
 from dpg_fast.personality.traits import ACCEPTED, MAX_SCORE, MIN_SCORE, MINUS_SIGNS, TRAIT_OF_NAME, TRAITS, Trait
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -45,7 +46,7 @@ def checked(scores: Sequence[object], hint: str = "") -> tuple[float, ...]:
     for trait, value in zip(Trait, scores, strict=True):
         number = finite_number(value, trait.value)
         if not MIN_SCORE <= number <= MAX_SCORE:
-            raise ValueError(f"{trait.value} = {number:g} is out of range; scores lie in -5..5{hint}")
+            raise DPGError(f"{trait.value} = {number:g} is out of range; scores lie in -5..5{hint}")
         found.append(number)
     return tuple(found)
 
@@ -56,7 +57,7 @@ def five(values: Iterable[object], what: str) -> list[object]:
         raise TypeError(f"{what} takes five numbers, not a string")
     found = list(values)
     if len(found) != len(TRAITS):
-        raise ValueError(f"{what} takes five numbers (order O, C, E, A, N), not {len(found)}")
+        raise DPGError(f"{what} takes five numbers (order O, C, E, A, N), not {len(found)}")
     return found
 
 
@@ -71,7 +72,7 @@ def read_traits(items: Iterable[tuple[Any, Any]], start: Sequence[object] = (0.0
     for name, value in items:
         trait = Trait.parse(name)
         if trait in seen:
-            raise ValueError(f"{trait.value} is given twice")
+            raise DPGError(f"{trait.value} is given twice")
         seen.add(trait)
         scores[trait.position] = value
     return scores
@@ -91,7 +92,7 @@ def read_text(text: str) -> dict[str, Any]:
 def _read_scores(text: str) -> Sequence[object]:
     body = text.translate(MINUS_SIGNS).strip()
     if not body:
-        raise ValueError(_EMPTY)
+        raise DPGError(_EMPTY)
     preset = PRESET_SCORES.get(body.lower())
     if preset is not None:
         return preset
@@ -113,8 +114,8 @@ def _read_scores(text: str) -> Sequence[object]:
 def _unreadable(text: str, rest: str) -> NoReturn:
     word = re.match(r"[^\W\d_]+", rest)
     if word and word.group().lower() in TRAIT_OF_NAME:
-        raise ValueError(f'{text!r}: no score after {word.group()!r}; write a number, like "E+4"')
-    raise ValueError(
+        raise DPGError(f'{text!r}: no score after {word.group()!r}; write a number, like "E+4"')
+    raise DPGError(
         f'cannot read {rest!r} in personality {text!r}; write traits with scores, like "E+4 N-2", '
         f"or one of: {', '.join(PRESET_SCORES)}. Traits: {ACCEPTED}; a character is @name or @name/stage, before the traits"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ def read_rows(value: PersonalityLike, rows: int) -> list[Row | None]:
     if not isinstance(value, (list, tuple)):
         return [_row_of(value) if isinstance(value, _READ_ONCE) else read_row(value)] * rows  # type: ignore[arg-type]
     if len(value) != rows:
-        raise ValueError(
+        raise DPGError(
             f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all "
             f"(a pipeline makes batches of batch_size= rows, 1 by default: batch_size={len(value)} here)"
         )
@@ -127,7 +128,7 @@ def _from_tensor(scores: Any) -> list[Personality]:
     """Of a tensor or array [5] or [rows, 5], copied from its device once."""
     dtype = str(scores.dtype)
     if scores.shape[-1] != 5 or "bool" in dtype or not ("float" in dtype or "int" in dtype):
-        raise ValueError(f"scores are a tensor of numbers [5] or [rows, 5], got {dtype} {list(scores.shape)}")
+        raise DPGError(f"scores are a tensor of numbers [5] or [rows, 5], got {dtype} {list(scores.shape)}")
     values = scores.tolist()
     return [Personality.from_scores(row) for row in (values if scores.ndim == 2 else [values])]
 

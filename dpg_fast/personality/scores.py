@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from dpg_fast.personality import parsing
 from dpg_fast.personality.blend import Character, check_stage, finite_number, mix_characters, write_character
 from dpg_fast.personality.traits import MAX_SCORE, MIN_SCORE, POLES, TRAITS, Pole, Trait
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -86,7 +87,7 @@ class Personality:
             return found
         for name, given, own in (("character", character, found._character), ("stage", stage, found._stage)):
             if given is not None and own is not None:
-                raise ValueError(f"the {name} is given twice: {own} and {given}")
+                raise DPGError(f"the {name} is given twice: {own} and {given}")
         return cls._build(
             found._scores, character=character or found._character, stage=stage or found._stage, scored=found._scored
         )
@@ -165,7 +166,7 @@ class Personality:
         """From JSON: an object of traits, an array of five numbers, or a string in any form `parse` reads."""
         value = json.loads(text)
         if not isinstance(value, (str, dict, list)):
-            raise ValueError(f"a personality in JSON is an object, five numbers or a string, not {text!r}")
+            raise DPGError(f"a personality in JSON is an object, five numbers or a string, not {text!r}")
         return cls(value)
 
     @classmethod
@@ -177,7 +178,7 @@ class Personality:
         """
         found = PRESETS.get(name.strip().lower())
         if found is None:
-            raise ValueError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
+            raise DPGError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
         return found
 
     # --- reading ---
@@ -299,7 +300,7 @@ class Personality:
         character = mix_characters(((factor, part._character) for factor, part in parts), count)
         stages = {part._stage for part in taking if part._character is not None} if character is not None else {None}
         if len(stages) > 1:
-            raise ValueError(
+            raise DPGError(
                 f"stages cannot be mixed: {', '.join(sorted(map(str, stages)))}; replace(stage=...) sets one"
             )
         scored = any(part._scored for part in taking)
@@ -343,7 +344,7 @@ class Personality:
         """The point at fraction `t` in [0, 1] of the way from this personality (0) to `other` (1)."""
         fraction = finite_number(t, "t")
         if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"t = {fraction:g} is out of range; a blend takes t in 0..1")
+            raise DPGError(f"t = {fraction:g} is out of range; a blend takes t in 0..1")
         pairs = zip(self._scores, other._scores, strict=True)
         # Rounding may leave the interval between the two ends by one unit in the last place.
         scores = [min(max((1.0 - fraction) * a + fraction * b, min(a, b)), max(a, b)) for a, b in pairs]
@@ -358,7 +359,7 @@ class Personality:
         """
         parts = list(personalities)
         if not parts:
-            raise ValueError("the mean of no personalities is undefined")
+            raise DPGError("the mean of no personalities is undefined")
         scores = [math.fsum(column) / len(parts) for column in zip(*(p._scores for p in parts), strict=True)]
         return cls._computed(scores, [(1.0, part) for part in parts], len(parts))
 
@@ -373,7 +374,7 @@ class Personality:
         try:
             return cls(value)
         except TypeError as error:
-            raise ValueError(str(error)) from error  # pydantic reports ValueError, and lets TypeError through
+            raise DPGError(str(error)) from error  # pydantic reports ValueError, and lets TypeError through
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

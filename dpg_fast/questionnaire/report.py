@@ -33,6 +33,7 @@ from dpg_fast.reporting.page import (
     number,
     write_page,
 )
+from dpg_fast.util.errors import DPGError
 
 ACCEPTABLE = 0.7  # of alpha and retest, the usual yardstick for research
 _QUOTES, _ITEMS = 12, 8
@@ -56,7 +57,7 @@ def write_questionnaire_report(
         ImportError: matplotlib or jinja2 is missing.
     """
     if not results:
-        raise ValueError("a report needs at least one result")
+        raise DPGError("a report needs at least one result")
     named: Results = dict(zip(system_names(results), results, strict=True))
     first = results[0]
     sections: list[Section | None] = [

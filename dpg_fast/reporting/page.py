@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 REPORT, DATA = "report.html", "report.json"
@@ -52,7 +53,7 @@ class Table:
     def __post_init__(self) -> None:
         wrong = next((row for row in self.rows if len(row) != len(self.head)), None)
         if wrong is not None:
-            raise ValueError(f"a row has {len(wrong)} cells under {len(self.head)} headings: {list(wrong)}")
+            raise DPGError(f"a row has {len(wrong)} cells under {len(self.head)} headings: {list(wrong)}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import Interval
 
 Matrix = NDArray[np.float64]
@@ -29,9 +30,9 @@ def matrix_of(values: ArrayLike, *, rows: int = 2, columns: int = 2) -> Matrix:
     """
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] < rows or matrix.shape[1] < columns:
-        raise ValueError(f"needs a matrix of at least {rows} rows and {columns} columns, not {list(matrix.shape)}")
+        raise DPGError(f"needs a matrix of at least {rows} rows and {columns} columns, not {list(matrix.shape)}")
     if not np.isfinite(matrix).all():
-        raise ValueError("the matrix holds values that are not finite; leave incomplete rows out")
+        raise DPGError("the matrix holds values that are not finite; leave incomplete rows out")
     return matrix
 
 
@@ -52,7 +53,7 @@ def bootstrap_rows(
         ValueError: confidence not between 0 and 1, or no resamples.
     """
     if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"confidence lies between 0 and 1 and resamples are positive, not {confidence}, {resamples}")
+        raise DPGError(f"confidence lies between 0 and 1 and resamples are positive, not {confidence}, {resamples}")
     rng = np.random.default_rng(seed)
     size = matrix.shape[0]
     draws = np.array([statistic(matrix[rng.integers(size, size=size)]) for _ in range(resamples)])
@@ -94,7 +95,7 @@ def icc(ratings: ArrayLike, kind: ICC = "2,1") -> float:
         ValueError: an unknown kind, fewer than two targets or raters, or missing values.
     """
     if kind not in ICC_KINDS:
-        raise ValueError(f"unknown kind of ICC {kind!r}; accepted: {', '.join(ICC_KINDS)}")
+        raise DPGError(f"unknown kind of ICC {kind!r}; accepted: {', '.join(ICC_KINDS)}")
     x = matrix_of(ratings)
     n, k = x.shape
     grand = x.mean()
@@ -143,16 +144,16 @@ def weighted_kappa(
         weights: see above.
 
     Raises:
-        ValueError: unequal numbers of ratings, none at all, a rating that is no category, or other weights.
+        ValueError: unequal numbers of ratings, none at all, a rating that is not a category, or other weights.
     """
     if weights not in ("none", "linear", "quadratic"):
-        raise ValueError(f"weights are none, linear or quadratic, not {weights!r}")
+        raise DPGError(f"weights are none, linear or quadratic, not {weights!r}")
     x, y = np.asarray(a).ravel(), np.asarray(b).ravel()
     if x.size != y.size or x.size == 0:
-        raise ValueError(f"both raters rate the same targets, at least one: {x.size} and {y.size} ratings")
+        raise DPGError(f"both raters rate the same targets, at least one: {x.size} and {y.size} ratings")
     known = np.unique(np.concatenate([x, y])) if categories is None else np.asarray(categories)
     if not np.isin(np.concatenate([x, y]), known).all():
-        raise ValueError(f"a rating is none of the categories {known.tolist()}")
+        raise DPGError(f"a rating is none of the categories {known.tolist()}")
     order = np.argsort(known, kind="stable")
     sorted_known = known[order]
     left, right = (order[np.searchsorted(sorted_known, side)] for side in (x, y))
@@ -180,7 +181,7 @@ def kappa_interval(
     """
     matrix = matrix_of(ratings, rows=1)
     if matrix.shape[1] != 2:
-        raise ValueError(f"kappa is of two raters, not {matrix.shape[1]}")
+        raise DPGError(f"kappa is of two raters, not {matrix.shape[1]}")
     known = np.asarray(categories, dtype=np.float64)
     return bootstrap_rows(
         lambda rows: weighted_kappa(rows[:, 0], rows[:, 1], categories=known, weights=weights),
@@ -206,7 +207,7 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     table = matrix_of(counts, rows=1)
     raters = table.sum(axis=1)
     if (table < 0).any() or raters[0] < 2 or not np.allclose(raters, raters[0]):
-        raise ValueError("every target is rated by the same number of raters, two at least")
+        raise DPGError("every target is rated by the same number of raters, at least two")
     n = float(raters[0])
     agreement = ((table**2).sum(axis=1) - n) / (n * (n - 1))
     share = table.sum(axis=0) / table.sum()
@@ -249,7 +250,7 @@ def correlation_interval(
         ValueError: as `pearson`, or another kind.
     """
     if kind not in ("pearson", "spearman"):
-        raise ValueError(f"kind is pearson or spearman, not {kind!r}")
+        raise DPGError(f"kind is pearson or spearman, not {kind!r}")
     chosen = pearson if kind == "pearson" else spearman
     return bootstrap_rows(
         lambda rows: chosen(rows[:, 0], rows[:, 1]),
@@ -286,5 +287,5 @@ def mean_ranks(values: ArrayLike) -> NDArray[np.float64]:
 def _pairs(a: ArrayLike, b: ArrayLike) -> Matrix:
     x, y = np.asarray(a, dtype=np.float64).ravel(), np.asarray(b, dtype=np.float64).ravel()
     if x.size != y.size:
-        raise ValueError(f"correlations need pairs: {x.size} and {y.size} values")
+        raise DPGError(f"correlations need pairs: {x.size} and {y.size} values")
     return np.stack([x, y], axis=1)

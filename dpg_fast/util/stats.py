@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 
 Sample = NDArray[np.float64]
@@ -39,7 +40,7 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> float:
         positive: n values. negative: m values.
 
     Returns:
-        0..1; 0.5 is no separation.
+        0..1; 0.5 means no separation.
 
     Raises:
         ValueError: an empty sample, or a value that is not finite.
@@ -63,10 +64,10 @@ def cohens_d(a: ArrayLike, b: ArrayLike) -> float:
     """
     x, y = _sample(a, "a"), _sample(b, "b")
     if min(x.size, y.size) < 2:
-        raise ValueError("Cohen's d needs at least two values in each sample")
+        raise DPGError("Cohen's d needs at least two values in each sample")
     pooled = ((x.size - 1) * x.var(ddof=1) + (y.size - 1) * y.var(ddof=1)) / (x.size + y.size - 2)
     if pooled <= 0.0:
-        raise ValueError("Cohen's d is undefined: neither sample has any spread")
+        raise DPGError("Cohen's d is undefined: neither sample has any spread")
     return float((x.mean() - y.mean()) / np.sqrt(pooled))
 
 
@@ -92,15 +93,13 @@ def bootstrap_interval(
         ValueError: no or empty samples, unequal sizes when paired, or settings out of range.
     """
     if not samples:
-        raise ValueError("bootstrap_interval needs at least one sample")
+        raise DPGError("bootstrap_interval needs at least one sample")
     if not 0.0 < confidence < 1.0 or resamples < 1:
-        raise ValueError(
-            f"confidence must lie between 0 and 1 and resamples be positive, not {confidence}, {resamples}"
-        )
+        raise DPGError(f"confidence must lie between 0 and 1 and resamples be positive, not {confidence}, {resamples}")
     arrays = [_sample(sample, f"sample {number}") for number, sample in enumerate(samples, 1)]
     sizes = [array.size for array in arrays]
     if paired and len(set(sizes)) != 1:
-        raise ValueError(f"paired samples must have one size, not {sizes}")
+        raise DPGError(f"paired samples must have one size, not {sizes}")
     generator = np.random.default_rng(seed)
     draws = np.empty(resamples)
     for draw in range(resamples):
@@ -115,7 +114,7 @@ def bootstrap_interval(
 def _sample(values: ArrayLike | Sequence[float], name: str) -> Sample:
     array = np.asarray(values, dtype=np.float64).reshape(-1)
     if array.size == 0:
-        raise ValueError(f"{name} is empty")
+        raise DPGError(f"{name} is empty")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite")
+        raise DPGError(f"{name} holds values that are not finite")
     return array

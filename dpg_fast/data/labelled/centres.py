@@ -1,6 +1,6 @@
 """A character's centre, spread and outliers.
 
-DPG draws a centre for each trait of a character; its formula is not public. Here it is the mean of the segments that are no
+DPG draws a centre for each trait of a character; its formula is not public. Here it is the mean of the segments that are not
 outliers. A segment is an outlier if in any trait it lies more than 3.5 robust standard deviations (1.4826 x the median
 absolute deviation, at least half a level) from the median, and the trait was judged in five segments of the character or more.
 
@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dpg_fast.util.errors import DPGError
+
 Scores = tuple[float, float, float, float, float]
 Open = tuple[float | None, float | None, float | None, float | None, float | None]  # None: no evidence
 OUTLIER_LIMIT = 3.5
@@ -27,7 +29,7 @@ class Centre:
     """Where a character lies.
 
     Attributes:
-        mean: of the segments that are no outliers, -5..5, OCEAN order.
+        mean: of the segments that are not outliers, -5..5, OCEAN order.
         spread: standard deviation of each trait over them; 0 with one segment.
         radius: root of the summed variances, at least that of half a level in each trait. With all traits judged, the root mean
             square distance from the mean.
@@ -53,7 +55,7 @@ class Centre:
         """
         columns = [_known(column) for column in zip(*rows, strict=True)]
         if not rows or not all(columns):
-            raise ValueError("the centre of no segments is undefined, and so is that of a trait judged in none")
+            raise DPGError("the centre of no segments is undefined, and so is that of a trait judged in none")
         judged = tuple(len(column) for column in columns)
         median = _five(statistics.median(column) for column in columns)
         spread_of = [statistics.median(abs(x - m) for x in column) for column, m in zip(columns, median, strict=True)]

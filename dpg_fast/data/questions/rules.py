@@ -10,6 +10,7 @@ from functools import cache
 from dpg_fast.data.similarity import words
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.facets import FACETS, TEST_STEMS, TRAIT_STEMS
+from dpg_fast.util.errors import DPGError
 
 _ASKS = re.compile(r"\b(?:describe|tell|explain|share|talk about|walk (?:me|us) through)\b", re.IGNORECASE)
 _YOU = re.compile(r"\b(?:you|your|yours|yourself)\b", re.IGNORECASE)
@@ -33,7 +34,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
-            raise ValueError(f"lengths must satisfy 1 <= shortest <= longest, not {self.shortest}, {self.longest}")
+            raise DPGError(f"lengths must satisfy 1 <= shortest <= longest, not {self.shortest}, {self.longest}")
 
     def check(self, text: str) -> Rejection | None:
         """A rejection if the text is too short or too long."""
@@ -48,7 +49,7 @@ DESCRIPTION_LIMITS = Limits(20, 120)
 
 
 def check_question(text: str, trait: Trait, limits: Limits = QUESTION_LIMITS) -> Rejection | None:
-    """Why ``text`` is no good situational question about ``trait``; None if it is.
+    """Why ``text`` is not a good situational question about ``trait``; None if it is.
 
     Rules: it asks, speaks to "you", puts you into a situation, is of moderate length, and names neither a trait, the idea of
     a personality test, nor a facet of the trait. What counts as a situation is judged by its words, which is crude.
@@ -64,7 +65,7 @@ def check_question(text: str, trait: Trait, limits: Limits = QUESTION_LIMITS) ->
 
 
 def check_description(text: str, limits: Limits = DESCRIPTION_LIMITS) -> Rejection | None:
-    """Why ``text`` is no good second-person description of somebody; None if it is. Facets may be named here."""
+    """Why ``text`` is not a good second-person description of a person; None if it is. Facets may be named here."""
     return _first(
         lambda: None if _YOU.search(text) else Rejection("not second person"),
         lambda: Rejection("a question") if "?" in text else None,

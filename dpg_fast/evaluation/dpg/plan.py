@@ -18,6 +18,7 @@ from dpg_fast.llm import LLMClient, Plan
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.errors import DPGError
 
 QUESTIONS, NEW, SCRIPTED, INTERPOLATION = "questions", "new", "scripted", "interpolation"
 TASKS = (QUESTIONS, NEW, SCRIPTED, INTERPOLATION)
@@ -63,14 +64,14 @@ class DPGPlan:
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
-            raise ValueError(f"unknown tasks {', '.join(unknown)}; accepted: {', '.join(TASKS)}")
+            raise DPGError(f"unknown tasks {', '.join(unknown)}; accepted: {', '.join(TASKS)}")
         if SCRIPTED in self.tasks and self.records is None:
-            raise ValueError("the task scripted needs records of dialogue (--records)")
+            raise DPGError("the task scripted needs records of dialogue (--records)")
         if self.records is not None and SCRIPTED not in self.tasks:
-            raise ValueError("records are for the task scripted, which is not among the tasks")
+            raise DPGError("records are for the task scripted, which is not among the tasks")
 
     def trait_plan(self) -> TraitPlan:
-        """Of the open questions; also where capability is measured."""
+        """Plan of the open questions; also says where capability is measured."""
         return TraitPlan(held_out_questions(self.traits, self.questions), self.levels, self.cross)
 
     def load_trained(self) -> Trained | None:
@@ -78,7 +79,7 @@ class DPGPlan:
         return load_trained(self.trained) if self.trained else None
 
     def cases(self, task: str, trained: Trained | None) -> list[Case]:
-        """Of new personalities or scripted dialogue."""
+        """Cases of new personalities or scripted dialogue."""
         if task == SCRIPTED:
             assert self.records is not None
             return scripted(read_records(self.records, DialogueRecord))
@@ -86,7 +87,7 @@ class DPGPlan:
         return newcomers(self.people, asked, self.seed, trained=trained, new_as=self.new_as)
 
     def line_cases(self) -> list[tuple[Line, list[Case]]]:
-        """Of the interpolation."""
+        """Lines and cases of the interpolation."""
         lines = [parse_line(text, STEPS) for text in self.lines]
         traits = [trait for trait in Trait if any(trait in line.traits for line in lines)]
         asked = held_out_questions(traits, self.line_questions)

@@ -33,6 +33,7 @@ from dpg_fast.llm import Call, LLMClient, Result, Usage
 from dpg_fast.llm.client import in_new_loop
 from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.text.records import read_records
+from dpg_fast.util.errors import DPGError
 
 REPLY_TOKENS = 80  # of thirty words and their frame
 
@@ -184,11 +185,11 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[Item[Ans
     """The items of a JSON Lines file of `AnswersRecord`, one at a time.
 
     Args:
-        same_systems: as rankings need it: every record has answers of the same systems, two at least.
+        same_systems: as rankings need it: every record has answers of the same systems, at least two.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no such record, or not of the same systems; the message names file and line.
+        ValueError: a line is not such a record, or not of the same systems; the message names file and line.
     """
     first: list[str] | None = None
 
@@ -198,8 +199,8 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[Item[Ans
             systems = sorted(record.answers)
             first = first or systems
             if same_systems and (len(systems) < 2 or systems != first):
-                raise ValueError(
-                    f"{path.name}, record {number} has answers of {', '.join(systems)}; a ranking needs two systems at least, "
+                raise DPGError(
+                    f"{path.name}, record {number} has answers of {', '.join(systems)}; a ranking needs at least two systems, "
                     f"the same in every record (the first has {', '.join(first)})"
                 )
             yield record

@@ -12,6 +12,7 @@ from dpg_fast.data.similarity import ngrams
 from dpg_fast.personified.data.prompts import GoldenAnswer, instructions
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import ANALYSIS, RESPONSE, ItemKind, join_reply, split_reply
+from dpg_fast.util.errors import DPGError
 
 QUESTION_LIMITS = Limits(3, 120)
 RESPONSE_LIMITS = Limits(2, 250)
@@ -57,10 +58,10 @@ class Checks:
         self._languages = _identifier()
         if language not in self._languages.labels:
             known = ", ".join(sorted(self._languages.labels))
-            raise ValueError(f"language {language!r} cannot be recognised; known: {known}")
+            raise DPGError(f"language {language!r} cannot be recognised; known: {known}")
 
     def question(self, text: str, source: str = "") -> Rejection | None:
-        """Why ``text``, written from the paragraph ``source``, is no good user turn."""
+        """Why ``text``, written from the paragraph ``source``, cannot be a user turn."""
         if ANALYSIS.lower() in text.lower() or RESPONSE.lower() in text.lower():
             return Rejection("marker in the user turn")
         found = _SOURCE_TALK.search(text) or _LEAKS.search(text)
@@ -71,7 +72,7 @@ class Checks:
     def answer(
         self, answer: GoldenAnswer, kind: ItemKind, own_question: bool = True, materials: Sequence[str] = ()
     ) -> Rejection | None:
-        """Why ``answer`` is no good.
+        """Why ``answer`` is refused.
 
         Args:
             answer: as the model gave it.
@@ -99,11 +100,12 @@ class Checks:
         return None
 
     def fault(self, answer: GoldenAnswer) -> str | None:
-        """What a repair should mend, in words for the model; depends on the answer alone."""
+        """What a repair should change, in words for the model; depends on the answer alone."""
         rejection = self.answer(answer, "general")
         if rejection is None:
             return None
-        return f"That answer cannot be used ({rejection.reason}{': ' + rejection.detail if rejection.detail else ''}). Mend it."
+        detail = f": {rejection.detail}" if rejection.detail else ""
+        return f"That answer cannot be used ({rejection.reason}{detail}). Correct it."
 
     def _leak(self, text: str) -> Rejection | None:
         found = _LEAKS.search(text)
