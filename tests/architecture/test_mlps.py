@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast import HypernetConfig, Personality, PersonalityModel
+from dpg_fast.architecture.finder import MlpFinder, activation_of, is_activation
 from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
-from dpg_fast.architecture.mlps import ACTIVATIONS, MlpFinder, activation_of, is_activation
+from dpg_fast.architecture.mlps import ACTIVATIONS
 from tests.model.test_wrapper import greedy, random_table
 from tests.model.tiny import prompts, tiny_model
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Set
 import torch
 from torch import Tensor, nn
 
+from dpg_fast.architecture.finder import fuses
 from dpg_fast.architecture.layers import SHARED_INPUT, Architecture
-from dpg_fast.architecture.mlps import fuses
 from dpg_fast.compat.torch import Held
 from dpg_fast.model.layers.adapters import (
     ADAPTER,

@@ -23,7 +23,7 @@ from dpg_fast.hypernet import CombinedNetwork, StoredAdapters
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.layers.snapshot import left_behind, snapshot
 from dpg_fast.model.steering import SteeringOptions
-from dpg_fast.model.verification.bare import BareModel, difference, forced_logits, uncached
+from dpg_fast.model.verification.bare import BareLogits, difference, forced_logits, uncached
 from dpg_fast.model.verification.table import Check, Verification
 from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.personality.scores import POLES, Character, Personality
@@ -73,7 +73,7 @@ def verify(
         model.unload()
         try:
             before = snapshot(base)
-            bare = BareModel(base, ids, QUICK_TOKENS if quick else TOKENS, len(people) + 1)
+            bare = BareLogits(base, ids, QUICK_TOKENS if quick else TOKENS, len(people) + 1)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             return Verification(title, (reached, Check("the bare model generates", "", None, None, "failed", message)))
@@ -102,7 +102,7 @@ def _reached(model: PersonalityModel, ids: Tensor, people: dict[str, RowItem]) -
 
 
 class _Checks:
-    def __init__(self, model: PersonalityModel, bare: BareModel, people: dict[str, RowItem], quick: bool) -> None:
+    def __init__(self, model: PersonalityModel, bare: BareLogits, people: dict[str, RowItem], quick: bool) -> None:
         self.model, self.bare, self.people, self.quick = model, bare, people, quick
         self.rows: list[RowItem] = [None, *people.values()]
 
@@ -230,7 +230,7 @@ def _check(name: str, compared: str, measure: Callable[[], tuple[Any, ...]], apa
 
 
 def _unload(
-    model: PersonalityModel, bare: BareModel, served: dict[str, Any], before: dict[str, Any]
+    model: PersonalityModel, bare: BareLogits, served: dict[str, Any], before: dict[str, Any]
 ) -> tuple[float, float, str]:
     """Unload the model that was used, compare it with what it was before (with and without personality), and wrap it again."""
     base = model.unload()
