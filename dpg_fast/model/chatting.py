@@ -18,7 +18,7 @@ from dpg_fast.util.errors import DPGError
 
 __all__ = ["Chatting", "Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
 
-Conversations: TypeAlias = str | Sequence[Message] | Sequence[Sequence[Message]] | Sequence[str]
+ChatInput: TypeAlias = str | Sequence[Message] | Sequence[Sequence[Message]] | Sequence[str]
 
 
 class StageTokenizer:
@@ -78,7 +78,7 @@ class Chatting(Wrapped):
 
     def chat(
         self,
-        conversation: Conversations,
+        conversation: ChatInput,
         *,
         personality: PersonalityLike = None,
         tokenizer: Any = None,
@@ -110,7 +110,7 @@ class Chatting(Wrapped):
 
     def prompts(
         self,
-        conversation: Conversations,
+        conversation: ChatInput,
         *,
         personality: PersonalityLike = None,
         tokenizer: Any = None,

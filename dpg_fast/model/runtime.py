@@ -193,11 +193,6 @@ class Runtime:
         assert self.stages is not None  # or the check above had refused the stage
         self.stages.check_prompt(rows, kwargs.get("input_ids", kwargs.get("inputs")))
 
-    def fill(self, rows: Sequence[Row]) -> SlotValues:
-        """Contents of slots for rows that have none yet: a row that has one was checked when it got it."""
-        self.check(rows)
-        return self.supply.values(rows)
-
     def require_reached(self) -> None:
         """Raises RuntimeError when calls of the base model pass by what was changed, since somebody replaced something."""
         if self.base.__dict__.get("forward") is not self._root.seen:

@@ -53,6 +53,10 @@ class SlotTable:
         capacity: slots at the start. When more distinct personalities are in use at once the buffers double, which moves
             them; captured CUDA graphs then have to be captured again.
         others: devices that hold the same contents, for the layers that run there.
+
+    Attributes:
+        values: the contents.
+        slots: row -> its slot, the least recently used first.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class SlotTable:
                 torch.zeros(capacity, codes, device=device),
                 torch.zeros(capacity, 10, device=device),
             ).mirrored(self._others)
-        self._slot: OrderedDict[Row, int] = OrderedDict()  # the least recently used first
+        self.slots: OrderedDict[Row, int] = OrderedDict()
         self._pins: Counter[int] = Counter()
         self._free = list(range(capacity - 1, -1, -1))
 
@@ -84,12 +88,12 @@ class SlotTable:
         for row in rows:
             if row is None or row in found:
                 continue
-            slot = self._slot.get(row)
+            slot = self.slots.get(row)
             if slot is None:
                 new[row] = None
                 continue
             found[row] = slot
-            self._slot.move_to_end(row)
+            self.slots.move_to_end(row)
             self._pins[slot] += 1  # before any slot is taken: what this call needs is not evicted for its own new rows
         if new:
             try:
@@ -98,7 +102,7 @@ class SlotTable:
                 self.release(found.values())
                 raise
             for row in new:
-                found[row] = self._slot[row] = self._take()
+                found[row] = self.slots[row] = self._take()
                 self._pins[found[row]] += 1
             self._write([found[row] for row in new], values)
         return found
@@ -118,9 +122,9 @@ class SlotTable:
         """
         if self._free:
             return self._free.pop()
-        for row, slot in self._slot.items():
+        for row, slot in self.slots.items():
             if not self._pins[slot]:
-                del self._slot[row]
+                del self.slots[row]
                 return slot
         old = self.capacity
         self._grow()

@@ -93,9 +93,12 @@ class Speaking:
                 self._enter_training()
             elif self.active:
                 with state.lock, torch.inference_mode(False), torch.no_grad():
+                    known = runtime.supply.current
+                    if known is None or not all([row is None or row in known.slots for row in self._rows]):
+                        runtime.check(self._rows)  # a row that has a slot was checked when it got it
                     runtime.require_reached()
                     table = self._table = runtime.supply.table()
-                    self._slots = slots = table.acquire(self._rows, runtime.fill)
+                    self._slots = slots = table.acquire(self._rows, runtime.supply.values)
                     numbers = [-1 if row is None else slots[row] for row in self._rows]
                     self.values = table.values
                     self.row_slots = torch.tensor(numbers, dtype=torch.int32, device=self.values.strengths.device)
@@ -152,7 +155,7 @@ class Speaking:
         with runtime.state.lock, lasting():
             table = runtime.supply.current
             assert table is not None and self._table is not None
-            slots = table.acquire(rows, runtime.fill)
+            slots = table.acquire(rows, runtime.supply.values)
             numbers = [-1 if row is None else slots[row] for row in rows]
             self.row_slots.copy_(torch.tensor(numbers, dtype=torch.int32))
             for (factor, length), repeated in self._repeated.items():

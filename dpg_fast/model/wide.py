@@ -65,12 +65,12 @@ class WideTable(SlotTable):
 
     def refresh(self, fill: Callable[[list[Row]], SlotValues]) -> None:
         """Make the weights of slots in use again; others are forgotten."""
-        for item, slot in list(self._slot.items()):
+        for item, slot in list(self.slots.items()):
             if not self._pins[slot]:
-                del self._slot[item]
+                del self.slots[item]
                 self._free.append(slot)
-        if self._slot:
-            self._write(list(self._slot.values()), fill(list(self._slot)))
+        if self.slots:
+            self._write(list(self.slots.values()), fill(list(self.slots)))
 
     @torch.no_grad()
     def _write(self, slots: list[int], values: SlotValues) -> None:
