@@ -4,6 +4,8 @@ Two kinds: *gated*, ``down(act(gate(x)) * up(x))``, with gate and up as two line
 ``down(act(first(x)))``. Where names do not say which layer has which part, the module is run on three random rows and its
 layers are watched (:mod:`dpg_fast.architecture.finder`). A neuron is column i of the activation's output: what steering
 changes, gated or not.
+
+Why: docs/decisions.md, "Architectures are found by structure and then checked by value".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`Speaking`: the rows of a block of forwards, from the slots that it holds to what each forward's layers are given."""
+"""`Speaking`: the rows of a block of forwards, from the slots that it holds to what each forward's layers are given.
+
+Why: docs/decisions.md, "Which tokens are steered follows from the cache".
+"""
 
 from __future__ import annotations
 
