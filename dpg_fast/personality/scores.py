@@ -128,8 +128,6 @@ class Personality:
         object.__setattr__(self, "_hash", hash(checked if found is None else self._key()))
         return self
 
-    # --- other ways in ---
-
     @classmethod
     def parse(cls, text: str) -> Personality:
         """Read trait terms ("E+4 N-2", "O3C-1E0A5N-5", "extraversion=2.5"), "neutral", or a preset's name; before them, or
@@ -180,8 +178,6 @@ class Personality:
         if found is None:
             raise DPGError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
         return found
-
-    # --- reading ---
 
     @property
     def scores(self) -> tuple[float, float, float, float, float]:
@@ -366,8 +362,6 @@ class Personality:
     def distance(self, other: Personality) -> float:
         """Euclidean distance between the two score vectors, 0 to 10 * sqrt(5); characters do not count."""
         return math.dist(self._scores, other._scores)
-
-    # --- pydantic ---
 
     @classmethod
     def _validate(cls, value: object) -> Personality:
