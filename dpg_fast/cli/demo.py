@@ -17,7 +17,7 @@ from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.model import PersonalityModel, artifact
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.speed import StepTiming, compare_steps, generation, peft_rival, twin
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import MAX_SCORE, Personality, parse_personality
 from dpg_fast.text.answers import NEUTRAL_SYSTEM as SYSTEM
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
@@ -118,7 +118,7 @@ def run_demo(
     base, tokenizer = load_smollm2()
     console.print(f"SmolLM2-135M-Instruct, loaded in {time.perf_counter() - started:.1f} s")
     console.print(f"[bold]{question}[/bold]\n")
-    said: list[tuple[str, str, Row, str]] = []
+    said: list[tuple[str, str, RowItem, str]] = []
     settings = AnswerSettings(SYSTEM, max_new_tokens)
     for number, name in enumerate(ways):
         model = give_personality(base, name)
@@ -212,9 +212,9 @@ def measure(
     return compare_steps(ways, rounds)
 
 
-def _cast(texts: Sequence[str]) -> list[tuple[str, Row]]:
+def _cast(texts: Sequence[str]) -> list[tuple[str, RowItem]]:
     """Labels and personalities, the base model first."""
-    rows: list[tuple[str, Row]] = [("base", None)]
+    rows: list[tuple[str, RowItem]] = [("base", None)]
     for text in texts:
         personality = parse_personality(text)
         if personality is not None:

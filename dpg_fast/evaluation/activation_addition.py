@@ -294,4 +294,5 @@ class _AddingModel:
             return self.base.generate(**options)
 
     def _vectors(self, personality: PersonalityLike, rows: int) -> Tensor:
-        return torch.cat([self.method.vector(person) for person in read_rows(personality, rows)])  # type: ignore[arg-type]
+        people = [None if row is None else row.scores for row in read_rows(personality, rows)]
+        return torch.cat([self.method.vector(person) for person in people])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dpg_fast.compat.accelerate import input_device
 from dpg_fast.compat.transformers import cache_argument, last_logits, output_cache
 from dpg_fast.compat.transformers_models import decoder, finish_logits, output_layer, text_config
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.util.errors import DPGError
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
@@ -62,7 +62,7 @@ def continuation_logp(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     *,
-    personality: Sequence[Row] | None = None,
+    personality: Sequence[RowItem] | None = None,
     steer_prompt: bool = True,
     batch_size: int = 16,
     autocast: torch.dtype | None = None,
@@ -82,9 +82,9 @@ def continuation_logp(
         DPGError: a prompt without tokens.
         ValueError: lists of different lengths.
     """
-    rows: list[Row] = [None] * len(prompts) if personality is None else list(personality)
+    rows: list[RowItem] = [None] * len(prompts) if personality is None else list(personality)
     found = [Continuation(torch.zeros(0, dtype=torch.float64), True)] * len(prompts)
-    groups: dict[tuple[tuple[int, ...], Row], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], RowItem], list[int]] = {}
     for i, (prompt, continuation, row) in enumerate(zip(prompts, continuations, rows, strict=True)):
         if continuation and not prompt:
             raise DPGError("a continuation needs a prompt of at least one token")
@@ -112,10 +112,10 @@ def next_token_logp(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
     return output.logits[:, -1].float().log_softmax(-1), output_cache(output)
 
 
-_Asked = tuple[tuple[int, ...], Row, list[tuple[int, Sequence[int]]]]  # prompt, personality, numbered continuations
+_Asked = tuple[tuple[int, ...], RowItem, list[tuple[int, Sequence[int]]]]  # prompt, personality, numbered continuations
 
 
-def _batches(groups: dict[tuple[tuple[int, ...], Row], list[int]], size: int) -> Iterator[list[Any]]:
+def _batches(groups: dict[tuple[tuple[int, ...], RowItem], list[int]], size: int) -> Iterator[list[Any]]:
     """Prompts of like lengths with ``size`` continuations together, or one prompt with more."""
     batch: list[Any] = []
     count = 0
@@ -181,7 +181,7 @@ class _Reader:
             yield from _collect([i for _, i, _ in rows], logp, best, real)
 
     def _whole(
-        self, rows: Sequence[tuple[tuple[int, ...], Row, int, Sequence[int]]]
+        self, rows: Sequence[tuple[tuple[int, ...], RowItem, int, Sequence[int]]]
     ) -> Iterator[tuple[int, Continuation]]:
         """Whole texts, padded on the right: needs neither a cache nor a mask."""
         device = self.device
@@ -197,7 +197,7 @@ class _Reader:
         self,
         ids: Tensor,
         wanted: Tensor,
-        people: Sequence[Row],
+        people: Sequence[RowItem],
         mask: Tensor | None = None,
         past: int = 0,
         cache: Any = None,

@@ -10,7 +10,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from dpg_fast.compat.transformers_models import longest_text
 from dpg_fast.model.steering import SteerTokens, check_tokens
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.text.answers import write_tokens
 from dpg_fast.text.continuation import continuation_logp
 from dpg_fast.text.prompting import with_system
@@ -37,7 +37,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self,
         model: Any,
         tokenizer: Any,
-        personality: Row,
+        personality: RowItem,
         *,
         steer_tokens: SteerTokens = "all",
         batch_size: int = 16,
