@@ -10,9 +10,20 @@ import numpy as np
 
 from dpg_fast.judges.sections import software
 from dpg_fast.personality.scores import Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.markdown import one_line
-from dpg_fast.reporting.page import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, number, write_page
+from dpg_fast.reporting import (
+    Page,
+    Picture,
+    Quote,
+    Quotes,
+    Section,
+    Settings,
+    Table,
+    Text,
+    charts,
+    number,
+    write_report,
+)
+from dpg_fast.reporting.render import one_line
 from dpg_fast.simulate.conversation import Conversation
 from dpg_fast.simulate.run import Simulation
 from dpg_fast.simulate.scenario import Scenario
@@ -71,7 +82,7 @@ def write_transcripts(
         data={"about": dict(about), "scenarios": [s.model_dump(mode="json") for s in scenarios], "judge": judge}
         | {"readings": _readings(simulation, scenarios)},
     )
-    return write_page(page, directory)
+    return write_report(page, directory)
 
 
 def _readings(simulation: Simulation, scenarios: Sequence[Scenario]) -> dict[str, Any]:
