@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.scores import PRESETS, TRAITS, Character, Personality, Pole, Trait
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.hypernet import HypernetConfig, HyperNetwork, StoredAdapters
@@ -30,6 +31,7 @@ __all__ = [
     "TRAITS",
     "Calibration",
     "Character",
+    "DPGError",
     "Description",
     "HyperNetwork",
     "HypernetConfig",

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dpg_fast.cli.demo import adapter_directory
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.evaluation.harness import OFFLINE, measure_capability
 from dpg_fast.evaluation.harness.report import write_costs
 from dpg_fast.model import PersonalityModel, artifact
@@ -27,7 +27,7 @@ from dpg_fast.util.progress import progress_bars
 
 def main() -> None:
     options = parse()
-    with plain_errors("evaluate_capability.py"):
+    with one_line_errors("evaluate_capability.py"):
         run(options)
 
 

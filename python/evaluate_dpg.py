@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from dpg_fast.cli.demo import adapter_directory, hypernet_directory
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_options import KINDS, LIKELIHOOD, JudgeOptions, fast_dtype
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import CapabilityPlan
@@ -38,13 +38,14 @@ from dpg_fast.llm.display import money, plan_table
 from dpg_fast.model.identity import adapter_identity, base_identity
 from dpg_fast.personality.traits import parse_traits
 from dpg_fast.text.answers import AnswerSettings
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, load_base
 from dpg_fast.util.progress import progress_bars
 
 
 def main() -> None:
     options = parse()
-    with plain_errors("evaluate_dpg.py"):
+    with one_line_errors("evaluate_dpg.py"):
         run(options)
 
 
@@ -159,9 +160,9 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--api-parameters is no JSON: {error}") from None
+        raise DPGError(f"--api-parameters is no JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"--api-parameters is a JSON object, not {text!r}")
+        raise DPGError(f"--api-parameters is a JSON object, not {text!r}")
     return found
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.personified.evaluate.cast import load_cast
 from dpg_fast.personified.evaluate.report import lead, write_report
 from dpg_fast.personified.evaluate.run import EvaluationSettings, evaluate
 from dpg_fast.personified.evaluate.systems import BASELINES, Sampling, make_systems
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, load_base
 from dpg_fast.util.progress import progress_bars
 
@@ -65,23 +66,23 @@ def tuned(texts: list[str]) -> dict[str, list[Path]]:
     for text in texts:
         name, sign, path = text.partition("=")
         if not sign or not name.strip() or not path.strip():
-            raise ValueError(f"--system takes NAME=DIR, not {text!r}")
+            raise DPGError(f"--system takes NAME=DIR, not {text!r}")
         found.setdefault(name.strip(), []).append(Path(path.strip()))
     return found
 
 
 def main() -> None:
     options = parse()
-    with plain_errors("evaluate_personified.py"):
+    with one_line_errors("evaluate_personified.py"):
         run(options)
 
 
 def run(options: argparse.Namespace) -> None:
     console = Console()
     if options.output.exists() and not options.output.is_dir():
-        raise ValueError(f"{options.output} is a file; name a folder")
+        raise DPGError(f"{options.output} is a file; name a folder")
     if options.judge_url and not options.judge_model:
-        raise ValueError("name the judge's model with --judge-model")
+        raise DPGError("name the judge's model with --judge-model")
     directories = tuned(options.system)
     cast = load_cast(options.data, limit=options.limit, seed=options.seed)
     make_systems(

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from dpg_fast.cli.demo import adapter_directory, hypernet_directory
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_options import KINDS, JudgeOptions, fast_dtype
 from dpg_fast.evaluation import TraitPlan, method_figures, run_evaluation
 from dpg_fast.evaluation.build import METHODS, ActivationSettings, build_methods, default_names
@@ -34,13 +34,14 @@ from dpg_fast.model import artifact
 from dpg_fast.model.identity import adapter_identity, base_identity
 from dpg_fast.personality.traits import parse_traits
 from dpg_fast.text.answers import AnswerSettings
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, load_base
 from dpg_fast.util.progress import progress_bars
 
 
 def main() -> None:
     options = parse()
-    with plain_errors("evaluate_traits.py"):
+    with one_line_errors("evaluate_traits.py"):
         run(options)
 
 
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
 def _hypernet(directory: Path, base: Any, allow_mismatch: bool) -> AdapterNetwork:
     found = artifact.load(directory, base, allow_mismatch=allow_mismatch).hypernet
     if found is None:
-        raise ValueError(f"{directory} has no hypernetwork")
+        raise DPGError(f"{directory} has no hypernetwork")
     return found
 
 

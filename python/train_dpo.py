@@ -13,7 +13,7 @@ import argparse
 
 from rich.console import Console
 
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.personified.train import DpoSettings, run_dpo
 from dpg_fast.train import read_settings, settings_arguments
 
@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    with plain_errors("train_dpo.py"):
+    with one_line_errors("train_dpo.py"):
         written = run_dpo(read_settings(DpoSettings, options.config, options.overrides))
     Console().print(f"Written to {written}")
 

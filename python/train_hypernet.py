@@ -13,7 +13,7 @@ import argparse
 
 from rich.console import Console
 
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.train import load_settings, run_training, settings_arguments
 from dpg_fast.util.progress import progress_bars
 
@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     console = Console()
-    with plain_errors("train_hypernet.py"):
+    with one_line_errors("train_hypernet.py"):
         settings = load_settings(options.config, options.overrides)
         with progress_bars(console) as report:
             adapter = run_training(settings, lambda done, total: report("lessons", done, total))

@@ -13,7 +13,7 @@ import argparse
 
 from rich.console import Console
 
-from dpg_fast.cli.errors import plain_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.personified.train import SftSettings, run_sft
 from dpg_fast.train import read_settings, settings_arguments
 
@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    with plain_errors("train_personified.py"):
+    with one_line_errors("train_personified.py"):
         written = run_sft(read_settings(SftSettings, options.config, options.overrides))
     Console().print(f"Written to {written}")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dpg_fast.compat.accelerate import runs_on
 from dpg_fast.compat.transformers_models import conv1d_shape
+from dpg_fast.util.errors import DPGError
 
 ActName = Literal["silu", "gelu_tanh", "gelu"]
 
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[ActName, Callable[[Tensor], Tensor]] = {
 }
 
 
-class UnsupportedArchitectureError(ValueError):
+class UnsupportedArchitectureError(DPGError):
     """The model does not have the structure that personality control needs."""
 
 

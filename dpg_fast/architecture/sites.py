@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from dpg_fast.util.errors import DPGError, WrongTypeError
+
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Linear layers that are given the same input."""
 
@@ -25,7 +27,7 @@ class Site:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[^./]+(\.[^./]+)*", self.name):
-            raise ValueError(f'a site name is a module path like "model.layers.0.mlp.up_proj", not {self.name!r}')
+            raise DPGError(f'a site name is a module path like "model.layers.0.mlp.up_proj", not {self.name!r}')
         for field in ("in_features", "out_features"):
             whole(getattr(self, field), f"{self.name}: {field}", 1, None)
 
@@ -43,6 +45,6 @@ class Site:
 def whole(value: Any, what: str, low: int, high: int | None) -> None:
     accepted = f"a whole number in {low}..{high}" if high is not None else f"a whole number, at least {low}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be {accepted}, not {value!r}")
+        raise WrongTypeError(f"{what} must be {accepted}, not {value!r}")
     if value < low or (high is not None and value > high):
-        raise ValueError(f"{what} must be {accepted}, not {value}")
+        raise DPGError(f"{what} must be {accepted}, not {value}")

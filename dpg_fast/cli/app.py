@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dpg_fast.cli.data import data
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge import judge
 from dpg_fast.cli.neurons.app import neurons
 from dpg_fast.cli.personified import personified
@@ -48,7 +48,7 @@ def demo(
     """Let SmolLM2-135M answer one question as several people in one batch; judge, time and plot the answers."""
     from dpg_fast.cli.demo import run_demo
 
-    with command_errors("demo", TypeError, RuntimeError):
+    with one_line_errors("dpg-fast demo"):
         run_demo(question, personality, max_new_tokens, output, speed, way)
 
 

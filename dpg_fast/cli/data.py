@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.server_options import Concurrency, Prices
+from dpg_fast.util.errors import DPGError
 
 data = typer.Typer(help="Training data.", no_args_is_help=True)
 scripts = typer.Typer(
@@ -36,7 +37,7 @@ def read(
     problems: Annotated[int, typer.Option(min=0, help="Problems shown of each file.")] = 10,
 ) -> None:
     """Read scripts and show scenes, speakers, merged names and problems. Costs nothing; novels need `build`."""
-    with command_errors("data scripts read", TypeError):
+    with one_line_errors("dpg-fast data scripts read"):
         from dpg_fast.cli.scripts_run import show_scripts
         from dpg_fast.data.scripts import find_scripts, load_aliases, read_script
 
@@ -107,14 +108,14 @@ def build(
     ] = False,
 ) -> None:
     """From scripts to a labelled dataset: segments, judge, centres, further dialogue, splits, card. Resumes after a kill."""
-    with command_errors("data scripts build", TypeError):
+    with one_line_errors("dpg-fast data scripts build"):
         from dpg_fast.cli.judge_options import EVIDENCE, LIKELIHOOD, JudgeOptions
         from dpg_fast.cli.scripts_run import Endpoint, RunOptions, Source, run_build
         from dpg_fast.data.labelled import LabelSettings
         from dpg_fast.data.scripts.segments import SegmentSettings
 
         if protocol is not None and judge == LIKELIHOOD:
-            raise ValueError("--protocol goes with --judge openai")
+            raise DPGError("--protocol goes with --judge openai")
         chosen: Any = label
         handled: Literal["drop", "keep"] = outliers  # type: ignore[assignment]
         settings = LabelSettings(

@@ -15,10 +15,12 @@ from dpg_fast.cli.judge_options import fast_dtype
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.model import PersonalityModel, artifact
+from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.speed import StepTiming, compare_steps, generation, peft_rival, twin
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import MAX_SCORE, Personality, parse_personality
 from dpg_fast.text.answers import NEUTRAL_SYSTEM as SYSTEM
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.smollm2 import find_gguf, load_smollm2
 
 QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
@@ -74,7 +76,7 @@ def give_personality(base: Any, way: str) -> PersonalityModel:
 
 def _check_way(way: str, accepted: Sequence[str]) -> None:
     if way not in accepted:
-        raise ValueError(f"unknown way {way!r}; accepted: {', '.join(accepted)}")
+        raise DPGError(f"unknown way {way!r}; accepted: {', '.join(accepted)}")
 
 
 def run_demo(
@@ -104,9 +106,9 @@ def run_demo(
     """
     question = QUESTION if question is None else question.strip()
     if not question:
-        raise ValueError("the question is empty")
+        raise DPGError("the question is empty")
     if output.suffix.lower() != ".png":
-        raise ValueError(f"the picture is written as PNG; {output} does not end in .png")
+        raise DPGError(f"the picture is written as PNG; {output} does not end in .png")
     _check_way(way, (*WAYS, ALL))
     rows = _cast(personalities or PEOPLE)
     ways = WAYS if way == ALL else (way,)
@@ -154,7 +156,7 @@ def check(model: PersonalityModel, tokenizer: Any) -> str:
 
 
 def require_effect(people: Sequence[Person]) -> None:
-    """Raises RuntimeError when somebody who was asked for an end of a trait (5 or -5) says what the base model says."""
+    """Raises NoEffectError when somebody who was asked for an end of a trait (5 or -5) says what the base model says."""
     base = next(person.answer for person in people if person.personality is None)
     same = [
         f"{person.label} ({person.way})"
@@ -164,7 +166,7 @@ def require_effect(people: Sequence[Person]) -> None:
         and person.answer == base
     ]
     if same:
-        raise RuntimeError(
+        raise NoEffectError(
             f"no effect: {', '.join(same)} said the same as the base model; `dpg-fast verify` tells what does not act"
         )
 

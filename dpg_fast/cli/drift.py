@@ -17,6 +17,7 @@ from dpg_fast.evaluation.drift import USER_TURNS, Drift, measure_drift
 from dpg_fast.judges.results import RESULTS, save_scores
 from dpg_fast.personality.traits import parse_traits
 from dpg_fast.questionnaire.session import Respondent
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import progress_bars
 from dpg_fast.util.results import write_results
 
@@ -56,7 +57,7 @@ def read_turns(path: Path | None, limit: int | None = None) -> tuple[str, ...]:
     lines = USER_TURNS if path is None else tuple(path.read_text(encoding="utf-8").splitlines())
     turns = tuple(line.strip() for line in lines if line.strip())[:limit]
     if len(turns) < 2:
-        raise ValueError(f"a chat has two turns at least, one a line; {path or 'the limit'} leaves {len(turns)}")
+        raise DPGError(f"a chat has two turns at least, one a line; {path or 'the limit'} leaves {len(turns)}")
     return turns
 
 
@@ -71,9 +72,9 @@ def read_drift(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
     if not isinstance(content, dict) or not {"turns", "scores", "slopes", "distances", "targets"} <= content.keys():
-        raise ValueError(f"{path} is no {DRIFT} of this command")
+        raise DPGError(f"{path} is no {DRIFT} of this command")
     return content
 
 

@@ -1,37 +1,60 @@
-"""What a user can put right ends a program with one line instead of a traceback. Imports nothing heavy."""
+"""A deliberate refusal ends a program with one line and status 2; every other error is a fault and keeps its traceback."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dpg_fast.util.errors import DPGError
+
+STATUS = 2
+EXTRAS = {
+    "accelerate": "train",
+    "datasets": "train",
+    "gguf": "demo",
+    "jinja2": "assess",
+    "lm_eval": "eval",
+    "matplotlib": "plots",
+    "openai": "llm",
+    "peft": "peft",
+    "rank_bm25": "data",
+    "scipy": "eval",
+    "sklearn": "data",
+    "trl": "train",
+    "yaml": "train",
+}  # module: the extra of this package that brings it
+
 
 @contextmanager
-def plain_errors(script: str) -> Iterator[None]:
-    """For scripts: the line is the message of `SystemExit`."""
+def one_line_errors(program: str) -> Iterator[None]:
+    """For commands and scripts alike: print a refusal as ``PROGRAM: MESSAGE`` and end with `STATUS`."""
     try:
         yield
     except Exception as error:
-        if not _can_be_put_right(error):
-            raise
-        raise SystemExit(f"{script}: {error}") from None
-
-
-@contextmanager
-def command_errors(command: str, *more: type[Exception]) -> Iterator[None]:
-    """For commands of ``dpg-fast``: the line in red, and exit status 2. ``more`` are further errors that end so."""
-    try:
-        yield
-    except Exception as error:
-        if not _can_be_put_right(error, *more):
+        message = refusal(error)
+        if message is None:
             raise
         import typer
 
-        typer.secho(f"dpg-fast {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
+        typer.secho(f"{program}: {message}", fg="red", err=True)
+        sys.exit(STATUS)
 
 
-def _can_be_put_right(error: Exception, *more: type[Exception]) -> bool:
+def refusal(error: Exception) -> str | None:
+    """What to tell the user, or None when the error is a fault of this package or of a library.
+
+    Refusals are what the package refuses itself, what files, the network and servers refuse, and a package that is not
+    installed. `ImportError` counts where this package raised it (it then names no module) and for modules of an extra.
+    """
     from dpg_fast.llm import LLMError
 
-    return isinstance(error, (ValueError, ImportError, OSError, LLMError, *more))
+    if isinstance(error, (DPGError, LLMError, OSError)):
+        return str(error)
+    if isinstance(error, ImportError):
+        module = (error.name or "").partition(".")[0]
+        if not module:
+            return str(error)
+        if isinstance(error, ModuleNotFoundError) and module in EXTRAS:
+            return f"this needs the package {module}: pip install 'dpg-fast[{EXTRAS[module]}]'"
+    return None

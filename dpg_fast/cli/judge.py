@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_ways import Way, make_protocol, make_reader
 from dpg_fast.cli.server_options import (
     BaseUrl,
@@ -27,6 +27,7 @@ from dpg_fast.cli.server_options import (
     Prices,
     RetryFailed,
 )
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +115,7 @@ def judge(
 
     Every dialogue or item gets one line of the output. What failed is listed beside it and tried again by the next run.
     """
-    with command_errors("assess judge"):
+    with one_line_errors("dpg-fast assess judge"):
         from rich.console import Console
 
         from dpg_fast.personality.scores import Trait
@@ -123,7 +124,7 @@ def judge(
         _check(files, judge, model, base_url, protocol, report)
         wanted = [trait for trait in Trait if trait in {Trait.parse(letter) for letter in traits}]
         if not wanted:
-            raise ValueError("name some of the traits O, C, E, A, N")
+            raise DPGError("name some of the traits O, C, E, A, N")
         read = make_reader(files.dialogues, files.target, protocol)
         total = sum(1 for _ in read())
         console = Console()
@@ -166,32 +167,32 @@ def _check(
     files: Files, judge: Kind, model: str | None, base_url: str | None, protocol: Way, report: Path | None
 ) -> None:
     if files.out.is_dir():
-        raise ValueError(f"{files.out} is a folder; name a file")
+        raise DPGError(f"{files.out} is a folder; name a file")
     if files.out.resolve() == files.dialogues.resolve():
-        raise ValueError("the output would overwrite the dialogues; name another file with --out")
+        raise DPGError("the output would overwrite the dialogues; name another file with --out")
     if judge is Kind.OPENAI and not model:
-        raise ValueError("name the judge's model with --model")
+        raise DPGError("name the judge's model with --model")
     if protocol in (Way.ACCURACY, Way.RANKING):
         if judge is Kind.LIKELIHOOD:
-            raise ValueError(f"--protocol {protocol} goes with --judge openai")
+            raise DPGError(f"--protocol {protocol} goes with --judge openai")
         if files.target is not None or report is not None:
-            raise ValueError("--target and --report go with dialogues")
+            raise DPGError("--target and --report go with dialogues")
     if judge is Kind.LIKELIHOOD:
         if model or base_url:
-            raise ValueError("--model and --base-url go with --judge openai")
+            raise DPGError("--model and --base-url go with --judge openai")
         if files.batch_export or files.batch_import:
-            raise ValueError("--batch-export and --batch-import go with --judge openai")
+            raise DPGError("--batch-export and --batch-import go with --judge openai")
     if files.batch_export and files.batch_import:
-        raise ValueError("import first, then export what is still open")
+        raise DPGError("import first, then export what is still open")
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--parameters is no JSON: {error}") from None
+        raise DPGError(f"--parameters is no JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError("--parameters is a JSON object")
+        raise DPGError("--parameters is a JSON object")
     return found
 
 

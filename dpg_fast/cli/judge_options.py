@@ -10,6 +10,7 @@ import torch
 
 from dpg_fast.judges.base import Judge
 from dpg_fast.kernels import isas
+from dpg_fast.util.errors import DPGError
 
 LIKELIHOOD, OPENAI = "likelihood", "openai"
 KINDS = (LIKELIHOOD, OPENAI)
@@ -41,13 +42,13 @@ class JudgeOptions:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"unknown judge {self.kind!r}; accepted: {', '.join(KINDS)}")
+            raise DPGError(f"unknown judge {self.kind!r}; accepted: {', '.join(KINDS)}")
         if self.protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
+            raise DPGError(f"unknown protocol {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
         if self.kind == OPENAI and not self.model:
-            raise ValueError("name the judge's model with --judge-model")
+            raise DPGError("name the judge's model with --judge-model")
         if self.kind == LIKELIHOOD and (self.model or self.base_url):
-            raise ValueError("--judge-model and --judge-url go with --judge openai")
+            raise DPGError("--judge-model and --judge-url go with --judge openai")
 
     def make(self, base: Any, tokenizer: Any, replies: Path) -> Judge:
         """The judge.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.server_options import BaseUrl, KeyVariable, ServerOptions, asks_a_server
 
 personified = typer.Typer(
@@ -61,7 +61,7 @@ def build(
     server: ServerOptions,
 ) -> None:
     """Write a character's conversations with a language model. A killed run continues without paying twice."""
-    with command_errors("data personified build"):
+    with one_line_errors("dpg-fast data personified build"):
         from dpg_fast.cli.personified_run import run_build
         from dpg_fast.personified.data.retrieval import Budget
         from dpg_fast.personified.data.slots import PersonifySettings
@@ -112,7 +112,7 @@ def material(
     server: ServerOptions,
 ) -> None:
     """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
-    with command_errors("data personified material"):
+    with one_line_errors("dpg-fast data personified material"):
         from dpg_fast.cli.personified_run import run_material
         from dpg_fast.personified.data.novel import Wanted, load_stages
 
@@ -135,7 +135,7 @@ def check(
     encoding: _Encoding = None,
 ) -> None:
     """Read a character's folder and show its stages, paragraphs, words and what was mended. Costs nothing."""
-    with command_errors("data personified check"):
+    with one_line_errors("dpg-fast data personified check"):
         from dpg_fast.cli.personified_run import show_character
 
         show_character(character, encoding)
@@ -156,7 +156,7 @@ def lessons(
     seed: Annotated[int, typer.Option(help="As `build` will be called.")] = 0,
 ) -> None:
     """The prompts of `build` with the replies written by hand, to fine-tune a small model as a writer. Costs nothing."""
-    with command_errors("data personified lessons"):
+    with one_line_errors("dpg-fast data personified lessons"):
         from dpg_fast.cli.personified_run import run_lessons
         from dpg_fast.personified.data.retrieval import Budget
         from dpg_fast.personified.data.slots import PersonifySettings
@@ -182,7 +182,7 @@ def pairs(
     api_key_variable: KeyVariable = "OPENAI_API_KEY",
 ) -> None:
     """Preference pairs for automatic DPO: other personalities' and other stages' answers are rejected. No human labels."""
-    with command_errors("data personified pairs"):
+    with one_line_errors("dpg-fast data personified pairs"):
         from dpg_fast.cli.personified_run import run_pairs
         from dpg_fast.personified.data.pairs import PairSettings
 

@@ -29,6 +29,7 @@ from dpg_fast.personified.data.slots import PersonifySettings
 from dpg_fast.personified.data.writing import LOST, read_personified, write_pairs, write_personified
 from dpg_fast.personified.data.written import load_examples
 from dpg_fast.text.records import write_records
+from dpg_fast.util.errors import DPGError
 
 _SHOWN_NOTES = 10
 _SHOWN_TEXT = 160  # characters of an example
@@ -55,14 +56,14 @@ def run_build(
     _check_folder(out)
     character = load_character(folder, encoding)
     if not character.reviewed and not unreviewed:
-        raise ValueError(
+        raise DPGError(
             f"{folder} was made by a language model and nobody has looked through it: correct it and set reviewed to true in "
             "its stages.yaml, or give --unreviewed"
         )
     instructions: Sequence[str] = ()
     if settings.general:
         if general_file is None and character.language != "en":
-            raise ValueError(
+            raise DPGError(
                 f"the package's general instructions are English, {character.name} speaks {character.language!r}: "
                 "give --general-file, or --general 0"
             )
@@ -186,7 +187,7 @@ def run_pairs(
     for folder in folders:
         own, cross = read_personified(folder)
         if {r.character for r in own} & {r.character for r in records}:
-            raise ValueError(f"{folder} holds a character that another folder holds too")
+            raise DPGError(f"{folder} holds a character that another folder holds too")
         records += own
         crossed += cross
     found.append(stage_pairs(records, crossed, settings))
@@ -197,7 +198,7 @@ def run_pairs(
         console.print("One character: no pairs between personalities; give another character's folder too.")
     pairs = [pair for part in found for pair in part.pairs]
     if not pairs:
-        raise ValueError("no pairs: build with --cross above 0 and several stages, or give several characters")
+        raise DPGError("no pairs: build with --cross above 0 and several stages, or give several characters")
     statistics = pair_statistics(found)
     write_pairs(out, pairs, statistics, settings)
     table = Table(title=f"{len(pairs):,} pairs")
@@ -240,7 +241,7 @@ def run_lessons(
     for folder in folders:
         character = load_character(folder, encoding)
         if character.name in names:
-            raise ValueError(f"{folder} holds {character.name}, whom another folder holds too")
+            raise DPGError(f"{folder} holds {character.name}, whom another folder holds too")
         names.add(character.name)
         asker = Asker(ServerOptions("nobody", dry_run=True).client(out.parent))  # prompts alone, nothing is asked
         examples = training_examples(load_examples(folder, character), settings)
@@ -253,7 +254,7 @@ def run_lessons(
 
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder to write to")
+        raise DPGError(f"{out} is a file; name a folder to write to")
 
 
 def _print_character(character: Character, console: Console) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
+from dpg_fast.util.errors import DPGError
 
 assess = typer.Typer(help="Measure personalities: questionnaires, reliability, comparisons.", no_args_is_help=True)
 
@@ -108,7 +109,7 @@ def questionnaire(
     seed: int = 0,
 ) -> None:
     """Give an inventory to one or many personalities at once; score it, with reliability and signs of careless answers."""
-    with command_errors("assess questionnaire", TypeError):
+    with one_line_errors("dpg-fast assess questionnaire"):
         import torch
         from rich.console import Console
 
@@ -121,12 +122,12 @@ def questionnaire(
         from dpg_fast.util.results import write_results
 
         if sex not in ("M", "F", "N"):
-            raise ValueError(f"sex is M, F or N, not {sex!r}")
+            raise DPGError(f"sex is M, F or N, not {sex!r}")
         respondents = _respondents(personality) + (people_of(population, seed=seed) if population else [])
         if through is not Through.ADAPTER:
             respondents = _told(respondents, through, adapter)
         if adapter is None and any(r.personality is not None for r in respondents):
-            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+            raise DPGError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
         found = find_inventory(inventory, items)
         settings = AdministrationSettings(
             method="generate" if method is Method.FREE else method.value,  # type: ignore[arg-type]
@@ -170,7 +171,7 @@ def compare(
     seed: int = 0,
 ) -> None:
     """Compare methods on the people they share: convergent and discriminant correlations, and who they disagree on."""
-    with command_errors("assess compare", TypeError):
+    with one_line_errors("dpg-fast assess compare"):
         from rich.console import Console
         from rich.table import Table
 
@@ -179,7 +180,7 @@ def compare(
         from dpg_fast.util.results import write_results
 
         if len(results) < 2:
-            raise ValueError("name two results at least")
+            raise DPGError("name two results at least")
         _check_folder(report)
         loaded = [load_scores(path) for path in results]
         labels, scores = common_people(loaded)
@@ -246,7 +247,7 @@ def drift(
     seed: int = 0,
 ) -> None:
     """Chat for many turns as one or many personalities, judge every answer, and say whether the personality holds."""
-    with command_errors("assess drift", TypeError):
+    with one_line_errors("dpg-fast assess drift"):
         import torch
 
         from dpg_fast.cli.drift import DriftOptions, run_drift
@@ -258,7 +259,7 @@ def drift(
         if through is not Through.ADAPTER:
             people = _told(people, through, adapter)
         if adapter is None and any(r.personality is not None for r in people):
-            raise ValueError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
+            raise DPGError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
         options = DriftOptions(
             turns, limit, traits, max_new_tokens, system, JudgeOptions(judge, judge_model, judge_url), beside or ()
         )
@@ -281,7 +282,7 @@ def agreement(
     seed: int = 0,
 ) -> None:
     """How far judges agree on the same texts: weighted kappa, ICC, correlations, and the largest disagreements."""
-    with command_errors("assess agreement", TypeError):
+    with one_line_errors("dpg-fast assess agreement"):
         from rich.console import Console
 
         from dpg_fast.judges.agreement import judge_agreement, read_ratings
@@ -305,7 +306,7 @@ def agreement(
 
 def _check_folder(path: Path | None) -> None:
     if path is not None and path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; name a folder")
+        raise DPGError(f"{path} is a file; name a folder")
 
 
 def _respondents(texts: list[str] | None) -> list[Any]:
@@ -327,7 +328,7 @@ def _told(respondents: list[Any], through: Through, adapter: str | None) -> list
     from dpg_fast.questionnaire.session import by_prompt
 
     if adapter is not None:
-        raise ValueError(f"--through {through.value} is about the bare model: leave --adapter out")
+        raise DPGError(f"--through {through.value} is about the bare model: leave --adapter out")
     kind = SimplePrompt if through is Through.ADJECTIVES else DescriptionPrompt
     return by_prompt(respondents, kind.words)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.server_options import (
     BaseUrl,
     Cache,
@@ -22,6 +22,7 @@ from dpg_fast.cli.server_options import (
     ServerOptions,
     Temperature,
 )
+from dpg_fast.util.errors import DPGError
 
 questions = typer.Typer(
     help="Situational questions and persona descriptions: make, fetch, check.", no_args_is_help=True
@@ -70,14 +71,14 @@ def build(
 
     The prompts, topics and rules are this project's own: what they make is not PersonalityBench, only of its form.
     """
-    with command_errors("questions build"):
+    with one_line_errors("dpg-fast questions build"):
         from dpg_fast.data.questions.builder import BuildSettings
         from dpg_fast.personality.scores import Trait
         from dpg_fast.text.facets import TOPICS
         from dpg_fast.text.records import QuestionRecord, read_records
 
         if output.exists() and not output.is_dir():
-            raise ValueError(f"{output} is a file; name a folder")
+            raise DPGError(f"{output} is a file; name a folder")
         settings = BuildSettings(
             traits=tuple(dict.fromkeys(Trait.parse(letter) for letter in traits)),
             questions=count,
@@ -117,12 +118,12 @@ def fetch(
     part: Annotated[str, typer.Option(help='"test" (459 questions) or "search" (36,000 for each trait).')] = "test",
 ) -> None:
     """Download PersonalityBench from its public repository at a pinned commit, and check it. It states no licence."""
-    with command_errors("questions fetch"):
+    with one_line_errors("dpg-fast questions fetch"):
         from dpg_fast.data.questions.published import fetch_personalitybench
 
         wanted: Literal["test", "search"] = "search" if part == "search" else "test"
         if part != wanted:
-            raise ValueError(f'part is "test" or "search", not {part!r}')
+            raise DPGError(f'part is "test" or "search", not {part!r}')
         found = fetch_personalitybench(folder, part=wanted)
         _print_counts(found)
 
@@ -130,7 +131,7 @@ def fetch(
 @questions.command("check")
 def check(folder: Annotated[Path, typer.Argument(help="Folder with {Trait}.jsonl and descriptions.jsonl.")]) -> None:
     """Check files of PersonalityBench's form, and say what the builder's rules make of their questions."""
-    with command_errors("questions check"):
+    with one_line_errors("dpg-fast questions check"):
         _print_counts(folder)
 
 

@@ -29,6 +29,7 @@ from dpg_fast.judges.evidence import EvidenceJudge
 from dpg_fast.judges.llm import LLMJudge
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table, print_run, run_with_progress
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.progress import progress_bars
 
@@ -52,11 +53,11 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if self.kind not in (LOCAL, OPENAI):
-            raise ValueError(f"unknown generator {self.kind!r}; accepted: {LOCAL}, {OPENAI}")
+            raise DPGError(f"unknown generator {self.kind!r}; accepted: {LOCAL}, {OPENAI}")
         if self.kind == OPENAI and not self.model:
-            raise ValueError("name the generator's model with --generator-model")
+            raise DPGError("name the generator's model with --generator-model")
         if self.kind == LOCAL and (self.model or self.base_url):
-            raise ValueError("--generator-model and --generator-url go with --generator openai")
+            raise DPGError("--generator-model and --generator-url go with --generator openai")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def run_build(
     """
     console = console or Console()
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder to write to")
+        raise DPGError(f"{out} is a file; name a folder to write to")
     if options.plots and not options.dry_run:
         _require_matplotlib()
     prices = PriceTable() if options.prices is None else PriceTable.load(options.prices)
@@ -167,7 +168,7 @@ class _Tools:
     def _client(self) -> LLMClient:
         endpoint = self.options.generator
         if endpoint.model is None:
-            raise ValueError("novels need a language model that names the speakers: --generator openai")
+            raise DPGError("novels need a language model that names the speakers: --generator openai")
         server = LLMSettings(
             endpoint.model,
             endpoint.base_url,
@@ -222,7 +223,7 @@ def _read(source: Source, tools: _Tools, console: Console) -> list[Script] | Non
     files = find_scripts(source.path)
     repeated = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
     if repeated:
-        raise ValueError(f"scripts need names of their own; there are several called {', '.join(sorted(repeated))}")
+        raise DPGError(f"scripts need names of their own; there are several called {', '.join(sorted(repeated))}")
     if source.format != "novel":
         return [read_script(f, format=source.format, encoding=source.encoding, aliases=names) for f in files]
     novels = [prepare_novel(read_lines(file, source.encoding)[0], file.stem) for file in files]

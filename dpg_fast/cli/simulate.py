@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
+from dpg_fast.util.errors import DPGError
 
 simulate = typer.Typer(help="Conversations between simulated people.", no_args_is_help=True)
 
@@ -48,7 +49,7 @@ def run(
     check: Annotated[bool, typer.Option("--check", help="Read the scenarios, say who speaks, and stop.")] = False,
 ) -> None:
     """Let people talk: local rows and endpoints, many conversations in one batch, read by a judge as they go."""
-    with command_errors("simulate run", TypeError):
+    with one_line_errors("dpg-fast simulate run"):
         from dpg_fast.cli.judge_options import JudgeOptions
         from dpg_fast.cli.simulate_run import RunOptions, run_simulation
 
@@ -91,12 +92,12 @@ def compare(
     seed: int = 0,
 ) -> None:
     """Compare systems' conversations: range of the domain's terms, agreement, lengths, repetition."""
-    with command_errors("simulate compare", TypeError):
+    with one_line_errors("dpg-fast simulate compare"):
         from dpg_fast.cli.simulate_run import CompareOptions, run_comparison
 
         files = [_named(text) for text in dialogues]
         if len(files) < 2:
-            raise ValueError("name two files of dialogues at least")
+            raise DPGError("name two files of dialogues at least")
         options = CompareOptions(
             terms=terms,
             scenarios=tuple(scenario or ()),
@@ -125,8 +126,8 @@ def _pairs(texts: list[str], option: str) -> dict[str, Path]:
     for text in texts:
         name, sign, path = text.partition("=")
         if not sign or not name.strip() or not path.strip():
-            raise ValueError(f"{option} takes NAME=DIRECTORY, not {text!r}")
+            raise DPGError(f"{option} takes NAME=DIRECTORY, not {text!r}")
         if name.strip() in found:
-            raise ValueError(f"{option} names {name.strip()} twice")
+            raise DPGError(f"{option} names {name.strip()} twice")
         found[name.strip()] = Path(path.strip())
     return found

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.simulate.scenario import Scenario, load_scenarios
+from dpg_fast.util.errors import DPGError
 
 REPLIES = "replies.sqlite"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -63,13 +64,13 @@ def run_simulation(
     """
     console = console or Console()
     if options.dtype not in DTYPES:
-        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {options.dtype!r}")
+        raise DPGError(f"dtype is one of {', '.join(DTYPES)}, not {options.dtype!r}")
     scenarios = read_scenarios(files, options)
     console.print(_cast_table(scenarios))
     if check:
         return None
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder")
+        raise DPGError(f"{out} is a file; name a folder")
     from dpg_fast.llm import LLMClient, LLMSettings
     from dpg_fast.personality.traits import parse_traits
     from dpg_fast.simulate.order import LikelyName
@@ -146,15 +147,15 @@ def read_scenarios(files: Sequence[Path], options: RunOptions) -> list[Scenario]
             if speaker.character is not None:
                 wanted.setdefault(speaker.character, who)
             if speaker.personality is not None and options.adapter is None:
-                raise ValueError(
+                raise DPGError(
                     f"{who} has a personality, which needs an adapter: --adapter DIR, or --adapter smollm2-hypernet"
                 )
     missing = [f"{name} ({who})" for name, who in wanted.items() if name not in options.characters]
     if missing:
-        raise ValueError(f"name the directory of {', '.join(missing)}: --character NAME=DIRECTORY")
+        raise DPGError(f"name the directory of {', '.join(missing)}: --character NAME=DIRECTORY")
     unused = [name for name in options.characters if name not in wanted]
     if unused:
-        raise ValueError(
+        raise DPGError(
             f"no scenario has the character {', '.join(unused)}; characters there: {', '.join(wanted) or 'none'}"
         )
     for name, path in options.characters.items():
@@ -261,11 +262,11 @@ def run_comparison(
     console = console or Console()
     names = [name for name, _ in files]
     if len(set(names)) < len(names):
-        raise ValueError(f"two systems have the same name ({', '.join(names)}); write NAME=FILE")
+        raise DPGError(f"two systems have the same name ({', '.join(names)}); write NAME=FILE")
     if options.judge_url and not options.judge_model:
-        raise ValueError("name the judge's model with --judge-model")
+        raise DPGError("name the judge's model with --judge-model")
     if report is not None and report.exists() and not report.is_dir():
-        raise ValueError(f"{report} is a file; name a folder")
+        raise DPGError(f"{report} is a file; name a folder")
     terms, origin = find_terms(options)
     systems = read_systems(dict(files))
     client = None
@@ -300,14 +301,14 @@ def find_terms(options: CompareOptions) -> tuple[tuple[str, ...], str]:
 
     given = [name for name in ("terms", "scenarios", "material") if getattr(options, name)]
     if len(given) > 1:
-        raise ValueError("terms come from --terms, --scenario or --material: name one of them")
+        raise DPGError("terms come from --terms, --scenario or --material: name one of them")
     if options.terms is not None:
         return read_terms(options.terms), f"the file {options.terms.name}"
     if options.scenarios:
         scenarios = load_scenarios(list(options.scenarios))
         found = tuple(dict.fromkeys(term for scenario in scenarios for term in scenario.terms))
         if not found:
-            raise ValueError("the scenarios name no terms")
+            raise DPGError("the scenarios name no terms")
         return found, f"the scenarios {', '.join(s.name for s in scenarios)}"
     if options.material:
         from dpg_fast.personality.scores import POLES

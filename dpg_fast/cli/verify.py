@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 
 
@@ -32,7 +33,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts, tokens and rows.")] = False,
 ) -> None:
     """Check an adapter on a model: it acts, rows do not mix, and nothing else changes. Exit status 1 when a check fails."""
-    with command_errors("verify", TypeError):
+    with one_line_errors("dpg-fast verify"):
         good = run_verify(base_model, adapter, _named(character or []), prompt, dtype, quick)
     if not good:
         raise typer.Exit(1)
@@ -59,9 +60,9 @@ def run_verify(
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
-        raise ValueError(f"unknown dtype {dtype!r}; accepted: {', '.join(dtypes)}")
+        raise DPGError(f"unknown dtype {dtype!r}; accepted: {', '.join(dtypes)}")
     if adapters is None and not characters and base_model != BUNDLED:
-        raise ValueError(f"give an --adapter (or a --character) for {base_model}; only {BUNDLED} comes with some")
+        raise DPGError(f"give an --adapter (or a --character) for {base_model}; only {BUNDLED} comes with some")
     wanted: list[str | None] = [*(adapters or [])]
     if not wanted:
         wanted = [BUNDLED, BUNDLED_HYPERNET, BOTH] if base_model == BUNDLED else [None]
@@ -101,6 +102,6 @@ def _named(texts: list[str]) -> dict[str, Path]:
     for text in texts:
         name, equals, directory = text.partition("=")
         if not (name and equals and directory):
-            raise ValueError(f"a character is given as NAME=DIRECTORY, got {text!r}")
+            raise DPGError(f"a character is given as NAME=DIRECTORY, got {text!r}")
         found[name] = Path(directory)
     return found

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dpg_fast.util.errors import DPGError
+
 Vectors = Any  # np.ndarray or a SciPy sparse matrix, [N, D]
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
@@ -49,7 +51,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.5, n: int = 3,
         ValueError: the threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold must lie above 0 and not above 1, not {threshold}")
+        raise DPGError(f"the threshold must lie above 0 and not above 1, not {threshold}")
     sets = [ngrams(text, n) for text in texts]
     frequency = Counter(gram for grams in sets for gram in grams)
     index: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -95,7 +97,7 @@ def near_vectors(vectors: Vectors, *, threshold: float, keep: int = 0) -> list[D
         keep: the first ones, kept whatever they resemble.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold must lie above 0 and not above 1, not {threshold}")
+        raise DPGError(f"the threshold must lie above 0 and not above 1, not {threshold}")
     rows = vectors.shape[0]
     kept = np.zeros(rows, dtype=bool)
     found = []

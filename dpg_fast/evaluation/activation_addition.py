@@ -22,6 +22,7 @@ from dpg_fast.personality.scores import POLES, Personality, Pole, Trait
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions, load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 
 Fit = Callable[["ActivationAddition"], Calibration]
 
@@ -62,9 +63,9 @@ class ActivationAddition:
         self._layers = base.get_decoder().layers
         self.layer = len(self._layers) // 2 if layer is None else layer
         if not 0 <= self.layer < len(self._layers):
-            raise ValueError(f"the model has layers 0 to {len(self._layers) - 1}, not {layer}")
+            raise DPGError(f"the model has layers 0 to {len(self._layers) - 1}, not {layer}")
         if prompts < 1:
-            raise ValueError(f"directions need at least one prompt of each pole, got {prompts}")
+            raise DPGError(f"directions need at least one prompt of each pole, got {prompts}")
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
         self.prompts, self.traits = prompts, tuple(traits)
         self.calibration = Calibration()

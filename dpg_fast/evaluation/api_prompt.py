@@ -13,6 +13,7 @@ from dpg_fast.llm import Call, LLMClient, LLMError, Usage
 from dpg_fast.personality.scores import Personality
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.text.personas import score_text
+from dpg_fast.util.errors import DPGError
 
 PROMPT_VERSION = "play-a-personality-1"
 _ROOM = (
@@ -112,7 +113,7 @@ class APIPrompt:
         Raises:
             ValueError: always; an API gives no likelihoods of given answers.
         """
-        raise ValueError(f"{self.name} cannot sit tasks: an API gives no likelihoods of given answers")
+        raise DPGError(f"{self.name} cannot sit tasks: an API gives no likelihoods of given answers")
 
     def close(self) -> None:
         pass

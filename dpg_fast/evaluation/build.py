@@ -18,6 +18,7 @@ from dpg_fast.model.artifact import AdapterParts
 from dpg_fast.personality.scores import POLES, Trait
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.text.assets import load_questions
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 
 METHODS = ("prompt", "description", "activation", "neurons", "hypernet", "adapter")
@@ -77,12 +78,12 @@ def build_methods(
     """
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise ValueError(f"unknown methods {', '.join(unknown)}; accepted: {', '.join(METHODS)}")
+        raise DPGError(f"unknown methods {', '.join(unknown)}; accepted: {', '.join(METHODS)}")
     for name, needed in (("neurons", (parts.steering,)), ("hypernet", (parts.hypernet,))):
         if name in names and None in needed:
-            raise ValueError(f"the adapter has no {name}; leave that method out")
+            raise DPGError(f"the adapter has no {name}; leave that method out")
     if "adapter" in names and (parts.steering is None or parts.hypernet is None or hypernet_identity is not None):
-        raise ValueError("the method adapter is for adapters with both neurons and a hypernetwork")
+        raise DPGError("the method adapter is for adapters with both neurons and a hypernetwork")
 
     def wrapped(name: str, neurons: bool, hypernet: bool) -> WrappedModel:
         return WrappedModel(

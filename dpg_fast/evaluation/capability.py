@@ -17,6 +17,7 @@ from dpg_fast.evaluation.protocol import TraitPlan, method_file
 from dpg_fast.judges.journal import Journal
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.personality.scores import Personality
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import Interval, bootstrap
 
 FOLDER = "capability"
@@ -45,14 +46,14 @@ class CapabilityPlan:
     def __post_init__(self) -> None:
         check_tokens(self.steer_tokens)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"name at least one capability task, and each once; got {list(self.tasks)}")
+            raise DPGError(f"name at least one capability task, and each once; got {list(self.tasks)}")
         if SENTENCES in self.tasks:
-            raise ValueError(
+            raise DPGError(
                 f"{SENTENCES} has no questions, so a method that works by prompt cannot be measured on it; "
                 f"accepted: {', '.join(CHOICES)} and tasks of the harness with questions"
             )
         if self.items is not None and self.items < 1:
-            raise ValueError(f"items of a task are at least 1, got {self.items}")
+            raise DPGError(f"items of a task are at least 1, got {self.items}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class CapabilityRun:
             examinee, self.tokenizer, task, self.managers, plan.steer_tokens, plan.items, True, self.batch_size
         )
         if row["metric"] == ROLLING:
-            raise ValueError(f"{task} gives perplexities; name tasks whose answers are right or wrong")
+            raise DPGError(f"{task} gives perplexities; name tasks whose answers are right or wrong")
         return row
 
     def _figures(self) -> Capability:

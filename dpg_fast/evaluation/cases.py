@@ -23,6 +23,7 @@ from dpg_fast.judges.scoring import Scorer
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.text.fluency import Likelihood, perplexity
 from dpg_fast.text.records import DialogueRecord
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.stats import Interval, bootstrap, bootstrap_all, mean_of, spearman
 
@@ -78,7 +79,7 @@ def newcomers(
         ValueError: nobody, no questions, or too few combinations that are new.
     """
     if count < 1 or not questions or not all(questions.values()):
-        raise ValueError("new personalities need at least one person and a question of each trait")
+        raise DPGError("new personalities need at least one person and a question of each trait")
     random = np.random.default_rng(seed)
     people: list[Personality] = []
     for _ in range(_ROUNDS):
@@ -91,7 +92,7 @@ def newcomers(
         if len(people) >= count:
             break
     else:
-        raise ValueError(
+        raise DPGError(
             f"only {len(people)} of {count} people could be found who are new in their {new_as}; "
             "ask for fewer, or for another kind of newness"
         )
@@ -116,7 +117,7 @@ def scripted(records: Iterable[DialogueRecord]) -> list[Case]:
         if person is not None and asked:
             cases.append(Case(person, asked[-1], tuple(Trait), record.character))
     if not cases:
-        raise ValueError("no record has a personality and an assistant's turn after a user's")
+        raise DPGError("no record has a personality and an assistant's turn after a user's")
     return list({case.key: case for case in cases}.values())
 
 

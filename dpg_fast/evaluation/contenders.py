@@ -22,6 +22,7 @@ from dpg_fast.model import artifact
 from dpg_fast.model.artifact import AdapterParts
 from dpg_fast.model.identity import adapter_identity
 from dpg_fast.text.answers import AnswerSettings
+from dpg_fast.util.errors import DPGError
 
 HYPERNETWORK, NEURONS, BOTH = "hypernetwork", "neurons", "neurons + hypernetwork"
 PROMPTS = ("prompt", "description")
@@ -52,19 +53,19 @@ class Contenders:
 
     def __post_init__(self) -> None:
         if not self.hypernets:
-            raise ValueError("name at least one adapter with a hypernetwork")
+            raise DPGError("name at least one adapter with a hypernetwork")
         unknown = [name for name in self.prompts if name not in PROMPTS]
         if unknown:
-            raise ValueError(f"unknown baselines {', '.join(unknown)}; accepted: {', '.join(PROMPTS)}")
+            raise DPGError(f"unknown baselines {', '.join(unknown)}; accepted: {', '.join(PROMPTS)}")
         if self.both and self.neurons is None:
-            raise ValueError("hypernetwork and neurons together need an adapter with neurons")
+            raise DPGError("hypernetwork and neurons together need an adapter with neurons")
         taken = {BareModel.name, SimplePrompt.name, DescriptionPrompt.name, NEURONS, BOTH, APIPrompt.name}
         again = [name for name in (*self.hypernets, *self.loras) if name in taken]
         if again or set(self.hypernets) & set(self.loras):
-            raise ValueError(f"each method has a name of its own; already taken: {', '.join(again or self.loras)}")
+            raise DPGError(f"each method has a name of its own; already taken: {', '.join(again or self.loras)}")
         for directory in self.loras.values():
             if not (directory / "adapter_model.safetensors").is_file():
-                raise ValueError(f"{directory} is no PEFT adapter (it has no adapter_model.safetensors)")
+                raise DPGError(f"{directory} is no PEFT adapter (it has no adapter_model.safetensors)")
 
     @property
     def compared(self) -> str:
@@ -150,7 +151,7 @@ def _base(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _needs(parts: Mapping[str, AdapterParts], name: str, part: str, what: str, where: str) -> None:
     if getattr(parts[name], part) is None:
-        raise ValueError(f"{where} has no {what}")
+        raise DPGError(f"{where} has no {what}")
 
 
 def named(texts: Sequence[str], default: str) -> dict[str, str]:
@@ -165,9 +166,9 @@ def named(texts: Sequence[str], default: str) -> dict[str, str]:
         if not sign:
             name, where = (default if len(texts) == 1 else Path(text).name), text
         if not name.strip() or not where.strip():
-            raise ValueError(f"an adapter is given as NAME=DIR or DIR, not {text!r}")
+            raise DPGError(f"an adapter is given as NAME=DIR or DIR, not {text!r}")
         if name in found:
-            raise ValueError(f"the name {name!r} is given twice")
+            raise DPGError(f"the name {name!r} is given twice")
         found[name.strip()] = where.strip()
     return found
 

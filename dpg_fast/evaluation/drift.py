@@ -20,6 +20,7 @@ from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.text.prompting import Message, with_system
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval, bootstrap, mean_interval, mean_of
@@ -130,7 +131,7 @@ def measure_drift(
         ValueError: no people, fewer than two turns, or a directory that holds another chat.
     """
     if not people or len(turns) < 2:
-        raise ValueError("drift needs one person and two turns at least")
+        raise DPGError("drift needs one person and two turns at least")
     given = [person if isinstance(person, Respondent) else Respondent(person[0]) for person in people]
     wanted = [person.personality if isinstance(person, Respondent) else person[1] for person in people]
     rows = read_rows(wanted, len(people))

@@ -27,6 +27,7 @@ from dpg_fast.reporting import (
 )
 from dpg_fast.reporting.page import MISSING
 from dpg_fast.reporting.render import write_report
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import mean_of
 
 _PEOPLE = 6  # whose first and last answers are shown
@@ -47,7 +48,7 @@ def write_drift_report(runs: Sequence[Mapping[str, Any]], directory: Path) -> Pa
         ImportError: matplotlib or jinja2 is missing.
     """
     if not runs:
-        raise ValueError("a report needs at least one chat")
+        raise DPGError("a report needs at least one chat")
     named = dict(zip(system_names(runs), runs, strict=True))
     scores = {name: np.array(run["scores"], dtype=np.float64) for name, run in named.items()}  # None becomes nan
     first = runs[0]

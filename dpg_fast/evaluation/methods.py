@@ -18,6 +18,7 @@ from dpg_fast.personality.scores import POLES, Character, Personality
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions
 from dpg_fast.text.personas import score_text
+from dpg_fast.util.errors import DPGError
 
 #: the adjectives of NPTI's simple prompts, high and low pole
 ADJECTIVES = {
@@ -172,7 +173,7 @@ class WrappedModel:
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         if steering is None and hypernet is None:
-            raise ValueError("a wrapped model needs neurons or a hypernetwork")
+            raise DPGError("a wrapped model needs neurons or a hypernetwork")
         self.name = name
         self.neutral_is_bare = hypernet is None
         self.base, self.tokenizer, self.settings = base, tokenizer, settings

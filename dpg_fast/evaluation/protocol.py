@@ -11,6 +11,7 @@ from dpg_fast.evaluation.methods import BareModel, Method
 from dpg_fast.judges.journal import Journal, Row, is_scored
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Personality, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 
 ANSWERS, SCORES, FLUENCY = "answers", "scores", "fluency"
@@ -36,10 +37,10 @@ class TraitPlan:
 
     def __post_init__(self) -> None:
         if not self.questions or not all(self.questions.values()):
-            raise ValueError("an evaluation needs at least one trait, and questions for each")
+            raise DPGError("an evaluation needs at least one trait, and questions for each")
         levels = tuple(sorted(set(map(float, self.levels))))
         if not levels or not (MIN_SCORE <= levels[0] < 0 < levels[-1] <= MAX_SCORE):
-            raise ValueError(f"levels lie in -5..5 and reach to both sides of 0, got {list(self.levels)}")
+            raise DPGError(f"levels lie in -5..5 and reach to both sides of 0, got {list(self.levels)}")
         object.__setattr__(self, "levels", levels)
 
     @property
@@ -103,7 +104,7 @@ def run_evaluation(
     """
     names = [method.name for method in methods]
     if not methods or type(methods[0]) is not BareModel or len(set(names)) != len(names):
-        raise ValueError(f"methods have different names and the bare model comes first, got {names}")
+        raise DPGError(f"methods have different names and the bare model comes first, got {names}")
     report = progress or (lambda what, done, total: None)
     kept = []
     for method in methods:

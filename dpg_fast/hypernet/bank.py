@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.config import sort_sites
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["LoraBank"]
 
@@ -49,7 +50,7 @@ class LoraBank(nn.Module):
         super().__init__()
         self.sites = sort_sites(sites)
         if not self.sites:
-            raise ValueError("a bank needs at least one site")
+            raise DPGError("a bank needs at least one site")
         self.rank = rank
         self.num_codes = codes
         self.code_power = code_power
@@ -110,7 +111,7 @@ class LoraBank(nn.Module):
         """
         for name, code in (("code_a", code_a), ("code_b", code_b)):
             if code.shape != (self.num_codes,):
-                raise ValueError(f"{name} must have shape [{self.num_codes}], not {list(code.shape)}")
+                raise DPGError(f"{name} must have shape [{self.num_codes}], not {list(code.shape)}")
         pairs: dict[str, tuple[Tensor, Tensor]] = {}
         for site in self.sites:
             a, b = self.A(site), self.B(site)

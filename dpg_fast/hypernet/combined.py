@@ -17,6 +17,7 @@ from dpg_fast.hypernet.interface import AdapterNetwork
 from dpg_fast.hypernet.network import HyperNetwork, from_config
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.hypernet.stored import StoredAdapters
+from dpg_fast.util.errors import DPGError, WrongTypeError
 
 __all__ = ["CombinedNetwork", "JoinedBank", "combined_from_config", "join_stored"]
 
@@ -34,7 +35,7 @@ class JoinedBank(LoraBank):
         found: dict[str, Site] = {}
         for site in (site for part in parts for site in part.sites):
             if found.setdefault(site.name, site) != site:
-                raise ValueError(
+                raise DPGError(
                     f"{site.name}: one adapter has {site.in_features} -> {site.out_features}, another "
                     f"{found[site.name].in_features} -> {found[site.name].out_features}"
                 )
@@ -106,14 +107,14 @@ class CombinedNetwork(AdapterNetwork):
     def __init__(self, profile: HyperNetwork, stored: StoredAdapters) -> None:
         super().__init__()
         if profile.config.head == "wide":
-            raise ValueError(
+            raise DPGError(
                 'characters cannot stand beside a wide head, whose weights are made for each personality; use head="bank"'
             )
         rank, codes = (sum(getattr(part.config, name) for part in (profile, stored)) for name in ("rank", "codes"))
         for what, total, limit, each in (("rank", rank, MAX_RANK, "rank"), ("bank entries", codes, MAX_CODES, "codes")):
             if total > limit:
                 own, theirs = getattr(profile.config, each), getattr(stored.config, each)
-                raise ValueError(
+                raise DPGError(
                     f"{what}: {own} of the hypernetwork and {theirs} of the characters make {total}; at most {limit} fit into "
                     "one bank, so give the model fewer characters, or characters of a lower rank"
                 )
@@ -159,7 +160,7 @@ class CombinedNetwork(AdapterNetwork):
             return self.scores_to_codes(items)
         for item in items:
             if item is None or self.part_of(item) is None:
-                raise TypeError(f"{item!r} is neither a personality nor a character")
+                raise WrongTypeError(f"{item!r} is neither a personality nor a character")
         pairs = [self._codes_of(part, items) for part in (self.profile, self.stored)]
         return self._side_by_side(pairs[0], pairs[1])
 
@@ -204,11 +205,11 @@ class CombinedNetwork(AdapterNetwork):
 def combined_from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> CombinedNetwork:
     """The network that `CombinedNetwork.to_config` described, with fresh weights; see `from_config`."""
     if set(values) != {"profile", "characters"}:
-        raise ValueError(f"not a combined network's configuration: {sorted(values)}")
+        raise DPGError(f"not a combined network's configuration: {sorted(values)}")
     available = None if sites is None else tuple(sites)
     profile, stored = (from_config(values[name], available) for name in ("profile", "characters"))
     if not isinstance(profile, HyperNetwork) or not isinstance(stored, StoredAdapters):
-        raise ValueError("a combined network is a hypernetwork and stored adapters")
+        raise DPGError("a combined network is a hypernetwork and stored adapters")
     return CombinedNetwork(profile, stored)
 
 
@@ -221,13 +222,13 @@ def join_stored(first: StoredAdapters, second: StoredAdapters, *, exact_blends: 
     """
     twice = sorted(set(first.names) & set(second.names))
     if twice:
-        raise ValueError(f"there is a character {twice[0]!r} already; characters: {', '.join(first.names)}")
+        raise DPGError(f"there is a character {twice[0]!r} already; characters: {', '.join(first.names)}")
     ranks = [part.config.rank for part in (first, second)]
     rank = sum(ranks) if exact_blends else max(ranks)
     codes = len(first.names) + len(second.names)
     if rank > MAX_RANK or codes > MAX_CODES:
         how = "; without exact_blends they share rank rows" if exact_blends else ""
-        raise ValueError(f"{codes} adapters of rank {rank} together; at most {MAX_CODES} of rank {MAX_RANK} fit{how}")
+        raise DPGError(f"{codes} adapters of rank {rank} together; at most {MAX_CODES} of rank {MAX_RANK} fit{how}")
     bank = JoinedBank((first, second))
     stages = StageRows.joined((first.stages, second.stages))
     config = HypernetConfig(rank=rank, codes=codes, alpha=float(rank), encoder="stored")

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from dpg_fast.architecture.sites import SHARED_INPUTS, Site, whole
+from dpg_fast.util.errors import DPGError, WrongTypeError
 
 __all__ = [
     "MAX_CODES",
@@ -80,7 +81,7 @@ class HypernetConfig:
     def __post_init__(self) -> None:
         whole(self.rank, "rank", 1, MAX_RANK)
         if self.head not in HEADS:
-            raise ValueError(f"head must be one of {', '.join(HEADS)}, not {self.head!r}")
+            raise DPGError(f"head must be one of {', '.join(HEADS)}, not {self.head!r}")
         whole(self.hidden, "hidden", 1, MAX_HIDDEN if self.head == "bank" else MAX_WIDE - 1)
         if self.head == "wide":
             object.__setattr__(self, "codes", self.hidden + 1)
@@ -89,23 +90,23 @@ class HypernetConfig:
         whole(self.text_features, "text_features", 1, MAX_TEXT_FEATURES)
         whole(self.first_layer, "first_layer", 0, None)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)):
-            raise TypeError(f"alpha must be a number, not {self.alpha!r}")
+            raise WrongTypeError(f"alpha must be a number, not {self.alpha!r}")
         object.__setattr__(self, "alpha", float(self.alpha))
         if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha must be finite and above 0, not {self.alpha}")
+            raise DPGError(f"alpha must be finite and above 0, not {self.alpha}")
         if self.encoder not in ENCODERS:
-            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
+            raise DPGError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
         for field in ("per_layer_codes", "dense_only"):
             if not isinstance(getattr(self, field), bool):
-                raise TypeError(f"{field} must be true or false, not {getattr(self, field)!r}")
+                raise WrongTypeError(f"{field} must be true or false, not {getattr(self, field)!r}")
         if self.encoder == "layers":
             object.__setattr__(self, "per_layer_codes", True)
         if self.encoder == "stored" and (self.per_layer_codes or self.head == "wide"):
-            raise ValueError("stored adapters have one code for all layers and no head to generate them")
+            raise DPGError("stored adapters have one code for all layers and no head to generate them")
         if self.head == "wide" and self.depth == 0:
-            raise ValueError("a wide head reads the trunk's last hidden layer, so it needs depth >= 1")
+            raise DPGError("a wide head reads the trunk's last hidden layer, so it needs depth >= 1")
         if self.encoder == "scores" and self.depth == 0 and self.codes > SCORE_FEATURES:
-            raise ValueError(
+            raise DPGError(
                 f"depth=0 makes the codes linear in the scores, so more than {SCORE_FEATURES} add nothing; "
                 f"use codes <= {SCORE_FEATURES} or depth >= 1 (codes={self.codes})"
             )
@@ -115,17 +116,17 @@ class HypernetConfig:
         if self.targets == "all":
             return
         if isinstance(self.targets, str):
-            raise ValueError(
+            raise DPGError(
                 f'targets must be "all" or a tuple of names, not {self.targets!r}; did you mean ({self.targets!r},)?'
             )
         targets = tuple(self.targets)
         if not targets:
-            raise ValueError('targets is empty; use "all" or at least one name')
+            raise DPGError('targets is empty; use "all" or at least one name')
         for name in targets:
             if not isinstance(name, str) or not name:
-                raise ValueError(f"a target is the last part of a module name, not {name!r}")
+                raise DPGError(f"a target is the last part of a module name, not {name!r}")
         if len(set(targets)) != len(targets):
-            raise ValueError(f"targets repeats a name: {', '.join(targets)}")
+            raise DPGError(f"targets repeats a name: {', '.join(targets)}")
         object.__setattr__(self, "targets", targets)
 
     @property
@@ -159,7 +160,7 @@ class HypernetConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"unknown field(s) {', '.join(unknown)}; accepted: {', '.join(known)}")
+            raise DPGError(f"unknown field(s) {', '.join(unknown)}; accepted: {', '.join(known)}")
         return cls(**values)
 
 
@@ -175,7 +176,7 @@ def sort_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
     )
     for first, second in pairwise(found):
         if first.name == second.name:
-            raise ValueError(f"site {first.name!r} is given twice")
+            raise DPGError(f"site {first.name!r} is given twice")
     return tuple(found)
 
 
@@ -202,17 +203,17 @@ def select_sites(
     """
     every = sort_sites(available)
     if not every:
-        raise ValueError("the base model has no linear layer that can be adapted (no sites)")
+        raise DPGError("the base model has no linear layer that can be adapted (no sites)")
     sites = tuple(site for site in every if site.layer is None or site.layer >= first_layer)
     if not sites:
         last = max(site.layer for site in every if site.layer is not None)
-        raise ValueError(f"first_layer={first_layer}, but the model's last layer is {last}")
+        raise DPGError(f"first_layer={first_layer}, but the model's last layer is {last}")
     if targets == "all":
         return sites
     kinds = list(dict.fromkeys(site.kind for site in sites))
     for target in targets:
         if not any(_matches(site.name, target) for site in sites):
-            raise ValueError(f"no layer is called {target!r}; available targets: {', '.join(kinds)}")
+            raise DPGError(f"no layer is called {target!r}; available targets: {', '.join(kinds)}")
     return tuple(site for site in sites if any(_matches(site.name, target) for target in targets))
 
 

@@ -20,6 +20,7 @@ from dpg_fast.hypernet.config import LAST_LAYERS, HypernetConfig, input_groups, 
 from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import describe, reference_people
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Reader", "ScoresEncoder", "TextEncoder", "fit_projection"]
 
@@ -176,7 +177,7 @@ def fit_projection(states: Tensor, scores: Tensor, components: int) -> tuple[Ten
 def _hidden_size(sites: Sequence[Site]) -> int:
     """The width that every layer has on one of its sides, or, of a single kind of layer, its input unless it is a last one."""
     if not sites:
-        raise ValueError("a text encoder needs at least one site")
+        raise DPGError("a text encoder needs at least one site")
     common = set.intersection(*({site.in_features, site.out_features} for site in sites))
     if len(common) == 1:
         return common.pop()

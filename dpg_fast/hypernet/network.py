@@ -19,6 +19,7 @@ from dpg_fast.hypernet.trunk import Trunk, WideTrunk, mean_code_power
 from dpg_fast.hypernet.wording import describe
 from dpg_fast.personality.description import Description, character_of
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS, Personality
+from dpg_fast.util.errors import DPGError, WrongTypeError
 
 __all__ = ["HyperNetwork", "from_config"]
 
@@ -40,7 +41,7 @@ class HyperNetwork(AdapterNetwork):
     def __init__(self, config: HypernetConfig, sites: Iterable[Site]) -> None:
         super().__init__()
         if config.encoder == "stored":
-            raise ValueError('a HyperNetwork reads scores or texts; encoder="stored" is for StoredAdapters')
+            raise DPGError('a HyperNetwork reads scores or texts; encoder="stored" is for StoredAdapters')
         self.config = config
         selected = select_sites(sites, config.targets, config.first_layer)
         wide = config.head == "wide"
@@ -79,11 +80,11 @@ class HyperNetwork(AdapterNetwork):
             return self.scores_to_codes(items)
         for item in items:
             if not isinstance(item, (Personality, Description)):
-                raise TypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
+                raise WrongTypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
             if character_of(item) is not None:
-                raise ValueError(f"{item} names a stored adapter, and this hypernetwork has none")
+                raise DPGError(f"{item} names a stored adapter, and this hypernetwork has none")
             if (refusal := self.refuses(item)) is not None:
-                raise ValueError(refusal)
+                raise DPGError(refusal)
         if self.config.encoder == "scores":
             return self._codes_of_scores(self._scores(items))
         texts = [describe(item) if isinstance(item, Personality) else item.text for item in items]
@@ -110,7 +111,7 @@ class HyperNetwork(AdapterNetwork):
             ValueError: another shape.
         """
         if scores.dim() != 2 or scores.shape[1] != len(TRAITS):
-            raise ValueError(f"scores must have shape [N, {len(TRAITS)}], not {list(scores.shape)}")
+            raise DPGError(f"scores must have shape [N, {len(TRAITS)}], not {list(scores.shape)}")
         if self.config.encoder == "scores":
             return self._codes_of_scores(scores)
         return self.codes([Personality.from_scores(row) for row in scores.detach().tolist()])
@@ -173,7 +174,7 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
     unknown = sorted(set(values) - {"config", "sites", "names", "stages"})
     missing = sorted({"config", "sites"} - set(values))
     if unknown or missing:
-        raise ValueError(f"not a network's configuration: unknown {unknown}, missing {missing}")
+        raise DPGError(f"not a network's configuration: unknown {unknown}, missing {missing}")
     config = HypernetConfig.from_dict(values["config"])
     own = sort_sites(Site(*entry) for entry in values["sites"])
     if sites is not None:
@@ -181,15 +182,15 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
         for site in own:
             found = available.get(site.name)
             if found is None:
-                raise ValueError(f"the base model has no linear layer {site.name!r}, which the adapter changes")
+                raise DPGError(f"the base model has no linear layer {site.name!r}, which the adapter changes")
             if found != site:
-                raise ValueError(
+                raise DPGError(
                     f"{site.name}: the base model has {found.in_features} -> {found.out_features}, "
                     f"the adapter {site.in_features} -> {site.out_features}"
                 )
     if config.encoder == "stored":
         if "names" not in values:
-            raise ValueError("not a stored network's configuration: missing ['names']")
+            raise DPGError("not a stored network's configuration: missing ['names']")
         stages = StageRows.from_config(values["stages"]) if "stages" in values else None
         return StoredAdapters(config, own, values["names"], stages)
     return HyperNetwork(config, own)

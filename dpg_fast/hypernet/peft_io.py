@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dpg_fast.compat.peft import PARAMETER_SUFFIX, rewritten_names
 from dpg_fast.personality.stages import CARD_FILE, CharacterCard, read_card
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import replace_directory
 
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
@@ -60,7 +61,7 @@ _WHY = {
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
-class PeftFormatError(ValueError):
+class PeftFormatError(DPGError):
     """A directory is not a PEFT LoRA adapter, or uses something that is not supported here."""
 
 
@@ -124,7 +125,7 @@ def write_peft(
     target = Path(directory)
     ranks = {a.shape[0] for a, _ in pairs.values()} | {b.shape[1] for _, b in pairs.values()}
     if len(ranks) != 1:
-        raise ValueError(f"an adapter needs pairs of one rank, not of {sorted(ranks) or 'none'}")
+        raise DPGError(f"an adapter needs pairs of one rank, not of {sorted(ranks) or 'none'}")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
     rewritten = rewritten_names(model_type)

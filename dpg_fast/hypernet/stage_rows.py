@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpg_fast.personality.description import character_of
 from dpg_fast.personality.stages import CharacterCard, stage_token, write_card
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["StageRows", "StageToken", "character_files", "no_stage", "with_special_tokens"]
 
@@ -48,7 +49,7 @@ class StageRows(nn.Module):
         self.embedding = embedding
         self._index = {(token.character, token.stage): i for i, token in enumerate(self.tokens)}
         if not self.tokens or len(self._index) != len(self.tokens):
-            raise ValueError(f"stage tokens are missing or repeat: {list(self.tokens)}")
+            raise DPGError(f"stage tokens are missing or repeat: {list(self.tokens)}")
         self.register_buffer("rows", torch.zeros(len(self.tokens), width))
 
     @classmethod
@@ -68,7 +69,7 @@ class StageRows(nn.Module):
         if not tokens:
             return None
         if len({row.shape for row in rows}) != 1 or len(paths) != 1:
-            raise ValueError("the characters' stage tokens have embeddings of different sizes or places")
+            raise DPGError("the characters' stage tokens have embeddings of different sizes or places")
         made = cls(tokens, rows[0].numel(), paths.pop())
         made.rows.copy_(torch.stack(rows))
         return made
@@ -84,7 +85,7 @@ class StageRows(nn.Module):
         if not found:
             return None
         if len({(part.rows.shape[1], part.embedding) for part in found}) != 1:
-            raise ValueError("the characters' stage tokens have embeddings of different sizes or places")
+            raise DPGError("the characters' stage tokens have embeddings of different sizes or places")
         made = cls([token for part in found for token in part.tokens], found[0].rows.shape[1], found[0].embedding)
         made.rows.copy_(torch.cat([part.rows.cpu() for part in found]))
         return made
@@ -97,7 +98,7 @@ class StageRows(nn.Module):
         """
         found = self._index.get((character, stage))
         if found is None:
-            raise ValueError(no_stage(character, stage, [t.stage for t in self.tokens if t.character == character]))
+            raise DPGError(no_stage(character, stage, [t.stage for t in self.tokens if t.character == character]))
         return found
 
     def of(self, character: str) -> dict[str, tuple[StageToken, Tensor]]:
@@ -174,9 +175,7 @@ def with_stage_tokens(tokenizer: Any, card: CharacterCard) -> Any:
     made = with_special_tokens(tokenizer, sorted(card.tokens, key=lambda token: card.tokens[token]))
     found = {token: made.convert_tokens_to_ids(token) for token in card.tokens}
     if found != card.tokens:
-        raise ValueError(
-            f"{card.character} was tuned with the stage tokens {card.tokens}, this tokenizer gives {found}"
-        )
+        raise DPGError(f"{card.character} was tuned with the stage tokens {card.tokens}, this tokenizer gives {found}")
     return made
 
 

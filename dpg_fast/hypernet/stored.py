@@ -19,6 +19,7 @@ from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.personality.description import character_of
 from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.util.errors import DPGError, WrongTypeError
 
 __all__ = ["StoredAdapters", "from_peft", "from_read"]
 
@@ -46,15 +47,15 @@ class StoredAdapters(AdapterNetwork):
     ) -> None:
         super().__init__()
         if config.encoder != "stored":
-            raise ValueError(f'StoredAdapters need encoder="stored", not {config.encoder!r}')
+            raise DPGError(f'StoredAdapters need encoder="stored", not {config.encoder!r}')
         self.names = tuple(names)
         self._index = {name: index for index, name in enumerate(self.names)}
         if len(self._index) != len(self.names):
-            raise ValueError(f"names repeat: {', '.join(self.names)}")
+            raise DPGError(f"names repeat: {', '.join(self.names)}")
         for name in self.names:
             Character(name)  # refuses names that could not be asked for
         if len(self.names) != config.codes:
-            raise ValueError(f"{len(self.names)} names for {config.codes} bank entries")
+            raise DPGError(f"{len(self.names)} names for {config.codes} bank entries")
         self.config = config
         self.bank = LoraBank(select_sites(sites, config.targets), config.rank, config.codes)
         self.stage_rows = stages
@@ -74,11 +75,11 @@ class StoredAdapters(AdapterNetwork):
             alone = isinstance(found, Personality) and not found.has_scores
             item = found.character if isinstance(found, Personality) and alone else found
             if not isinstance(item, Character):
-                raise TypeError(wrong_kind(item, "Character", "this model holds stored adapters"))
+                raise WrongTypeError(wrong_kind(item, "Character", "this model holds stored adapters"))
             for name, weight in item.weights:
                 column = self._index.get(name)
                 if column is None:
-                    raise ValueError(f"no stored adapter {name!r}; available: {', '.join(self.names)}")
+                    raise DPGError(f"no stored adapter {name!r}; available: {', '.join(self.names)}")
                 root = math.sqrt(abs(weight))
                 a[row, column] = root
                 b[row, column] = math.copysign(root, weight)
@@ -86,7 +87,7 @@ class StoredAdapters(AdapterNetwork):
 
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Always a TypeError: stored adapters are chosen by name."""
-        raise TypeError("stored adapters are chosen by Character, not by trait scores")
+        raise WrongTypeError("stored adapters are chosen by Character, not by trait scores")
 
     def to_config(self) -> dict[str, Any]:
         stages = {"stages": self.stages.to_config()} if self.stages is not None else {}
@@ -134,13 +135,13 @@ def from_read(
 ) -> StoredAdapters:
     """`from_peft` for adapters that are read already."""
     if not read:
-        raise ValueError("no adapters given")
+        raise DPGError("no adapters given")
     if len(read) > MAX_CODES:
-        raise ValueError(f"{len(read)} adapters; a bank holds at most {MAX_CODES}")
+        raise DPGError(f"{len(read)} adapters; a bank holds at most {MAX_CODES}")
     bases = {name: adapter.base_model for name, adapter in read.items() if adapter.base_model is not None}
     if len(set(bases.values())) > 1 and not allow_mismatch:
         stated = ", ".join(f"{name}: {base}" for name, base in bases.items())
-        raise ValueError(f"the adapters state different base models ({stated}); allow_mismatch=True accepts that")
+        raise DPGError(f"the adapters state different base models ({stated}); allow_mismatch=True accepts that")
 
     sites: dict[str, Site] = {}
     for name, adapter in read.items():
@@ -159,7 +160,7 @@ def from_read(
         if exact_blends:
             how = f"the ranks {ranks} sum to {rank} (exact_blends=True)"
             out = "without exact_blends the adapters share rank rows"
-        raise ValueError(f"{how}; a bank holds at most {MAX_RANK}: {out}")
+        raise DPGError(f"{how}; a bank holds at most {MAX_RANK}: {out}")
 
     config = HypernetConfig(rank=rank, codes=len(read), alpha=float(rank), encoder="stored")
     staged = {n: (a.card, a.tokens, a.embedding) for n, a in read.items() if a.card is not None}

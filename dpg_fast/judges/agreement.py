@@ -29,6 +29,7 @@ from dpg_fast.judges.results import RESULTS, load_scores
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.reporting.page import Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import (
     ICC,
@@ -213,12 +214,12 @@ def read_ratings(path: Path | str, key: Sequence[str] = ()) -> Ratings:
         texts.setdefault(known, text)
         for trait, value in found.items():
             if not math.isnan(own_row[trait.position]):
-                raise ValueError(
+                raise DPGError(
                     f"{where}: a second score of {trait.value} for the same text; name the fields that tell texts apart"
                 )
             own_row[trait.position] = value
     if not scores:
-        raise ValueError(f'{path.name} holds no scores: lines need "scores" or "personality"')
+        raise DPGError(f'{path.name} holds no scores: lines need "scores" or "personality"')
     return Ratings(path.stem, scores, texts)
 
 
@@ -236,12 +237,12 @@ def judge_agreement(
         ValueError: fewer than two judges, or fewer than three texts with a score of the same trait by all.
     """
     if len(ratings) < 2:
-        raise ValueError(f"agreement needs two judges at least, not {len(ratings)}")
+        raise DPGError(f"agreement needs two judges at least, not {len(ratings)}")
     names = [r.judge for r in ratings]
     judges = tuple(name if names.count(name) == 1 else f"{name} {n}" for n, name in enumerate(names, 1))
     known = [text for text in ratings[0].scores if all(text in r.scores for r in ratings)]
     if not known:
-        raise ValueError(
+        raise DPGError(
             "these judges have no text in common; texts are told apart by id, question and answer, or messages"
         )
     cube = np.array([[r.scores[text] for text in known] for r in ratings]).reshape(len(ratings), len(known), len(Trait))
@@ -259,7 +260,7 @@ def judge_agreement(
         if there.sum() >= _LEAST:
             groups.append(_group(name, flat[:, there].T, texts_of[there], draw))
     if not pairs:
-        raise ValueError(f"no trait has {_LEAST} texts that two of the judges scored")
+        raise DPGError(f"no trait has {_LEAST} texts that two of the judges scored")
     if len({p.trait for p in pairs}) == 2:  # one trait alone: all traits together are the same figures
         pairs = [p for p in pairs if p.trait != ALL]
         groups = [g for g in groups if g.trait != ALL]
@@ -326,7 +327,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: not UTF-8 text ({error})") from error
+        raise DPGError(f"{path.name}: not UTF-8 text ({error})") from error
     for n, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
@@ -334,9 +335,9 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error.msg})") from error
+            raise DPGError(f"{where}: not JSON ({error.msg})") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: a line is an object, not {type(row).__name__}")
+            raise DPGError(f"{where}: a line is an object, not {type(row).__name__}")
         yield where, row
 
 
@@ -345,22 +346,22 @@ def _scores(row: Mapping[str, Any], where: str) -> dict[Trait, float]:
     if given is None and isinstance(row.get("personality"), list):
         values = row["personality"]
         if len(values) != len(Trait):
-            raise ValueError(f'{where}: "personality" has five numbers in OCEAN order, not {len(values)}')
+            raise DPGError(f'{where}: "personality" has five numbers in OCEAN order, not {len(values)}')
         given = {trait.value: value for trait, value in zip(Trait, values, strict=True)}
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise ValueError(f'{where}: "scores" is an object of traits, not {type(given).__name__}')
+        raise DPGError(f'{where}: "scores" is an object of traits, not {type(given).__name__}')
     found = {}
     for name, value in given.items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-            raise ValueError(f"{where}: {name} = {value!r} is no score in -5..5")
+            raise DPGError(f"{where}: {name} = {value!r} is no score in -5..5")
         try:
             found[Trait.parse(name)] = float(value)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise DPGError(f"{where}: {error}") from error
     return found
 
 
@@ -370,7 +371,7 @@ def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[s
     missing = [name for name in fields if name not in row]
     if not fields or missing:
         needed = ", ".join(missing) if missing else "id, question and answer, or messages"
-        raise ValueError(f"{where}: the text is not named: no {needed}")
+        raise DPGError(f"{where}: the text is not named: no {needed}")
     known = json.dumps([row[name] for name in fields], ensure_ascii=False, sort_keys=True)
     shown = next((str(row[name]) for name in ("answer", "text", "id") if row.get(name)), "")
     if not shown and isinstance(row.get("messages"), list) and row["messages"]:

@@ -23,6 +23,7 @@ from dpg_fast.llm.cache import content_key
 from dpg_fast.llm.calls import NOTHING
 from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.errors import DPGError
 
 _SYNC_EVERY = 64  # rows; a killed process loses none, a power failure at most these, whose replies are stored
 
@@ -205,10 +206,10 @@ def read_done(path: Path, about: Mapping[str, Any]) -> set[str]:
                 row = json.loads(line)
                 key, judge = str(row["item"]), dict(row["judge"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: no judgement of a dialogue; name another file") from error
+                raise DPGError(f"{path}, line {number}: no judgement of a dialogue; name another file") from error
             other = ", ".join(name for name in {**judge, **about} if judge.get(name) != about.get(name))
             if other:
-                raise ValueError(f"{path} holds judgements by another judge (other {other}); name another file")
+                raise DPGError(f"{path} holds judgements by another judge (other {other}); name another file")
             done.add(key)
     return done
 
@@ -316,4 +317,4 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise ValueError(f"another run is writing {path}") from error
+        raise DPGError(f"another run is writing {path}") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dpg_fast.text.records import DialogueRecord, Turn
+from dpg_fast.util.errors import DPGError
 
 TARGET = 0
 _ENDS = ("\n\n", "\n", ". ", "! ", "? ", "。", "; ", ", ", " ")  # where a long turn is cut, the best first
@@ -80,12 +81,12 @@ def _choose(
         return ("name", wanted)
     if target and (character is None or wanted != character.strip().casefold()):
         names = sorted({turn.name for turn in turns if turn.name})
-        raise ValueError(f"nobody named {target!r} speaks; named speakers: {', '.join(names) or 'none'}")
+        raise DPGError(f"nobody named {target!r} speaks; named speakers: {', '.join(names) or 'none'}")
     assistants = {speaker for turn, speaker in zip(turns, speakers, strict=True) if turn.role == "assistant"}
     if not assistants:
-        raise ValueError("nobody speaks as the assistant, so there is nobody to judge; name a target")
+        raise DPGError("nobody speaks as the assistant, so there is nobody to judge; name a target")
     if len(assistants) > 1:
-        raise ValueError("several speakers have the role assistant; name the target, or the record's character")
+        raise DPGError("several speakers have the role assistant; name the target, or the record's character")
     return assistants.pop()
 
 
@@ -104,7 +105,7 @@ def pieces(lines: Sequence[Line], budget: int, count: Callable[[str], int], per_
         ValueError: a budget that holds no text.
     """
     if budget <= per_line:
-        raise ValueError(f"{budget} tokens leave no room for a line")
+        raise DPGError(f"{budget} tokens leave no room for a line")
     found: list[list[Line]] = [[]]
     used = 0
     for line in lines:

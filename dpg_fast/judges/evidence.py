@@ -25,6 +25,7 @@ from dpg_fast.llm.structured import format_instruction
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.quotes import QuotedText
 from dpg_fast.text.records import JudgeNote
+from dpg_fast.util.errors import DPGError
 
 CONTEXT_TOKENS = 16_000
 REPLY_TOKENS = 700
@@ -133,7 +134,7 @@ class EvidenceJudge:
         self._per_line = count(Fence.around([]).wrap("speaker_b", "")) + 1
         if self.budget < 4 * self._per_line:
             least = fixed + int(4 * self._per_line / _MARGIN) + 1
-            raise ValueError(f"a context of {context_tokens} tokens is too small for this judge; it takes {least}")
+            raise DPGError(f"a context of {context_tokens} tokens is too small for this judge; it takes {least}")
 
     def calls(self, dialogue: Dialogue, name: str) -> list[Call[EvidenceReply]]:
         """The calls that judge a dialogue; none if the target says nothing."""

@@ -13,6 +13,7 @@ from dpg_fast.judges.likelihood import Judgement, LikelihoodJudge, TraitScale
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.assets import DescriptionSplit, PersonalityBench, QuestionSplit, load_descriptions, load_questions
 from dpg_fast.text.personas import PersonaAnswer, generate_answers
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
 from dpg_fast.util.stats import auc, bootstrap, cohens_d
 
@@ -32,11 +33,11 @@ def fit_scale(high: ArrayLike, low: ArrayLike) -> TraitScale:
     """
     h, lo = np.asarray(high, dtype=np.float64).ravel(), np.asarray(low, dtype=np.float64).ravel()
     if min(h.size, lo.size) < 2:
-        raise ValueError(f"a scale needs at least two answers of each pole, not {h.size} and {lo.size}")
+        raise DPGError(f"a scale needs at least two answers of each pole, not {h.size} and {lo.size}")
     values = np.concatenate([h, lo])
     middle, unit = values.mean(), values.std()
     if h.mean() <= lo.mean() or unit == 0.0:
-        raise ValueError("the ratios of high-pole answers are not above those of low-pole answers: nothing to scale")
+        raise DPGError("the ratios of high-pole answers are not above those of low-pole answers: nothing to scale")
     x = np.stack([(values - middle) / unit, np.ones_like(values)], axis=1)
     target = np.concatenate([np.full(h.size, (h.size + 1) / (h.size + 2)), np.full(lo.size, 1 / (lo.size + 2))])
 
@@ -76,7 +77,7 @@ def shipped_items(split: str, *, questions: int | None = None, descriptions: int
         "validation": ("validation", "validation"),
     }
     if split not in described:
-        raise ValueError(f"split is one of {', '.join(described)}, not {split!r}")
+        raise DPGError(f"split is one of {', '.join(described)}, not {split!r}")
     items: list[Item] = []
     for pole in POLES:
         asked = [row.question for row in load_questions(pole.trait, described[split][0])]
@@ -98,7 +99,7 @@ def personalitybench_items(bench: PersonalityBench, *, questions: int = 20, desc
 
 def _cross(pole: Pole, asked: Sequence[str], people: Sequence[str], descriptions: int) -> list[Item]:
     if not 1 <= descriptions <= len(people):
-        raise ValueError(f"there are {len(people)} descriptions of {pole} here; {descriptions} were asked for")
+        raise DPGError(f"there are {len(people)} descriptions of {pole} here; {descriptions} were asked for")
     step = len(people) // descriptions
     return [
         (pole, question, people[(i + j * step) % len(people)])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 Key = tuple[Any, ...]
@@ -46,11 +47,11 @@ class Journal:
             head, *rows = [json.loads(line) for line in whole.split(b"\n") if line]
             found = head["job"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no journal of results: {error!r}") from error
+            raise DPGError(f"{self.path} is no journal of results: {error!r}") from error
         if found != digest:
             was = head.get("about", {})
             other = ", ".join(name for name in {**was, **about} if was.get(name) != dict(about).get(name))
-            raise ValueError(
+            raise DPGError(
                 f"{self.path} holds results of another job (other {other}); name another directory or remove it"
             )
         self.rows = {self._key(row): row for row in rows}

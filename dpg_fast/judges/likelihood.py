@@ -32,6 +32,7 @@ from dpg_fast.personality.scores import MAX_SCORE, Pole, Trait
 from dpg_fast.text.assets import load_descriptions
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import with_system
+from dpg_fast.util.errors import DPGError
 
 DescriptionPairs = Mapping[Trait, Sequence[tuple[str, str]]]
 SURPRISAL_CAP = 5.0  # nats; a token this unlikely under both personas has the full weight of 1
@@ -48,7 +49,7 @@ class TraitScale:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.centre) and math.isfinite(self.width) and self.width > 0):
-            raise ValueError(f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}")
+            raise DPGError(f"a scale needs a finite centre and a width above 0, not {self.centre}, {self.width}")
 
     def score(self, llr: float) -> float:
         """The score in -5..5 of a log-likelihood ratio in nats per token."""
@@ -85,7 +86,7 @@ class Scale:
             return cls(traits, str(value["model"]), system, user, dict(value.get("fit", {})))
         except (KeyError, TypeError, AttributeError) as error:
             needs = "traits (centre, width), model, system_template, user_template"
-            raise ValueError(f"not a judge scale: {error!r}; needs {needs}") from error
+            raise DPGError(f"not a judge scale: {error!r}; needs {needs}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -156,9 +157,9 @@ class LikelihoodJudge:
         autocast: torch.dtype | None = None,
     ) -> None:
         if chat_template(tokenizer) is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
+            raise DPGError(f"{type(tokenizer).__name__} has no chat template, so it cannot play a persona")
         if batch_size < 1 or max_tokens < 1:
-            raise ValueError(f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}")
+            raise DPGError(f"batch_size and max_tokens must be at least 1, not {batch_size} and {max_tokens}")
         self.model = model
         self.tokenizer = tokenizer
         self.scale = Scale.fitted() if scale is None else scale
@@ -167,7 +168,7 @@ class LikelihoodJudge:
         self.descriptions = {trait: tuple(pairs.get(trait, ())) for trait in self.scale.traits}
         for trait, texts in self.descriptions.items():
             if not texts:
-                raise ValueError(f"no description pair for {trait.value}")
+                raise DPGError(f"no description pair for {trait.value}")
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.autocast = autocast
@@ -184,7 +185,7 @@ class LikelihoodJudge:
         for trait in wanted:
             if trait not in self.scale.traits:
                 known = ", ".join(t.value for t in self.scale.traits)
-                raise ValueError(f"this judge has no scale for {trait}; it knows {known}")
+                raise DPGError(f"this judge has no scale for {trait}; it knows {known}")
         tokens = [self.encode(answer.strip())[: self.max_tokens] for answer in answers]
         present = [i for i, ids in enumerate(tokens) if ids]
         ratios: dict[Trait, torch.Tensor] = {}
@@ -251,7 +252,7 @@ class LikelihoodJudge:
         """
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if not self._special.isdisjoint(ids):
-            raise ValueError(f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}")
+            raise DPGError(f"{type(self.tokenizer).__name__} turns part of the text into special tokens: {text!r}")
         return ids
 
     def prompt_ids(self, description: str, question: str) -> list[int]:
@@ -263,7 +264,7 @@ class LikelihoodJudge:
         before, _, rest = text.partition(_SYSTEM)
         between, found, after = rest.partition(_USER)
         if not found:
-            raise ValueError("the chat template does not render the system and user texts in this order")
+            raise DPGError("the chat template does not render the system and user texts in this order")
         said = {"description": description, "question": question.strip()}
         ids: list[int] = []
         for part, is_data in (

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval, bootstrap_all, mean_of, pearson, ranks, spearman
 
@@ -69,11 +70,11 @@ def compare_prompted(prompted: ArrayLike, assessed: ArrayLike) -> PromptedAssess
     """
     asked, found = np.asarray(prompted, dtype=np.float64), np.asarray(assessed, dtype=np.float64)
     if asked.shape != found.shape or asked.ndim != 2 or asked.shape[1] != len(Trait) or not asked.shape[0]:
-        raise ValueError(f"both are [people, 5]: {list(asked.shape)} and {list(found.shape)}")
+        raise DPGError(f"both are [people, 5]: {list(asked.shape)} and {list(found.shape)}")
     if not np.isfinite(asked).all():
-        raise ValueError("every prompted score must be a number")
+        raise DPGError("every prompted score must be a number")
     if np.nanmax(np.abs(np.concatenate([asked, found]))) > MAX_SCORE + 1e-6:
-        raise ValueError("scores lie in -5..5")
+        raise DPGError("scores lie in -5..5")
     traits, confusion = {}, {}
     for trait in Trait:
         x, y = asked[:, trait.position], found[:, trait.position]
@@ -91,7 +92,7 @@ def compare_prompted(prompted: ArrayLike, assessed: ArrayLike) -> PromptedAssess
                 spearman(x, y),
             )
     if not traits:
-        raise ValueError("nobody was assessed on any trait")
+        raise DPGError("nobody was assessed on any trait")
     rows = [[v.mae, v.exact, v.within_one, v.pearson, v.spearman] for v in traits.values()]
     means = map(mean_of, zip(*rows, strict=True))
     return PromptedAssessed(traits, Fidelity(sum(v.n for v in traits.values()), *means), confusion)
@@ -148,7 +149,7 @@ def accuracy(ratings: Iterable[tuple[str, float]], *, skip: Sequence[str] = ("ne
             kinds.setdefault(kind.strip().lower(), []).append(rating)
     every = [value for values in kinds.values() for value in values]
     if not every or not all(0 <= value <= 5 for value in every):
-        raise ValueError("accuracy needs at least one rating, and ratings in 0..5")
+        raise DPGError("accuracy needs at least one rating, and ratings in 0..5")
     weighted = float(np.mean(every))
     return Accuracy(
         {kind: float(np.mean(values)) for kind, values in kinds.items()},
@@ -182,14 +183,14 @@ def rank_systems(rankings: Sequence[Mapping[str, float]], *, resamples: int = 10
         ValueError: no rankings, fewer than two systems, or not always the same ones.
     """
     if not rankings or len(rankings[0]) < 2:
-        raise ValueError("a ranking needs one question and two systems at least")
+        raise DPGError("a ranking needs one question and two systems at least")
     systems = sorted(rankings[0])
     for number, row in enumerate(rankings, 1):
         if sorted(row) != systems:
-            raise ValueError(f"ranking {number} is of {sorted(row)}, the first one of {systems}")
+            raise DPGError(f"ranking {number} is of {sorted(row)}, the first one of {systems}")
     given = np.array([[row[name] for name in systems] for row in rankings], dtype=np.float64)
     if not np.isfinite(given).all():
-        raise ValueError("ranks must be numbers")
+        raise DPGError("ranks must be numbers")
     places = ranks(given.T).T
     drawn = bootstrap_all(lambda rows: places[rows].mean(axis=0), len(places), resamples=resamples, seed=seed)
     means = dict(zip(systems, drawn, strict=True))

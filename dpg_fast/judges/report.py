@@ -27,6 +27,7 @@ from dpg_fast.reporting import (
     number,
     write_report,
 )
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import mean_of, variance_of
 
@@ -76,7 +77,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         tokens = [tokens[0] + usage.get("prompt_tokens", 0), tokens[1] + usage.get("completion_tokens", 0)]
         cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
     if not total:
-        raise ValueError(f"{judgements} holds no judgement yet: nothing to report")
+        raise DPGError(f"{judgements} holds no judgement yet: nothing to report")
     reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
     characters = {name: _centre(rows) for name, rows in people.items()}
     found = int(sum(counts.sum(1)))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpg_fast.personality.scores import MAX_SCORE, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import write_results
 
 SCHEMA = 1
@@ -41,9 +42,9 @@ def save_scores(path: Path | str, method: str, labels: Sequence[str], scores: Ar
     """
     table = np.asarray(scores, dtype=np.float64)
     if table.shape != (len(labels), len(Trait)) or len(set(labels)) != len(labels):
-        raise ValueError(f"{len(labels)} different labels need scores [{len(labels)}, 5], not {list(table.shape)}")
+        raise DPGError(f"{len(labels)} different labels need scores [{len(labels)}, 5], not {list(table.shape)}")
     if np.isinf(table).any() or (np.abs(table[np.isfinite(table)]) > MAX_SCORE).any():
-        raise ValueError("scores lie in -5..5")
+        raise DPGError("scores lie in -5..5")
     respondents = [
         {"label": label, "scores": {t.value: row[t.position] for t in Trait if not math.isnan(row[t.position])}}
         for label, row in zip(labels, table.tolist(), strict=True)
@@ -63,28 +64,28 @@ def load_scores(path: Path | str) -> ScoreTable:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+        raise DPGError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("method"), str):
-        raise ValueError(f'{path}: a result file has "schema": {SCHEMA}, "method" and "respondents"')
+        raise DPGError(f'{path}: a result file has "schema": {SCHEMA}, "method" and "respondents"')
     labels, rows = [], []
     for number, entry in enumerate(content.get("respondents") or [], 1):
         where = f"{path}: respondent {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
-            raise ValueError(f'{where} needs a "label"')
+            raise DPGError(f'{where} needs a "label"')
         if not isinstance(entry.get("scores"), dict):
-            raise ValueError(f'{where} needs "scores", an object of traits')
+            raise DPGError(f'{where} needs "scores", an object of traits')
         row = [math.nan] * len(Trait)
         for name, value in entry["scores"].items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-                raise ValueError(f"{where}: {name} = {value!r} is no score in -5..5")
+                raise DPGError(f"{where}: {name} = {value!r} is no score in -5..5")
             try:
                 row[Trait.parse(name).position] = float(value)
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
+                raise DPGError(f"{where}: {error}") from error
         labels.append(entry["label"])
         rows.append(row)
     if not labels or len(set(labels)) != len(labels):
-        raise ValueError(f"{path}: respondents need different labels, and there must be one at least")
+        raise DPGError(f"{path}: respondents need different labels, and there must be one at least")
     return ScoreTable(content["method"], tuple(labels), np.array(rows), content)
 
 
@@ -98,7 +99,7 @@ def common_people(tables: Sequence[ScoreTable]) -> tuple[list[str], dict[str, ND
     """
     labels = [label for label in tables[0].labels if all(label in table.labels for table in tables)]
     if not labels:
-        raise ValueError("these results have nobody in common: they are compared by the labels of their respondents")
+        raise DPGError("these results have nobody in common: they are compared by the labels of their respondents")
     names = [table.method for table in tables]
     unique = [name if names.count(name) == 1 else f"{name} {n}" for n, name in enumerate(names, 1)]
     return labels, {

@@ -16,6 +16,7 @@ from dpg_fast.judges.metrics import LEVELS, nearest_level
 from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting.page import Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval, bootstrap, bootstrap_all, icc, mean_of, pearson, spearman, weighted_kappa
 
@@ -86,15 +87,15 @@ def multitrait_multimethod(
         ValueError: fewer than two methods, tables of different shape, or fewer than three people scored by all.
     """
     if len(scores) < 2:
-        raise ValueError(f"validity needs at least two methods, not {len(scores)}")
+        raise DPGError(f"validity needs at least two methods, not {len(scores)}")
     tables = [np.asarray(table, dtype=np.float64) for table in scores.values()]
     shapes = {table.shape for table in tables}
     if len(shapes) != 1 or tables[0].ndim != 2 or tables[0].shape[1] != len(traits):
-        raise ValueError(f"every method gives [people, {len(traits)}] scores of the same people, not {sorted(shapes)}")
+        raise DPGError(f"every method gives [people, {len(traits)}] scores of the same people, not {sorted(shapes)}")
     whole = np.concatenate(tables, axis=1)
     whole = whole[np.isfinite(whole).all(axis=1)]
     if whole.shape[0] < 3:
-        raise ValueError(f"only {whole.shape[0]} people were scored by every method; correlations need three at least")
+        raise DPGError(f"only {whole.shape[0]} people were scored by every method; correlations need three at least")
     size = whole.shape[1]
     matrix = np.array([[pearson(whole[:, i], whole[:, j]) for j in range(size)] for i in range(size)])
     methods, k = tuple(scores), len(traits)

@@ -15,6 +15,7 @@ from typing import Any
 from dpg_fast.llm.calls import Call, request_body
 from dpg_fast.llm.client import LLMClient
 from dpg_fast.llm.session import reply_of, without_key
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 ENDPOINT = "/v1/chat/completions"
@@ -73,7 +74,7 @@ def export_batch(
         line = json.dumps(entry, ensure_ascii=False) + "\n"
         length = len(line.encode("utf-8", "surrogatepass"))
         if length > MAX_BYTES:
-            raise ValueError(f"{call.item}: a request of {length:,} bytes is more than a batch file may hold")
+            raise DPGError(f"{call.item}: a request of {length:,} bytes is more than a batch file may hold")
         if len(lines) == max_requests or size + length > MAX_BYTES:
             close()
         lines.append(line)
@@ -111,7 +112,7 @@ def import_batch(client: LLMClient, calls: Iterable[Call[Any]], paths: Sequence[
                     try:
                         _store(client, json.loads(line), wanted, settled, found)
                     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                        raise ValueError(f"{path.name}, line {number}: no batch result: {error!r}") from error
+                        raise DPGError(f"{path.name}, line {number}: no batch result: {error!r}") from error
     return found
 
 

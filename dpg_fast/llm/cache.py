@@ -18,6 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from dpg_fast.util.errors import DPGError
+
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 60.0
 _TABLES = """
@@ -98,7 +100,7 @@ class ReplyCache:
             self._connection.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise ValueError(f"{self.path} is not a reply cache: {error}") from error
+            raise DPGError(f"{self.path} is not a reply cache: {error}") from error
         except ValueError:
             self._connection.close()
             raise
@@ -111,7 +113,7 @@ class ReplyCache:
         try:
             version = execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
-                raise ValueError(f"{self.path} has cache version {version}; this package reads up to {SCHEMA_VERSION}")
+                raise DPGError(f"{self.path} has cache version {version}; this package reads up to {SCHEMA_VERSION}")
             for statement in _TABLES.split(";"):
                 execute(statement)
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

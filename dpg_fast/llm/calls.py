@@ -22,6 +22,7 @@ from dpg_fast.llm.structured import (
     response_format,
     strict_schema,
 )
+from dpg_fast.util.errors import DPGError
 
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
@@ -116,7 +117,7 @@ def call_key(call: Call[Any], model: str, parameters: Mapping[str, Any]) -> str:
             }
         )
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{call.item}: messages and parameters must be JSON types: {error}") from error
+        raise DPGError(f"{call.item}: messages and parameters must be JSON types: {error}") from error
 
 
 def first_request(call: Call[Any], key: str) -> Request:

@@ -32,6 +32,7 @@ from dpg_fast.llm.results import Plan, Run
 from dpg_fast.llm.session import Session, all_or_first_error, clean_error
 from dpg_fast.llm.settings import LLMError, LLMSettings
 from dpg_fast.llm.structured import MODES, Mode
+from dpg_fast.util.errors import DPGError
 
 T = TypeVar("T", bound=BaseModel)
 EMBEDDING_BATCH = 128
@@ -200,7 +201,7 @@ class LLMClient:
     async def embed_async(self, texts: Sequence[str], model: str) -> np.ndarray:
         """`embed` for use inside an event loop."""
         if not all(text.strip() for text in texts):
-            raise ValueError("an empty text has no embedding")
+            raise DPGError("an empty text has no embedding")
         keys = [content_key(["embedding", model, text]) for text in texts]
         found = self.cache.vectors(set(keys))
         missing = list({key: text for key, text in zip(keys, texts, strict=True) if key not in found}.items())
@@ -218,11 +219,11 @@ class LLMClient:
                 await all_or_first_error([work() for _ in range(self.settings.concurrency)])
         rows = [np.frombuffer(found[key], dtype="<f4") for key in keys]
         if len({len(row) for row in rows}) > 1:
-            raise ValueError(f"{model} gave embeddings of different lengths")
+            raise DPGError(f"{model} gave embeddings of different lengths")
         matrix = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
         norms = np.linalg.norm(matrix, axis=1, keepdims=True)
         if not np.isfinite(norms).all() or (norms == 0).any():
-            raise ValueError(f"{model} gave an embedding that is zero or not finite")
+            raise DPGError(f"{model} gave an embedding that is zero or not finite")
         return (matrix / norms).astype(np.float32)
 
     async def _embed_batch(self, sdk: Any, model: str, texts: list[str]) -> list[np.ndarray]:

@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dpg_fast.util.errors import DPGError
+
 _LABEL = re.compile(r"[a-z][a-z_]{0,31}")
 _NOT_ALNUM = re.compile(r"[^0-9a-z]+")  # of lower-case ASCII
 _TOKEN_LENGTH = 16  # hex digits
@@ -73,9 +75,9 @@ class Fence:
                 is not lower-case letters and underscores.
         """
         if not _LABEL.fullmatch(label):
-            raise ValueError(f"a fence's label is lower-case letters and underscores, not {label!r}")
+            raise DPGError(f"a fence's label is lower-case letters and underscores, not {label!r}")
         if self.token in _squeeze(text):
-            raise ValueError("the text contains the fence's token; give every fenced text to Fence.around()")
+            raise DPGError("the text contains the fence's token; give every fenced text to Fence.around()")
         return f"<{label}-{self.token}>\n{defuse(text)}\n</{label}-{self.token}>"
 
     def notice(self) -> str:

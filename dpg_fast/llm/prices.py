@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dpg_fast.util.errors import DPGError
+
 
 class Usage(BaseModel):
     """Tokens of one or several calls, as the server counted them.
@@ -71,7 +73,7 @@ class PriceTable(BaseModel):
             name = str(source)
             return cls.model_validate(json.loads(Path(source).read_text(encoding="utf-8")))
         except (ValidationError, json.JSONDecodeError) as error:
-            raise ValueError(
+            raise DPGError(
                 f'{name}: not a price table ({error}); wanted: {{"currency": "USD", "models": '
                 '{"name": {"input": 1.0, "output": 2.0, "cached_input": 0.5}}} per million tokens'
             ) from error

@@ -12,6 +12,7 @@ from dpg_fast.llm.cache import Reply
 from dpg_fast.llm.calls import Call, Failure, Request, Result, first_request, request_body, result_of, settle
 from dpg_fast.llm.settings import LLMError, LLMSettings
 from dpg_fast.llm.structured import MODES, Mode
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.llm.client import LLMClient
@@ -148,7 +149,7 @@ class Session:
             except (openai.OpenAIError, ValueError) as error:  # no connection, time-outs, a body that is not JSON
                 return Failure("unreachable", clean_error(error, self._settings))
             except TypeError as error:  # the SDK's own check of the parameters' names
-                raise ValueError(f'{call.item}: {error}; what only one server knows goes into "extra_body"') from None
+                raise DPGError(f'{call.item}: {error}; what only one server knows goes into "extra_body"') from None
             else:
                 try:
                     reply = reply_of(completion.model_dump(warnings=False), mode)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dpg_fast.llm.structured import MODES
+from dpg_fast.util.errors import DPGError
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 _SHORTEST_SECRET = 8
@@ -49,20 +50,20 @@ class LLMSettings:
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise ValueError("name a model")
+            raise DPGError("name a model")
         if self.structured not in ("auto", *MODES):
-            raise ValueError(f"structured is one of auto, {', '.join(MODES)}, not {self.structured!r}")
+            raise DPGError(f"structured is one of auto, {', '.join(MODES)}, not {self.structured!r}")
         if self.concurrency < 1 or self.max_retries < 0 or not self.timeout > 0:
-            raise ValueError("concurrency must be at least 1, max_retries at least 0, timeout above 0")
+            raise DPGError("concurrency must be at least 1, max_retries at least 0, timeout above 0")
         if self.base_url is not None:
             parts = urlsplit(self.base_url)
             if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise ValueError(f"base_url must begin with http:// or https:// and a host, not {self.base_url!r}")
+                raise DPGError(f"base_url must begin with http:// or https:// and a host, not {self.base_url!r}")
             if parts.username or parts.password or parts.query:
-                raise ValueError("base_url must not hold a user, password or query; give the key in the environment")
+                raise DPGError("base_url must not hold a user, password or query; give the key in the environment")
         reserved = {"model", "messages", "response_format", "stream", "n", "api_key"} & set(self.parameters)
         if reserved:
-            raise ValueError(f"not parameters to set here: {', '.join(sorted(reserved))}")
+            raise DPGError(f"not parameters to set here: {', '.join(sorted(reserved))}")
 
     def key(self) -> str:
         """The API key to send.
@@ -72,7 +73,7 @@ class LLMSettings:
         """
         found = self._given()
         if not found and self.base_url is None and "OPENAI_BASE_URL" not in os.environ:
-            raise ValueError(f"no API key: set {self.api_key_variable}, or give base_url for a server without one")
+            raise DPGError(f"no API key: set {self.api_key_variable}, or give base_url for a server without one")
         return found or _NO_KEY
 
     def redact(self, text: str) -> str:

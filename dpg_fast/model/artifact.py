@@ -21,6 +21,7 @@ from dpg_fast.hypernet import AdapterNetwork, from_config
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.fingerprint import fingerprint, mismatch
 from dpg_fast.neurons import SteeringTable
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically, write_text
 
 SCHEMA = "dpg_fast.adapter/1"
@@ -66,7 +67,7 @@ def locate(adapter: str | Path) -> Path:
     try:
         found = Path(snapshot_download(str(adapter), allow_patterns=[*FILES, PEFT_CONFIG]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
+        raise DPGError(
             f"{adapter} is neither a directory, nor one of {', '.join(PACKAGED)}, nor a repository on the Hub ({error})"
         ) from error
     return _checked(found, adapter)
@@ -77,11 +78,11 @@ def _checked(directory: Path, adapter: str | Path) -> Path:
     if (directory / CONFIG).is_file():
         return directory
     if (directory / PEFT_CONFIG).is_file():
-        raise ValueError(
+        raise DPGError(
             f"{adapter} is a PEFT adapter, which speaks as a character: wrap the base model alone, by from_pretrained(base), "
             f'and call add_characters({{"name": directory}}), or give from_model() characters={{"name": directory}}'
         )
-    raise ValueError(f"{adapter} is not an adapter: it has no {CONFIG}")
+    raise DPGError(f"{adapter} is not an adapter: it has no {CONFIG}")
 
 
 def describe_base(base: nn.Module) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     config: dict[str, Any] = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     if config.get("schema") != SCHEMA:
-        raise ValueError(f"{directory / CONFIG}: schema {config.get('schema')!r} is not {SCHEMA!r}")
+        raise DPGError(f"{directory / CONFIG}: schema {config.get('schema')!r} is not {SCHEMA!r}")
     return config
 
 
@@ -151,7 +152,7 @@ def load_hypernet(directory: Path) -> dict[str, Tensor]:
         ValueError: it has none.
     """
     if not (directory / HYPERNET).is_file():
-        raise ValueError(f"{directory} has no {HYPERNET}, so there is nothing to load or to resume from")
+        raise DPGError(f"{directory} has no {HYPERNET}, so there is nothing to load or to resume from")
     return load_file(directory / HYPERNET)
 
 
@@ -165,14 +166,14 @@ def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterPa
     made_for = config["base_model"]
     reason = mismatch(made_for["fingerprint"], base, made_for["name"])
     if reason is not None and not allow_mismatch:
-        raise ValueError(
+        raise DPGError(
             f"the adapter {directory} was made for {made_for['name'] or 'another base model'}, which this model is not, or "
             f"not known to be: {reason}. Neurons and weights belong to one checkpoint; allow_mismatch=True loads them "
             "all the same"
         )
     for part, file in (("hypernet", HYPERNET), ("neurons", NEURONS)):
         if config[part] is not None and not (directory / file).is_file():
-            raise ValueError(f"{directory} is incomplete: {file} is missing")
+            raise DPGError(f"{directory} is incomplete: {file} is missing")
     hypernet: AdapterNetwork | None = None
     if config["hypernet"] is not None:
         hypernet = from_config(config["hypernet"], find_architecture(base, dense_only=True).sites)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 SCHEMA = "dpg_fast.calibration/1"
@@ -37,10 +38,10 @@ class PoleCurve:
         knots = tuple((float(level), float(strength)) for level, strength in self.knots)
         object.__setattr__(self, "knots", knots)
         if len(knots) < 2 or knots[0] != (0.0, 0.0) or knots[-1][0] != MAX_SCORE:
-            raise ValueError(f"a curve goes from level 0 with strength 0 to level {MAX_SCORE:g}, got {list(knots)}")
+            raise DPGError(f"a curve goes from level 0 with strength 0 to level {MAX_SCORE:g}, got {list(knots)}")
         for column in zip(*knots, strict=True):
             if not all(math.isfinite(value) for value in column) or list(column) != sorted(column):
-                raise ValueError(f"levels and strengths of a curve are finite and never fall, got {list(knots)}")
+                raise DPGError(f"levels and strengths of a curve are finite and never fall, got {list(knots)}")
 
     @property
     def max_strength(self) -> float:
@@ -77,7 +78,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for pole, strength in self.strength_at_5.items():
             if not (math.isfinite(strength) and strength >= 0):
-                raise ValueError(f"strength of {pole} must be finite and not negative, got {strength}")
+                raise DPGError(f"strength of {pole} must be finite and not negative, got {strength}")
 
     @property
     def kind(self) -> str:
@@ -118,7 +119,7 @@ class Calibration:
         """
         stored: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         if stored.get("schema") != SCHEMA or stored.get("kind") not in (LINEAR, MONOTONE):
-            raise ValueError(
+            raise DPGError(
                 f"{path}: expected a {LINEAR} or {MONOTONE} calibration of schema {SCHEMA!r}, got "
                 f"{stored.get('kind')!r} of {stored.get('schema')!r}"
             )
@@ -129,7 +130,7 @@ class Calibration:
                 for name, row in stored.get("curves", {}).items()
             }
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no calibration: {error!r}") from error
+            raise DPGError(f"{path} is no calibration: {error!r}") from error
         return cls(strengths, curves)
 
 

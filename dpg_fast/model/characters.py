@@ -12,6 +12,7 @@ from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, Sto
 from dpg_fast.hypernet.stored import from_read
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.personality.scores import Character
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Directories", "add_to", "read_characters"]
 
@@ -41,7 +42,7 @@ def read_characters(
         card = adapter.card
         reason = mismatch(card.fingerprint, base, card.base_model) if card is not None and card.fingerprint else None
         if reason is not None and not allow_mismatch:
-            raise ValueError(
+            raise DPGError(
                 f"{name} ({directory}) was tuned on {card.base_model if card else 'another base model'}, which this model is "
                 f"not, or not known to be: {reason}; allow_mismatch=True loads it all the same"
             )

@@ -10,6 +10,7 @@ from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
 from dpg_fast.personality.row import per_row, read_rows
 from dpg_fast.personality.stages import label_messages
 from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
 
@@ -41,7 +42,7 @@ class StageTokenizer:
         for message in messages:
             for name in self.names.values():
                 if name in message["content"]:
-                    raise ValueError(f"a message holds the text {name!r}, which stands for a stage")
+                    raise DPGError(f"a message holds the text {name!r}, which stands for a stage")
         return label_messages(messages, self.names[stage] if stage is not None else None)
 
     def own_ids(self, ids: Sequence[int]) -> list[int]:
@@ -82,7 +83,7 @@ def prepare(
         conversations = [stages.label(messages, item) for messages, item in zip(conversations, items, strict=True)]
     prompts = [chat_prompt(tokenizer, messages, system=system) for messages in conversations]
     if not prompts:
-        raise ValueError("there is no conversation to answer")
+        raise DPGError("there is no conversation to answer")
     return several or one_each, prompts, personality
 
 
@@ -110,5 +111,5 @@ def _messages(conversation: Any) -> list[Message]:
         if not {"role", "content"} <= message.keys():
             raise TypeError(f'a message needs "role" and "content", got {sorted(message)}')
     if not messages:
-        raise ValueError("a conversation needs at least one message")
+        raise DPGError("a conversation needs at least one message")
     return messages

@@ -12,6 +12,7 @@ from dpg_fast.hypernet import AdapterNetwork
 from dpg_fast.hypernet.wording import reference_people
 from dpg_fast.model.wide import SLOTS
 from dpg_fast.model.wrapper import PersonalityModel
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["HypernetCost", "hypernet_cost", "time_to_generate"]
 
@@ -67,7 +68,7 @@ def hypernet_cost(
         ValueError: personalities below 1.
     """
     if personalities < 1:
-        raise ValueError(f"personalities is at least 1, not {personalities}")
+        raise DPGError(f"personalities is at least 1, not {personalities}")
     config = network.config
     wide = config.head == "wide"
     entries = config.codes

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture.layers import Architecture
 from dpg_fast.model.request import CallState
+from dpg_fast.util.errors import DPGError
 
 MAX_TOKENS = 2048
 
@@ -49,7 +50,7 @@ class BaseReader:
         """
         ids = self._tokenizer()(text, return_tensors="pt")["input_ids"]
         if not 0 < ids.shape[1] <= MAX_TOKENS:
-            raise ValueError(f"a description has 1 to {MAX_TOKENS} tokens, this one has {ids.shape[1]}: {text[:80]!r}")
+            raise DPGError(f"a description has 1 to {MAX_TOKENS} tokens, this one has {ids.shape[1]}: {text[:80]!r}")
         device = self._device()
         ids = ids.to(device)
         found: dict[str, Tensor] = {}

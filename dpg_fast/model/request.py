@@ -13,6 +13,7 @@ from torch import Tensor
 from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.model.steering import RandomMask, SteeringOptions
+from dpg_fast.util.errors import DPGError
 
 
 class Call(NamedTuple):
@@ -83,7 +84,7 @@ class Positions(NamedTuple):
         if isinstance(self.kept, int) and self.kept > 0 and x.shape[:-1] == (self.rows, self.kept):
             return slice(-self.kept, None)
         wanted = "a tensor of positions" if isinstance(self.kept, Tensor) else self.kept or "all"
-        raise ValueError(
+        raise DPGError(
             f"{name} was given {list(x.shape[:-1])} of the [{self.rows}, {self.length}] tokens of this forward, and which ones "
             f"cannot be told (logits_to_keep: {wanted}), so neither can their personalities; layers may see all tokens, or the "
             "last N of each row with logits_to_keep=N"
@@ -145,7 +146,7 @@ class Request:
         if self.segments is not None:
             return self._bind_segments(self.segments, rows, length)
         if rows % n:
-            raise ValueError(f"the model was called with {rows} rows inside a call that gave {n} personalities")
+            raise DPGError(f"the model was called with {rows} rows inside a call that gave {n} personalities")
         slots = self._repeat(rows // n, length)
         lora = slots if self.lora else None
         if not self.steering:
@@ -185,7 +186,7 @@ class Request:
 
     def _bind_segments(self, segments: Tensor, rows: int, length: int) -> Call:
         if segments.shape != (rows, length):
-            raise ValueError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
+            raise DPGError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
         none = self.row_slots.new_full((1,), -1)
         slots = torch.cat([self.row_slots, none])[segments.reshape(-1).to(none.device)]  # -1 is the last
         lora, steered = (slots if wanted else None for wanted in (self.lora, self.steering))

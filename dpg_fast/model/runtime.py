@@ -36,6 +36,7 @@ from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.description import character_of
 from dpg_fast.personality.row import PersonalityLike, Row, is_profile, read_rows, scores_of
 from dpg_fast.personality.scores import POLES
+from dpg_fast.util.errors import DPGError
 
 
 class Speaking:
@@ -96,7 +97,7 @@ class Runtime:
         if steering is not None:
             found = (architecture.num_layers, architecture.intermediate)
             if (steering.num_layers, steering.intermediate) != found:
-                raise ValueError(
+                raise DPGError(
                     f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
                     f"has {found[0]} of {found[1]}"
                 )
@@ -238,7 +239,7 @@ class Runtime:
         adapted = [self.architecture.linears[site.name] for site in self.hypernet.sites]
         transposed = {conv1d_shape(layer) is not None for layer in adapted}
         if len(transposed) > 1:
-            raise ValueError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
+            raise DPGError("PEFT has no format for an adapter of Conv1D and linear layers together; narrow targets=")
         return {"model_type": model_type(self.base), "transposed": transposed.pop()}
 
     @contextmanager
@@ -309,7 +310,7 @@ class Runtime:
         """Behind :meth:`Speaking.change`."""
         request = speaking.request
         if len(items) != request.row_slots.numel():
-            raise ValueError(f"{len(items)} personalities were given for {request.row_slots.numel()} rows")
+            raise DPGError(f"{len(items)} personalities were given for {request.row_slots.numel()} rows")
         if any(item is not None for item in items):
             self.check_items(items)
         with self._state.lock, lasting():
@@ -397,7 +398,7 @@ class Runtime:
     def _bind(request: Request, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         first = prompt_of(args, kwargs)
         if first is None:
-            raise ValueError("the model was called without input_ids and inputs_embeds")
+            raise DPGError("the model was called without input_ids and inputs_embeds")
         rows, length = first.shape[:2]
         return request.bind(rows, length, tokens_before(args, kwargs, length), kept_positions(kwargs))
 
@@ -409,7 +410,7 @@ class Runtime:
         assert self.hypernet is not None
         self._require_reached()
         if checkpoints(self.base) and not self.checkpointing:
-            raise ValueError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
+            raise DPGError("enable gradient checkpointing through PersonalityModel.gradient_checkpointing_enable()")
         if not self._wide:  # whose weights travel with the call, so that recomputed layers find them
             self._prepare(training=True)
         elif self.steering is not None:
@@ -437,27 +438,27 @@ class Runtime:
         """Raises ValueError when the model has nothing that could give one of the personalities."""
         network = self.hypernet
         if network is None and self.steering is None:
-            raise ValueError(
+            raise DPGError(
                 "this model has neither a hypernetwork nor personality neurons, so a personality would have no effect; "
                 "load an adapter, or give from_model() a hypernet= or steering="
             )
         for item in items:
             character, staged = character_of(item), stage_of(item)
             if character is not None and not isinstance(network, (StoredAdapters, CombinedNetwork)):
-                raise ValueError(f"{character} names a stored adapter, and this model has none")
+                raise DPGError(f"{character} names a stored adapter, and this model has none")
             if staged is not None:
                 if self.stages is None:
-                    raise ValueError(no_stage(*staged, []))
+                    raise DPGError(no_stage(*staged, []))
                 self.stages.token_id(*staged)
         generated = {item for item in items if is_profile(item)}
         profile = network.profile if isinstance(network, CombinedNetwork) else network
         if isinstance(profile, HyperNetwork):
             for item in generated:
                 if (refusal := profile.refuses(item)) is not None:
-                    raise ValueError(refusal)
+                    raise DPGError(refusal)
         elif generated:
             if self.steering is None:
-                raise ValueError(
+                raise DPGError(
                     "this model holds stored adapters only, which know no scores: give Character(name) or "
                     "Personality(character=name), not a Personality with scores"
                 )
@@ -465,14 +466,14 @@ class Runtime:
             for item in generated:
                 scores = scores_of(item)
                 if scores is None or not scores.has_scores:
-                    raise ValueError(
+                    raise DPGError(
                         f"this model has no hypernetwork that reads text, and {item!r} has no scores to steer by; give it "
                         "a personality="
                     )
                 wanted = [p for p in POLES if scores.scores[p.trait.position] * (1 if p.high else -1) > 0]
                 absent = [str(pole) for pole in wanted if pole not in usable]
                 if absent:
-                    raise ValueError(f"the steering table has no neurons for {', '.join(absent)} of {item}")
+                    raise DPGError(f"the steering table has no neurons for {', '.join(absent)} of {item}")
 
     def _slot_values(self, items: Sequence[Hashable]) -> SlotValues:
         device = self.device()
@@ -578,7 +579,7 @@ class Runtime:
         for device in self._places.all:
             moved = fn(torch.empty(0, device=device)).device
             if moved != device:
-                raise ValueError(
+                raise DPGError(
                     f"accelerate runs layers of the base model on {device}, so it cannot be moved to {moved}; load it with "
                     "another device_map, or call accelerate.hooks.remove_hook_from_submodules(model.base) first"
                 )

@@ -22,6 +22,7 @@ from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.request import CallState
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.scores import Personality
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["StageEmbedding", "check_stage_tokens", "stage_of"]
 
@@ -87,7 +88,7 @@ class StageEmbedding:
                 f"{type(embedding).__name__} is not an embedding that stage tokens can join"
             )
         if embedding.embedding_dim != rows.rows.shape[1]:
-            raise ValueError(
+            raise DPGError(
                 f"the characters' stage tokens have {rows.rows.shape[1]} features, the model's embedding has "
                 f"{embedding.embedding_dim}"
             )
@@ -130,12 +131,12 @@ class StageEmbedding:
         if not wanted:
             return
         if ids is None:
-            raise ValueError("a stage is a token of the prompt: give input_ids, not inputs_embeds")
+            raise DPGError("a stage is a token of the prompt: give input_ids, not inputs_embeds")
         numbers = torch.tensor([self.token_id(*found) for _, found in wanted], device=ids.device)
         there = (ids[[row for row, _ in wanted]] == numbers[:, None]).any(dim=1).tolist()
         for (row, (character, stage)), number, present in zip(wanted, numbers.tolist(), there, strict=True):
             if not present:
-                raise ValueError(
+                raise DPGError(
                     f"row {row} asks for stage {stage!r} of {character}, but its token (id {number}) is not in the prompt; use "
                     "chat() or prompts(), which put it before each user turn"
                 )

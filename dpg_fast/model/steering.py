@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dpg_fast.util.errors import DPGError
+
 SteerTokens = Literal["decode", "all"]
 
 
@@ -36,14 +38,14 @@ class SteeringOptions:
 
     def __post_init__(self) -> None:
         if self.random_mask is not None and not (math.isfinite(self.random_mask) and 0 < self.random_mask <= 1):
-            raise ValueError(f"random_mask is a probability above 0, or None, got {self.random_mask}")
+            raise DPGError(f"random_mask is a probability above 0, or None, got {self.random_mask}")
         check_tokens(self.tokens)
 
 
 def check_tokens(tokens: str) -> None:
     """Raises ValueError for anything but the :data:`SteerTokens`."""
     if tokens not in get_args(SteerTokens):
-        raise ValueError(f'steer_tokens is {tokens!r}; accepted: "decode", "all"')
+        raise DPGError(f'steer_tokens is {tokens!r}; accepted: "decode", "all"')
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils import _pytree as pytree
 
+from dpg_fast.util.errors import DPGError
+
 NOTHING = (
     "nothing would be trained: the hypernetwork is trained through calls that give a personality=, and this call of the model "
     "in training mode gave none. A Trainer hands over what its data collator puts into the batch: keep a column "
@@ -29,7 +31,7 @@ class _Anchor(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         if not ctx.given:
-            raise ValueError(NOTHING)
+            raise DPGError(NOTHING)
         needed = ctx.needs_input_grad[2:]
         zeros = [p.new_zeros(p.shape) if needs else None for p, needs in zip(ctx.saved_tensors, needed, strict=True)]
         return gradients[0], None, *zeros

@@ -35,6 +35,7 @@ from dpg_fast.model.verification.table import Verification
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import PersonalityLike, Row, per_row, read_rows
 from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.util.errors import DPGError
 
 
 class PersonalityModel(nn.Module):
@@ -60,7 +61,7 @@ class PersonalityModel(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(base, PersonalityModel) or is_wrapped(base):
-            raise ValueError("this model already has a personality; unload() it first")
+            raise DPGError("this model already has a personality; unload() it first")
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
@@ -162,7 +163,7 @@ class PersonalityModel(nn.Module):
         """
         self._require_loaded()
         if self._runtime.checkpointing:
-            raise ValueError("add the characters before gradient checkpointing is enabled")
+            raise DPGError("add the characters before gradient checkpointing is enabled")
         stored = characters.read_characters(
             self.base, directories, exact_blends=exact_blends, allow_mismatch=allow_mismatch
         )
@@ -238,13 +239,13 @@ class PersonalityModel(nn.Module):
         """
         self._require_loaded()
         if not safe_serialization:
-            raise ValueError("adapters are written as safetensors alone; leave safe_serialization out")
+            raise DPGError("adapters are written as safetensors alone; leave safe_serialization out")
         gathered = None
         if state_dict is not None and self.hypernet is not None:
             gathered = {n.removeprefix("hypernet."): t for n, t in state_dict.items() if n.startswith("hypernet.")}
             missing = sorted(set(self.hypernet.state_dict()) - set(gathered))
             if missing:
-                raise ValueError(
+                raise DPGError(
                     f"state_dict= lacks weights of the hypernetwork: hypernet.{', hypernet.'.join(missing[:3])}"
                 )
         if is_main_process:
@@ -263,7 +264,7 @@ class PersonalityModel(nn.Module):
         """
         self._require_loaded()
         if self.hypernet is None:
-            raise ValueError("this model has no hypernetwork to load weights into")
+            raise DPGError("this model has no hypernetwork to load weights into")
         self.hypernet.load_state_dict(artifact.load_hypernet(Path(directory)))
 
     def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
@@ -419,7 +420,7 @@ class PersonalityModel(nn.Module):
             self._require_loaded()
             steer_from = 0
             if any(stage_of(item) is not None for item in items):
-                raise ValueError("packed rows take no stages")
+                raise DPGError("packed rows take no stages")
         elif cache_of((), kwargs) is None:
             self._check_stages(items, kwargs)
         finish = self._finisher(items, personality is not None, kwargs)
@@ -433,7 +434,7 @@ class PersonalityModel(nn.Module):
         if learns or not self._runtime.only_hypernet_trains() or (embeds is not None and embeds.requires_grad):
             return lambda output: output
         if not given and kwargs.get("labels") is not None:
-            raise ValueError(untrained.NOTHING)
+            raise DPGError(untrained.NOTHING)
         if given:
             warnings.warn("every row of a batch has personality None: nothing is learnt from it", stacklevel=5)
         assert self.hypernet is not None
@@ -558,7 +559,7 @@ class PersonalityModel(nn.Module):
         self._runtime.check_items([personality])
         stage = stage_of(personality)
         if stage is None or self._runtime.stages is None:
-            raise ValueError(f"{personality} has no stage")
+            raise DPGError(f"{personality} has no stage")
         return self._runtime.stages.token_id(*stage)
 
     def stage_tokenizer(self, tokenizer: Any) -> chatting.StageTokenizer | None:
@@ -591,7 +592,7 @@ class PersonalityModel(nn.Module):
         """
         self._require_loaded()
         if self.hypernet is None:
-            raise ValueError("this model has neither a hypernetwork nor characters, so there are no weights to write")
+            raise DPGError("this model has neither a hypernetwork nor characters, so there are no weights to write")
         return self.hypernet.to_peft(
             personality,
             directory,
@@ -625,7 +626,7 @@ class PersonalityModel(nn.Module):
         given = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs, **kwargs}
         options = dict(gradient_checkpointing_kwargs or {})
         if options.get("use_reentrant"):
-            raise ValueError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
+            raise DPGError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
         options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
         enable_checkpointing(self.base, options, **kwargs)
         self._runtime.checkpointing = True
@@ -654,7 +655,7 @@ class PersonalityModel(nn.Module):
 
     @overrides_hook
     def _replicate_for_data_parallel(self) -> Any:
-        raise ValueError(
+        raise DPGError(
             "nn.DataParallel, which Trainer uses for several GPUs in one process, would run replicas with the changes of "
             "the original; start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
@@ -712,7 +713,7 @@ class PersonalityModel(nn.Module):
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(name)
             except (OSError, ValueError) as error:
-                raise ValueError(
+                raise DPGError(
                     f"no tokenizer was saved with the base model {name!r}; give tokenizer= to from_model(), load() or chat()"
                 ) from error
         return self._tokenizer
@@ -725,12 +726,10 @@ class PersonalityModel(nn.Module):
 def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
     count = len(personality) if per_row(personality) else 0  # type: ignore[arg-type]
     if segments.is_floating_point() or segments.dim() != 2 or not count:
-        raise ValueError(
-            "segments are int64 [rows, length], and personality= a list or tensor with one for each segment"
-        )
+        raise DPGError("segments are int64 [rows, length], and personality= a list or tensor with one for each segment")
     low, high = int(segments.min()), int(segments.max())
     if low < -1 or high >= count:
-        raise ValueError(f"segments run from {low} to {high}, and there are {count} personalities")
+        raise DPGError(f"segments run from {low} to {high}, and there are {count} personalities")
     return read_rows(personality, count)
 
 

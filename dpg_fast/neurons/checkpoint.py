@@ -14,6 +14,7 @@ from torch import nn
 
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics
 from dpg_fast.personality.scores import POLES, Pole, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically, write_text
 
 IDENTITY = "search.sha256"
@@ -40,9 +41,7 @@ class Checkpoint:
         if not marker.exists():
             write_text(marker, key)
         elif marker.read_text().strip() != key:
-            raise ValueError(
-                f"{directory} holds another search (other model, texts or settings); use an empty directory"
-            )
+            raise DPGError(f"{directory} holds another search (other model, texts or settings); use an empty directory")
 
     def finished(self, poles: Sequence[Pole]) -> dict[Pole, PoleStatistics] | None:
         """The statistics of a search that ran to its end, or None."""

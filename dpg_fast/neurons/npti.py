@@ -23,6 +23,7 @@ from dpg_fast.neurons.selection import PoleNeurons
 from dpg_fast.neurons.statistics import EDGES
 from dpg_fast.neurons.table import SteeringTable
 from dpg_fast.personality.scores import Pole, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 
 #: what the published lists were made on, and its shape
@@ -107,7 +108,7 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
 
     def add(pole: Pole, path: Path) -> None:
         if pole in found:
-            raise ValueError(f"{pole} has two files: {found[pole]} and {path}")
+            raise DPGError(f"{pole} has two files: {found[pole]} and {path}")
         found[pole] = path
 
     for name in names:
@@ -124,15 +125,15 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
             path = Path(rest)
         pole = named or pole_of_name(path.name)
         if pole is None:
-            raise ValueError(
+            raise DPGError(
                 f"{path}: which pole is it? Published files are called Extraversion_dict.json or "
                 "Extraversion_reversed_dict.json (also .gz); give others as E+=FILE"
             )
         if not path.is_file():
-            raise ValueError(f"{path} is neither a file nor a directory")
+            raise DPGError(f"{path} is neither a file nor a directory")
         add(pole, path)
     if not found:
-        raise ValueError(f"no <Trait>_dict.json or <Trait>_reversed_dict.json in {', '.join(names) or 'nothing'}")
+        raise DPGError(f"no <Trait>_dict.json or <Trait>_reversed_dict.json in {', '.join(names) or 'nothing'}")
     return found
 
 
@@ -221,20 +222,20 @@ def _rows(raw: bytes, name: str) -> list[Row]:
     try:
         content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
     except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{name} is not JSON, plain or gzipped ({error})") from error
+        raise DPGError(f"{name} is not JSON, plain or gzipped ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{name}: expected an object of layers, got {type(content).__name__}")
+        raise DPGError(f"{name}: expected an object of layers, got {type(content).__name__}")
     rows: list[Row] = []
     seen: set[tuple[int, int]] = set()
     for layer, listed in content.items():
         if not isinstance(listed, list):
-            raise ValueError(f"{name}, layer {layer}: expected a list of rows {_ROW}")
+            raise DPGError(f"{name}, layer {layer}: expected a list of rows {_ROW}")
         for row in listed:
             rows.append(_row(row, f"{name}, layer {layer}"))
             if str(row[0]) != layer:
-                raise ValueError(f"{name}, layer {layer}: a row says layer {row[0]}")
+                raise DPGError(f"{name}, layer {layer}: a row says layer {row[0]}")
             if (row[0], row[1]) in seen:
-                raise ValueError(f"{name}, layer {layer}: neuron {row[1]} is listed twice")
+                raise DPGError(f"{name}, layer {layer}: neuron {row[1]} is listed twice")
             seen.add((row[0], row[1]))
     return rows
 
@@ -244,10 +245,10 @@ def _row(row: Any, where: str) -> Row:
     good = good and all(type(x) is int and 0 <= x < 2**31 for x in row[:2])
     good = good and all(type(x) in (int, float) for x in row[2:])
     if not good:
-        raise ValueError(f"{where}: {str(row)[:80]} is not {_ROW}")
+        raise DPGError(f"{where}: {str(row)[:80]} is not {_ROW}")
     layer, neuron, diff, prob, p95 = row
     if (math.isfinite(diff) and abs(diff) > 1) or (math.isfinite(prob) and not 0 <= prob <= 1):
-        raise ValueError(f"{where}: diff {diff} or prob {prob} is no (difference of) probabilities")
+        raise DPGError(f"{where}: diff {diff} or prob {prob} is no (difference of) probabilities")
     return layer, neuron, float(diff), float(prob), float(p95)
 
 

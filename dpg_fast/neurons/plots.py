@@ -13,6 +13,7 @@ from dpg_fast.neurons.summary import jaccard, overlap_counts
 from dpg_fast.neurons.table import SteeringTable
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.reporting.figures import COLOURS, new_figure, save_figure
+from dpg_fast.util.errors import DPGError
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class DoseCurve:
         given = {name: getattr(self, name) for name in ("strengths", "effect", "low", "high", "fluency")}
         lengths = {name: len(values) for name, values in given.items() if values is not None}
         if len(set(lengths.values())) != 1 or not lengths["strengths"]:
-            raise ValueError(f"a dose curve's values have one length, got {lengths}")
+            raise DPGError(f"a dose curve's values have one length, got {lengths}")
         if (self.low is None) != (self.high is None):
-            raise ValueError("an interval has two ends: give low and high, or neither")
+            raise DPGError("an interval has two ends: give low and high, or neither")
 
 
 def draw_all(table: SteeringTable, directory: Path, name: str = "") -> list[Path]:
@@ -162,7 +163,7 @@ def dose_response(
         ValueError: there are no curves.
     """
     if not curves:
-        raise ValueError("there are no dose curves to draw")
+        raise DPGError("there are no dose curves to draw")
     traits = [trait for trait in Trait if any(pole.trait is trait for pole in curves)]
     fluent = any(curve.fluency is not None for curve in curves.values())
     rows = 2 if fluent else 1
@@ -203,5 +204,5 @@ def dose_response(
 def _traits(table: SteeringTable) -> list[Trait]:
     found = [trait for trait in Trait if any(pole.trait is trait for pole in table.poles)]
     if not found:
-        raise ValueError("the steering table has no neurons to draw")
+        raise DPGError("the steering table has no neurons to draw")
     return found

@@ -26,6 +26,7 @@ from dpg_fast.neurons.table import SteeringTable
 from dpg_fast.neurons.tap import DecodeTap, steps_together
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 
 PERSONA_PROMPT = (
     "{description}\n\nAnswer as this person would, in the first person. Let the views, the mood and the tone be theirs. "
@@ -60,9 +61,9 @@ class SearchSettings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise DPGError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.selection.criterion == "effect" and not self.means:
-            raise ValueError("the effect criterion needs means=True")
+            raise DPGError("the effect criterion needs means=True")
 
     def generation(self) -> dict[str, Any]:
         """The settings that the statistics depend on."""
@@ -251,10 +252,10 @@ def _require_texts(
     poles: Sequence[Pole], questions: Mapping[Trait, Sequence[str]], descriptions: Mapping[Pole, Sequence[str]]
 ) -> None:
     if not poles or not all(questions[pole.trait] for pole in poles):
-        raise ValueError("a search needs at least one trait, and at least one question for each")
+        raise DPGError("a search needs at least one trait, and at least one question for each")
     missing = [str(pole) for pole in poles if not descriptions.get(pole)]
     if missing:
-        raise ValueError(f"descriptions are missing for {', '.join(missing)}")
+        raise DPGError(f"descriptions are missing for {', '.join(missing)}")
 
 
 def make_jobs(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dpg_fast.neurons.statistics import PoleStatistics
 from dpg_fast.personality.scores import Pole
+from dpg_fast.util.errors import DPGError
 
 FIELDS = ("layer", "neuron", "diff", "prob", "p95")
 
@@ -46,7 +47,7 @@ class PoleNeurons:
     def __post_init__(self) -> None:
         lengths = {name: tuple(getattr(self, name).shape) for name in FIELDS}
         if len(set(lengths.values())) != 1 or self.layer.dim() != 1:
-            raise ValueError(f"a pole's neurons are five tensors of one length, got shapes {lengths}")
+            raise DPGError(f"a pole's neurons are five tensors of one length, got shapes {lengths}")
 
     def __len__(self) -> int:
         return self.layer.numel()
@@ -103,20 +104,20 @@ class SelectionRule:
     def __post_init__(self) -> None:
         for name, accepted in (("criterion", get_args(Criterion)), ("overlap", get_args(Overlap))):
             if getattr(self, name) not in accepted:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; accepted: {', '.join(accepted)}")
+                raise DPGError(f"{name} is {getattr(self, name)!r}; accepted: {', '.join(accepted)}")
         if self.minimum < 0 or (self.top_k is not None and self.top_k < 1):
-            raise ValueError(f"minimum must be at least 0 and top_k at least 1, got {self.minimum} and {self.top_k}")
+            raise DPGError(f"minimum must be at least 0 and top_k at least 1, got {self.minimum} and {self.top_k}")
         if not 0 <= self.quantile < 1 or not math.isfinite(self.threshold) or not math.isfinite(self.cohens_d):
-            raise ValueError(
+            raise DPGError(
                 f"quantile must lie in [0, 1), threshold and cohens_d must be finite; got {self.quantile}, "
                 f"{self.threshold}, {self.cohens_d}"
             )
         for name in ("min_per_layer", "max_per_layer"):
             value = getattr(self, name)
             if value is not None and (value < 0 or (isinstance(value, float) and value > 1)):
-                raise ValueError(f"{name} is a count (int) or a share from 0.0 to 1.0 (float), got {value!r}")
+                raise DPGError(f"{name} is a count (int) or a share from 0.0 to 1.0 (float), got {value!r}")
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
-            raise ValueError(f"layers are a first and a last one, counted from 0; got {self.layers}")
+            raise DPGError(f"layers are a first and a last one, counted from 0; got {self.layers}")
 
     def layer_limits(self, width: int) -> tuple[int, int]:
         """Fewest and most neurons of a layer of ``width``.
@@ -129,7 +130,7 @@ class SelectionRule:
             for value in (self.min_per_layer, width if self.max_per_layer is None else self.max_per_layer)
         )
         if low > high:
-            raise ValueError(f"min_per_layer ({low} of {width}) is larger than max_per_layer ({high})")
+            raise DPGError(f"min_per_layer ({low} of {width}) is larger than max_per_layer ({high})")
         return low, high
 
 
@@ -147,13 +148,13 @@ def select_neurons(pole: PoleStatistics, opposite: PoleStatistics, rule: Selecti
     """
     rule = rule or SelectionRule()
     if pole.positive.shape != opposite.positive.shape:
-        raise ValueError(
+        raise DPGError(
             f"statistics of shapes {tuple(pole.positive.shape)} and {tuple(opposite.positive.shape)} do not match"
         )
     layers, width = pole.positive.shape
     first, last = rule.layers or (0, layers - 1)
     if last >= layers:
-        raise ValueError(f"layers {first} to {last} were asked for; the model has layers 0 to {layers - 1}")
+        raise DPGError(f"layers {first} to {last} were asked for; the model has layers 0 to {layers - 1}")
     low, high = rule.layer_limits(width)
     probability = pole.probability
     diff = (probability - opposite.probability).flatten()
@@ -175,7 +176,7 @@ def select_neurons(pole: PoleStatistics, opposite: PoleStatistics, rule: Selecti
     chosen = forced | (wanted & limited)
     if rule.top_k is not None:
         if int(forced.sum()) > rule.top_k:
-            raise ValueError(f"min_per_layer asks for {int(forced.sum())} neurons, top_k allows {rule.top_k}")
+            raise DPGError(f"min_per_layer asks for {int(forced.sum())} neurons, top_k allows {rule.top_k}")
         others = chosen & ~forced
         chosen = forced | (others & (others.cumsum(0) <= rule.top_k - forced.sum()))
     order = order[chosen]
@@ -250,10 +251,10 @@ def effect_sizes(pole: PoleStatistics, opposite: PoleStatistics) -> tuple[Tensor
         ValueError: the statistics hold no means, or those of fewer than two answers.
     """
     if pole.mean is None or opposite.mean is None or pole.variance is None or opposite.variance is None:
-        raise ValueError("these statistics hold no mean activations of answers; search again with effect_sizes=True")
+        raise DPGError("these statistics hold no mean activations of answers; search again with effect_sizes=True")
     n, m = pole.answers, opposite.answers
     if min(n, m) < 2:
-        raise ValueError(f"effect sizes need at least two answers of each pole, got {n} and {m}")
+        raise DPGError(f"effect sizes need at least two answers of each pole, got {n} and {m}")
     shift = pole.mean.double() - opposite.mean.double()
     pooled = ((n - 1) * pole.variance.double() + (m - 1) * opposite.variance.double()) / (n + m - 2)
     return shift, torch.where(pooled > 0, shift / pooled.clamp_min(1e-300).sqrt(), 0.0)

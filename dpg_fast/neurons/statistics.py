@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dpg_fast.kernels import activation_stats
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 
 BINS = 301
@@ -157,14 +158,14 @@ class ActivationCounter:
         """
         tokens, answers = int(self.tokens[slot]), int(self.answers[slot])
         if tokens == 0:
-            raise ValueError("no decode tokens were counted; expected a positive number")
+            raise DPGError("no decode tokens were counted; expected a positive number")
         p95 = torch.empty(self.positive.shape[0], self.positive.shape[2])
         for layer in range(self.num_layers):
             histogram = self.histogram[layer, slot]
             counted = histogram.sum(-1)
             if bool((counted != tokens).any()):
                 neuron = int((counted != tokens).nonzero()[0])
-                raise ValueError(
+                raise DPGError(
                     f"layer {layer}, neuron {neuron} counted {int(counted[neuron])} of {tokens} decode tokens; the "
                     "others were NaN"
                 )
@@ -189,7 +190,7 @@ class ActivationCounter:
         """
         for name, table in self.state().items():
             if state[name].shape != table.shape or state[name].dtype != table.dtype:
-                raise ValueError(
+                raise DPGError(
                     f"{name} is {state[name].dtype} {tuple(state[name].shape)}, expected {table.dtype} {tuple(table.shape)}"
                 )
             table.copy_(state[name])

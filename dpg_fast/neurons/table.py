@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dpg_fast.neurons.selection import FIELDS, PoleNeurons
 from dpg_fast.personality.scores import POLES, Pole
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 
 SCHEMA = "dpg_fast.neurons/1"
@@ -71,13 +72,13 @@ class SteeringTable:
         for name, limit in (("layer", self.num_layers), ("neuron", self.intermediate)):
             values = getattr(chosen, name)
             if int(values.min()) < 0 or int(values.max()) >= limit:
-                raise ValueError(
+                raise DPGError(
                     f"{pole}: {name} {int(values.max())} lies outside this model ({self.num_layers} layers of "
                     f"{self.intermediate} neurons)"
                 )
         bad = int((~torch.isfinite(chosen.p95)).sum())
         if bad:
-            raise ValueError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
+            raise DPGError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
 
     @property
     def poles(self) -> tuple[Pole, ...]:
@@ -120,7 +121,7 @@ class SteeringTable:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("dpg_fast", "{}"))
             if about.get("schema") != SCHEMA:
-                raise ValueError(f"{path}: schema {about.get('schema')!r} is not {SCHEMA!r}")
+                raise DPGError(f"{path}: schema {about.get('schema')!r} is not {SCHEMA!r}")
             stored = set(file.keys())
             neurons = {
                 pole: PoleNeurons(*(file.get_tensor(f"{pole}.{name}") for name in FIELDS))

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, NoReturn, overload
 
+from dpg_fast.util.errors import DPGError
+
 __all__ = ["Character", "check_stage", "finite_number", "mix_characters", "read_character", "write_character"]
 
 _NAME = r'"(?:[^"\\]|\\.)*"|[^\W\d][\w.-]*'
@@ -26,7 +28,7 @@ def finite_number(value: object, what: str) -> float:
         raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r})")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{what} must be finite, not {number}")
+        raise DPGError(f"{what} must be finite, not {number}")
     return number + 0.0
 
 
@@ -65,12 +67,12 @@ class Character:
             if not isinstance(name, str):
                 raise TypeError(f"the name of a character is a string, not {type(name).__name__} ({name!r})")
             if not name.strip():
-                raise ValueError("the name of a character is empty; use None for the base model")
+                raise DPGError("the name of a character is empty; use None for the base model")
             number = finite_number(weight, f"weight of {name!r}")
             if number != 0.0:
                 weights.append((name, number))
         if not weights:
-            raise ValueError("a Character needs a name with a weight other than 0; the base model is None")
+            raise DPGError("a Character needs a name with a weight other than 0; the base model is None")
         self = object.__new__(cls)
         object.__setattr__(self, "_weights", tuple(sorted(weights)))
         return self
@@ -129,11 +131,11 @@ def check_stage(character: Character | None, stage: object) -> str | None:
     if not isinstance(stage, str):
         raise TypeError(f"stage is the name of a stage, not {type(stage).__name__} ({stage!r})")
     if not stage.strip():
-        raise ValueError("the name of the stage is empty; leave it out for none")
+        raise DPGError("the name of the stage is empty; leave it out for none")
     if character is None:
-        raise ValueError(f"stage={stage!r} needs a character: a stage is one of a character's life")
+        raise DPGError(f"stage={stage!r} needs a character: a stage is one of a character's life")
     if len(character.names) != 1:
-        raise ValueError(f"stage={stage!r} belongs to one character; {character} blends {len(character.names)}")
+        raise DPGError(f"stage={stage!r} belongs to one character; {character} blends {len(character.names)}")
     return stage
 
 
@@ -163,12 +165,12 @@ def read_character(text: str) -> tuple[Character, str | None, str]:
     while True:
         term = _TERM.match(text, position)
         if term is None:
-            raise ValueError(
+            raise DPGError(
                 f"cannot read {text[position:]!r} in {text!r}; write a character as @name, @name/stage or @0.7*one+0.3*other"
             )
         name = _unquoted(term["name"])
         if name in weights:
-            raise ValueError(f"{name!r} is given twice in {text!r}")
+            raise DPGError(f"{name!r} is given twice in {text!r}")
         weights[name] = float(term["weight"] or 1.0)
         position = term.end()
         if text[position : position + 1] != "+":
@@ -177,7 +179,7 @@ def read_character(text: str) -> tuple[Character, str | None, str]:
     stage = _STAGE.match(text, position)
     rest = text[stage.end() if stage else position :]
     if rest and not rest[0].isspace():
-        raise ValueError(f"cannot read {rest!r} in {text!r}; after a character comes a space, then traits")
+        raise DPGError(f"cannot read {rest!r} in {text!r}; after a character comes a space, then traits")
     return Character(weights), _unquoted(stage["name"]) if stage else None, rest
 
 
@@ -191,4 +193,4 @@ def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text, strict=False))
     except ValueError as error:
-        raise ValueError(f"cannot read the name {text}: {error}") from None
+        raise DPGError(f"cannot read the name {text}: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["MAX_CHARACTERS", "Description", "character_of"]
 
@@ -37,9 +38,9 @@ class Description:
             raise TypeError(f"a description is a text, not {type(text).__name__}")
         body = text.strip()
         if not body:
-            raise ValueError("the description is empty; the base model is None")
+            raise DPGError("the description is empty; the base model is None")
         if len(body) > MAX_CHARACTERS:
-            raise ValueError(f"the description has {len(body)} characters; at most {MAX_CHARACTERS} are accepted")
+            raise DPGError(f"the description has {len(body)} characters; at most {MAX_CHARACTERS} are accepted")
         object.__setattr__(self, "_text", body)
         object.__setattr__(self, "_personality", None if personality is None else Personality(personality))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.util.errors import DPGError
 
 Row: TypeAlias = Personality | Description | Character | None
 RowLike: TypeAlias = Row | str | Mapping[str, float] | Tensor | np.ndarray[Any, Any]
@@ -31,7 +32,7 @@ def read_rows(value: PersonalityLike, rows: int) -> list[Row]:
         value = _from_tensor(value)
     if isinstance(value, (list, tuple)):
         if len(value) != rows:
-            raise ValueError(
+            raise DPGError(
                 f"{len(value)} personalities were given for {rows} rows; give one for each row, or a single one for all "
                 f"(a pipeline makes batches of batch_size= rows, 1 by default: batch_size={len(value)} here)"
             )
@@ -76,7 +77,7 @@ def _from_tensor(scores: Tensor | np.ndarray[Any, Any]) -> Personality | list[Pe
     else:
         numbers = scores.dtype != torch.bool and not scores.is_complex()
     if not numbers or scores.ndim not in (1, 2) or scores.shape[-1] != 5:
-        raise ValueError(f"scores are a tensor of numbers [5] or [rows, 5], got {scores.dtype} {list(scores.shape)}")
+        raise DPGError(f"scores are a tensor of numbers [5] or [rows, 5], got {scores.dtype} {list(scores.shape)}")
     values = scores.tolist()
     if scores.ndim == 1:
         return Personality.from_scores(values)

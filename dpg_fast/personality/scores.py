@@ -25,6 +25,7 @@ from dpg_fast.personality.blend import (
     write_character,
 )
 from dpg_fast.personality.traits import ACCEPTED, MINUS_SIGNS, POLES, TRAIT_OF_NAME, TRAITS, Pole, Trait
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -56,7 +57,7 @@ _SEPARATOR = re.compile(r"\s*[,;]?\s*")
 def _score(trait: Trait, value: object, hint: str = "") -> float:
     number = finite_number(value, trait.value)
     if not MIN_SCORE <= number <= MAX_SCORE:
-        raise ValueError(f"{trait.value} = {number:g} is out of range; scores lie in -5..5{hint}")
+        raise DPGError(f"{trait.value} = {number:g} is out of range; scores lie in -5..5{hint}")
     return number
 
 
@@ -65,7 +66,7 @@ def _five(values: Iterable[object], what: str) -> list[object]:
         raise TypeError(f"{what} takes five numbers, not a string")
     found = list(values)
     if len(found) != len(TRAITS):
-        raise ValueError(f"{what} takes five numbers (order O, C, E, A, N), not {len(found)}")
+        raise DPGError(f"{what} takes five numbers (order O, C, E, A, N), not {len(found)}")
     return found
 
 
@@ -130,7 +131,7 @@ class Personality:
             return found
         for name, given, own in (("character", character, found._character), ("stage", stage, found._stage)):
             if given is not None and own is not None:
-                raise ValueError(f"the {name} is given twice: {own} and {given}")
+                raise DPGError(f"the {name} is given twice: {own} and {given}")
         return cls._build(
             found._scores, character=character or found._character, stage=stage or found._stage, scored=found._scored
         )
@@ -177,7 +178,7 @@ class Personality:
         for name, value in items:
             trait = Trait.parse(name)
             if trait in seen:
-                raise ValueError(f"{trait.value} is given twice")
+                raise DPGError(f"{trait.value} is given twice")
             seen.add(trait)
             scores[trait.position] = value
         return scores
@@ -202,7 +203,7 @@ class Personality:
             return cls._build(scores, character=character, stage=stage, scored=bool(rest))
         body = text.translate(MINUS_SIGNS).strip()
         if not body:
-            raise ValueError(_EMPTY)
+            raise DPGError(_EMPTY)
         preset = PRESETS.get(body.lower())
         if preset is not None:
             return cls._build(preset._scores)
@@ -224,8 +225,8 @@ class Personality:
     def _unreadable(text: str, rest: str) -> NoReturn:
         word = re.match(r"[^\W\d_]+", rest)
         if word and word.group().lower() in TRAIT_OF_NAME:
-            raise ValueError(f'{text!r}: no score after {word.group()!r}; write a number, like "E+4"')
-        raise ValueError(
+            raise DPGError(f'{text!r}: no score after {word.group()!r}; write a number, like "E+4"')
+        raise DPGError(
             f'cannot read {rest!r} in personality {text!r}; write traits with scores, like "E+4 N-2", '
             f"or one of: {', '.join(PRESETS)}. Traits: {ACCEPTED}; a character is @name or @name/stage, before the traits"
         )
@@ -254,7 +255,7 @@ class Personality:
         """From JSON: an object of traits, an array of five numbers, or a string in any form `parse` reads."""
         value = json.loads(text)
         if not isinstance(value, (str, dict, list)):
-            raise ValueError(f"a personality in JSON is an object, five numbers or a string, not {text!r}")
+            raise DPGError(f"a personality in JSON is an object, five numbers or a string, not {text!r}")
         return cls(value)
 
     @classmethod
@@ -266,7 +267,7 @@ class Personality:
         """
         found = PRESETS.get(name.strip().lower())
         if found is None:
-            raise ValueError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
+            raise DPGError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
         return found
 
     # --- reading ---
@@ -388,7 +389,7 @@ class Personality:
         character = mix_characters(((factor, part._character) for factor, part in parts), count)
         stages = {part._stage for part in taking if part._character is not None} if character is not None else {None}
         if len(stages) > 1:
-            raise ValueError(
+            raise DPGError(
                 f"stages cannot be mixed: {', '.join(sorted(map(str, stages)))}; replace(stage=...) sets one"
             )
         scored = any(part._scored for part in taking)
@@ -432,7 +433,7 @@ class Personality:
         """The point at fraction `t` in [0, 1] of the way from this personality (0) to `other` (1)."""
         fraction = finite_number(t, "t")
         if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"t = {fraction:g} is out of range; a blend takes t in 0..1")
+            raise DPGError(f"t = {fraction:g} is out of range; a blend takes t in 0..1")
         pairs = zip(self._scores, other._scores, strict=True)
         # Rounding may leave the interval between the two ends by one unit in the last place.
         scores = [min(max((1.0 - fraction) * a + fraction * b, min(a, b)), max(a, b)) for a, b in pairs]
@@ -447,7 +448,7 @@ class Personality:
         """
         parts = list(personalities)
         if not parts:
-            raise ValueError("the mean of no personalities is undefined")
+            raise DPGError("the mean of no personalities is undefined")
         scores = [math.fsum(column) / len(parts) for column in zip(*(p._scores for p in parts), strict=True)]
         return cls._computed(scores, [(1.0, part) for part in parts], len(parts))
 
@@ -462,7 +463,7 @@ class Personality:
         try:
             return cls(value)
         except TypeError as error:
-            raise ValueError(str(error)) from error  # pydantic reports ValueError, and lets TypeError through
+            raise DPGError(str(error)) from error  # pydantic reports ValueError, and lets TypeError through
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 __all__ = ["CARD_FILE", "CARD_SCHEMA", "CharacterCard", "label_messages", "read_card", "stage_token", "write_card"]
@@ -38,7 +39,7 @@ def label_messages(messages: Sequence[Mapping[str, str]], token: str | None) -> 
         return turns
     asked = [turn for turn in turns if turn["role"] == "user"]
     if not asked:
-        raise ValueError(f"the stage token {token} stands before user turns, and the conversation has none")
+        raise DPGError(f"the stage token {token} stands before user turns, and the conversation has none")
     for turn in asked:
         turn["content"] = token + turn["content"]
     return turns
@@ -67,22 +68,22 @@ class CharacterCard:
 
     def __post_init__(self) -> None:
         if not isinstance(self.character, str) or not self.character.strip():
-            raise ValueError(f"character must be a name, not {self.character!r}")
+            raise DPGError(f"character must be a name, not {self.character!r}")
         for name, of in (("stages", self.stages), ("tokens", self.tokens)):
             if not isinstance(of, dict) or not all(isinstance(key, str) and key.strip() for key in of):
-                raise ValueError(f"{name} must be an object with names, not {of!r}")
+                raise DPGError(f"{name} must be an object with names, not {of!r}")
         labels = list(self.stages.values())
         if not all(isinstance(label, str) and label.strip() for label in labels) or len(set(labels)) != len(labels):
-            raise ValueError(f"every stage needs a label of its own, not {self.stages!r}")
+            raise DPGError(f"every stage needs a label of its own, not {self.stages!r}")
         wanted, found = {stage_token(label) for label in labels}, set(self.tokens)
         if wanted != found:
-            raise ValueError(
+            raise DPGError(
                 f"{self.character}: the stages have the tokens {sorted(wanted)}, but ids are given for {sorted(found)}"
             )
         ids = list(self.tokens.values())
         whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in ids)
         if not whole or len(set(ids)) != len(ids):
-            raise ValueError(f"tokens need different ids, 0 or above, not {self.tokens!r}")
+            raise DPGError(f"tokens need different ids, 0 or above, not {self.tokens!r}")
 
     def token_id(self, stage: str) -> int:
         """The id of a stage's token.
@@ -93,7 +94,7 @@ class CharacterCard:
         label = self.stages.get(stage)
         if label is None:
             have = f"its stages: {', '.join(self.stages)}" if self.stages else "it was tuned without stages"
-            raise ValueError(f"{self.character} has no stage {stage!r}; {have}")
+            raise DPGError(f"{self.character} has no stage {stage!r}; {have}")
         return self.tokens[stage_token(label)]
 
 
@@ -118,14 +119,14 @@ def read_card(directory: str | Path) -> CharacterCard:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise DPGError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(values, dict) or values.get("schema") != CARD_SCHEMA:
         stated = values.get("schema") if isinstance(values, dict) else None
-        raise ValueError(f"{path}: schema {stated!r} is not {CARD_SCHEMA}")
+        raise DPGError(f"{path}: schema {stated!r} is not {CARD_SCHEMA}")
     unknown, missing = sorted(set(values) - set(_FIELDS)), sorted({"character", "stages", "tokens"} - set(values))
     if unknown or missing:
-        raise ValueError(f"{path}: unknown fields {unknown}, missing {missing}")
+        raise DPGError(f"{path}: unknown fields {unknown}, missing {missing}")
     try:
         return CharacterCard(**{name: value for name, value in values.items() if name != "schema"})
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise DPGError(f"{path}: {error}") from None

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dpg_fast.util.errors import DPGError
+
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 ACCEPTED = "O, C, E, A, N (openness, conscientiousness, extraversion, agreeableness, neuroticism)"
 MINUS_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-"})
@@ -45,7 +47,7 @@ class Trait(StrEnum):
             raise TypeError(f"a trait is a name or letter, not {type(text).__name__}; accepted: {ACCEPTED}")
         found = TRAIT_OF_NAME.get(text.strip().lower())
         if found is None:
-            raise ValueError(f"unknown trait {str(text)!r}; accepted: {ACCEPTED}")
+            raise DPGError(f"unknown trait {str(text)!r}; accepted: {ACCEPTED}")
         return found
 
 
@@ -81,7 +83,7 @@ class Pole:
         """
         stripped = text.translate(MINUS_SIGNS).strip()
         if not stripped or stripped[-1] not in "+-":
-            raise ValueError(f'a pole is a trait and a sign, like "E+" or "neuroticism-", not {text!r}')
+            raise DPGError(f'a pole is a trait and a sign, like "E+" or "neuroticism-", not {text!r}')
         return cls(Trait.parse(stripped[:-1]), stripped[-1] == "+")
 
 
@@ -96,5 +98,5 @@ def parse_traits(letters: str | Sequence[str]) -> list[Trait]:
     """
     wanted = {Trait.parse(letter) for letter in letters}
     if not wanted:
-        raise ValueError("name some of the traits O, C, E, A, N")
+        raise DPGError("name some of the traits O, C, E, A, N")
     return [trait for trait in Trait if trait in wanted]

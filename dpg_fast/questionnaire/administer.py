@@ -33,6 +33,7 @@ from dpg_fast.questionnaire.inventory import Inventory, Item
 from dpg_fast.questionnaire.session import WHOLE_TEXTS, AdministrationSettings, Answer, Checkpoint, Respondent, Session
 from dpg_fast.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer
 from dpg_fast.text.prompting import chat_prompt
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
 
 
@@ -103,7 +104,7 @@ def administer(
     if not isinstance(model, PersonalityModel):
         named = next((r.label for r in respondents if r.personality is not None), None)
         if named is not None:
-            raise ValueError(
+            raise DPGError(
                 f"{type(model).__name__} takes no personality, but {named!r} has one; wrap it in a PersonalityModel"
             )
     name = model_name(model) or type(model).__name__
@@ -129,7 +130,7 @@ class _Asker:
         self._last_only = "logits_to_keep" in inspect.signature(base.forward).parameters
         constrained = self.settings.method == "generate" and self.settings.constrained
         if constrained and self.settings.steer == "answer" and getattr(model, "steering", None) is not None:
-            raise ValueError(
+            raise DPGError(
                 'constrained generation writes one token, which is chosen before anything steered by "answer" was read; '
                 'use steer="all" or log-probabilities'
             )
@@ -357,7 +358,7 @@ def encode_with_options(
         common += 1
     tokens = tuple(ids[common] if len(ids) == common + 1 else -1 for ids in encoded)
     if -1 in tokens or len(set(tokens)) != len(tokens):
-        raise ValueError(
+        raise DPGError(
             f"{type(tokenizer).__name__} does not write each of the labels {', '.join(labels)} as one token of its own after "
             f"{(prompt + prefill)[-20:]!r}"
         )

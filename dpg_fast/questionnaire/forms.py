@@ -11,6 +11,7 @@ import numpy as np
 
 from dpg_fast.questionnaire.inventory import Inventory, Item
 from dpg_fast.text.prompting import Message
+from dpg_fast.util.errors import DPGError
 
 LABELS = "ABCDEFGHI"
 Status = Literal["ok", "refusal", "invalid"]
@@ -72,9 +73,9 @@ def make_forms(
         ValueError: no forms, or another word for options.
     """
     if count < 1:
-        raise ValueError(f"at least one form is needed, not {count}")
+        raise DPGError(f"at least one form is needed, not {count}")
     if options not in ("keep", "reverse", "shuffle"):
-        raise ValueError(f"options are keep, reverse or shuffle, not {options!r}")
+        raise DPGError(f"options are keep, reverse or shuffle, not {options!r}")
     levels, size = inventory.levels, len(inventory.items)
     forms = []
     for number in range(count):

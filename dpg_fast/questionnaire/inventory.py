@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.personality.scores import Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 FORMAT = "dpg-fast-inventory"
@@ -74,16 +75,16 @@ class Inventory:
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise ValueError(f"inventory {self.name!r} has no items")
+            raise DPGError(f"inventory {self.name!r} has no items")
         seen: set[str] = set()
         for item in self.items:
             if item.id in seen:
-                raise ValueError(f"inventory {self.name!r}: the item id {item.id!r} is used twice")
+                raise DPGError(f"inventory {self.name!r}: the item id {item.id!r} is used twice")
             if not item.text.strip():
-                raise ValueError(f"inventory {self.name!r}: item {item.id!r} has no text")
+                raise DPGError(f"inventory {self.name!r}: item {item.id!r} has no text")
             seen.add(item.id)
         if not 2 <= len(self.options) <= 9 or len(set(self.options)) != len(self.options):
-            raise ValueError(f"inventory {self.name!r} needs 2 to 9 different options, not {list(self.options)}")
+            raise DPGError(f"inventory {self.name!r} needs 2 to 9 different options, not {list(self.options)}")
 
     @property
     def levels(self) -> int:
@@ -161,22 +162,22 @@ def parse_inventory(text: str, name: str) -> Inventory:
     line, header = next(rows, (1, None))
     where = f"{name}, line {line}"
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(
+        raise DPGError(
             f'{where}: an inventory begins with {{"format": "{FORMAT}", "version": {VERSION}, "name": ..., '
             '"options": [...]}'
         )
     if header.get("version") != VERSION:
-        raise ValueError(f"{where}: version {header.get('version')!r} is unknown; this program reads version {VERSION}")
+        raise DPGError(f"{where}: version {header.get('version')!r} is unknown; this program reads version {VERSION}")
     _check_keys(header, _HEADER, where)
     options = header.get("options", list(OPTIONS))
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise ValueError(f'{where}: "options" is a list of texts from the lowest to the highest rating')
+        raise DPGError(f'{where}: "options" is a list of texts from the lowest to the highest rating')
     items: list[Item] = []
     lines: dict[str, int] = {}
     for line, row in rows:
         item = _item(row, f"{name}, line {line}")
         if item.id in lines:
-            raise ValueError(f"{name}, line {line}: the id {item.id!r} was used on line {lines[item.id]} already")
+            raise DPGError(f"{name}, line {line}: the id {item.id!r} was used on line {lines[item.id]} already")
         lines[item.id] = line
         items.append(item)
     try:
@@ -187,7 +188,7 @@ def parse_inventory(text: str, name: str) -> Inventory:
             **{key: _text(header, key, where) for key in ("stem", "source", "licence") if key in header},
         )
     except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+        raise DPGError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
 
 
 def read_questions(path: Path | str) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
@@ -204,21 +205,19 @@ def read_questions(path: Path | str) -> tuple[list[tuple[int, str]], tuple[str, 
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
     parts: list[list[tuple[int, str]]] = []
     for key in ("questions", "select"):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows:
-            raise ValueError(f'{path.name}: needs "questions" and "select", lists of {{"id": 1, "text": "..."}}')
+            raise DPGError(f'{path.name}: needs "questions" and "select", lists of {{"id": 1, "text": "..."}}')
         for number, row in enumerate(rows, 1):
             ok = isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("text"), str)
             if not ok or not row["text"].strip():
-                raise ValueError(
-                    f'{path.name}: entry {number} of "{key}" needs "id" (a number) and "text", not {row!r}'
-                )
+                raise DPGError(f'{path.name}: entry {number} of "{key}" needs "id" (a number) and "text", not {row!r}')
         parts.append(sorted((row["id"], row["text"].strip()) for row in rows))
         if [number for number, _ in parts[-1]] != list(range(1, len(rows) + 1)):
-            raise ValueError(f'{path.name}: the ids of "{key}" must be 1 to {len(rows)}, each once')
+            raise DPGError(f'{path.name}: the ids of "{key}" must be 1 to {len(rows)}, each once')
     return parts[0], tuple(text for _, text in parts[1])
 
 
@@ -233,18 +232,16 @@ def read_answers(path: Path | str) -> dict[str, int]:
     try:
         content = json.loads(_read(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
     rows = content.get("answers") if isinstance(content, dict) else None
     if not isinstance(rows, list):
-        raise ValueError(f'{path.name}: needs "answers", a list of {{"id_question": 1, "id_select": 5}}')
+        raise DPGError(f'{path.name}: needs "answers", a list of {{"id_question": 1, "id_select": 5}}')
     answers: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not all(type(row.get(key)) is int for key in ("id_question", "id_select")):
-            raise ValueError(
-                f'{path.name}: entry {number} needs the numbers "id_question" and "id_select", not {row!r}'
-            )
+            raise DPGError(f'{path.name}: entry {number} needs the numbers "id_question" and "id_select", not {row!r}')
         if str(row["id_question"]) in answers:
-            raise ValueError(f"{path.name}: question {row['id_question']} is answered twice")
+            raise DPGError(f"{path.name}: question {row['id_question']} is answered twice")
         answers[str(row["id_question"])] = row["id_select"]
     return answers
 
@@ -258,7 +255,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: not UTF-8 text ({error})") from error
+        raise DPGError(f"{path.name}: not UTF-8 text ({error})") from error
 
 
 def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
@@ -276,13 +273,13 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{name}, line {number}: not JSON ({error.msg})") from error
+                raise DPGError(f"{name}, line {number}: not JSON ({error.msg})") from error
 
 
 def _listed(text: str, name: str) -> Iterator[tuple[int, Any]]:
     found = _ITEMS.search(text)
     if found is None:
-        raise ValueError(f'{name}: "items" is a list of items')
+        raise DPGError(f'{name}: "items" is a list of items')
     decoder, position = json.JSONDecoder(), found.end()
     while True:
         position = _skip(text, position)
@@ -301,15 +298,15 @@ def _skip(text: str, position: int) -> int:
 
 def _item(row: Any, where: str) -> Item:
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: an item is an object, not {row!r}")
+        raise DPGError(f"{where}: an item is an object, not {row!r}")
     _check_keys(row, _ITEM, where)
     key = row.get("key")
     if key not in ("+", "-"):
-        raise ValueError(f'{where}: "key" is "+" or "-", not {key!r}')
+        raise DPGError(f'{where}: "key" is "+" or "-", not {key!r}')
     try:
         trait = Trait.parse(_text(row, "trait", where))
     except ValueError as error:
-        raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from error
+        raise DPGError(str(error) if where in str(error) else f"{where}: {error}") from error
     facet = _text(row, "facet", where) if row.get("facet") is not None else None
     return Item(_text(row, "id", where), _text(row, "text", where), trait, key == "-", facet)
 
@@ -322,11 +319,11 @@ def _item_dict(item: Item) -> dict[str, Any]:
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f'{where}: needs "{key}" with a text')
+        raise DPGError(f'{where}: needs "{key}" with a text')
     return value.strip()
 
 
 def _check_keys(row: Mapping[str, Any], accepted: set[str], where: str) -> None:
     unknown = sorted(set(row) - accepted)
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; accepted: {', '.join(sorted(accepted))}")
+        raise DPGError(f"{where}: unknown key {unknown[0]!r}; accepted: {', '.join(sorted(accepted))}")

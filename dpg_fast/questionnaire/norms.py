@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.published import neo_key
+from dpg_fast.util.errors import DPGError
 
 Sex = Literal["M", "F", "N"]
 
@@ -51,16 +52,14 @@ def percentiles(ratings: Mapping[str, float], *, sex: Sex = "N", age: int = 30) 
         raise ImportError("percentiles need the package five-factor-e: pip install five-factor-e") from error
     items = len(ratings)
     if items not in (120, 300) or set(ratings) != {str(number) for number in range(1, items + 1)}:
-        raise ValueError(
-            f"norms exist for all 120 or all 300 items of IPIP-NEO, numbered from 1; not for these {items}"
-        )
+        raise DPGError(f"norms exist for all 120 or all 300 items of IPIP-NEO, numbered from 1; not for these {items}")
     if sex not in ("M", "F", "N") or not 10 <= age <= 110:
-        raise ValueError(f"norms exist for sex M, F or N and age 10 to 110, not {sex!r} and {age}")
+        raise DPGError(f"norms exist for sex M, F or N and age 10 to 110, not {sex!r} and {age}")
     values = []
     for number in range(1, items + 1):
         value = float(ratings[str(number)])
         if not 1 <= value <= 5:
-            raise ValueError(f"item {number}: the rating {value:g} is not in 1..5")
+            raise DPGError(f"item {number}: the rating {value:g} is not in 1..5")
         values.append(6 - value if neo_key(number, items)[2] else value)
     scorer = IpipNeo(question=items)
     # compute() takes whole numbers only; these are its last two steps, which take any.

@@ -19,6 +19,7 @@ from dpg_fast.data.questions.published import PinnedFile, fetch_file
 from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.inventory import OPTIONS, Inventory, Item, bundled_inventory, load_inventory, read_questions
 from dpg_fast.text.facets import FACETS
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.smollm2 import cache_root
 
 COMMIT = "618c85f69a19e90dd8fc9153a2126519106f0341"
@@ -60,7 +61,7 @@ def find_inventory(name: str, texts: Path | str | None = None) -> Inventory:
     if key in PUBLISHED:
         return load_published(key, texts)
     if not Path(name).is_file():
-        raise ValueError(
+        raise DPGError(
             f"{name!r} is no inventory: accepted are bundled, {', '.join(PUBLISHED)}, or a file that is there"
         )
     return load_inventory(name)
@@ -86,9 +87,9 @@ def load_published(
     if name in ("ipip-neo-120", "ipip-neo-300"):
         return _neo(int(name[-3:]), texts, base_url)
     if name not in PUBLISHED:
-        raise ValueError(f"unknown inventory {name!r}; accepted: {', '.join(PUBLISHED)}")
+        raise DPGError(f"unknown inventory {name!r}; accepted: {', '.join(PUBLISHED)}")
     if texts is None:
-        raise ValueError(
+        raise DPGError(
             f"the texts of {name} do not come with this package: put the items, one a line in the order of the published "
             f"questionnaire ({IPIP_HOME}), into a text file and name it"
         )
@@ -102,7 +103,7 @@ def neo_key(number: int, items: int) -> tuple[Trait, str, bool]:
         ValueError: another inventory or number.
     """
     if items not in _REVERSED or not 1 <= number <= items:
-        raise ValueError(f"IPIP-NEO has 120 or 300 items, numbered from 1; not item {number} of {items}")
+        raise DPGError(f"IPIP-NEO has 120 or 300 items, numbered from 1; not item {number} of {items}")
     position = (number - 1) % 30
     trait = Trait.parse("NEOAC"[position % 5])
     return trait, FACETS[trait][position // 5].name, number in _numbers(_REVERSED[items])
@@ -115,7 +116,7 @@ def ipip50_key(number: int) -> tuple[Trait, bool]:
         ValueError: another number.
     """
     if not 1 <= number <= 50:
-        raise ValueError(f"IPIP-50 has items 1 to 50, not {number}")
+        raise DPGError(f"IPIP-50 has items 1 to 50, not {number}")
     letter = "EACNO"[(number - 1) % 5]
     return Trait.parse(letter), _SIGNS_50[letter][(number - 1) // 5] == "-"
 
@@ -127,7 +128,7 @@ def _neo(items: int, texts: Path | str | None, base_url: str) -> Inventory:
         texts = fetch_file(f"{base_url}/{file.path}", target, file.checksum)
     questions, options = read_questions(texts)
     if len(questions) != items or len(options) != 5:
-        raise ValueError(
+        raise DPGError(
             f"{Path(texts).name}: {len(questions)} items and {len(options)} options; IPIP-NEO-{items} has {items} and 5"
         )
     found = []
@@ -147,11 +148,11 @@ def _from_lines(name: str, path: Path, rephrased: bool) -> Inventory:
         numbers = tuple(range(1, 51))
     else:
         wanted = "20 or 50" if mini else "50"
-        raise ValueError(f"{path.name}: {len(lines)} lines with text; {name} needs {wanted}, one item a line")
+        raise DPGError(f"{path.name}: {len(lines)} lines with text; {name} needs {wanted}, one item a line")
     digests = _DIGESTS_50.split()
     for line, number in zip(lines, numbers, strict=True):
         if not rephrased and hashlib.sha256(_letters(line).encode()).hexdigest()[:6] != digests[number - 1]:
-            raise ValueError(
+            raise DPGError(
                 f"{path.name}: {line!r} is not the wording of item {number} of IPIP-50; check the order, or pass "
                 "rephrased=True for another wording"
             )

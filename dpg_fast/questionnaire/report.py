@@ -21,6 +21,7 @@ from dpg_fast.questionnaire.analysis import quality_table
 from dpg_fast.questionnaire.session import Session
 from dpg_fast.reporting import Cards, Page, Picture, Quote, Quotes, Section, Table, Text, charts, number, write_report
 from dpg_fast.reporting.page import SIGNED
+from dpg_fast.util.errors import DPGError
 
 ACCEPTABLE = 0.7  # of alpha and retest, the usual yardstick for research
 _QUOTES, _ITEMS = 12, 8
@@ -44,7 +45,7 @@ def write_questionnaire_report(
         ImportError: matplotlib or jinja2 is missing.
     """
     if not results:
-        raise ValueError("a report needs at least one result")
+        raise DPGError("a report needs at least one result")
     named: Results = dict(zip(system_names(results), results, strict=True))
     several = len(named) > 1
     overview = [

@@ -10,6 +10,7 @@ import numpy as np
 
 from dpg_fast.personality.scores import MAX_SCORE, Personality, Trait
 from dpg_fast.questionnaire.inventory import Inventory, Item
+from dpg_fast.util.errors import DPGError
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ def score_answers(inventory: Inventory, ratings: Mapping[str, float]) -> TraitSc
     known = {item.id: item for item in inventory.items}
     for name, value in ratings.items():
         if name not in known:
-            raise ValueError(f"inventory {inventory.name} has no item {name!r}")
+            raise DPGError(f"inventory {inventory.name} has no item {name!r}")
         if not 1 <= value <= inventory.levels:
-            raise ValueError(f"item {name!r}: the rating {value} is not in 1..{inventory.levels}")
+            raise DPGError(f"item {name!r}: the rating {value} is not in 1..{inventory.levels}")
     if not ratings:
-        raise ValueError("there are no ratings to score")
+        raise DPGError("there are no ratings to score")
     by_trait: dict[Trait, dict[Item, float]] = {}
     by_facet: dict[tuple[Trait, str], dict[Item, float]] = {}
     for item in inventory.items:
@@ -109,7 +110,7 @@ def to_personality(scores: TraitScores, levels: int) -> Personality:
     """
     missing = [trait.value for trait in Trait if trait not in scores.means]
     if missing:
-        raise ValueError(f"not measured: {', '.join(missing)}")
+        raise DPGError(f"not measured: {', '.join(missing)}")
     return Personality.clipped([to_level(scores.means[trait], levels) for trait in Trait])
 
 

@@ -16,6 +16,7 @@ from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.forms import Form, Status
 from dpg_fast.questionnaire.inventory import Inventory
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 _SECONDS = 5.0
@@ -89,15 +90,15 @@ class AdministrationSettings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"method is one of {', '.join(METHODS)}; not {self.method!r}")
+            raise DPGError(f"method is one of {', '.join(METHODS)}; not {self.method!r}")
         if self.method in WHOLE_TEXTS and (self.context or self.prefill):
-            raise ValueError(f"method {self.method} asks each item alone: context and prefill do not go with it")
+            raise DPGError(f"method {self.method} asks each item alone: context and prefill do not go with it")
         if self.steer not in ("all", "answer"):
-            raise ValueError(f"steer is all or answer, not {self.steer!r}")
+            raise DPGError(f"steer is all or answer, not {self.steer!r}")
         if min(self.batch_size, self.max_new_tokens) < 1 or self.context < 0 or not 0 <= self.temperature < 100:
-            raise ValueError("batch_size and max_new_tokens are at least 1, context and temperature not negative")
+            raise DPGError("batch_size and max_new_tokens are at least 1, context and temperature not negative")
         if self.temperature and (self.method != "generate" or not self.constrained):
-            raise ValueError("a temperature belongs to constrained generation")
+            raise DPGError("a temperature belongs to constrained generation")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -152,9 +153,9 @@ class Session:
     def __post_init__(self) -> None:
         labels = [respondent.label for respondent in self.respondents]
         if not labels or len(set(labels)) != len(labels):
-            raise ValueError(f"respondents need different labels, and there must be one at least: {labels}")
+            raise DPGError(f"respondents need different labels, and there must be one at least: {labels}")
         if not self.forms or len({form.number for form in self.forms}) != len(self.forms):
-            raise ValueError("forms need different numbers, and there must be one at least")
+            raise DPGError("forms need different numbers, and there must be one at least")
 
     @property
     def total(self) -> int:
@@ -206,13 +207,13 @@ class Session:
                 for row in rows
             ]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} does not hold answers of a session ({error}); remove it to begin anew") from error
+            raise DPGError(f"{path} does not hold answers of a session ({error}); remove it to begin anew") from error
         mine = json.loads(json.dumps(self.header()))
         for side in (mine, header):
             side["settings"].pop("batch_size", None)
         differing = [key for key in mine if header.get(key) != mine[key]]
         if differing:
-            raise ValueError(
+            raise DPGError(
                 f"{path} holds answers of another session (its {', '.join(differing)} differ); use another folder"
             )
         self.answers.update((answer.key, answer) for answer in answers)
@@ -260,7 +261,7 @@ def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality]
             found.append(respondent)
             continue
         if not isinstance(respondent.personality, Personality):
-            raise ValueError(f"{respondent.label!r} is not given by five scores, so no text can describe it")
+            raise DPGError(f"{respondent.label!r} is not given by five scores, so no text can describe it")
         text = persona(respondent.personality)
         found.append(Respondent(respondent.label, system=text or None, asked=respondent.personality))
     return found
@@ -275,7 +276,7 @@ def population(count: int, *, seed: int = 0) -> list[Respondent]:
         ValueError: no people.
     """
     if count < 1:
-        raise ValueError(f"a population has at least one person, not {count}")
+        raise DPGError(f"a population has at least one person, not {count}")
     rng = np.random.default_rng(seed)
     columns = []
     for _ in range(5):

@@ -37,6 +37,7 @@ from dpg_fast.questionnaire.forms import Form
 from dpg_fast.questionnaire.inventory import Inventory, Item
 from dpg_fast.questionnaire.session import AdministrationSettings, Answer, Respondent
 from dpg_fast.text.prompting import chat_prompt
+from dpg_fast.util.errors import DPGError
 
 #: questions about what is, and what is not, true of the respondent; a form takes one pair
 FRAMES = (
@@ -172,7 +173,7 @@ class TextReader:
         # where the tokenizer joins the seam, the text begins with the joined token
         start = common_length(before, whole)
         if start == len(whole):
-            raise ValueError(f"{type(self.tokenizer).__name__} writes no token for the text {text!r}")
+            raise DPGError(f"{type(self.tokenizer).__name__} writes no token for the text {text!r}")
         return TextRow(whole, len(whole) - start, person.personality)
 
     def _encode(self, text: str) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dpg_fast.util.errors import DPGError
+
 MISSING = "-"
 SIGNED = "{:+.2f}"
 
@@ -42,7 +44,7 @@ class Table:
     def __post_init__(self) -> None:
         wrong = next((row for row in self.rows if len(row) != len(self.head)), None)
         if wrong is not None:
-            raise ValueError(f"a row has {len(wrong)} cells under {len(self.head)} headings: {list(wrong)}")
+            raise DPGError(f"a row has {len(wrong)} cells under {len(self.head)} headings: {list(wrong)}")
 
 
 @dataclass(frozen=True)

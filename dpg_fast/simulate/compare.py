@@ -16,6 +16,7 @@ from dpg_fast.judges.stance import RULE, Stance, stances
 from dpg_fast.llm import LLMClient
 from dpg_fast.text.fluency import repeated_ngrams
 from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval, bootstrap
 
@@ -81,10 +82,10 @@ def read_terms(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8: {error.reason}") from error
+        raise DPGError(f"{path.name} is not UTF-8: {error.reason}") from error
     found = _distinct(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not found:
-        raise ValueError(f"{path.name} holds no term; write one a line")
+        raise DPGError(f"{path.name} holds no term; write one a line")
     return found
 
 
@@ -101,7 +102,7 @@ def derive_terms(texts: Sequence[str], background: Sequence[str], most: int = MO
     total: Counter[str] = Counter(word for text in texts for word in words(text))
     found = [w for w in total if len(w) >= _SHORTEST and w.isalpha() and number_of[w] > 1 and w not in usual]
     if not found:
-        raise ValueError("no word of the material is frequent enough, and uncommon elsewhere, to be a term")
+        raise DPGError("no word of the material is frequent enough, and uncommon elsewhere, to be a term")
     return tuple(sorted(found, key=lambda word: (-total[word], word))[:most])
 
 
@@ -131,7 +132,7 @@ def read_systems(files: Mapping[str, Path]) -> dict[str, list[DialogueRecord]]:
     found = {name: list(read_records(path, DialogueRecord)) for name, path in files.items()}
     empty = [name for name, records in found.items() if not records]
     if empty:
-        raise ValueError(f"no conversation in the file of {', '.join(empty)}")
+        raise DPGError(f"no conversation in the file of {', '.join(empty)}")
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 
 from dpg_fast.llm import defuse
 from dpg_fast.simulate.conversation import Conversation
+from dpg_fast.util.errors import DPGError
 
 NameScorer = Callable[[Sequence[Conversation]], list[int]]
 
@@ -28,7 +29,7 @@ def next_speakers(conversations: Sequence[Conversation], scorer: NameScorer | No
     found = {i: _by_rule(c) for i, c in enumerate(conversations) if c.scenario.order != "model" or _only(c) is not None}
     rest = [i for i in range(len(conversations)) if i not in found]
     if rest and scorer is None:
-        raise ValueError("the order 'model' needs a local model")
+        raise DPGError("the order 'model' needs a local model")
     if rest and scorer is not None:
         found |= dict(zip(rest, scorer([conversations[i] for i in rest]), strict=True))
     return [found[i] for i in range(len(conversations))]

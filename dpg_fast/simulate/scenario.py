@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from dpg_fast.personality.scores import Personality
 from dpg_fast.text.records import Text
+from dpg_fast.util.errors import DPGError
 
 Order = Literal["alternate", "addressed", "random", "model"]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\s:<>\[\]|][^:<>\[\]|\n]{0,47}$")]
@@ -57,11 +58,11 @@ class Speaker(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Speaker:
         if self.stage is not None and self.character is None:
-            raise ValueError(f"{self.name} has a stage but no character")
+            raise DPGError(f"{self.name} has a stage but no character")
         if self.personality is not None and self.personality.character is not None:
-            raise ValueError(f"{self.name}: name the character in character and stage, not in personality")
+            raise DPGError(f"{self.name}: name the character in character and stage, not in personality")
         if self.endpoint is not None and (self.personality is not None or self.character is not None):
-            raise ValueError(
+            raise DPGError(
                 f"{self.name} speaks through an endpoint, which takes no personality or character; describe the person in persona"
             )
         return self
@@ -152,14 +153,14 @@ class Scenario(BaseModel):
     def _check(self) -> Scenario:
         names = [speaker.name.casefold() for speaker in self.speakers]
         if len(set(names)) < len(names):
-            raise ValueError(f"two speakers have the same name: {', '.join(self.names)}")
+            raise DPGError(f"two speakers have the same name: {', '.join(self.names)}")
         for line in self.opening:
             if line.speaker.casefold() not in names:
-                raise ValueError(f"the opening is spoken by {line.speaker!r}, who is none of {', '.join(self.names)}")
+                raise DPGError(f"the opening is spoken by {line.speaker!r}, who is none of {', '.join(self.names)}")
         if len(self.opening) >= self.turns:
-            raise ValueError(f"the opening has {len(self.opening)} of {self.turns} turns: nothing is left to be said")
+            raise DPGError(f"the opening has {len(self.opening)} of {self.turns} turns: nothing is left to be said")
         if self.context_tokens <= self.generation.max_new_tokens:
-            raise ValueError(
+            raise DPGError(
                 f"context_tokens ({self.context_tokens}) must exceed max_new_tokens ({self.generation.max_new_tokens})"
             )
         return self
@@ -196,9 +197,9 @@ def load_scenario(path: Path) -> Scenario:
     try:
         content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+        raise DPGError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is no scenario: it must be a mapping with name, speakers and turns")
+        raise DPGError(f"{path.name} is no scenario: it must be a mapping with name, speakers and turns")
     try:
         return Scenario.model_validate({"name": path.stem} | content)
     except ValidationError as error:
@@ -206,7 +207,7 @@ def load_scenario(path: Path) -> Scenario:
             f"{'.'.join(map(str, fault['loc'])) or 'scenario'}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_url=False, include_context=False)
         ]
-        raise ValueError(f"{path.name}: " + "; ".join(found)) from error
+        raise DPGError(f"{path.name}: " + "; ".join(found)) from error
 
 
 def load_scenarios(paths: list[Path]) -> list[Scenario]:
@@ -217,10 +218,10 @@ def load_scenarios(paths: list[Path]) -> list[Scenario]:
     """
     files = [file for path in paths for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
     if not files:
-        raise ValueError("no scenario file was named")
+        raise DPGError("no scenario file was named")
     found = [load_scenario(file) for file in files]
     names = [scenario.name for scenario in found]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"two scenarios are named {', '.join(repeated)}")
+        raise DPGError(f"two scenarios are named {', '.join(repeated)}")
     return found

@@ -23,6 +23,7 @@ from dpg_fast.simulate.conversation import (
 )
 from dpg_fast.simulate.scenario import Endpoint, Generation, Scenario
 from dpg_fast.text.prompting import Message, with_system
+from dpg_fast.util.errors import DPGError
 
 PROMPT_VERSION = "simulate-1"
 
@@ -74,7 +75,7 @@ class LocalVoice:
                     try:
                         self._batch([(Conversation(scenario, 0), place)], {"max_new_tokens": 1, "do_sample": False}, 0)
                     except (ValueError, TypeError) as error:
-                        raise ValueError(f"{speaker.name} of {scenario.name} cannot speak: {error}") from error
+                        raise DPGError(f"{speaker.name} of {scenario.name} cannot speak: {error}") from error
 
     def _batch(self, pairs: Sequence[tuple[Conversation, int]], options: Mapping[str, Any], step: int) -> list[str]:
         chats = [self.prompt(conversation, speaker) for conversation, speaker in pairs]
@@ -148,7 +149,7 @@ class EndpointVoice:
         for result in run.results:
             if result.value is None:
                 assert result.failure is not None
-                raise ValueError(
+                raise DPGError(
                     f"{self.client.settings.model} gave no turn for {result.item}: {result.failure.kind}: "
                     f"{result.failure.detail}; the same command goes on from here"
                 )
@@ -179,7 +180,7 @@ class Voices:
             if key is not None:
                 texts = self.endpoints[key].say(some, who)
             elif self.local is None:
-                raise ValueError("a speaker without an endpoint needs a local model")
+                raise DPGError("a speaker without an endpoint needs a local model")
             else:
                 texts = self.local.say(some, who, step)
             raw.update(zip(members, texts, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 
 #: names no trait, so that what shows in an answer comes from the method that is measured
 NEUTRAL_SYSTEM = (
@@ -35,7 +36,7 @@ class AnswerSettings:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise DPGError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def about(self) -> dict[str, Any]:
         """What the answers depend on."""

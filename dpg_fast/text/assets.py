@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dpg_fast.personality.scores import POLES, Pole, Trait
+from dpg_fast.util.errors import DPGError
 
 QuestionSplit = Literal["search", "fit", "holdout", "validation"]
 DescriptionSplit = Literal["search", "judge", "holdout", "validation"]
@@ -96,7 +97,7 @@ def load_personalitybench(folder: Path | str) -> PersonalityBench:
 
 def _check_split(split: str | None, accepted: tuple[str, ...]) -> None:
     if split is not None and split not in accepted:
-        raise ValueError(f"unknown split {split!r}; accepted: {', '.join(accepted)}")
+        raise DPGError(f"unknown split {split!r}; accepted: {', '.join(accepted)}")
 
 
 def _asset(name: str) -> str:
@@ -127,12 +128,12 @@ def _lines(path: Path) -> list[tuple[str, Any]]:
         try:
             rows.append((where, json.loads(line)))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error})") from error
+            raise DPGError(f"{where}: not JSON ({error})") from error
     return rows
 
 
 def _text(row: Any, key: str, where: str) -> str:
     value = row.get(key) if isinstance(row, dict) else None
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: needs the key {key!r} with a text")
+        raise DPGError(f"{where}: needs the key {key!r} with a text")
     return value.strip()

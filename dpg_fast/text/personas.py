@@ -13,6 +13,7 @@ import torch
 
 from dpg_fast.personality.scores import Personality, Pole, Trait
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 # The persona stands before and after the question: small models lose sight of a system text alone.
@@ -129,7 +130,7 @@ def load_answers(path: Path) -> list[PersonaAnswer]:
         try:
             answers.append(PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"]))
         except KeyError as error:
-            raise ValueError(f"{path}, line {number}: needs the key {error}") from error
+            raise DPGError(f"{path}, line {number}: needs the key {error}") from error
     return answers
 
 

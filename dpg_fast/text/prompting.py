@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpg_fast.compat.transformers_models import chat_template
+from dpg_fast.util.errors import DPGError
 
 Message = dict[str, str]
 
@@ -40,9 +41,7 @@ def chat_prompt(tokenizer: Any, messages: Sequence[Message], *, system: str | No
         ValueError: the tokenizer has no chat template.
     """
     if chat_template(tokenizer) is None:
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()"
-        )
+        raise DPGError(f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()")
     text = tokenizer.apply_chat_template(
         with_system(tokenizer, messages, system), tokenize=False, add_generation_prompt=True
     )

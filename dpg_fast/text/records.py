@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Personality
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 
 T = TypeVar("T", bound=BaseModel)
@@ -158,7 +159,7 @@ def read_records(path: Path | str, model: type[T]) -> Iterator[T]:
             try:
                 yield model.model_validate_json(line)
             except ValidationError as error:
-                raise ValueError(f"{path.name}, line {number}: {_explain(error)}") from error
+                raise DPGError(f"{path.name}, line {number}: {_explain(error)}") from error
 
 
 def write_records(path: Path | str, records: Iterable[BaseModel]) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpg_fast.util.errors import DPGError
+
 NAME = "dpg_fast_grouped"
 
 
@@ -32,7 +34,7 @@ def grouped_attention(
         [B, L, H, D], and no weights. ``dropout`` is not supported and must be 0.
     """
     if dropout:
-        raise ValueError(f"grouped_attention has no dropout, got {dropout}")
+        raise DPGError(f"grouped_attention has no dropout, got {dropout}")
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     scale = width**-0.5 if scaling is None else scaling

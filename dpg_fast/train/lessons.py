@@ -20,6 +20,7 @@ from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Tra
 from dpg_fast.text.answers import NEUTRAL_SYSTEM
 from dpg_fast.text.assets import Question, load_descriptions, load_questions
 from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 
 SPLITS = ("search", "fit")  # never "holdout" or "validation": those are for measuring
@@ -45,7 +46,7 @@ class LessonSettings:
 
     def __post_init__(self) -> None:
         if self.people < 1 or self.questions < 0:
-            raise ValueError(f"people is at least 1 and questions at least 0, got {self.people} and {self.questions}")
+            raise DPGError(f"people is at least 1 and questions at least 0, got {self.people} and {self.questions}")
 
     def about(self) -> dict[str, Any]:
         """What a lesson depends on, apart from the model and the number of questions."""
@@ -97,7 +98,7 @@ def asked_questions(count: int = 0) -> list[Question]:
     by_trait = [[q for split in SPLITS for q in load_questions(trait, split)] for trait in Trait]  # type: ignore[arg-type]
     most = min(map(len, by_trait))
     if count > most:
-        raise ValueError(f"there are {most} questions of each trait to learn from, not {count}")
+        raise DPGError(f"there are {most} questions of each trait to learn from, not {count}")
     return [row[i] for i in range(count or most) for row in by_trait]
 
 
@@ -125,10 +126,10 @@ def make_lessons(
             with safe_open(file, "pt") as stored:
                 metadata = stored.metadata()
             if metadata["about"] != about:
-                raise ValueError(f"{file} was made with other settings; name another directory or remove it")
+                raise DPGError(f"{file} was made with other settings; name another directory or remove it")
             maker = json.loads(metadata.get("base_model", "null"))
             if maker is not None and (reason := mismatch(maker["fingerprint"], model, maker["name"])) is not None:
-                raise ValueError(f"{file}: {reason}; name another directory or remove it")
+                raise DPGError(f"{file}: {reason}; name another directory or remove it")
         else:
             random = np.random.default_rng([settings.seed, *question.id.encode()])
             people = draw_people(question.trait, settings.people, random)
@@ -184,7 +185,7 @@ def load_lesson(file: Path) -> Lesson:
             )
         return Lesson(metadata["question"], metadata["system"], tuple(map(tuple, levels)), answers)
     except (KeyError, OSError) as error:
-        raise ValueError(f"{file} is no lesson: {error}") from error
+        raise DPGError(f"{file} is no lesson: {error}") from error
 
 
 def load_lessons(files: Sequence[Path]) -> list[Lesson]:

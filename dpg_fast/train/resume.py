@@ -13,6 +13,7 @@ from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
 from dpg_fast.model import artifact
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.train.settings import TrainSettings
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 RUN = "run.json"
@@ -57,7 +58,7 @@ def claim(settings: TrainSettings, base: Any) -> None:
     if mismatch(before["base_model"]["fingerprint"], base, before["base_model"]["name"]) is not None:
         other.append("the base model's weights")
     if other:
-        raise ValueError(
+        raise DPGError(
             f"{settings.output} holds checkpoints of another run (other {', '.join(other)}); name another output or remove it"
         )
 

@@ -22,6 +22,7 @@ from dpg_fast.text.prompting import chat_prompt, with_system
 from dpg_fast.text.records import DialogueRecord
 from dpg_fast.train.lessons import Lesson
 from dpg_fast.train.teacher import TaughtAnswer, mix
+from dpg_fast.util.errors import DPGError
 
 PromptOf = Callable[[Personality], Tensor]
 _TESTED = np.array([-5.0, -2.0, 2.0, 5.0])  # levels of the evaluation's new personalities
@@ -61,7 +62,7 @@ class Rows(Dataset[Row]):
 
     def __init__(self, sources: Sequence[Source], visits: int = 1, seed: int = 0) -> None:
         if not sources or visits < 1:
-            raise ValueError(f"nothing to learn from: {len(sources)} sources, {visits} visits")
+            raise DPGError(f"nothing to learn from: {len(sources)} sources, {visits} visits")
         self.sources, self.visits, self.seed = sources, visits, seed
 
     def __len__(self) -> int:
@@ -182,7 +183,7 @@ def text_sources(
             zeros = torch.zeros(len(positions), 1)
             found.append(TextSource(Row(tokens, positions, following, zeros, scores)))
     if not found:
-        raise ValueError(f"none of {seen} records has a personality and an assistant's turn")
+        raise DPGError(f"none of {seen} records has a personality and an assistant's turn")
     return found
 
 
@@ -199,7 +200,7 @@ def assistant_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tupl
         before = chat_prompt(tokenizer, messages[:number])
         after = tokenizer.apply_chat_template(list(messages[: number + 1]), tokenize=False)
         if not before.startswith(text) or not after.startswith(before):
-            raise ValueError("the chat template rewrites earlier turns, so the assistant's tokens cannot be told apart")
+            raise DPGError("the chat template rewrites earlier turns, so the assistant's tokens cannot be told apart")
         said = after[len(before) :]
         marks.append((before[len(text) :], False))
         marks.append((said.rstrip("\n"), True))

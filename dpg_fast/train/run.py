@@ -23,6 +23,7 @@ from dpg_fast.train.resume import claim, last_whole_checkpoint
 from dpg_fast.train.rows import Rows, Source, taught_sources, text_sources
 from dpg_fast.train.settings import DataSettings, TrainSettings
 from dpg_fast.train.trainer import HypernetTrainer
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 from dpg_fast.util.progress import Count
 
@@ -42,7 +43,7 @@ def run_training(settings: TrainSettings, progress: Count | None = None) -> Path
     arguments = trainer_arguments(settings)
     for file in settings.data.records:  # before anything is loaded or made
         if all(record.personality is None for record in read_records(file, DialogueRecord)):
-            raise ValueError(f"no record of {file} has a personality")
+            raise DPGError(f"no record of {file} has a personality")
     base, tokenizer = load_base(settings.model, getattr(torch, settings.dtype))
     checkpoint = last_whole_checkpoint(settings.output)  # before any process can write the next one
     with arguments.main_process_first(desc="lessons"):
@@ -98,7 +99,7 @@ def trainer_arguments(settings: TrainSettings) -> TrainingArguments:
     try:
         return TrainingArguments(output_dir=str(settings.output), **chosen)
     except TypeError as error:
-        raise ValueError(f"trainer: {error}") from None
+        raise DPGError(f"trainer: {error}") from None
 
 
 def load_sources(settings: TrainSettings, base: Any, tokenizer: Any, progress: Count | None = None) -> list[Source]:

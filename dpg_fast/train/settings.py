@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.train.lessons import LessonSettings
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED
 
 T = TypeVar("T")
@@ -46,9 +47,9 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if self.lessons is None and not self.records:
-            raise ValueError("data: name a directory of lessons or files of records")
+            raise DPGError("data: name a directory of lessons or files of records")
         if not 0 <= self.redraw <= 1 or self.strength < 0 or self.visits < 1 or self.max_length < 2 or self.pack < 0:
-            raise ValueError(
+            raise DPGError(
                 "data: redraw lies in 0..1, strength and pack are at least 0, visits at least 1, max_length at least 2"
             )
 
@@ -82,11 +83,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+            raise DPGError(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if "output_dir" in self.trainer:
-            raise ValueError("trainer.output_dir is called output here")
+            raise DPGError("trainer.output_dir is called output here")
         if self.plain_lora and self.data.records:
-            raise ValueError("plain_lora learns from lessons alone; leave data.records out")
+            raise DPGError("plain_lora learns from lessons alone; leave data.records out")
 
 
 def load_settings(file: Path | None, overrides: Sequence[str] = ()) -> TrainSettings:
@@ -126,18 +127,18 @@ def read_settings(kind: type[T], file: Path | None, overrides: Sequence[str] = (
     if file is not None:
         loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         if not isinstance(loaded, dict):
-            raise ValueError(f"{file} holds no settings")
+            raise DPGError(f"{file} holds no settings")
         values = loaded
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign or not name:
-            raise ValueError(f"an override is written name=value, not {override!r}")
+            raise DPGError(f"an override is written name=value, not {override!r}")
         *sections, last = name.split(".")
         place = values
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise ValueError(f"{override!r}: {section} is no section")
+                raise DPGError(f"{override!r}: {section} is no section")
         place[last] = yaml.safe_load(text)
     return _build(kind, _numbers(values), "")
 
@@ -156,18 +157,18 @@ def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = [name for name in values if name not in names]
     if unknown:
-        raise ValueError(f"unknown settings {', '.join(where + str(n) for n in unknown)}; accepted: {', '.join(names)}")
+        raise DPGError(f"unknown settings {', '.join(where + str(n) for n in unknown)}; accepted: {', '.join(names)}")
     try:
         found = {name: _convert(hints[name], value, where + name) for name, value in values.items()}
         return kind(**found)
     except TypeError as error:
-        raise ValueError(f"{where or 'settings: '}{error}") from None
+        raise DPGError(f"{where or 'settings: '}{error}") from None
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise ValueError(f"{name} is a section, not {value!r}")
+            raise DPGError(f"{name} is a section, not {value!r}")
         return _build(hint, value, f"{name}.")
     if hint in (Path, Path | None):
         return None if value is None and hint != Path else Path(_of(value, str, name))
@@ -188,5 +189,5 @@ def _of(value: Any, kind: Any, name: str) -> Any:
     wrong = isinstance(value, bool) and kind is not bool
     if wrong or not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise ValueError(f"{name} must be {' or '.join(k.__name__ for k in kinds)}, not {value!r}")
+        raise DPGError(f"{name} must be {' or '.join(k.__name__ for k in kinds)}, not {value!r}")
     return value

@@ -24,6 +24,7 @@ from dpg_fast.personality.scores import MAX_SCORE, Personality, Pole, Trait
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.train.attention import grouped
+from dpg_fast.util.errors import DPGError
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class TeacherSettings:
 
     def __post_init__(self) -> None:
         if self.strength < 0 or self.temperature < 0 or self.repetition_penalty < 1:
-            raise ValueError("strength and temperature are at least 0, repetition_penalty at least 1")
+            raise DPGError("strength and temperature are at least 0, repetition_penalty at least 1")
         if self.candidates < 2 or self.max_new_tokens < 1:
-            raise ValueError("candidates is at least 2, max_new_tokens at least 1")
+            raise DPGError("candidates is at least 2, max_new_tokens at least 1")
 
 
 @dataclass(frozen=True)

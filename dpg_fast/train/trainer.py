@@ -20,6 +20,7 @@ from dpg_fast.model.artifact import HYPERNET
 from dpg_fast.personality.scores import Personality
 from dpg_fast.train.loss import batch_loss
 from dpg_fast.train.rows import Rows, collate
+from dpg_fast.util.errors import DPGError
 
 WEIGHTS = HYPERNET
 
@@ -54,7 +55,7 @@ class HypernetTrainer(Trainer):
         **options: Any,
     ) -> None:
         if not isinstance(model.hypernet, HyperNetwork):
-            raise ValueError("the model has no hypernetwork to train; give from_model() a HypernetConfig")
+            raise DPGError("the model has no hypernetwork to train; give from_model() a HypernetConfig")
         # rows are not dictionaries of columns
         set_known(arguments, remove_unused_columns=False, label_names=["positions"])
         super().__init__(

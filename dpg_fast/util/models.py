@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from dpg_fast.util.errors import DPGError
+
 BUNDLED = "smollm2"
 BUNDLED_HYPERNET = "smollm2-hypernet"
 """Adapter name of the package's hypernetwork; `BUNDLED` as an adapter is its table of neurons."""
@@ -16,6 +18,7 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
 
     Raises:
         OSError: there is no such model.
+        DPGError: transformers cannot make a causal language model of what is there.
     """
     if name == BUNDLED:
         from dpg_fast.util.smollm2 import load_smollm2
@@ -24,5 +27,9 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(name)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except ValueError as error:
+        raise DPGError(f"{name} cannot be loaded: {error}") from error
+    return model.to(device).eval(), tokenizer

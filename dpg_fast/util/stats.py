@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 
 Scores = NDArray[np.float64]
@@ -87,10 +88,10 @@ def bootstrap_all(
         ValueError: no sample, an empty one, or settings out of range.
     """
     if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"confidence lies between 0 and 1 and resamples are positive, not {confidence}, {resamples}")
+        raise DPGError(f"confidence lies between 0 and 1 and resamples are positive, not {confidence}, {resamples}")
     groups = [_groups(rows) for rows in units]
     if not groups or not all(map(len, groups)):
-        raise ValueError("a bootstrap needs at least one sample, and units in each")
+        raise DPGError("a bootstrap needs at least one sample, and units in each")
     rng = np.random.default_rng(seed)
     estimates = np.asarray(statistic(*map(_joined, groups)), dtype=np.float64)
     draws = np.empty((resamples, estimates.size))
@@ -175,7 +176,7 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> float:
     """
     above, below = (np.asarray(side, dtype=np.float64).ravel() for side in (positive, negative))
     if not (above.size and below.size) or not np.isfinite([above.sum(), below.sum()]).all():
-        raise ValueError("an AUC needs two samples of finite values; one is empty, or holds values that are not finite")
+        raise DPGError("an AUC needs two samples of finite values; one is empty, or holds values that are not finite")
     rank_sum = ranks(np.concatenate([above, below]))[: above.size].sum()
     return float((rank_sum - above.size * (above.size + 1) / 2) / (above.size * below.size))
 
@@ -208,7 +209,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 def _pairs(a: ArrayLike, b: ArrayLike) -> Scores:
     x, y = np.asarray(a, dtype=np.float64).ravel(), np.asarray(b, dtype=np.float64).ravel()
     if x.size != y.size:
-        raise ValueError(f"correlations need pairs: {x.size} and {y.size} values")
+        raise DPGError(f"correlations need pairs: {x.size} and {y.size} values")
     pairs = np.stack([x, y], axis=1)
     return pairs[np.isfinite(pairs).all(axis=1)]
 
@@ -232,9 +233,9 @@ def matrix_of(values: ArrayLike, *, rows: int = 2, columns: int = 2) -> Scores:
     """
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] < rows or matrix.shape[1] < columns:
-        raise ValueError(f"needs a matrix of at least {rows} rows and {columns} columns, not {list(matrix.shape)}")
+        raise DPGError(f"needs a matrix of at least {rows} rows and {columns} columns, not {list(matrix.shape)}")
     if not np.isfinite(matrix).all():
-        raise ValueError("the matrix holds values that are not finite; leave incomplete rows out")
+        raise DPGError("the matrix holds values that are not finite; leave incomplete rows out")
     return matrix
 
 
@@ -293,7 +294,7 @@ def icc(ratings: ArrayLike, *kinds: ICC) -> list[float]:
     }
     unknown = [kind for kind in kinds if kind not in shares]
     if unknown:
-        raise ValueError(f"unknown kind of ICC {unknown[0]!r}; accepted: {', '.join(shares)}")
+        raise DPGError(f"unknown kind of ICC {unknown[0]!r}; accepted: {', '.join(shares)}")
     least = _TINY * (1 + grand**2)
     return [float(shares[kind][0] / shares[kind][1]) if shares[kind][1] > least else math.nan for kind in kinds]
 
@@ -314,18 +315,18 @@ def weighted_kappa(a: ArrayLike, b: ArrayLike, *, categories: Sequence[Any], wei
     """
     x, y = np.asarray(a).ravel(), np.asarray(b).ravel()
     if x.size != y.size or x.size == 0:
-        raise ValueError(f"both raters rate the same targets, at least one: {x.size} and {y.size} ratings")
+        raise DPGError(f"both raters rate the same targets, at least one: {x.size} and {y.size} ratings")
     known = np.asarray(categories)
     equal = np.concatenate([x, y])[:, None] == known
     if not equal.any(axis=1).all():
-        raise ValueError(f"a rating is none of the categories {known.tolist()}")
+        raise DPGError(f"a rating is none of the categories {known.tolist()}")
     place = equal.argmax(axis=1)
     table = np.zeros((known.size, known.size))
     np.add.at(table, (place[: x.size], place[x.size :]), 1)
     distance = np.abs(np.subtract.outer(np.arange(known.size), np.arange(known.size))).astype(np.float64)
     costs = {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}
     if weights not in costs:
-        raise ValueError(f"weights are none, linear or quadratic, not {weights!r}")
+        raise DPGError(f"weights are none, linear or quadratic, not {weights!r}")
     expected = (costs[weights] * np.outer(table.sum(axis=1), table.sum(axis=0))).sum() / x.size
     return float(1 - (costs[weights] * table).sum() / expected) if expected > 0 else math.nan
 
@@ -345,7 +346,7 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     table = matrix_of(counts, rows=1)
     raters = table.sum(axis=1)
     if (table < 0).any() or raters[0] < 2 or not np.allclose(raters, raters[0]):
-        raise ValueError("every target is rated by the same number of raters, at least two")
+        raise DPGError("every target is rated by the same number of raters, at least two")
     n = float(raters[0])
     agreement = ((table**2).sum(axis=1) - n) / (n * (n - 1))
     chance = float(((table.sum(axis=0) / table.sum()) ** 2).sum())

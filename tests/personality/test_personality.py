@@ -27,7 +27,7 @@ def test_importing_does_not_import_torch_or_pydantic() -> None:
     code = (
         "import sys, types;"
         "package = types.ModuleType('dpg_fast');"
-        f"package.__path__ = [{str(Path(dpg_fast.personality.traits.__file__).parent)!r}];"
+        f"package.__path__ = [{str(Path(dpg_fast.__file__).parent)!r}];"
         "sys.modules['dpg_fast'] = package;"
         "import dpg_fast.personality.scores;"
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dpg_fast.cli.errors import command_errors
+from dpg_fast.cli.errors import one_line_errors
+from dpg_fast.util.errors import DPGError
 
 neurons = typer.Typer(help="Personality neurons: find, inspect, calibrate, import, export.", no_args_is_help=True)
 
@@ -82,7 +83,7 @@ def find(
     ] = False,
 ) -> None:
     """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
-    with command_errors("neurons find"):
+    with one_line_errors("dpg-fast neurons find"):
         from dpg_fast.cli.neurons.find import FindOptions, run_find
         from dpg_fast.neurons import SearchSettings, SelectionRule
 
@@ -122,7 +123,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show an adapter's neurons: counts per layer and pole, values, overlap, base model, how it was made."""
-    with command_errors("neurons info"):
+    with one_line_errors("dpg-fast neurons info"):
         from dpg_fast.cli.neurons.files import show_adapter
 
         show_adapter(adapter, plots, as_json)
@@ -150,7 +151,7 @@ def import_(
     strength: Strengths = None,
 ) -> None:
     """Make an adapter of neuron lists in the format that NPTI published."""
-    with command_errors("neurons import"):
+    with one_line_errors("dpg-fast neurons import"):
         from dpg_fast.cli.neurons.files import import_adapter
 
         import_adapter(output, trait_file, base_model, (layers, intermediate), fingerprint_from, strength or (1.0,))
@@ -164,7 +165,7 @@ def export(
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress the files.")] = False,
 ) -> None:
     """Write an adapter's neuron lists in the format that NPTI published."""
-    with command_errors("neurons export"):
+    with one_line_errors("dpg-fast neurons export"):
         from dpg_fast.cli.neurons.files import export_adapter
 
         export_adapter(adapter, output, compress=gzip)
@@ -200,7 +201,7 @@ def calibrate(
     allow_mismatch: Annotated[bool, typer.Option(help="Accept another base model than the adapter's.")] = False,
 ) -> None:
     """Fit level -> strength: steer at several strengths, judge the answers, bound by fluency. Resumes when killed."""
-    with command_errors("neurons calibrate"):
+    with one_line_errors("dpg-fast neurons calibrate"):
         from dpg_fast.cli.judge_options import JudgeOptions
         from dpg_fast.cli.neurons.calibrate import CalibrateOptions, run_calibrate
         from dpg_fast.evaluation.calibration import Guard
@@ -227,7 +228,7 @@ def _amount(text: str) -> int | float:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else int(text)
     except ValueError:
-        raise ValueError(f'{text!r} is no number per layer; accepted: a count like "50", a share like "0.5%"') from None
+        raise DPGError(f'{text!r} is no number per layer; accepted: a count like "50", a share like "0.5%"') from None
 
 
 def _layers(text: str | None) -> tuple[int, int] | None:
@@ -235,5 +236,5 @@ def _layers(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal()):
-        raise ValueError(f'{text!r} is no range of layers; accepted: a first and a last one, like "12-31"')
+        raise DPGError(f'{text!r} is no range of layers; accepted: a first and a last one, like "12-31"')
     return int(first), int(last)

@@ -22,6 +22,7 @@ from dpg_fast.personality.scores import MAX_SCORE, Pole
 from dpg_fast.personality.traits import parse_traits
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.text.assets import load_questions
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 from dpg_fast.util.progress import progress_bars
 
@@ -71,16 +72,16 @@ def run_calibrate(
     console = console or Console()
     traits, strengths = parse_traits(options.traits), grid(options.most, options.steps)
     if options.plot is not None and options.plot.suffix.lower() != ".png":
-        raise ValueError(f"the picture is written as PNG; {options.plot} does not end in .png")
+        raise DPGError(f"the picture is written as PNG; {options.plot} does not end in .png")
     if not (adapter / artifact.CONFIG).is_file():
-        raise ValueError(f"{adapter} is no directory with an adapter; copy or download it first")
+        raise DPGError(f"{adapter} is no directory with an adapter; copy or download it first")
     if artifact.read_config(adapter)["neurons"] is None:
-        raise ValueError(f"{adapter} has no personality neurons to calibrate")
+        raise DPGError(f"{adapter} has no personality neurons to calibrate")
     table = SteeringTable.load(adapter / artifact.NEURONS)
     poles = [pole for pole in table.poles if pole.trait in traits]
     asked = {t: [q.question for q in load_questions(t, SPLIT)][: options.questions] for t in traits}
     if not all(asked.values()):
-        raise ValueError("calibrate on at least one question for each trait")
+        raise DPGError("calibrate on at least one question for each trait")
     base, tokenizer = load_base(model_name)
     parts = artifact.load(adapter, base, allow_mismatch=options.allow_mismatch)
     model = PersonalityModel.from_model(base, steering=parts.steering)

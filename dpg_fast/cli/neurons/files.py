@@ -17,6 +17,7 @@ from dpg_fast.model import Calibration, artifact
 from dpg_fast.model.fingerprint import mismatch, unsampled
 from dpg_fast.neurons import SteeringTable, npti
 from dpg_fast.neurons.summary import summarise
+from dpg_fast.util.errors import DPGError
 
 
 def read_adapter(adapter: str) -> tuple[dict[str, Any], SteeringTable, Calibration | None]:
@@ -28,7 +29,7 @@ def read_adapter(adapter: str) -> tuple[dict[str, Any], SteeringTable, Calibrati
     directory = artifact.locate(adapter)
     config = artifact.read_config(directory)
     if config["neurons"] is None:
-        raise ValueError(f"{adapter} has no personality neurons")
+        raise DPGError(f"{adapter} has no personality neurons")
     stored = directory / artifact.CALIBRATION
     calibration = Calibration.load(stored) if stored.is_file() else None
     return config, SteeringTable.load(directory / artifact.NEURONS), calibration
@@ -81,14 +82,14 @@ def import_adapter(
     """
     console = console or Console()
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; name a directory to write the adapter to")
+        raise DPGError(f"{output} is a file; name a directory to write the adapter to")
     calibration = Calibration(equal_or_ten(strengths))
     name = base_model or npti.PUBLISHED_BASE
     sizes = {"num_hidden_layers": shape[0], "intermediate_size": shape[1]}
     if name == npti.PUBLISHED_BASE:
         wrong = {key: value for key, value in sizes.items() if npti.PUBLISHED_SHAPE[key] != value}
         if wrong:
-            raise ValueError(f"{name} does not have {wrong}; name the lists' own model with --base-model")
+            raise DPGError(f"{name} does not have {wrong}; name the lists' own model with --base-model")
         sizes = npti.PUBLISHED_SHAPE
     table, reports = npti.import_lists(npti.find_files(files), *shape)
     base: dict[str, Any] = {"name": name, "fingerprint": unsampled(sizes)}
@@ -98,7 +99,7 @@ def import_adapter(
         loaded, _ = load_base(fingerprint_from)
         reason = mismatch(base["fingerprint"], loaded, model_name(loaded))
         if reason is not None:
-            raise ValueError(f"{fingerprint_from} is not {name}: {reason}")
+            raise DPGError(f"{fingerprint_from} is not {name}: {reason}")
         base["fingerprint"] = artifact.describe_base(loaded)["fingerprint"]
     for report in reports:
         console.print(f"{report.pole} {report.name}: {import_line(asdict(report))}", highlight=False)

@@ -18,6 +18,7 @@ from dpg_fast.neurons.checkpoint import remove_checkpoint
 from dpg_fast.neurons.search import Progress, search_memory
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.assets import load_descriptions, load_questions
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 
 
@@ -50,10 +51,10 @@ def run_find(output: Path, model_name: str, options: FindOptions, console: Conso
     """
     console = console or Console()
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; name a directory to write the adapter to")
+        raise DPGError(f"{output} is a file; name a directory to write the adapter to")
     traits = list(dict.fromkeys(Trait.parse(letter) for letter in options.traits))
     if not traits:
-        raise ValueError("no traits to search; name some of O, C, E, A, N")
+        raise DPGError("no traits to search; name some of O, C, E, A, N")
     calibration = Calibration(equal_or_ten(options.strengths))
     questions = {t: [q.question for q in load_questions(t, "search")] * options.repeats for t in traits}
     descriptions = {pole: [d.text for d in load_descriptions(pole, "search")] for pole in POLES if pole.trait in traits}
@@ -92,5 +93,5 @@ def equal_or_ten(values: Sequence[float]) -> dict[Pole, float]:
     if len(values) == 1:
         return dict.fromkeys(POLES, values[0])
     if len(values) != len(POLES):
-        raise ValueError(f"give one strength or ten ({', '.join(map(str, POLES))}), got {len(values)}")
+        raise DPGError(f"give one strength or ten ({', '.join(map(str, POLES))}), got {len(values)}")
     return dict(zip(POLES, values, strict=True))

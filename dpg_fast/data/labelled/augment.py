@@ -26,6 +26,7 @@ from dpg_fast.judges.journal import Journal
 from dpg_fast.llm import Call, Fence, LLMClient, Usage
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.errors import DPGError
 
 PROMPT_VERSION = "in-character-1"
 EXAMPLES = 5
@@ -155,7 +156,7 @@ class LocalGenerator:
         self, model: Any, tokenizer: Any, *, seed: int = 0, temperature: float = 0.8, max_new_tokens: int = 120
     ) -> None:
         if not temperature > 0 or max_new_tokens < 1:
-            raise ValueError("temperature must be above 0 and max_new_tokens at least 1")
+            raise DPGError("temperature must be above 0 and max_new_tokens at least 1")
         self.model, self.tokenizer = model, tokenizer
         self.seed, self.temperature, self.max_new_tokens = seed, temperature, max_new_tokens
 

@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dpg_fast.util.errors import DPGError
+
 Scores = tuple[float, float, float, float, float]
 Open = tuple[float | None, float | None, float | None, float | None, float | None]  # None: no evidence
 OUTLIER_LIMIT = 3.5
@@ -53,7 +55,7 @@ class Centre:
         """
         columns = [_known(column) for column in zip(*rows, strict=True)]
         if not rows or not all(columns):
-            raise ValueError("the centre of no segments is undefined, and so is that of a trait judged in none")
+            raise DPGError("the centre of no segments is undefined, and so is that of a trait judged in none")
         judged = tuple(len(column) for column in columns)
         median = _five(statistics.median(column) for column in columns)
         spread_of = [statistics.median(abs(x - m) for x in column) for column, m in zip(columns, median, strict=True)]

@@ -14,6 +14,7 @@ from dpg_fast.data.scripts.script import Script
 from dpg_fast.data.scripts.segments import Segment, segments
 from dpg_fast.data.similarity import near_duplicates
 from dpg_fast.text.records import DroppedRecord
+from dpg_fast.util.errors import DPGError
 
 Split = Literal["train", "test_scene", "test_character"]
 SPLITS: tuple[Split, ...] = ("train", "test_scene", "test_character")
@@ -65,7 +66,7 @@ def prepare(scripts: Sequence[Script], settings: LabelSettings) -> Prepared:
     counts = Counter(segment.key for segment in found.values())
     enough = {key for key, count in counts.items() if count >= settings.min_segments}
     if not enough:
-        raise ValueError(
+        raise DPGError(
             f"no character has {settings.min_segments} segments ({len(counts)} characters, {len(found)} segments in all); lower "
             "--min-segments or --min-words, or give longer scripts"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dpg_fast.data.scripts.segments import SegmentSettings
+from dpg_fast.util.errors import DPGError
 
 Label = Literal["segment", "centre"]
 
@@ -51,16 +52,16 @@ class LabelSettings:
 
     def __post_init__(self) -> None:
         if self.min_segments < 1 or self.generate < 0:
-            raise ValueError("min_segments must be at least 1, generate at least 0")
+            raise DPGError("min_segments must be at least 1, generate at least 0")
         if not 0 <= self.max_missing < 5:
-            raise ValueError("max_missing must lie from 0 to 4: a text without evidence of any trait has no label")
+            raise DPGError("max_missing must lie from 0 to 4: a text without evidence of any trait has no label")
         if not (0 <= self.test_characters < 1 and 0 <= self.test_scenes < 1):
-            raise ValueError("the shares for testing must lie from 0 to below 1")
+            raise DPGError("the shares for testing must lie from 0 to below 1")
         if not self.min_distance >= 0:
-            raise ValueError("min_distance must be at least 0")
+            raise DPGError("min_distance must be at least 0")
         if not 0 < self.similarity <= 1 or not self.near > 0:
-            raise ValueError("similarity must lie above 0 and not above 1, near above 0")
+            raise DPGError("similarity must lie above 0 and not above 1, near above 0")
         if self.label not in ("segment", "centre"):
-            raise ValueError(f'a label is "segment" or "centre", not {self.label!r}')
+            raise DPGError(f'a label is "segment" or "centre", not {self.label!r}')
         if self.outliers not in ("drop", "keep"):
-            raise ValueError(f'outliers are "drop" or "keep", not {self.outliers!r}')
+            raise DPGError(f'outliers are "drop" or "keep", not {self.outliers!r}')

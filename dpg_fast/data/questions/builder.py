@@ -23,6 +23,7 @@ from dpg_fast.llm.results import Run
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.text.facets import FACETS, TOPICS, TRAIT_STEMS, Facet
 from dpg_fast.text.records import DroppedRecord
+from dpg_fast.util.errors import DPGError
 
 PROMPT_VERSION = "situations-1"
 EXAMPLES_VERSION = "situations-by-example-1"
@@ -114,19 +115,19 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         if min(self.questions, self.descriptions) < 0 or self.questions + self.descriptions == 0:
-            raise ValueError("ask for at least one question or description")
+            raise DPGError("ask for at least one question or description")
         if self.per_call < 1 or self.rounds < 1:
-            raise ValueError("per_call and rounds must be at least 1")
+            raise DPGError("per_call and rounds must be at least 1")
         if self.spare < 1:
-            raise ValueError(f"spare is at least 1, got {self.spare}")
+            raise DPGError(f"spare is at least 1, got {self.spare}")
         if not 0 <= self.examples <= MOST:
-            raise ValueError(f"examples are 0 to {MOST}, got {self.examples}")
+            raise DPGError(f"examples are 0 to {MOST}, got {self.examples}")
         if self.examples and self.per_call != 1:
-            raise ValueError(f"examples show one text in a reply: per_call must be 1 with them, got {self.per_call}")
+            raise DPGError(f"examples show one text in a reply: per_call must be 1 with them, got {self.per_call}")
         if not self.traits or not self.topics:
-            raise ValueError("name at least one trait and one topic")
+            raise DPGError("name at least one trait and one topic")
         if not (0 < self.similarity <= 1 and 0 < self.embedding_similarity <= 1):
-            raise ValueError("similarities must lie above 0 and not above 1")
+            raise DPGError("similarities must lie above 0 and not above 1")
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.assets import PersonalityBench, load_personalitybench
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 from dpg_fast.util.smollm2 import cache_root
 
@@ -70,7 +71,7 @@ def check_bytes(data: bytes, checksum: str) -> bool:
         return hashlib.sha256(data).hexdigest() == wanted
     if kind == "git" and len(wanted) == 40 and hexadecimal:
         return hashlib.sha1(b"blob %d\x00" % len(data) + data, usedforsecurity=False).hexdigest() == wanted
-    raise ValueError(f'a checksum is "sha256:<64 hex digits>" or "git:<40 hex digits>", not {checksum!r}')
+    raise DPGError(f'a checksum is "sha256:<64 hex digits>" or "git:<40 hex digits>", not {checksum!r}')
 
 
 def fetch_file(url: str, target: Path | str, checksum: str, *, timeout: float = _TIMEOUT) -> Path:
@@ -84,7 +85,7 @@ def fetch_file(url: str, target: Path | str, checksum: str, *, timeout: float = 
     if target.exists():
         if check_bytes(target.read_bytes(), checksum):
             return target
-        raise ValueError(f"{target} is there, but its checksum is not {checksum}; remove or rename it")
+        raise DPGError(f"{target} is there, but its checksum is not {checksum}; remove or rename it")
     check_bytes(b"", checksum)  # a misspelt checksum is found before the download
     try:
         with urllib.request.urlopen(url, timeout=timeout) as reply:
@@ -93,7 +94,7 @@ def fetch_file(url: str, target: Path | str, checksum: str, *, timeout: float = 
         reason = getattr(error, "reason", None) or error
         raise OSError(f"cannot download {url} ({reason}); on a machine without network put it at {target}") from error
     if not check_bytes(data, checksum):
-        raise ValueError(f"{url}: the {len(data):,} bytes that came do not have the checksum {checksum}")
+        raise DPGError(f"{url}: the {len(data):,} bytes that came do not have the checksum {checksum}")
     write_atomically(target, lambda temporary: Path(temporary).write_bytes(data))
     return target
 
@@ -113,7 +114,7 @@ def fetch_personalitybench(folder: Path | str | None = None, *, part: Part = "te
         OSError, ValueError: as `fetch_file`; files fetched before stay.
     """
     if part not in ("test", "search"):
-        raise ValueError(f"part is test or search, not {part!r}")
+        raise DPGError(f"part is test or search, not {part!r}")
     folder = cache_root() / "personalitybench" / NPTI_COMMIT[:7] / part if folder is None else Path(folder)
     for file in (DESCRIPTIONS, *(TEST_FILES if part == "test" else SEARCH_FILES)):
         fetch_file(f"{base_url}/{file.path}", folder / file.name, file.checksum)

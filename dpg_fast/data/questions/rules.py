@@ -10,6 +10,7 @@ from functools import cache
 from dpg_fast.data.similarity import words
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.facets import FACETS, TEST_STEMS, TRAIT_STEMS
+from dpg_fast.util.errors import DPGError
 
 _ASKS = re.compile(r"\b(?:describe|tell|explain|share|talk about|walk (?:me|us) through)\b", re.IGNORECASE)
 _YOU = re.compile(r"\b(?:you|your|yours|yourself)\b", re.IGNORECASE)
@@ -33,7 +34,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
-            raise ValueError(f"lengths must satisfy 1 <= shortest <= longest, not {self.shortest}, {self.longest}")
+            raise DPGError(f"lengths must satisfy 1 <= shortest <= longest, not {self.shortest}, {self.longest}")
 
     def check(self, text: str) -> Rejection | None:
         """A rejection if the text is too short or too long."""

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dpg_fast.data.scripts.script import Script
+from dpg_fast.util.errors import DPGError
 
 LONGEST_CUE = 200  # characters, extensions included
 
@@ -98,7 +99,7 @@ def merge_speakers(script: Script, aliases: Mapping[str, Sequence[str]] | None =
         for name in (person, *others):
             plain = plain_name(name)
             if of_alias.setdefault(plain, person) != person:
-                raise ValueError(f"the aliases give {name!r} to both {of_alias[plain]!r} and {person!r}")
+                raise DPGError(f"the aliases give {name!r} to both {of_alias[plain]!r} and {person!r}")
     scenes: dict[str, set[int]] = defaultdict(set)
     for scene in script.scenes:
         for speech in scene.speeches:
@@ -157,11 +158,11 @@ def load_aliases(path: Path | str) -> dict[str, list[str]]:
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from error
+        raise DPGError(f"{path.name} is not JSON: {error}") from error
     good = isinstance(value, dict) and all(
         name.strip() and isinstance(others, list) and all(isinstance(other, str) for other in others)
         for name, others in value.items()
     )
     if not good:
-        raise ValueError(f'{path.name} is no alias file; wanted: {{"Harry Potter": ["HARRY", "THE BOY"]}}')
+        raise DPGError(f'{path.name} is no alias file; wanted: {{"Harry Potter": ["HARRY", "THE BOY"]}}')
     return value

@@ -14,6 +14,7 @@ from dpg_fast.data.scripts.names import load_aliases, merge_speakers
 from dpg_fast.data.scripts.plays import cue_styles, read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
+from dpg_fast.util.errors import DPGError
 
 FORMATS = ("fountain", "play", "subtitles", "chats", "novel")
 _OF_ENDING = {
@@ -58,7 +59,7 @@ def read_script(
     format = format or guess_format(path, lines)
     if format not in _READERS:
         known = ", ".join(_READERS)
-        raise ValueError(f"{path.name}: cannot be read as {format!r} here; accepted: {known}")
+        raise DPGError(f"{path.name}: cannot be read as {format!r} here; accepted: {known}")
     script = _READERS[format](lines, path.stem)
     script.problems[:0] = problems
     return merge_speakers(script, merged_aliases(path, aliases))
@@ -74,7 +75,7 @@ def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = Fa
     try:
         return decode(path.read_bytes(), encoding, json_lines=json_lines)
     except LookupError as error:
-        raise ValueError(f"unknown encoding {encoding!r}") from error
+        raise DPGError(f"unknown encoding {encoding!r}") from error
 
 
 def merged_aliases(path: Path, aliases: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
@@ -94,14 +95,14 @@ def guess_format(path: Path, lines: Sequence[str]) -> str:
     if ending in _OF_ENDING:
         return _OF_ENDING[ending]
     if ending not in _TEXT_ENDINGS:
-        raise ValueError(f"{path.name}: unknown ending; name the format: {', '.join(FORMATS)}")
+        raise DPGError(f"{path.name}: unknown ending; name the format: {', '.join(FORMATS)}")
     headings = sum(_SCREENPLAY_HEADING.match(line.strip()) is not None for line in lines)
     styles = cue_styles(lines)
     if headings and styles["colon"] < 2 * headings:
         return "fountain"
     if sum(styles.values()) >= 2:
         return "play"
-    raise ValueError(
+    raise DPGError(
         f"{path.name}: neither scene headings nor names before the words; name the format: {', '.join(FORMATS)}"
     )
 
@@ -129,5 +130,5 @@ def find_scripts(folder: Path | str) -> list[Path]:
         if path.suffix.lower() in endings and path.is_file() and not path.name.startswith((".", "README"))
     )
     if not found:
-        raise ValueError(f"no scripts in {folder}; endings: {', '.join(sorted(endings))}")
+        raise DPGError(f"no scripts in {folder}; endings: {', '.join(sorted(endings))}")
     return found

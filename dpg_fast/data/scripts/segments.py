@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dpg_fast.data.scripts.names import is_group
 from dpg_fast.data.scripts.script import Scene, Script
 from dpg_fast.text.records import Turn
+from dpg_fast.util.errors import DPGError
 
 HIDDEN = "PERSON"  # how a judge sees the one whose words it judges
 
@@ -30,7 +31,7 @@ class SegmentSettings:
 
     def __post_init__(self) -> None:
         if self.turns < 1 or not 0 <= self.before < self.turns or self.min_words < 1:
-            raise ValueError("turns must be at least 1, before from 0 to turns - 1, min_words at least 1")
+            raise DPGError("turns must be at least 1, before from 0 to turns - 1, min_words at least 1")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dpg_fast.evaluation.calibration.sweep import Sweep
 from dpg_fast.model.calibration import PoleCurve
 from dpg_fast.personality.scores import MAX_SCORE, Pole
 from dpg_fast.text.fluency import Likelihood, perplexity
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import mean_interval
 
 _NEAR = 0.25  # a judged score this close to a level counts as that level
@@ -39,9 +40,9 @@ class Guard:
 
     def __post_init__(self) -> None:
         if not self.perplexity_ratio > 1:
-            raise ValueError(f"the perplexity ratio of the guard must be above 1, got {self.perplexity_ratio}")
+            raise DPGError(f"the perplexity ratio of the guard must be above 1, got {self.perplexity_ratio}")
         if not (self.repetition > 0 and self.empty > 0):
-            raise ValueError(f"the guard's rises must be above 0, got {self.repetition} and {self.empty}")
+            raise DPGError(f"the guard's rises must be above 0, got {self.repetition} and {self.empty}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def monotone_knots(
         (no effect) the knots are the straight line to ``usable``.
     """
     if len(strengths) != len(shifts) or len(strengths) < 2 or strengths[0] != 0:
-        raise ValueError("a fit needs strengths and shifts of one length, at least two, the first strength 0")
+        raise DPGError("a fit needs strengths and shifts of one length, at least two, the first strength 0")
     fitted = fitted_shifts(shifts)
     x = np.asarray(strengths, dtype=np.float64)
     at_end = float(np.interp(usable, x, fitted))
@@ -202,7 +203,7 @@ def dose_points(sweep: Sweep, pole: Pole, *, seed: int = 0) -> tuple[DosePoint, 
     for strength, rows in ((0.0, bare), *((s, sweep.steered[pole][s]) for s in sweep.strengths)):
         both = [q for q in rows if trait in rows[q]["scores"] and trait in bare[q]["scores"]]
         if not both and strength == 0.0:
-            raise ValueError(f"no answer of the bare model could be judged on {trait}: {rows}")
+            raise DPGError(f"no answer of the bare model could be judged on {trait}: {rows}")
         scores = np.array([rows[q]["scores"][trait] for q in both])
         shifts = sign * (scores - np.array([bare[q]["scores"][trait] for q in both]))
         interval = mean_interval(shifts, seed=seed)
@@ -248,7 +249,7 @@ def fit_pole(
     guard = guard or Guard()
     judged = list(itertools.takewhile(lambda point: point.answers, points))
     if len(judged) < 2:
-        raise ValueError(f"no answer towards {pole} could be judged, at any strength of the sweep; sweep smaller ones")
+        raise DPGError(f"no answer towards {pole} could be judged, at any strength of the sweep; sweep smaller ones")
     usable, limited_by = usable_strength(judged, guard)
     if limited_by == END and len(judged) < len(points):
         limited_by = NOT_JUDGED

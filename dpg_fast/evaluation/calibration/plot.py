@@ -12,6 +12,7 @@ import numpy as np
 from dpg_fast.evaluation.calibration.fit import DosePoint, PoleFit, fitted_shifts
 from dpg_fast.personality.scores import MAX_SCORE, Pole, Trait
 from dpg_fast.reporting.figures import COLOURS, new_figure, save_figure
+from dpg_fast.util.errors import DPGError
 
 _ROWS = ("judged score", "perplexity", "judged score", "perplexity")
 
@@ -27,7 +28,7 @@ def draw_calibration(fits: Mapping[Pole, PoleFit], path: Path, title: str = "Cal
         ImportError: matplotlib is missing.
     """
     if not fits:
-        raise ValueError("there are no fitted poles to draw")
+        raise DPGError("there are no fitted poles to draw")
     traits = [trait for trait in Trait if any(pole.trait is trait for pole in fits)]
     columns = len(traits)
     figure, axes = new_figure(1.6 + 2.4 * columns, 9.5, len(_ROWS), columns, sharey="row")

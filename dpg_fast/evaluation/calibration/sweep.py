@@ -14,6 +14,7 @@ from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration, PersonalityModel
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 
 ANSWERS, SCORES = "answers.jsonl", "scores.jsonl"
@@ -45,9 +46,9 @@ class NeuronSteerer:
             identity: names the adapter and the base, for the journal.
         """
         if model.steering is None:
-            raise ValueError("this adapter has no personality neurons to calibrate")
+            raise DPGError("this adapter has no personality neurons to calibrate")
         if model.hypernet is not None:
-            raise ValueError("calibrate the neurons on the base model alone: wrap it without the hypernetwork")
+            raise DPGError("calibrate the neurons on the base model alone: wrap it without the hypernetwork")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self._identity = dict(identity)
 
@@ -93,7 +94,7 @@ class Sweep:
 def grid(most: float, steps: int) -> tuple[float, ...]:
     """``steps`` strengths above 0, evenly spaced up to ``most``."""
     if steps < 2 or not (math.isfinite(most) and most > 0):
-        raise ValueError(f"a sweep needs a largest strength above 0 and at least two steps, got {most}, {steps}")
+        raise DPGError(f"a sweep needs a largest strength above 0 and at least two steps, got {most}, {steps}")
     return tuple(round(most * (i + 1) / steps, 6) for i in range(steps))
 
 
@@ -126,7 +127,7 @@ def run_sweep(
     traits = list(dict.fromkeys(pole.trait for pole in poles))
     empty = [trait.value for trait in traits if not questions.get(trait)]
     if empty or not poles:
-        raise ValueError(f"a sweep needs poles, and questions for each trait; missing: {', '.join(empty) or 'poles'}")
+        raise DPGError(f"a sweep needs poles, and questions for each trait; missing: {', '.join(empty) or 'poles'}")
     about = dict(steerer.about())
     answers = Journal(directory / ANSWERS, about, KEY)
     scores = Journal(directory / SCORES, {**about, **scorer.about()}, KEY)

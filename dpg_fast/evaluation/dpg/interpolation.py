@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dpg_fast.evaluation.cases import Case, JudgedCases
 from dpg_fast.personality.scores import Personality, Trait
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import Interval, bootstrap_all, spearman
 
 STEPS = 11
@@ -46,13 +47,13 @@ def parse_line(text: str, steps: int = STEPS) -> Line:
     """
     first, sign, last = text.partition(">")
     if not sign or ">" in last:
-        raise ValueError(f'a pair of personalities is written like "E-5 N+2 > E+5", not {text!r}')
+        raise DPGError(f'a pair of personalities is written like "E-5 N+2 > E+5", not {text!r}')
     start, end = Personality(first.strip()), Personality(last.strip())
     traits = tuple(trait for trait in Trait if start.scores[trait.position] != end.scores[trait.position])
     if not traits:
-        raise ValueError(f"{text!r}: the two are the same")
+        raise DPGError(f"{text!r}: the two are the same")
     if steps < 3:
-        raise ValueError(f"a line has at least three steps, not {steps}")
+        raise DPGError(f"a line has at least three steps, not {steps}")
     people = tuple(start.blend(end, step / (steps - 1)) for step in range(steps))
     return Line(f"{start} → {end}", people, traits)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpg_fast.personality.scores import Personality
 from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.errors import DPGError
 
 _POLE = 0.5  # scores nearer to 0 belong to neither pole
 _SAME = 0.5  # two scores that round to one level differ by at most this
@@ -81,7 +82,7 @@ def load_trained(paths: Sequence[Path]) -> Trained:
                 rows.append(record.personality)
                 characters |= {record.character} if record.character else set()
     if not rows:
-        raise ValueError(f"nobody with scores is in {', '.join(path.name for path in paths)}")
+        raise DPGError(f"nobody with scores is in {', '.join(path.name for path in paths)}")
     return Trained(np.array(rows, dtype=np.float64), frozenset(characters), lessons)
 
 
@@ -90,11 +91,11 @@ def _lesson_scores(directory: Path) -> Iterable[list[float]]:
 
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"{directory.name} holds no lessons")
+        raise DPGError(f"{directory.name} holds no lessons")
     for file in files:
         with safe_open(file, "pt") as stored:
             if "levels" not in stored.keys():  # noqa: SIM118  # safe_open is no mapping
-                raise ValueError(f"{file.name} is no lesson: it has no levels")
+                raise DPGError(f"{file.name} is no lesson: it has no levels")
             yield from stored.get_tensor("levels").tolist()
 
 

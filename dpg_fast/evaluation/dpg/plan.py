@@ -18,6 +18,7 @@ from dpg_fast.llm import LLMClient, Plan
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.text.records import DialogueRecord, read_records
+from dpg_fast.util.errors import DPGError
 
 QUESTIONS, NEW, SCRIPTED, INTERPOLATION = "questions", "new", "scripted", "interpolation"
 TASKS = (QUESTIONS, NEW, SCRIPTED, INTERPOLATION)
@@ -63,11 +64,11 @@ class DPGPlan:
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
-            raise ValueError(f"unknown tasks {', '.join(unknown)}; accepted: {', '.join(TASKS)}")
+            raise DPGError(f"unknown tasks {', '.join(unknown)}; accepted: {', '.join(TASKS)}")
         if SCRIPTED in self.tasks and self.records is None:
-            raise ValueError("the task scripted needs records of dialogue (--records)")
+            raise DPGError("the task scripted needs records of dialogue (--records)")
         if self.records is not None and SCRIPTED not in self.tasks:
-            raise ValueError("records are for the task scripted, which is not among the tasks")
+            raise DPGError("records are for the task scripted, which is not among the tasks")
 
     def trait_plan(self) -> TraitPlan:
         """Of the open questions; also where capability is measured."""

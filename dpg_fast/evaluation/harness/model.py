@@ -15,6 +15,7 @@ from dpg_fast.compat.transformers_models import longest_text
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.personality.row import Row
 from dpg_fast.text.prompting import encode_prompts, with_system
+from dpg_fast.util.errors import DPGError
 
 _MAX_NEW = 256  # the harness's own default where a task does not say
 _LONGEST = 2048
@@ -170,7 +171,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         for i, request in enumerate(requests):
             options = dict(request.args[1])
             if options.get("do_sample") and options.get("temperature", 1.0):
-                raise ValueError("tasks that sample cannot be compared; only greedy generation is accepted")
+                raise DPGError("tasks that sample cannot be compared; only greedy generation is accepted")
             until = options.get("until") or []
             stops = (until,) if isinstance(until, str) else tuple(until)
             groups.setdefault((stops, int(options.get("max_gen_toks", _MAX_NEW))), []).append(i)

@@ -17,6 +17,7 @@ from dpg_fast.model import PersonalityModel
 from dpg_fast.model.steering import SteerTokens
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import Personality
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import Interval, bootstrap, mean_interval, wilson
 
 BARE = "bare"
@@ -191,11 +192,11 @@ def _read(task: str, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict
         for row in sorted((row for row in rows if row.get("filter") == first), key=lambda row: row["doc_id"]):
             chosen = chosen or next((metric for metric in METRICS if metric in row), None)
             if chosen is None or chosen not in row:
-                raise ValueError(f"{task} reports none of the metrics {', '.join(METRICS)}: {sorted(row)}")
+                raise DPGError(f"{task} reports none of the metrics {', '.join(METRICS)}: {sorted(row)}")
             value = row[chosen]
             values.append(list(map(float, value)) if isinstance(value, (list, tuple)) else float(value))
     if chosen is None:
-        raise ValueError(f"{task} has no items")
+        raise DPGError(f"{task} has no items")
     return {"metric": chosen, "values": values}
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
+from dpg_fast.util.errors import DPGError
+
 CHOICES = ("facts", "arithmetic", "words")
 SENTENCES = "sentences"
 OFFLINE = (*CHOICES, SENTENCES)
@@ -22,7 +24,7 @@ def offline_task(name: str) -> dict[str, Any]:
         ValueError: another name.
     """
     if name not in OFFLINE:
-        raise ValueError(f"unknown offline task {name!r}; accepted: {', '.join(OFFLINE)}")
+        raise DPGError(f"unknown offline task {name!r}; accepted: {', '.join(OFFLINE)}")
     file = resources.files("dpg_fast").joinpath("assets", "capability", f"{name}.jsonl")
     task: dict[str, Any] = {
         "task": _PREFIX + name,
@@ -60,7 +62,7 @@ def named_task(name: str, manager: Any) -> str:
         ValueError: it knows no such task, or the data is not at hand and cannot be fetched.
     """
     if name not in manager.all_tasks:
-        raise ValueError(
+        raise DPGError(
             f"unknown task {name!r}; accepted: {', '.join(OFFLINE)}, and what `lm-eval ls tasks` lists (needs the network)"
         )
     from lm_eval.tasks import get_task_dict
@@ -68,7 +70,7 @@ def named_task(name: str, manager: Any) -> str:
     try:
         get_task_dict([name], manager)
     except Exception as error:  # datasets, the Hub's client and the tasks themselves raise errors of many kinds
-        raise ValueError(
+        raise DPGError(
             f"the data of {name} could not be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}). "
             f"The harness fetches it from the Hugging Face Hub: connect to the network, or stay with {', '.join(OFFLINE)}"
         ) from error

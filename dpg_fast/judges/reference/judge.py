@@ -33,6 +33,7 @@ from dpg_fast.llm import Call, LLMClient, Result, Usage
 from dpg_fast.llm.client import in_new_loop
 from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.text.records import read_records
+from dpg_fast.util.errors import DPGError
 
 REPLY_TOKENS = 80  # of thirty words and their frame
 
@@ -198,7 +199,7 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[Item[Ans
             systems = sorted(record.answers)
             first = first or systems
             if same_systems and (len(systems) < 2 or systems != first):
-                raise ValueError(
+                raise DPGError(
                     f"{path.name}, record {number} has answers of {', '.join(systems)}; a ranking needs two systems at least, "
                     f"the same in every record (the first has {', '.join(first)})"
                 )

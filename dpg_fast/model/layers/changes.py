@@ -18,11 +18,12 @@ from torch import nn
 from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.compat import accelerate
 from dpg_fast.compat.torch import children_of
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["NOT_PICKLED", "Change", "Changed", "NoEffectError", "Watch", "leads_to", "subclass_with"]
 
 
-class NoEffectError(RuntimeError):
+class NoEffectError(DPGError, RuntimeError):
     """A personality was asked for and could not act."""
 
 
@@ -92,7 +93,7 @@ class Change:
         self.cls = subclass_with(mixin, self.original)
         self.own: Callable[..., Any] | None = None
         if _CHANGE in module.__dict__:
-            raise ValueError(f"{name} already has a personality; unload() it first")
+            raise DPGError(f"{name} already has a personality; unload() it first")
         self._slot = accelerate.innermost(module)
         self._found = module.__dict__.get(self._slot)
         if self._found is not None and not self._is_of(self._found, self.original):

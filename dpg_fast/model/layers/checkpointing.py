@@ -8,6 +8,7 @@ from typing import Any
 
 from dpg_fast.model.request import CallState
 from dpg_fast.model.untrained import NOTHING
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["CheckpointContexts"]
 
@@ -31,7 +32,7 @@ class CheckpointContexts:
         @contextmanager
         def recompute() -> Iterator[None]:
             if call is None and not inside and self.untrained is not None and self.untrained():
-                raise ValueError(NOTHING)  # a trainer went around the wrapper
+                raise DPGError(NOTHING)  # a trainer went around the wrapper
             with self._state.lock:
                 before = self._state.put(call)
                 try:

@@ -8,6 +8,7 @@ from torch import nn
 
 from dpg_fast.compat.transformers_models import output_layer
 from dpg_fast.hypernet import Site
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["check_sites"]
 
@@ -35,7 +36,7 @@ def check_sites(base: nn.Module, available: Sequence[Site], wanted: Sequence[Sit
     if resized:
         first = resized[0]
         there = sizes[first.name]
-        raise ValueError(
+        raise DPGError(
             f"the bank was made for a model of other sizes: {first.name} has {first.in_features} -> {first.out_features} "
             f"features in the bank, {there.in_features} -> {there.out_features} in this model "
             f"({len(resized)} of {len(wanted)} layers differ)"
@@ -43,25 +44,25 @@ def check_sites(base: nn.Module, available: Sequence[Site], wanted: Sequence[Sit
     modules = dict(base.named_modules())
     ends = [name for name in names if name in modules and _is_end(base, modules[name])]
     if ends:
-        raise ValueError(
+        raise DPGError(
             f"adapters of the output head or the embeddings are not supported: {_some(ends)}; train the adapter without "
             "them in its target_modules"
         )
     prefixes = _other_prefix(names, list(sizes))
     if prefixes is not None:
         theirs, ours = prefixes
-        raise ValueError(
+        raise DPGError(
             f"the bank's layers begin with {theirs!r}, this model's with {ours!r}: the adapter was made for another class of "
             f"the model (a multimodal one and its text model, for example). Load that class, or rename the adapter's tensors "
             f"so that they begin with {ours!r}; first layer: {names[0]}"
         )
     unadaptable = [name for name in names if name in modules]
     if unadaptable:
-        raise ValueError(
+        raise DPGError(
             f"the bank has entries for layers that cannot be adapted: {_some(unadaptable)}; accepted are the attention and MLP "
             f"projections of the text decoder, such as {_some(list(sizes)[:3])}"
         )
-    raise ValueError(
+    raise DPGError(
         f"the bank has entries for layers that the model lacks: {_some(names)}; it has, for example, "
         f"{_some(list(sizes)[:3])}"
     )

@@ -27,6 +27,7 @@ from dpg_fast.model.verification.bare import BareModel, difference, forced_logit
 from dpg_fast.model.verification.table import Check, Verification
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import POLES, Character, Personality
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.model.wrapper import PersonalityModel
@@ -256,10 +257,10 @@ def _prompts(model: PersonalityModel, prompts: Any, tokenizer: Any) -> list[Tens
     device = model.device
     if prompts is not None and len(prompts) and all(isinstance(prompt, Tensor) for prompt in prompts):
         if any(p.is_floating_point() or p.dim() != 1 or not len(p) for p in prompts):
-            raise ValueError("prompts are texts, or int64 tensors [length] of at least one id")
+            raise DPGError("prompts are texts, or int64 tensors [length] of at least one id")
         return [prompt[None].to(device) for prompt in prompts]
     if prompts is not None and (isinstance(prompts, str) or not len(prompts)):
-        raise ValueError("prompts are a list of texts, or of int64 tensors [length]")
+        raise DPGError("prompts are a list of texts, or of int64 tensors [length]")
     if tokenizer is None:
         try:
             tokenizer = model._default_tokenizer()
@@ -294,7 +295,7 @@ def _people(model: PersonalityModel) -> dict[str, Row]:
         else:
             found[label] = item
     if not found:
-        raise ValueError(f"there is nothing to verify: {reason}")
+        raise DPGError(f"there is nothing to verify: {reason}")
     return found
 
 

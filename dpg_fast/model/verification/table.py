@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dpg_fast.model.layers.changes import NoEffectError
+
 Outcome = Literal["ok", "failed", "cannot tell"]
 
 
@@ -63,10 +65,10 @@ class Verification:
         """This object.
 
         Raises:
-            RuntimeError: a check failed; the message has them all.
+            NoEffectError: a check failed; the message has them all.
         """
         if not self.ok:
-            raise RuntimeError(f"{self.title}: " + "; ".join(_sentence(check) for check in self.failures))
+            raise NoEffectError(f"{self.title}: " + "; ".join(_sentence(check) for check in self.failures))
         return self
 
     def table(self) -> Any:

@@ -26,6 +26,7 @@ from dpg_fast.personified.data.retrieval import Embedder, Retriever
 from dpg_fast.personified.data.slots import PersonifySettings, Slot, check_feasible, slots, split_of
 from dpg_fast.personified.data.written import WRITTEN, Example, choose
 from dpg_fast.text.records import Turn
+from dpg_fast.util.errors import DPGError
 
 
 class Annotator:
@@ -55,11 +56,11 @@ class Annotator:
         check_feasible(character.stages, settings)
         without = [s.id for s in character.stages if not any(e.stage.id == s.id and not e.asked_of for e in examples)]
         if without and (settings.shots or settings.written):
-            raise ValueError(
+            raise DPGError(
                 f"no written examples for the stages {', '.join(without)}: put them into STAGE/examples.jsonl"
             )
         if len(instructions) < settings.general:
-            raise ValueError(f"there are {len(instructions)} general instructions, not {settings.general}")
+            raise DPGError(f"there are {len(instructions)} general instructions, not {settings.general}")
         self.character, self.settings, self.asker, self.embedder = character, settings, asker, embedder
         self.instructions = instructions[: settings.general]
         self.examples = examples

@@ -12,6 +12,7 @@ from dpg_fast.data.similarity import ngrams
 from dpg_fast.personified.data.prompts import GoldenAnswer, instructions
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import ANALYSIS, RESPONSE, ItemKind, join_reply, split_reply
+from dpg_fast.util.errors import DPGError
 
 QUESTION_LIMITS = Limits(3, 120)
 RESPONSE_LIMITS = Limits(2, 250)
@@ -57,7 +58,7 @@ class Checks:
         self._languages = _identifier()
         if language not in self._languages.labels:
             known = ", ".join(sorted(self._languages.labels))
-            raise ValueError(f"language {language!r} cannot be recognised; known: {known}")
+            raise DPGError(f"language {language!r} cannot be recognised; known: {known}")
 
     def question(self, text: str, source: str = "") -> Rejection | None:
         """Why ``text``, written from the paragraph ``source``, is no good user turn."""

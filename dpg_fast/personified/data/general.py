@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dpg_fast.util.errors import DPGError
+
 # Ours. About every fourth asks for what somebody of another time or trade could not know.
 INSTRUCTIONS: tuple[str, ...] = (
     "Explain to a child why the sky turns red in the evening.",
@@ -60,7 +62,7 @@ def load_instructions(path: Path) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8: {error}") from error
+        raise DPGError(f"{path.name} is not UTF-8: {error}") from error
     found = []
     for number, line in enumerate(lines, 1):
         if not line.startswith("{"):
@@ -70,7 +72,7 @@ def load_instructions(path: Path) -> tuple[str, ...]:
             entry = json.loads(line)
             found.append(next(str(entry[key]) for key in ("instruction", "prompt", "question") if entry.get(key)))
         except (json.JSONDecodeError, StopIteration) as error:
-            raise ValueError(f'{path.name}, line {number}: wanted {{"instruction": "..."}}') from error
+            raise DPGError(f'{path.name}, line {number}: wanted {{"instruction": "..."}}') from error
     if not found:
-        raise ValueError(f"{path.name} holds no instruction")
+        raise DPGError(f"{path.name} holds no instruction")
     return tuple(dict.fromkeys(found))

@@ -17,6 +17,7 @@ from dpg_fast.personified.data.prompts import UserTurn
 from dpg_fast.personified.data.slots import PersonifySettings, Slot, split_of
 from dpg_fast.personified.data.written import Example
 from dpg_fast.text.records import Turn
+from dpg_fast.util.errors import DPGError
 
 
 class WriterLesson(BaseModel):
@@ -45,7 +46,7 @@ def writer_lessons(annotator: Annotator) -> list[WriterLesson]:
         ValueError: there are no examples.
     """
     if not annotator.examples:
-        raise ValueError(
+        raise DPGError(
             f"{annotator.character.name} has no examples to learn from: put some into STAGE/examples.jsonl, enough that not "
             "all of them are test records"
         )

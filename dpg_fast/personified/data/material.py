@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from dpg_fast.data.similarity import near_duplicates
 from dpg_fast.personified.data.reading import ENDINGS, count_words, find_texts, read_blocks
 from dpg_fast.text.records import Text
+from dpg_fast.util.errors import DPGError
 
 Kind = Literal["knowledge", "style"]
 KINDS: tuple[Kind, Kind] = ("knowledge", "style")
@@ -79,7 +80,7 @@ class CharacterEntry(BaseModel):
         for what in ("id", "label"):
             values = [getattr(stage, what) for stage in self.stages]
             if len(set(values)) < len(values):
-                raise ValueError(f"two stages have the same {what}: {', '.join(values)}")
+                raise DPGError(f"two stages have the same {what}: {', '.join(values)}")
         return self
 
 
@@ -151,11 +152,11 @@ def read_entry(folder: Path) -> CharacterEntry:
     try:
         return CharacterEntry.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise DPGError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise DPGError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
 
 
 def load_character(folder: Path, encoding: str | None = None) -> Character:
@@ -190,7 +191,7 @@ def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: lis
     files = find_texts(place)
     size = sum(file.stat().st_size for file in files)
     if size > MAX_STAGE_BYTES:
-        raise ValueError(
+        raise DPGError(
             f"{place} holds {size / 1e6:.0f} MB; at most {MAX_STAGE_BYTES / 1e6:.0f} MB are read as one character's material. "
             "`dpg-fast data personified material` takes what concerns a character out of larger texts"
         )
@@ -199,7 +200,7 @@ def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: lis
         try:
             blocks, problems = read_blocks(file, encoding)
         except ValueError as error:
-            raise ValueError(f"{stage}/{kind}: {error}") from error
+            raise DPGError(f"{stage}/{kind}: {error}") from error
         notes += [f"{stage}/{kind}: {problem}" for problem in problems]
         name = file.relative_to(place).as_posix()
         for number, block in enumerate(blocks, 1):
@@ -209,7 +210,7 @@ def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: lis
         notes.append(f"{stage}/{kind}: {len(paragraphs) - len(kept)} repeated paragraphs left out")
     if not kept:
         what = "what is known of the person" if kind == "knowledge" else "the person's own words"
-        raise ValueError(f"stage {stage!r} is empty: put {what} into {place} ({', '.join(ENDINGS)})")
+        raise DPGError(f"stage {stage!r} is empty: put {what} into {place} ({', '.join(ENDINGS)})")
     return tuple(kept)
 
 

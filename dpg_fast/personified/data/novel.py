@@ -27,6 +27,7 @@ from dpg_fast.personified.data.extraction import (
 from dpg_fast.personified.data.material import KINDS, MAX_STAGES, STAGES_FILE, CharacterEntry, Kind, StageEntry
 from dpg_fast.personified.data.reading import find_texts, read_blocks
 from dpg_fast.text.records import write_records
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 REVIEW, MANIFEST = "review.jsonl", "material.json"
@@ -63,9 +64,9 @@ class Wanted:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not all(alias.strip() for alias in self.aliases):
-            raise ValueError("the character needs a name, and no alias may be empty")
+            raise DPGError("the character needs a name, and no alias may be empty")
         if not 1 <= self.stage_count <= MAX_STAGES or len(self.stages) > MAX_STAGES:
-            raise ValueError(f"a life has 1 to {MAX_STAGES} stages here")
+            raise DPGError(f"a life has 1 to {MAX_STAGES} stages here")
 
 
 @dataclass
@@ -95,7 +96,7 @@ def read_novel(path: Path, wanted: Wanted, encoding: str | None = None) -> tuple
     """
     files = find_texts(path)
     if not files:
-        raise ValueError(f"{path} holds no text that can be read")
+        raise DPGError(f"{path} holds no text that can be read")
     names = (wanted.name, *wanted.aliases)
     found: list[Passage] = []
     notes: list[str] = []
@@ -107,9 +108,9 @@ def read_novel(path: Path, wanted: Wanted, encoding: str | None = None) -> tuple
         place = file.relative_to(path).as_posix() if path.is_dir() else file.name
         found += passages(place, blocks, names, wanted.everything)
     if not total:
-        raise ValueError(f"{path} holds no paragraphs")
+        raise DPGError(f"{path} holds no paragraphs")
     if not found:
-        raise ValueError(
+        raise DPGError(
             f"none of the {total} paragraphs of {path} names {' or '.join(names)}; give other names with --alias, or "
             "--everything for a narrator who is called I"
         )
@@ -130,9 +131,9 @@ def load_stages(path: Path) -> tuple[ProposedStage, ...]:
         value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
         found = tuple(ProposedStage.model_validate(entry) for entry in value)
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path.name}: no stages ({' '.join(str(error).split())[:300]}); wanted: {form}") from error
+        raise DPGError(f"{path.name}: no stages ({' '.join(str(error).split())[:300]}); wanted: {form}") from error
     if not found or len({stage.id for stage in found}) < len(found):
-        raise ValueError(f"{path.name}: wanted are stages with different ids: {form}")
+        raise DPGError(f"{path.name}: wanted are stages with different ids: {form}")
     return found
 
 
@@ -196,12 +197,12 @@ def check_target(out: Path) -> None:
         ValueError: it may not.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder to write to")
+        raise DPGError(f"{out} is a file; name a folder to write to")
     if not (out / STAGES_FILE).exists():
         return
     manifest = out / MANIFEST
     if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8")).get("complete", True):
-        raise ValueError(f"{out} already holds a character; name another folder, or remove that one")
+        raise DPGError(f"{out} already holds a character; name another folder, or remove that one")
 
 
 def write_material(out: Path, wanted: Wanted, made: Material, client: LLMClient, asker: Asker) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import ItemKind, PersonifiedRecord, Split, split_reply, without_analysis
 from dpg_fast.personified.data.retrieval import Embedder
 from dpg_fast.text.records import Turn
+from dpg_fast.util.errors import DPGError
 
 PairKind = Literal["personality", "stage"]
 SKIP = 5
@@ -82,11 +83,11 @@ class PairSettings:
 
     def __post_init__(self) -> None:
         if self.skip < 0:
-            raise ValueError("skip must not be negative")
+            raise DPGError("skip must not be negative")
         if not 0 < self.same <= 1 or (self.highest is not None and not 0 < self.highest <= 1):
-            raise ValueError("same and highest must lie above 0 and not above 1")
+            raise DPGError("same and highest must lie above 0 and not above 1")
         if not self.splits:
-            raise ValueError("name at least one split")
+            raise DPGError("name at least one split")
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,13 @@ def personality_pairs(
     characters = np.array([r.character or "" for r in used])
     people = Counter(characters.tolist())
     if len(people) < 2:
-        raise ValueError(
+        raise DPGError(
             "pairs between personalities need records of at least two characters, not of "
             + (", ".join(people) or "none")
         )
     for name, count in people.items():
         if len(used) - count <= settings.skip:
-            raise ValueError(
+            raise DPGError(
                 f"for {name} the others have {len(used) - count} questions, and {settings.skip} are skipped; "
                 "add records or skip fewer"
             )

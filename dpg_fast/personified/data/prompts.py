@@ -14,6 +14,7 @@ from dpg_fast.personified.data import wording
 from dpg_fast.personified.data.material import Paragraph, Stage
 from dpg_fast.personified.data.record import ItemKind, Stance, split_reply
 from dpg_fast.personified.data.retrieval import Materials
+from dpg_fast.util.errors import DPGError
 
 PROMPT_VERSION = "personified-1"
 QUESTION_TOKENS, ANSWER_TOKENS, VERDICT_TOKENS = 60, 350, 90  # expected in a reply, for the price of a dry run
@@ -86,7 +87,7 @@ def question_call(
     elif kind == "error":
         wanted = wording.ERROR.format(name=name)
     else:
-        raise ValueError(f"no user turn of kind {kind!r} is written from a paragraph")
+        raise DPGError(f"no user turn of kind {kind!r} is written from a paragraph")
     system = wording.QUESTION_SYSTEM.format(name=name, language=language, time=_time(stage), notice=fence.notice())
     wanted += _guidance(guidance)
     chat = [

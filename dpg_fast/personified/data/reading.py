@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dpg_fast.data.scripts.encoding import decode
+from dpg_fast.util.errors import DPGError
 
 ENDINGS = (".txt", ".md", ".html", ".htm", ".xhtml", ".epub")
 LONGEST = 200  # words of a paragraph; longer ones are cut at sentences
@@ -58,7 +59,7 @@ def find_texts(path: Path) -> list[Path]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"{path.name}: cannot read {path.suffix or 'a file without an ending'}; {', '.join(ENDINGS)}")
+        raise DPGError(f"{path.name}: cannot read {path.suffix or 'a file without an ending'}; {', '.join(ENDINGS)}")
     return [path]
 
 
@@ -79,13 +80,13 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
     try:
         lines, problems = decode(path.read_bytes(), encoding)
     except LookupError:
-        raise ValueError(f"Python knows no encoding {encoding!r}") from None
+        raise DPGError(f"Python knows no encoding {encoding!r}") from None
     notes = [f"{path.name}: {p.what}" + (f" (line {p.line})" if p.line else "") for p in problems[:3]]
     if len(problems) > 3:
         notes.append(f"{path.name}: and {len(problems) - 3} more lines like these")
     mended = sum(p.line > 0 for p in problems)
     if mended > max(3, 0.1 * len(lines)):
-        raise ValueError(
+        raise DPGError(
             f"{path.name} does not look like text: {mended} of {len(lines)} lines hold control characters or bytes that "
             "belong to no encoding; convert it, or name its encoding"
         )
@@ -157,10 +158,10 @@ def _epub(path: Path) -> list[Block]:
             for name in order:
                 inside = posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(name)))
                 if book.getinfo(inside).file_size > MAX_CHAPTER_BYTES:
-                    raise ValueError(f"{inside} is larger than {MAX_CHAPTER_BYTES / 1e6:.0f} MB")
+                    raise DPGError(f"{inside} is larger than {MAX_CHAPTER_BYTES / 1e6:.0f} MB")
                 pages.append((name, book.read(inside).decode("utf-8", "replace")))
     except (zipfile.BadZipFile, etree.XMLSyntaxError, KeyError, ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{path.name} is no readable EPUB: {error}") from error
+        raise DPGError(f"{path.name} is no readable EPUB: {error}") from error
     return [Block(text, name) for name, page in pages for text in _html(page)]
 
 

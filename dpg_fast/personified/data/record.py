@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dpg_fast.text.records import DialogueRecord, Turn
+from dpg_fast.util.errors import DPGError
 
 ItemKind = Literal["ordinary", "thought", "error", "general"]
 ITEM_KINDS: tuple[ItemKind, ...] = ("ordinary", "thought", "error", "general")
@@ -99,7 +100,7 @@ def split_reply(text: str) -> tuple[str, str]:
         ValueError: the text does not begin with `ANALYSIS`, or does not have each marker once.
     """
     if not text.startswith(ANALYSIS) or text.count(ANALYSIS) != 1 or text.count(RESPONSE) != 1:
-        raise ValueError(f"wanted {ANALYSIS} ... {RESPONSE} ..., each marker once, not {text[:80]!r}")
+        raise DPGError(f"wanted {ANALYSIS} ... {RESPONSE} ..., each marker once, not {text[:80]!r}")
     analysis, response = text.removeprefix(ANALYSIS).split(RESPONSE)
     return analysis.strip(), response.strip()
 

@@ -16,6 +16,7 @@ from dpg_fast.data.similarity import Vectors, products
 from dpg_fast.llm import LLMClient
 from dpg_fast.personified.data.material import Paragraph, Stage
 from dpg_fast.personified.data.reading import count_words, terms
+from dpg_fast.util.errors import DPGError
 
 TFIDF = "tfidf"
 API = "api:"
@@ -100,10 +101,10 @@ def make_embedder(name: str, client: LLMClient | None = None) -> Embedder:
         return TfidfEmbedder()
     if name.startswith(API):
         if not name.removeprefix(API) or client is None:
-            raise ValueError("name the endpoint's embedding model: api:MODEL")
+            raise DPGError("name the endpoint's embedding model: api:MODEL")
         return EndpointEmbedder(client, name.removeprefix(API))
     if not name.strip():
-        raise ValueError(f"name an embedding: {TFIDF}, {API}MODEL or a sentence-transformers model")
+        raise DPGError(f"name an embedding: {TFIDF}, {API}MODEL or a sentence-transformers model")
     return SentenceEmbedder(name)
 
 
@@ -116,7 +117,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if min(self.knowledge, self.style) < 1:
-            raise ValueError("the budgets of words must be at least 1")
+            raise DPGError("the budgets of words must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dpg_fast.personified.data.material import Paragraph, Stage
 from dpg_fast.personified.data.record import ItemKind, Split
 from dpg_fast.personified.data.retrieval import Budget
+from dpg_fast.util.errors import DPGError
 
 REFUSAL = "Refused."  # PersLLM's fixed reply
 
@@ -61,17 +62,17 @@ class PersonifySettings:
 
     def __post_init__(self) -> None:
         if min(self.items, self.general) < 0 or not (self.items or self.general or self.written):
-            raise ValueError("ask for at least one conversation")
+            raise DPGError("ask for at least one conversation")
         if min(self.ordinary, self.thought, self.error) < 0 or self.ordinary + self.thought + self.error <= 0:
-            raise ValueError("the shares of ordinary, thought and error must not be negative, nor all be zero")
+            raise DPGError("the shares of ordinary, thought and error must not be negative, nor all be zero")
         if not (0 <= self.cross <= 1 and 0 <= self.test < 1 and 0 < self.similarity <= 1):
-            raise ValueError("cross lies in 0..1, test in 0..1 (below 1), similarity in 0..1 (above 0)")
+            raise DPGError("cross lies in 0..1, test in 0..1 (below 1), similarity in 0..1 (above 0)")
         if min(self.turns, self.rounds, self.per_paragraph, self.candidates) < 1:
-            raise ValueError("turns, rounds, per_paragraph and candidates must be at least 1")
+            raise DPGError("turns, rounds, per_paragraph and candidates must be at least 1")
         if self.shots < 0:
-            raise ValueError("shots must not be negative")
+            raise DPGError("shots must not be negative")
         if not self.refusal.strip():
-            raise ValueError("the refusal must say something")
+            raise DPGError("the refusal must say something")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def check_feasible(stages: tuple[Stage, ...], settings: PersonifySettings) -> No
     for stage in stages:
         most = len(stage.paragraphs) * settings.per_paragraph
         if most < settings.items:
-            raise ValueError(
+            raise DPGError(
                 f"stage {stage.id!r} has {len(stage.paragraphs)} paragraphs; with {settings.per_paragraph} user turns from each "
                 f"that gives at most {most} conversations, not {settings.items}: add material, ask for fewer, or raise "
                 "per_paragraph"

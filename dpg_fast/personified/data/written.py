@@ -25,6 +25,7 @@ from dpg_fast.personified.data.material import Character, Name, Paragraph, Stage
 from dpg_fast.personified.data.prompts import GoldenAnswer, Shot
 from dpg_fast.personified.data.record import ItemKind, Stance
 from dpg_fast.text.records import Text
+from dpg_fast.util.errors import DPGError
 
 EXAMPLES = "examples.jsonl"
 WRITTEN = "written"  # stands where records name the model
@@ -49,11 +50,11 @@ class WrittenExample(BaseModel):
     def _check(self) -> WrittenExample:
         own = (self.kind, self.paragraph, self.question)
         if self.asked_of is None and None in own:
-            raise ValueError(
+            raise DPGError(
                 "kind, paragraph and question are needed, or asked_of with the id of another stage's example"
             )
         if self.asked_of is not None and own != (None, None, None):
-            raise ValueError("with asked_of, kind, paragraph and question are those of the other stage's example")
+            raise DPGError("with asked_of, kind, paragraph and question are those of the other stage's example")
         return self
 
 
@@ -95,9 +96,9 @@ def load_examples(folder: Path, character: Character) -> tuple[Example, ...]:
             continue
         found = next((p for p in stage.paragraphs if p.id == row.paragraph), None)
         if found is None:
-            raise ValueError(f"{where}: stage {stage.id!r} has no paragraph {row.paragraph!r}")
+            raise DPGError(f"{where}: stage {stage.id!r} has no paragraph {row.paragraph!r}")
         if (stage.id, row.id) in own:
-            raise ValueError(f"{where}: the id {row.id!r} is taken")
+            raise DPGError(f"{where}: the id {row.id!r} is taken")
         assert row.kind is not None and row.question is not None
         name = f"{stage.id}-{row.kind}-{row.id}"
         own[stage.id, row.id] = Example(name, stage, row.kind, found, row.question, _answer(row))
@@ -108,10 +109,10 @@ def load_examples(folder: Path, character: Character) -> tuple[Example, ...]:
             continue
         asked = own.get((row.asked_of, row.id))
         if row.asked_of not in stages or row.asked_of == stage.id or asked is None:
-            raise ValueError(f"{where}: another stage {row.asked_of!r} with an example {row.id!r} is wanted")
+            raise DPGError(f"{where}: another stage {row.asked_of!r} with an example {row.id!r} is wanted")
         name = f"{asked.name}@{stage.id}"
         if name in names:
-            raise ValueError(f"{where}: the id {row.id!r} is taken")
+            raise DPGError(f"{where}: the id {row.id!r} is taken")
         names.add(name)
         found_all.append(
             Example(name, stage, asked.kind, asked.paragraph, asked.question, _answer(row), asked.stage.id)
@@ -148,7 +149,7 @@ def _read(path: Path) -> list[tuple[str, WrittenExample]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        raise DPGError(f"{path} is not UTF-8: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -156,9 +157,9 @@ def _read(path: Path) -> list[tuple[str, WrittenExample]]:
         try:
             found.append((where, WrittenExample.model_validate(json.loads(line))))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON: {error}") from error
+            raise DPGError(f"{where}: not JSON: {error}") from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
+            raise DPGError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
     return found

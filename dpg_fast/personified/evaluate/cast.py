@@ -11,6 +11,7 @@ from dpg_fast.personified.data.material import Paragraph, Stage
 from dpg_fast.personified.data.record import ItemKind, PersonifiedRecord, split_reply
 from dpg_fast.personified.data.writing import PARAGRAPHS, ParagraphRecord, read_personified
 from dpg_fast.text.records import read_records
+from dpg_fast.util.errors import DPGError
 
 GENERAL = "general"
 
@@ -70,7 +71,7 @@ def load_person(folder: Path, *, limit: int | None = None, seed: int = 0) -> Per
     records, _ = read_personified(folder)
     names = sorted({record.character or "" for record in records})
     if len(names) != 1 or not names[0]:
-        raise ValueError(f"{folder} must hold records of one character, not of {', '.join(names) or 'nobody'}")
+        raise DPGError(f"{folder} must hold records of one character, not of {', '.join(names) or 'nobody'}")
     paragraphs = list(read_records(folder / PARAGRAPHS, ParagraphRecord))
     own = [record for record in records if record.kind != GENERAL and record.asked_of is None]
     stages: dict[str, Stage] = {}
@@ -86,9 +87,9 @@ def load_person(folder: Path, *, limit: int | None = None, seed: int = 0) -> Per
     for stage, material in stages.items():
         asked = sorted((r for r in own if r.stage == stage and r.split == "test"), key=lambda r: r.id)
         if not asked:
-            raise ValueError(f"{folder} has no test question of {names[0]}'s stage {stage}")
+            raise DPGError(f"{folder} has no test question of {names[0]}'s stage {stage}")
         if not material.knowledge or not material.style:
-            raise ValueError(f"{folder / PARAGRAPHS} has no material of {names[0]}'s stage {stage}")
+            raise DPGError(f"{folder / PARAGRAPHS} has no material of {names[0]}'s stage {stage}")
         if limit is not None and len(asked) > limit:
             asked = sorted(random.Random(seed).sample(asked, limit), key=lambda r: r.id)
         questions += [_question(record) for record in asked]
@@ -105,7 +106,7 @@ def load_cast(folders: Sequence[Path], *, limit: int | None = None, seed: int = 
     found = [load_person(folder, limit=limit, seed=seed) for folder in folders]
     names = [person.name for person in found]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"name folders of different characters, one at least, not of {', '.join(names) or 'nobody'}")
+        raise DPGError(f"name folders of different characters, one at least, not of {', '.join(names) or 'nobody'}")
     return found
 
 

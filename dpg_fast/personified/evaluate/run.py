@@ -29,6 +29,7 @@ from dpg_fast.questionnaire.forms import make_forms
 from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.results import write_results
 
@@ -73,9 +74,9 @@ def check_settings(settings: EvaluationSettings, systems: Sequence[BareSystem]) 
     ):
         unknown = [name for name in wanted if name not in names]
         if unknown:
-            raise ValueError(f"{what} names {', '.join(unknown)}, which is none of {', '.join(names)}")
+            raise DPGError(f"{what} names {', '.join(unknown)}, which is none of {', '.join(names)}")
     if settings.drift == 1 or settings.drift > len(USER_TURNS):
-        raise ValueError(f"the long chat has 2 to {len(USER_TURNS)} turns, or 0 for none")
+        raise DPGError(f"the long chat has 2 to {len(USER_TURNS)} turns, or 0 for none")
 
 
 def evaluate(

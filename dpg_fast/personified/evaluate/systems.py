@@ -21,6 +21,7 @@ from dpg_fast.personified.data.retrieval import Budget, Retriever, TfidfEmbedder
 from dpg_fast.personified.evaluate.cast import Person
 from dpg_fast.text.fluency import Likelihood
 from dpg_fast.text.prompting import Message, with_system
+from dpg_fast.util.errors import DPGError
 
 BASELINES = ("bare", "profile", "retrieval")
 PROFILE_WORDS = 150
@@ -198,11 +199,11 @@ class TunedSystem(BareSystem):
             own = [(card, directory) for card, directory in cards if person.same(card.character)]
             if len(own) != 1:
                 there = ", ".join(card.character for card, _ in cards)
-                raise ValueError(f"{name} needs one adapter of {person.name}; it has {len(own)} (characters: {there})")
+                raise DPGError(f"{name} needs one adapter of {person.name}; it has {len(own)} (characters: {there})")
             card, directory = own[0]
             missing = [stage for stage in person.stages if stage not in card.stages]
             if missing:
-                raise ValueError(
+                raise DPGError(
                     f"{name}: {person.name} was not tuned on the stages {', '.join(missing)} of the test questions"
                 )
             self.characters[person.name] = (card.character, directory)
@@ -238,14 +239,14 @@ def make_systems(
     kinds = {"bare": BareSystem, "profile": ProfileSystem, "retrieval": RetrievalSystem}
     unknown = [name for name in baselines if name not in kinds]
     if unknown:
-        raise ValueError(f"unknown baselines {', '.join(unknown)}; accepted: {', '.join(kinds)}")
+        raise DPGError(f"unknown baselines {', '.join(unknown)}; accepted: {', '.join(kinds)}")
     taken = [name for name in tuned if name in kinds]
     if taken:
-        raise ValueError(f"{', '.join(taken)} names a baseline; call the tuned system something else")
+        raise DPGError(f"{', '.join(taken)} names a baseline; call the tuned system something else")
     found: list[BareSystem] = [kinds[name](base, tokenizer) for name in kinds if name in baselines]
     found += [TunedSystem(name, base, tokenizer, directories, cast) for name, directories in tuned.items()]
     if not found:
-        raise ValueError("name a baseline or a tuned system")
+        raise DPGError("name a baseline or a tuned system")
     return found
 
 

@@ -18,6 +18,7 @@ from dpg_fast.personified.train.settings import ConversationSettings
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.text.records import DialogueRecord, Turn, read_records, write_records
 from dpg_fast.train.rows import assistant_tokens
+from dpg_fast.util.errors import DPGError
 
 IGNORED = -100  # of the loss, as transformers has it
 _NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
@@ -54,7 +55,7 @@ def load_conversations(settings: ConversationSettings) -> Conversations:
     people = sorted({record.character or "" for record in records})
     wanted = settings.character or (people[0] if len(people) == 1 else "")
     if wanted not in people or not wanted:
-        raise ValueError(
+        raise DPGError(
             f"data.character: choose one of {', '.join(people) or 'none (the files hold no record)'}"
             + (f"; there is no {wanted!r}" if wanted else "")
         )
@@ -62,12 +63,12 @@ def load_conversations(settings: ConversationSettings) -> Conversations:
     stages: dict[str, str] = {}
     for record in own:
         if record.stage is None:
-            raise ValueError(f"record {record.id} of {wanted} has no stage")
+            raise DPGError(f"record {record.id} of {wanted} has no stage")
         if stages.setdefault(record.stage, record.label) != record.label:
-            raise ValueError(f"stage {record.stage} of {wanted} is labelled {stages[record.stage]} and {record.label}")
+            raise DPGError(f"stage {record.stage} of {wanted} is labelled {stages[record.stage]} and {record.label}")
     train, test = ([r for r in own if r.split == split] for split in ("train", "test"))
     if not train:
-        raise ValueError(f"the files hold no record of {wanted} to train on (split train)")
+        raise DPGError(f"the files hold no record of {wanted} to train on (split train)")
     return Conversations(wanted, dict(sorted(stages.items(), key=lambda item: _time(item[1]))), train, test)
 
 
@@ -103,7 +104,7 @@ def spoken(turns: Sequence[Turn], analysis: bool) -> list[dict[str, str]]:
         if turn.role == "assistant":
             marked = text.startswith(ANALYSIS)
             if analysis and not marked:
-                raise ValueError(f"analysis=true, but an answer has none: {text[:60]!r}")
+                raise DPGError(f"analysis=true, but an answer has none: {text[:60]!r}")
             if marked and not analysis:
                 text = split_reply(text)[1]
         messages.append({"role": turn.role, "content": text})
@@ -139,7 +140,7 @@ def general_rows(tokenizer: Any, file: Path) -> list[Row]:
     rows = [row_of(tokenizer, spoken(r.messages, False), None) for r in read_records(file, DialogueRecord)]
     rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
     if not rows:
-        raise ValueError(f"{file} holds no conversation with an assistant's turn")
+        raise DPGError(f"{file} holds no conversation with an assistant's turn")
     return rows
 
 
@@ -167,7 +168,7 @@ def make_general(base: Any, tokenizer: Any, file: Path, max_new_tokens: int = 10
                 turns = [Turn(role="user", content=text), Turn(role="assistant", content=said)]
                 found.append(DialogueRecord(messages=turns, source="answered by the base model"))
     if not found:
-        raise ValueError(
+        raise DPGError(
             f"data.general: the base model finished no sentence within {max_new_tokens} tokens; name a file of conversations"
         )
     write_records(file, found)

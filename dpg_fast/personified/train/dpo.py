@@ -18,6 +18,7 @@ from dpg_fast.personified.train.runs import claim, curve, last_checkpoint, token
 from dpg_fast.personified.train.settings import DpoSettings, trainer_arguments
 from dpg_fast.personified.train.tuned import check_tuned, is_adapter, load_tuned, read_training, save_tuned
 from dpg_fast.train.attention import grouped
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 
 
@@ -32,7 +33,7 @@ def reference_rows(model: Any) -> int:
         ValueError: there is no reference adapter, so TRL would take the bare base model for it.
     """
     if REFERENCE_ADAPTER not in (adapters(model) or ()):
-        raise ValueError("the trainer made no reference adapter; the bare base model would be the reference")
+        raise DPGError("the trainer made no reference adapter; the bare base model would be the reference")
     parameters = dict(model.named_parameters())
     changed = 0
     for name, parameter in parameters.items():

@@ -16,6 +16,7 @@ from dpg_fast.personified.data.writing import PAIRS
 from dpg_fast.personified.train.conversations import IGNORED, row_of, short_name, spoken
 from dpg_fast.personified.train.settings import PairDataSettings
 from dpg_fast.text.records import read_records
+from dpg_fast.util.errors import DPGError
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,19 @@ def load_pairs(settings: PairDataSettings, character: str, labels: Sequence[str]
     own = [p for p in pairs if short_name(p.character) == character or p.character == character]
     own = [p for p in own if p.kind in settings.kinds and p.split == "train"]
     if not own:
-        raise ValueError(
+        raise DPGError(
             f"no pair of {character} and kind {' or '.join(settings.kinds)}; "
             f"the files have pairs of {', '.join(people) or 'nobody'}"
         )
     unknown = sorted({p.label for p in own} - set(labels))
     if unknown:
-        raise ValueError(
+        raise DPGError(
             f"pairs of {', '.join(unknown)}, but {character} was tuned with {', '.join(labels) or 'no stages'}"
         )
     held = [p for p in own if _share(p) < settings.held_out]
     train = [p for p in own if _share(p) >= settings.held_out]
     if not train:
-        raise ValueError(f"all {len(held)} pairs of {character} are held out; lower pairs.held_out")
+        raise DPGError(f"all {len(held)} pairs of {character} are held out; lower pairs.held_out")
     return SplitPairs(train, held)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
 from dpg_fast.personified.train.conversations import IGNORED, Row
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
 SETTINGS = "settings.json"
@@ -42,7 +43,7 @@ def claim(output: Path, settings: Any, free: Sequence[str] = ("trainer",)) -> di
         before = json.loads(file.read_text(encoding="utf-8"))
         other = [name for name in told if name not in free and told[name] != before.get(name)]
         if other:
-            raise ValueError(
+            raise DPGError(
                 f"{output} holds checkpoints of other settings ({', '.join(other)} differ); choose another output or remove it"
             )
     write_text(file, json.dumps(told, indent=1) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 from dpg_fast.compat.transformers import with_checkpointing_names
 from dpg_fast.train.settings import DTYPES
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED
 
 PAIR_KINDS = ("personality", "stage")
@@ -40,11 +41,9 @@ class ConversationSettings:
 
     def __post_init__(self) -> None:
         if not self.records:
-            raise ValueError("data.records: name at least one folder or file")
+            raise DPGError("data.records: name at least one folder or file")
         if self.repeat < 1 or not 0 <= self.general_share < 1 or self.max_length < 2:
-            raise ValueError(
-                "data: repeat is at least 1, general_share lies in 0..1 without 1, max_length is at least 2"
-            )
+            raise DPGError("data: repeat is at least 1, general_share lies in 0..1 without 1, max_length is at least 2")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ValueError("lora: rank is at least 1, alpha above 0, dropout in 0..1 without 1, targets not empty")
+            raise DPGError("lora: rank is at least 1, alpha above 0, dropout in 0..1 without 1, targets not empty")
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,11 @@ class PairDataSettings:
 
     def __post_init__(self) -> None:
         if not self.files:
-            raise ValueError("pairs.files: name at least one folder or file")
+            raise DPGError("pairs.files: name at least one folder or file")
         if not self.kinds or set(self.kinds) - set(PAIR_KINDS):
-            raise ValueError(f"pairs.kinds are some of {', '.join(PAIR_KINDS)}, not {', '.join(self.kinds) or 'none'}")
+            raise DPGError(f"pairs.kinds are some of {', '.join(PAIR_KINDS)}, not {', '.join(self.kinds) or 'none'}")
         if not 0 <= self.held_out < 1 or self.max_length < 2:
-            raise ValueError("pairs: held_out lies in 0..1 without 1, max_length is at least 2")
+            raise DPGError("pairs: held_out lies in 0..1 without 1, max_length is at least 2")
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,10 @@ class DpoSettings:
 def check_run(dtype: str, trainer: Mapping[str, Any]) -> None:
     """Refuse an unknown dtype and fields of the trainer that have another name here."""
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        raise DPGError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     for theirs, ours in (("output_dir", "output"), ("max_length", "max_length (of the data)"), ("bf16", "dtype")):
         if theirs in trainer:
-            raise ValueError(f"trainer.{theirs} is called {ours} here")
+            raise DPGError(f"trainer.{theirs} is called {ours} here")
 
 
 def trainer_arguments(kind: type, output: Path, dtype: str, trainer: Mapping[str, Any], **given: Any) -> Any:
@@ -170,4 +169,4 @@ def trainer_arguments(kind: type, output: Path, dtype: str, trainer: Mapping[str
     try:
         return kind(output_dir=str(output), **chosen)
     except TypeError as error:
-        raise ValueError(f"trainer: {error}") from None
+        raise DPGError(f"trainer: {error}") from None

@@ -27,6 +27,7 @@ from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.model.stage_embedding import check_stage_tokens
 from dpg_fast.personality.stages import CharacterCard, read_card, stage_token, write_card
 from dpg_fast.personified.train.settings import LoraSettings
+from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import replace_directory, write_text
 from dpg_fast.util.models import load_base
 
@@ -109,9 +110,7 @@ def with_plain_head(model: Any) -> Any:
     head = model.get_output_embeddings()
     if head is not None and not hasattr(head, "bias"):
         if getattr(getattr(head, WRAPPED_MODULE, None), "bias", None) is not None:
-            raise ValueError(
-                "the output layer is tied to the embeddings and has a bias: PEFT cannot train tokens of it"
-            )
+            raise DPGError("the output layer is tied to the embeddings and has a bias: PEFT cannot train tokens of it")
         head.bias = None
     return model
 
@@ -164,7 +163,7 @@ def check_tuned(directory: Path) -> tuple[CharacterCard, Any]:
 
     card = read_card(directory)
     if card.tokens and not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise ValueError(f"{directory} has no tokenizer, so the stage tokens {', '.join(card.tokens)} are unknown")
+        raise DPGError(f"{directory} has no tokenizer, so the stage tokens {', '.join(card.tokens)} are unknown")
     tokenizer: Any = AutoTokenizer.from_pretrained(directory)
     check_tokenizer(tokenizer, card)
     if is_adapter(directory):
@@ -181,13 +180,13 @@ def check_tokenizer(tokenizer: Any, card: CharacterCard) -> None:
     known = tokenizer.get_vocab()
     missing = [token for token in card.tokens if token not in known]
     if missing:
-        raise ValueError(
+        raise DPGError(
             f"the tokenizer does not know {', '.join(missing)} of {card.character}: take the one in the character's directory, "
             "not the base model's"
         )
     moved = {token: known[token] for token, index in card.tokens.items() if known[token] != index}
     if moved:
-        raise ValueError(f"{card.character} was trained with {card.tokens}, but the tokenizer has {moved}")
+        raise DPGError(f"{card.character} was trained with {card.tokens}, but the tokenizer has {moved}")
 
 
 def _check_rows(directory: Path, card: CharacterCard) -> None:
@@ -201,7 +200,7 @@ def _check_rows(directory: Path, card: CharacterCard) -> None:
         counts = [file.get_slice(key).get_shape()[0] for key in file.keys() if TRAINED_TOKENS in key]  # noqa: SIM118
     absent = sorted(token for token, index in card.tokens.items() if index not in listed)
     if absent or (card.tokens and set(counts) != {len(listed)}):
-        raise ValueError(
+        raise DPGError(
             f"{directory}: the trained rows of the stage tokens {', '.join(absent or sorted(card.tokens))} are missing from the "
             "adapter, and without them the stages mean nothing"
         )
@@ -233,7 +232,7 @@ def load_tuned(
     if not is_adapter(directory):
         model, _ = load_base(str(directory), dtype)
         if model.get_input_embeddings().weight.shape[0] <= max(card.tokens.values(), default=-1):
-            raise ValueError(f"{directory}: the model has no rows for the stage tokens {', '.join(card.tokens)}")
+            raise DPGError(f"{directory}: the model has no rows for the stage tokens {', '.join(card.tokens)}")
         suppress(model, card.tokens.values())
         return model, tokenizer, card
     from peft import PeftModel
@@ -243,9 +242,7 @@ def load_tuned(
     if card.fingerprint is not None:
         reason = mismatch(card.fingerprint, base, card.base_model)
         if reason is not None:
-            raise ValueError(
-                f"{directory} was trained for {card.base_model or 'another model'}, not this one: {reason}"
-            )
+            raise DPGError(f"{directory} was trained for {card.base_model or 'another model'}, not this one: {reason}")
     enlarge(base, card.tokens.values())
     model = with_plain_head(PeftModel.from_pretrained(base, str(directory), is_trainable=trainable))
     if merge:
