@@ -240,11 +240,6 @@ class Checkpoint:
         self._last = time.monotonic()
 
 
-def as_respondents(personalities: Sequence[tuple[str, Row]]) -> list[Respondent]:
-    """Respondents of (label, personality) pairs."""
-    return [Respondent(label, personality) for label, personality in personalities]
-
-
 def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality], str]) -> list[Respondent]:
     """The same people as instructions to the bare model: the baseline of every other way.
 
