@@ -74,7 +74,12 @@ def parse() -> argparse.Namespace:
     add(
         "--tasks", nargs="+", default=list(OFFLINE), help=f"offline: {', '.join(OFFLINE)}; others by the harness's name"
     )
-    add("--steer-tokens", choices=("all", "decode"), default="all", help="of scored texts; generation steers its own")
+    add(
+        "--steer-tokens",
+        choices=("all", "decode"),
+        default="all",
+        help="tokens of scored texts that are steered; generation steers its own",
+    )
     add("--limit", type=int, help="items of each task")
     add("--chat", action="store_true", help="put prompts into the model's chat format")
     add("--batch-size", type=int, default=16, help="requests run side by side")

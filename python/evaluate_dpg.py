@@ -160,7 +160,7 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DPGError(f"--api-parameters is no JSON: {error}") from None
+        raise DPGError(f"--api-parameters is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise DPGError(f"--api-parameters is a JSON object, not {text!r}")
     return found
@@ -196,7 +196,7 @@ def parse() -> argparse.Namespace:
     add("--levels", type=float, nargs="+", default=[-5, -2, 0, 2, 5], help="levels of the questions")
     add("--cross", action="store_true", help="judge the questions' answers on the other traits too")
     add("--people", type=int, default=40, help="new personalities")
-    add("--seed", type=int, default=0, help="of the new personalities")
+    add("--seed", type=int, default=0, help="seed of the new personalities")
     add("--line", action="append", metavar='"E-5 > E+5"', help="pair of the interpolation; may be repeated")
     add("--line-questions", type=int, default=6, help="held-back questions of each trait that changes there")
     add("--judge", choices=KINDS, default=KINDS[0], help="likelihood works offline; openai is any such API")

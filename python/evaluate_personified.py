@@ -34,9 +34,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--system", action="append", default=[], help="NAME=DIR of a tuned character; NAME again for others"
     )
-    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), help=f"of {', '.join(BASELINES)}")
+    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), help=f"some of {', '.join(BASELINES)}")
     parser.add_argument("--model", default=BUNDLED, help="Hub id or directory; the bundled SmolLM2 by default")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="data type of the weights"
+    )
     parser.add_argument("--against", default=None, help="system from which differences are taken, such as sft")
     parser.add_argument("--limit", type=int, default=None, help="test questions of each stage, at most")
     parser.add_argument("--max-new-tokens", type=int, default=140)

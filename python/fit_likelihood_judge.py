@@ -194,7 +194,7 @@ def parse() -> argparse.Namespace:
     add("--user-template", default=USER_TEMPLATE, help="user text of the judge; may hold the same")
     add("--max-new-tokens", type=int, default=70, help="length of an answer")
     add("--batch-size", type=int, default=32, help="answers generated at once")
-    add("--dtype", choices=sorted(DTYPES), default="float32", help="of the model's parameters")
+    add("--dtype", choices=sorted(DTYPES), default="float32", help="data type of the model's parameters")
     add("--autocast", choices=sorted(DTYPES), help="dtype in which the judge runs the decoder")
     add("--device", default="cpu", help="where the model runs")
     return parser.parse_args()

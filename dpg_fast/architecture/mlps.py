@@ -169,7 +169,7 @@ def is_activation(module: nn.Module) -> bool:
     try:
         with torch.no_grad():
             values, some = module(grid), module(grid[:100])
-    except Exception:  # whatever it needs, it is no function of numbers
+    except Exception:  # whatever it needs, it is not a function of numbers
         return False
     if not isinstance(values, Tensor) or values.shape != grid.shape or some.shape != grid[:100].shape:
         return False

@@ -21,7 +21,7 @@ data.add_typer(scripts, name="scripts")
 _Format = Annotated[
     str | None, typer.Option("--format", help="fountain, play, subtitles, chats or novel. Default: by ending and look.")
 ]
-_Encoding = Annotated[str | None, typer.Option(help="Of the files, if it must not be guessed.")]
+_Encoding = Annotated[str | None, typer.Option(help="Encoding of the files; guessed by default.")]
 _Aliases = Annotated[
     Path | None, typer.Option(help='JSON: {"Harry Potter": ["HARRY", "THE BOY"]}; an empty list keeps a name apart.')
 ]

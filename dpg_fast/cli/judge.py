@@ -88,10 +88,12 @@ def judge(
     context_tokens: Annotated[
         int, typer.Option(min=1, help="The model's context; longer dialogues are judged in pieces (evidence).")
     ] = 16_000,
-    seed: Annotated[int, typer.Option(help="Of the order in which answers are shown (ranking), and of intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the order in which answers are shown (ranking), and of intervals.")
+    ] = 0,
     max_tokens: MaxTokens = 1500,
     legacy_max_tokens: LegacyMaxTokens = False,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the replies.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of the replies.")] = 0.0,
     no_temperature: Annotated[bool, typer.Option(help="Send no temperature, for models that refuse one.")] = False,
     parameters: Annotated[str, typer.Option(help='Further parameters, JSON: {"seed": 1}.')] = "{}",
     concurrency: Concurrency = 16,
@@ -190,7 +192,7 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DPGError(f"--parameters is no JSON: {error}") from None
+        raise DPGError(f"--parameters is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise DPGError("--parameters is a JSON object")
     return found

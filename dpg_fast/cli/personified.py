@@ -14,7 +14,7 @@ personified = typer.Typer(
     help="A character's material, conversations and preference pairs, in the manner of PersLLM.", no_args_is_help=True
 )
 
-_Encoding = Annotated[str | None, typer.Option(help="Of txt, md and html files, if it must not be guessed.")]
+_Encoding = Annotated[str | None, typer.Option(help="Encoding of txt, md and html files; guessed by default.")]
 _Embedding = Annotated[
     str, typer.Option(help='"tfidf" (no model), "api:MODEL" or a sentence-transformers model (PersLLM: gtr-t5-base).')
 ]
@@ -45,7 +45,9 @@ def build(
     verify: Annotated[bool, typer.Option(help="Let the model judge each answer by its materials.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="How often what was lost is replaced.")] = 2,
     candidates: Annotated[int, typer.Option(min=1, help="Answers asked for until one passes.")] = 1,
-    shots: Annotated[int, typer.Option(min=0, help="Of STAGE/examples.jsonl, shown before each call.")] = 0,
+    shots: Annotated[
+        int, typer.Option(min=0, help="Examples from STAGE/examples.jsonl that are shown before each call.")
+    ] = 0,
     written: Annotated[
         bool, typer.Option("--written", help="Put STAGE/examples.jsonl among the records, marked as written by hand.")
     ] = False,
@@ -134,7 +136,7 @@ def check(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
     encoding: _Encoding = None,
 ) -> None:
-    """Read a character's folder and show its stages, paragraphs, words and what was mended. Costs nothing."""
+    """Read a character's folder and show its stages, paragraphs, words and what was repaired. Costs nothing."""
     with one_line_errors("dpg-fast data personified check"):
         from dpg_fast.cli.personified_run import show_character
 

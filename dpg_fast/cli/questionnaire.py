@@ -51,7 +51,7 @@ class Through(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Of the model's weights."""
+    """Data type of the model's weights."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -71,7 +71,7 @@ PeopleOption = Annotated[
 ThroughOption = Annotated[
     Through, typer.Option(help="Personalities by the adapter, or by adjectives or descriptions told to the bare model.")
 ]
-DtypeOption = Annotated[Dtype, typer.Option(help="Of the model's weights.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Data type of the model's weights.")]
 
 
 @assess.command("questionnaire")
@@ -97,7 +97,9 @@ def questionnaire(
             "(text, and pmi: what the item adds), or of the statement itself (statement, shift)."
         ),
     ] = Method.LOGPROBS,
-    temperature: Annotated[float, typer.Option(min=0, help="Of generated labels; 0 takes the likeliest.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Temperature of generated labels; 0 takes the likeliest.")
+    ] = 0.0,
     context: Annotated[int, typer.Option(min=0, help="Earlier items kept in the conversation.")] = 0,
     prefill: Annotated[str, typer.Option(help='Beginning of the answer, such as "My answer is".')] = "",
     steer: Annotated[Steer, typer.Option(help="Tokens whose neurons are steered.")] = Steer.ALL,
@@ -180,7 +182,7 @@ def compare(
         from dpg_fast.util.results import write_results
 
         if len(results) < 2:
-            raise DPGError("name two results at least")
+            raise DPGError("name at least two results")
         _check_folder(report)
         loaded = [load_scores(path) for path in results]
         labels, scores = common_people(loaded)
@@ -310,7 +312,7 @@ def _check_folder(path: Path | None) -> None:
 
 
 def _respondents(texts: list[str] | None) -> list[Any]:
-    """The base model, and whoever is named."""
+    """The base model and the named people."""
     from dpg_fast.personality.scores import parse_personality
     from dpg_fast.questionnaire.session import Respondent
 

@@ -48,7 +48,7 @@ def build(
     spare: Annotated[
         float, typer.Option(help="Texts of the first round relative to --count; more for a weak model.")
     ] = 1.25,
-    rounds: Annotated[int, typer.Option(min=1, help="How often removed texts are asked for anew.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often removed texts are asked for again.")] = 3,
     similarity: Annotated[float, typer.Option(help="Word-trigram overlap that counts as a repetition.")] = 0.5,
     embedding_model: Annotated[
         str | None, typer.Option(help="Also drop repetitions of meaning, by this model.")

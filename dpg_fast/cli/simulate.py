@@ -45,7 +45,9 @@ def run(
     judge_model: Annotated[str | None, typer.Option(help="Model of the API.")] = None,
     judge_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
     judge_key_variable: _Key = "OPENAI_API_KEY",
-    dtype: Annotated[str, typer.Option(help="Of the model's weights: float32, bfloat16, float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Data type of the model's weights: float32, bfloat16, float16.")
+    ] = "float32",
     check: Annotated[bool, typer.Option("--check", help="Read the scenarios, say who speaks, and stop.")] = False,
 ) -> None:
     """Let people talk: local rows and endpoints, many conversations in one batch, read by a judge as they go."""
@@ -97,7 +99,7 @@ def compare(
 
         files = [_named(text) for text in dialogues]
         if len(files) < 2:
-            raise DPGError("name two files of dialogues at least")
+            raise DPGError("name at least two files of dialogues")
         options = CompareOptions(
             terms=terms,
             scenarios=tuple(scenario or ()),

@@ -29,7 +29,7 @@ def verify(
     prompt: Annotated[
         list[str] | None, typer.Option(help="Repeatable: a text to go by instead of the three built in.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the base model: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Data type of the base model: float32, bfloat16 or float16.")] = "float32",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts, tokens and rows.")] = False,
 ) -> None:
     """Check an adapter on a model: it acts, rows do not mix, and nothing else changes. Exit status 1 when a check fails."""

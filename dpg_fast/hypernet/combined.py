@@ -174,7 +174,7 @@ class CombinedNetwork(AdapterNetwork):
         return {"profile": self.profile.to_config(), "characters": self.stored.to_config()}
 
     def _codes_of(self, part: AdapterNetwork, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Of every item, zero where the part has none."""
+        """Codes of every item, zero where the part has none."""
         own = [part.part_of(item) for item in items]
         if all(item is None for item in own):  # a text is not read, then
             groups = part.groups

@@ -280,7 +280,7 @@ def quoted_text(lines: Sequence[Line]) -> QuotedText:
 
 
 def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
-    """What to ask the judge to mend: traits that have a level and no quotation found in the target's words."""
+    """What to ask the judge to correct: traits that have a level and no quotation found in the target's words."""
     bare = [trait for trait in Trait if reply.of(trait).level is not None and not _found(reply, trait, text)]
     if not bare:
         return None
@@ -289,7 +289,7 @@ def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
     )  # not the quotations: they may be words of the text under judgement
     return (
         f"The passages given for these levels are not found in the target's turns, or there are none: {named}. Give the whole "
-        "answer again. Copy passages letter for letter from the target's turns, two words at least; where there are none, "
+        "answer again. Copy passages letter for letter from the target's turns, at least two words each; where there are none, "
         "give no passages and null as the level."
     )
 

@@ -183,7 +183,7 @@ def rank_systems(rankings: Sequence[Mapping[str, float]], *, resamples: int = 10
         ValueError: no rankings, fewer than two systems, or not always the same ones.
     """
     if not rankings or len(rankings[0]) < 2:
-        raise DPGError("a ranking needs one question and two systems at least")
+        raise DPGError("a ranking needs at least one question and two systems")
     systems = sorted(rankings[0])
     for number, row in enumerate(rankings, 1):
         if sorted(row) != systems:

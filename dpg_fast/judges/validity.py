@@ -95,7 +95,7 @@ def multitrait_multimethod(
     whole = np.concatenate(tables, axis=1)
     whole = whole[np.isfinite(whole).all(axis=1)]
     if whole.shape[0] < 3:
-        raise DPGError(f"only {whole.shape[0]} people were scored by every method; correlations need three at least")
+        raise DPGError(f"only {whole.shape[0]} people were scored by every method; correlations need at least three")
     size = whole.shape[1]
     matrix = np.array([[pearson(whole[:, i], whole[:, j]) for j in range(size)] for i in range(size)])
     methods, k = tuple(scores), len(traits)

@@ -125,7 +125,7 @@ class StageEmbedding:
             ids: int64 [rows, length], or None for a prompt given as embeddings.
 
         Raises:
-            ValueError: so.
+            ValueError: a token is missing.
         """
         wanted = [(row, found) for row, found in enumerate(map(stage_of, items)) if found is not None]
         if not wanted:

@@ -55,7 +55,7 @@ class FileReport:
         largest_p95: of the kept neurons; None without any.
         not_finite: neurons left out because diff, prob or p95 is infinite or NaN (adding that would destroy the output), as
             {"p95 -Infinity": n, ...}.
-        rounded: kept neurons with a value that is no float32 and was rounded to one.
+        rounded: kept neurons with a value that float32 cannot hold and was rounded to one.
         reordered: whether the rows of some layer were not by descending diff and were sorted.
     """
 

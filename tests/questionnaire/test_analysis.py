@@ -117,7 +117,7 @@ def test_result_files_read_back(tmp_path: Path) -> None:
     [
         ("{", "line 1: not JSON"),
         ("{}", '"schema": 1'),
-        ('{"schema": 1, "method": "m"}', "one at least"),
+        ('{"schema": 1, "method": "m"}', "at least one"),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a"}]}', 'respondent 1 needs "scores"'),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"Q": 1}}]}', "unknown trait 'Q'"),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"E": 9}}]}', "E = 9 is no score"),

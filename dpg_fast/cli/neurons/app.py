@@ -75,7 +75,9 @@ def find(
     strength: Strengths = None,
     statistics: Annotated[
         Path | None,
-        typer.Option(help="Keep the statistics in this directory; finding there again only chooses anew, in seconds."),
+        typer.Option(
+            help="Keep the statistics in this directory; a later run there only repeats the choice, in seconds."
+        ),
     ] = None,
     seed: int = 0,
     dense_only: Annotated[
@@ -161,7 +163,7 @@ def import_(
 def export(
     adapter: Annotated[str, typer.Argument(help='Directory or Hub id of an adapter, or "smollm2".')],
     output: Annotated[Path, typer.Argument(help="Directory to write to.")],
-    format: Annotated[ListFormat, typer.Option(help="Of the files.")] = ListFormat.NPTI,
+    format: Annotated[ListFormat, typer.Option(help="Format of the files.")] = ListFormat.NPTI,
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress the files.")] = False,
 ) -> None:
     """Write an adapter's neuron lists in the format that NPTI published."""
@@ -236,5 +238,5 @@ def _layers(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal()):
-        raise DPGError(f'{text!r} is no range of layers; accepted: a first and a last one, like "12-31"')
+        raise DPGError(f'{text!r} is not a range of layers; accepted: a first and a last one, like "12-31"')
     return int(first), int(last)

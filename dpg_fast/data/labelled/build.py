@@ -166,7 +166,7 @@ def _assemble(
 def _nearest(
     prepared: Prepared, centres: dict[tuple[str, str], Centre]
 ) -> dict[tuple[str, str], tuple[float, tuple[str, str]]]:
-    """Of each test character with a centre: the distance of the closest training character's, and who that is."""
+    """For each test character with a centre: the distance of the closest training character's, and who that is."""
     trained = [key for key in centres if key not in prepared.held_out]
     return {
         key: min((centres[key].distance(centres[other].mean), other) for other in trained)

@@ -1,6 +1,6 @@
 """A character's centre, spread and outliers.
 
-DPG draws a centre for each trait of a character; its formula is not public. Here it is the mean of the segments that are no
+DPG draws a centre for each trait of a character; its formula is not public. Here it is the mean of the segments that are not
 outliers. A segment is an outlier if in any trait it lies more than 3.5 robust standard deviations (1.4826 x the median
 absolute deviation, at least half a level) from the median, and the trait was judged in five segments of the character or more.
 
@@ -29,7 +29,7 @@ class Centre:
     """Where a character lies.
 
     Attributes:
-        mean: of the segments that are no outliers, -5..5, OCEAN order.
+        mean: of the segments that are not outliers, -5..5, OCEAN order.
         spread: standard deviation of each trait over them; 0 with one segment.
         radius: root of the summed variances, at least that of half a level in each trait. With all traits judged, the root mean
             square distance from the mean.

@@ -164,5 +164,5 @@ def load_aliases(path: Path | str) -> dict[str, list[str]]:
         for name, others in value.items()
     )
     if not good:
-        raise DPGError(f'{path.name} is no alias file; wanted: {{"Harry Potter": ["HARRY", "THE BOY"]}}')
+        raise DPGError(f'{path.name} is not an alias file; expected: {{"Harry Potter": ["HARRY", "THE BOY"]}}')
     return value

@@ -84,7 +84,7 @@ class Stack:
         )
 
     def update(self, index: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Copy the entries ``index`` (int64) of the banks in anew, after :meth:`fill` with banks of these shapes."""
+        """Copy the changed entries ``index`` (int64) of the banks, after :meth:`fill` with banks of these shapes."""
         assert self._weight is not None and self.B is not None
         A = pairs[0][0]
         rows = self._weight[sum(self.widths) :].view(len(pairs), *A.shape)

@@ -176,7 +176,7 @@ def assign_call(
 
 
 def check_item(item: ExtractedItem, passage: Passage) -> Rejection | None:
-    """Why an item is no good: its place, its length, words that are not the passage's, numbers from nowhere."""
+    """Why an item is refused: its place, its length, words that are not the passage's, numbers from nowhere."""
     last = passage.first + len(passage.blocks) - 1
     if not item.paragraphs or not all(passage.first <= number <= last for number in item.paragraphs):
         return Rejection("no such paragraph", str(item.paragraphs))

@@ -122,7 +122,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Character:
-    """A character's stages in the order of time, and `notes` on what was mended or left out while reading."""
+    """A character's stages in the order of time, and `notes` on what was repaired or left out while reading."""
 
     name: str
     language: str
@@ -169,7 +169,7 @@ def load_character(folder: Path, encoding: str | None = None) -> Character:
     Raises:
         FileNotFoundError: the folder, its stages.yaml or a stage's folder is missing.
         ValueError: stages.yaml is wrong, a stage has no knowledge or no style, holds more than `MAX_STAGE_BYTES`, or a file
-            is no text.
+            is not text.
         ImportError: a library for the files is missing.
     """
     if not folder.is_dir():
