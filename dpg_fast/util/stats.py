@@ -311,7 +311,7 @@ def weighted_kappa(a: ArrayLike, b: ArrayLike, *, categories: Sequence[Any], wei
         weights: see above.
 
     Raises:
-        ValueError: unequal numbers of ratings, none at all, a rating that is no category, or other weights.
+        ValueError: unequal numbers of ratings, none at all, a rating that is not a category, or other weights.
     """
     x, y = np.asarray(a).ravel(), np.asarray(b).ravel()
     if x.size != y.size or x.size == 0:
