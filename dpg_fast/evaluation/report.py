@@ -82,7 +82,7 @@ def write_evaluation_report(
         for name, own in results.rows.items()
         for key, row in own.items()
     ]
-    write_results(directory / RAW, data | {"answers": answers})
+    write_results(directory / RAW, json_ready(data | {"answers": answers}))
     tried = [method for method in methods if method.name != BARE]
     descriptions = {method.name: method.description for method in methods}
     works = [f"{method.name} on {_works(method)} of {len(method.traits)}" for method in tried]

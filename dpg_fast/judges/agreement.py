@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from rich.table import Table as RichTable
 
 from dpg_fast.judges.metrics import LEVELS, nearest_level
-from dpg_fast.judges.results import RESULTS, load_scores
-from dpg_fast.personality.scores import MAX_SCORE, Trait
+from dpg_fast.judges.results import RESULTS, load_scores, parse_scores
+from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting.page import Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.errors import DPGError
@@ -348,21 +348,9 @@ def _scores(row: Mapping[str, Any], where: str) -> dict[Trait, float]:
         if len(values) != len(Trait):
             raise DPGError(f'{where}: "personality" has five numbers in OCEAN order, not {len(values)}')
         given = {trait.value: value for trait, value in zip(Trait, values, strict=True)}
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
+    if not isinstance(given or {}, dict):
         raise DPGError(f'{where}: "scores" is an object of traits, not {type(given).__name__}')
-    found = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-            raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
-        try:
-            found[Trait.parse(name)] = float(value)
-        except ValueError as error:
-            raise DPGError(f"{where}: {error}") from error
-    return found
+    return parse_scores(given or {}, where)
 
 
 def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[str, str]:

@@ -108,10 +108,7 @@ def confusion(counts: Mapping[str, Mapping[Trait, ArrayLike]], path: Path) -> No
                 axis.set_ylabel(_short(name, 24), fontsize=9, color=INK)
     figure.supxlabel("measured level", fontsize=9, color=SOFT)
     figure.supylabel("level asked for", fontsize=9, color=SOFT)
-    bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.01)
-    bar.set_label("share of the row", fontsize=8, color=SOFT)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, length=0)
+    _colour_bar(figure, image, axes, "share of the row", 0.75)
     save_figure(figure, path)
 
 
@@ -160,10 +157,7 @@ def matrices(
         figure.supylabel(row_label, fontsize=9, color=SOFT)
     if column_label:
         figure.supxlabel(column_label, fontsize=9, color=SOFT)
-    bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.015)
-    bar.set_label(label, fontsize=8, color=SOFT)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, length=0)
+    _colour_bar(figure, image, axes, label, 0.85)
     save_figure(figure, path)
 
 
@@ -359,6 +353,13 @@ def turns(
     axes[0].set_ylabel("judged score", fontsize=9, color=SOFT)
     _legend(figure, axes)
     save_figure(figure, path)
+
+
+def _colour_bar(figure: Any, image: Any, axes: Sequence[Any], label: str, shrink: float) -> None:
+    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015)
+    bar.set_label(label, fontsize=8, color=SOFT)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0)
 
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:

@@ -100,7 +100,7 @@ def test_other_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"id": 1, "scores": {"extraversion": 6}}], "line 1: extraversion = 6 is no score"),
+        ([{"id": 1, "scores": {"extraversion": 6}}], "line 1: extraversion = 6 is not a score"),
         ([{"id": 1, "scores": {"charm": 1}}], "line 1: .*charm"),
         ([{"scores": {"extraversion": 1}}], "line 1: the text is not named: no id"),
         ([{"id": 1, "scores": {"E": 1}}, {"id": 1, "scores": {"E": 2}}], "line 2: a second score of extraversion"),
