@@ -221,14 +221,17 @@ def quality_table(results: Results) -> Table:
         ("single ratings between forms, ICC(2,1)", lambda q, r: bounds((r.get("items") or {}).get("icc_2_1"))),
     )
     rows = [[name, *(text(r["quality"], r) for r in shown.values())] for name, text in lines] if shown else []
-    return Table(["", *(shown if len(shown) > 1 else ["value"])], rows, "Quality of the answers")
+    return Table(["", *(shown if len(shown) > 1 else ["value"])], rows)
 
 
 def tables(result: dict[str, Any]) -> list[RichTable]:
     """`analyse`'s result for the terminal: people, reliability, quality, and what was asked for."""
     named = {f"{result['method']}, {result['model']}, {result['forms']} forms": result}
-    found = [people_table(named), reliability_table(named), quality_table(named)]
     asked = fidelity(named)
-    found += [fidelity_table(asked)] if asked else []
-    first, *others = [table for table in found if table.rows]
-    return [on_terminal(first, next(iter(named))), *map(on_terminal, others)]
+    found = {
+        next(iter(named)): people_table(named),
+        "Reliability over people": reliability_table(named),
+        "Quality of the answers": quality_table(named),
+        "Asked for against measured": fidelity_table(asked) if asked else None,
+    }
+    return [on_terminal(table, title) for title, table in found.items() if table is not None and table.rows]

@@ -116,7 +116,7 @@ def one_line(text: str, more: str = "") -> str:
 
 
 def on_terminal(table: Table, title: str = "") -> RichTable:
-    """The same table for the terminal; its caption is the title if there is none."""
+    """The same table for the terminal; without a title, its caption is that."""
     shown = RichTable(title=escape(title or table.caption), caption=escape(table.caption) if title else None)
     for place, name in enumerate(table.head):
         shown.add_column(escape(name), justify="left" if place < table.left else "right")

@@ -53,7 +53,7 @@ def test_judges_of_known_quality(files: list[Path]) -> None:
     assert near.n == 149 and pairs[("careful", "noisy"), "openness"].n == 29
     assert near.bias.estimate == pytest.approx(0.95, abs=0.2) and near.pearson.estimate > 0.9
     assert near.kappa_quadratic.estimate > near.kappa_linear.estimate > 0.5
-    assert abs(far.kappa_quadratic.estimate) < 0.25 and far.kappa_quadratic.low < 0 < far.kappa_quadratic.high
+    assert abs(far.kappa_quadratic.estimate) < 0.25 and far.kappa_quadratic.high < near.kappa_quadratic.low
     group = next(g for g in found.groups if g.trait == ALL)
     assert group.icc["2,k"].estimate > group.icc["2,1"].estimate > 0.2
     disputed = found.differences[0]
@@ -69,7 +69,7 @@ def test_all_traits_are_drawn_text_by_text() -> None:
     names = [f"t{n}" for n in range(40)]
     texts = dict(zip(names, names, strict=True))
     ratings = [Ratings(name, dict(zip(names, x, strict=True)), texts) for name, x in (("a", true), ("b", other))]
-    found = {p.trait: p for p in judge_agreement(ratings, resamples=300).pairs}
+    found = {p.trait: p for p in judge_agreement(ratings, resamples=50).pairs}
     for name in ("bias", "pearson", "kappa_quadratic"):
         one, whole = getattr(found["openness"], name), getattr(found[ALL], name)
         assert (whole.estimate, whole.low, whole.high) == pytest.approx((one.estimate, one.low, one.high))
