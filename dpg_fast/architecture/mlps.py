@@ -3,6 +3,8 @@
 Two kinds: *gated*, ``down(act(gate(x)) * up(x))``, with gate and up as two linear layers or as the halves of one; and *plain*,
 ``down(act(first(x)))``. Where names do not say which layer has which part, the module is run on three random rows and its
 layers are watched (:func:`_watch`). A neuron is column i of the activation's output: what steering changes, gated or not.
+
+Why: docs/decisions.md, "Architectures are found by structure and then checked by value".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A hypernetwork and stored characters side by side in one bank."""
+"""A hypernetwork and stored characters side by side in one bank.
+
+Why: docs/decisions.md, "A character and a profile have rank rows of their own".
+"""
 
 from __future__ import annotations
 

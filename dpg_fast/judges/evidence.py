@@ -7,6 +7,8 @@ as unsupported.
 A dialogue that does not fit the context is judged in pieces (`dpg_fast.judges.dialogues.pieces`). A trait's score is then the
 mean of its levels weighted by the number of quotations found, so that pieces without found evidence count only where no piece has
 any (then all count alike). Pieces that give null do not count. Scores of several pieces need not be whole numbers.
+
+Why: docs/decisions.md, "A level without a found quotation is asked about once, then kept and marked".
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The base's embedding and output layers keep their weights and sizes; a tied output layer never sees the added rows. Nothing that
 is generated can be a stage token.
+
+Why: docs/decisions.md, "A character's stage tokens are ids beyond the vocabulary".
 """
 
 from __future__ import annotations

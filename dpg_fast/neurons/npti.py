@@ -3,6 +3,8 @@
 One JSON file for each pole, plain or gzipped, ``<Trait>_dict.json`` for the high pole and ``<Trait>_reversed_dict.json`` for
 the low one: ``{"<layer>": [[layer, neuron, diff, prob, p95], ...], ...}``, rows of a layer by descending diff, layers in the
 order of their best neuron. All values are float32 written as JSON numbers, so reading and writing them back loses nothing.
+
+Why: docs/decisions.md, "Published lists go by name".
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ def test_a_target_by_name(tmp_path: Path) -> None:
         (["--model", "m"], "go with --judge openai"),
         (["--batch-export", "x"], "go with --judge openai"),
         (["--judge", "openai", "--model", "m", "--parameters", "[]"], "a JSON object"),
-        (["--judge", "openai", "--model", "m", "--parameters", "{"], "no JSON"),
+        (["--judge", "openai", "--model", "m", "--parameters", "{"], "not JSON"),
         (["--judge", "openai", "--model", "m", "--context-tokens", "500", "--dry-run"], "too small for this judge"),
         (["--traits", ""], "name some of the traits"),
         (["--out", "in.jsonl"], "would overwrite the dialogues"),

@@ -138,7 +138,7 @@ def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Pa
     [
         (["--personality", "E+7", "--adapter", "smollm2"], "-5..5"),
         (["--personality", "E+5"], "need an adapter"),
-        (["--inventory", "nosuch"], "is no inventory"),
+        (["--inventory", "nosuch"], "is not an inventory"),
         (["--inventory", "ipip-50"], "do not come with this package"),
         (["--sex", "x"], "sex is M, F or N"),
         (["--temperature", "1"], "a temperature belongs to"),

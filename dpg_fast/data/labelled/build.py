@@ -138,6 +138,8 @@ def _assemble(
     centres = _centres(prepared, found)
     nearest = _nearest(prepared, centres)
     outliers: dict[tuple[str, str], int] = {}
+    # Evidence comes before outliers, since a distance over few traits says little; both come before the choice of test people, so
+    # that `dropped` names what is wrong with a text rather than with its speaker.
     for segment in prepared.segments:
         if segment.id not in found:
             dataset.unjudged.append(_drop(segment, "not judged", scorer.reason(segment.id)))

@@ -6,6 +6,8 @@ absolute deviation, at least half a level) from the median, and the trait was ju
 
 A judge may find no evidence of a trait in a segment. Such a trait counts neither for the centre nor for outliers, and a distance
 from the centre is that of the judged traits, scaled to five: sqrt(5 / k) times the distance over k traits.
+
+Why: docs/decisions.md, "Traits without evidence take the character's centre".
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 ``[W_1; ...; W_G; A_1; ...; A_G]`` is one matrix; the layers' own weights become views of it, so nothing is held twice, and
 ``state_dict``, in-place updates and forwards without a personality work as before. Only plain ``nn.Linear`` layers
 are stacked; quantised or otherwise foreign ones keep their own product, and the LoRA runs beside it.
+
+Why: docs/decisions.md, "Base weights and the bank's A rows share one buffer".
 """
 
 from __future__ import annotations

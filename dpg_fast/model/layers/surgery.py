@@ -3,6 +3,8 @@
 Modules keep their place, their parameters and their names: only their class changes, to a subclass made on the fly, so
 ``state_dict`` keys, tied weights, quantised layers and device placement are untouched, and undoing it is exact.
 Without a call in progress the subclass runs the original forward, nothing else.
+
+Why: docs/decisions.md, "Modules change class, they are not replaced".
 """
 
 from __future__ import annotations
