@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -24,6 +25,7 @@ from dpg_fast.util.results import json_ready
 REPORT, MARKDOWN, DATA = "report.html", "report.md", "report.json"
 _TEMPLATE = "report.html.j2"
 _SIGNS = "\\`*<>#|"  # the backslash first, for the others get one
+_LINK = re.compile(r"\]([(\[])|^(\[)")  # ](address), ][name], and [name]: at the beginning of a line
 
 
 def write_report(page: Page, directory: Path) -> Path:
@@ -104,12 +106,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int
     return "\n".join([lines[0], "|" + "---|" * left + "---:|" * (len(head) - left), *lines[1:]])
 
 
-def one_line(text: str, more: str = "") -> str:
-    """On one line; what Markdown or HTML would read as its own is escaped, and the signs in ``more``."""
+def one_line(text: str) -> str:
+    """On one line; what Markdown or HTML would read as its own is escaped: a link is shown, and an image is not fetched."""
     line = " ".join(text.split())
-    for sign in _SIGNS + more:
+    for sign in _SIGNS:
         line = line.replace(sign, f"\\{sign}")
-    return line
+    return _LINK.sub(lambda found: f"]\\{found[1]}" if found[1] else "\\[", line)
 
 
 # ------------------------------------------------------------------ terminal

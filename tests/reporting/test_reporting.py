@@ -19,7 +19,7 @@ from dpg_fast.questionnaire.analysis import analyse
 from dpg_fast.questionnaire.report import trust, write_questionnaire_report
 from dpg_fast.reporting import Cards, Page, Picture, Quote, Quotes, Section, Settings, Table, Text, write_report
 from dpg_fast.reporting.page import bounds, grouped, number
-from dpg_fast.reporting.render import markdown
+from dpg_fast.reporting.render import markdown, one_line
 from dpg_fast.util.results import write_results
 from dpg_fast.util.stats import Interval
 from tests.questionnaire.test_analysis import session
@@ -81,8 +81,9 @@ def test_texts_are_escaped_wherever_they_stand(tmp_path: Path) -> None:
 
 
 def test_markdown_shows_texts_as_they_are() -> None:
-    text = "# a\n| *b* `c` <i>"
-    shown = r"\# a \| \*b\* \`c\` \<i\>"
+    text = "# a\n| *b* `c` <i> ![x](http://example.org/a.png)"
+    shown = r"\# a \| \*b\* \`c\` \<i\> ![x]\(http://example.org/a.png)"
+    assert one_line("[a]: http://b [a][a] 0.1 [0.0, 0.2]") == r"\[a]: http://b [a]\[a] 0.1 [0.0, 0.2]"
     blocks = [
         Text(text, strong=True),
         Cards([("what", text, "meaning")]),
