@@ -25,13 +25,13 @@ from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_options import KINDS, LIKELIHOOD, JudgeOptions, fast_dtype
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import CapabilityPlan
-from dpg_fast.evaluation.contenders import BOTH, HYPERNETWORK, PROMPTS, Contenders, named, named_loras
 from dpg_fast.evaluation.dpg.interpolation import PAIRS
 from dpg_fast.evaluation.dpg.newness import Newness
 from dpg_fast.evaluation.dpg.plan import NEW, QUESTIONS, SCRIPTED, TASKS, DPGPlan, plan_costs
 from dpg_fast.evaluation.dpg.run import DPGRun
 from dpg_fast.evaluation.dpg.summary import write_summary
 from dpg_fast.evaluation.harness.tasks import CHOICES
+from dpg_fast.evaluation.lineup import BOTH, HYPERNETWORK, PROMPTS, Lineup, named, named_loras
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table
@@ -56,30 +56,27 @@ def run(options: argparse.Namespace) -> None:
         capability = CapabilityPlan(options.capability_tasks, options.capability_items)
     judge_options = JudgeOptions(options.judge, options.judge_model, options.judge_url, options.api_key_variable)
     settings = AnswerSettings(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-    contenders = make_contenders(options)
-    directories = contenders.locate()
-    walkers = [*contenders.hypernets, *([BOTH] if contenders.both else [])]
+    lineup = make_lineup(options)
+    compared, directories = lineup.compared, lineup.locate()
+    walkers = [*lineup.hypernets, *([BOTH] if lineup.both else [])]
     trained = plan.load_trained()
-    if judge_options.kind != LIKELIHOOD or contenders.api is not None:
+    if judge_options.kind != LIKELIHOOD or lineup.api is not None:
         paid = (
             judge_options.make(None, None, options.output / "replies.sqlite") if options.judge != LIKELIHOOD else None
         )
-        count = 1 + len(contenders.prompts) + len(contenders.loras) + len(directories) + contenders.both
-        costs = plan_costs(
-            plan, settings, count + (contenders.api is not None), len(walkers), contenders.api, paid, trained
-        )
+        costs = plan_costs(plan, settings, len(lineup.names), len(walkers), lineup.api, paid, trained)
         for what, cost in costs.items():
             console.print(plan_table(cost, f"{what} over an API"))
     if options.dry_run:
         console.print("Nothing was sent or computed.")
         return
     base, tokenizer = load_base(options.model)
-    methods = contenders.build(base, tokenizer, settings, directories, allow_mismatch=options.allow_mismatch)
+    methods = lineup.build(base, tokenizer, settings, directories, allow_mismatch=options.allow_mismatch)
     judge = judge_options.make(base, tokenizer, options.output / "replies.sqlite")
     scorer = Scorer(judge, base, tokenizer, settings.system, fast_dtype())
     identities = {name: adapter_identity(directory) for name, directory in directories.items()}
     shared = {
-        "model": identities[contenders.compared]["base"],
+        "model": identities[compared]["base"],
         "weights": base_identity(base),
         "answers": settings.about(),
     }
@@ -89,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
             plan,
             methods,
             walkers,
-            contenders.compared,
+            compared,
             scorer,
             tokenizer,
             options.output,
@@ -102,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
     described = {method.name: method.describe() for method in methods}
     page = write_summary(
         found,
-        contenders.compared,
+        compared,
         described,
         options.output,
         judge=judge.describe(),
@@ -134,7 +131,7 @@ def make_plan(options: argparse.Namespace) -> DPGPlan:
     )
 
 
-def make_contenders(options: argparse.Namespace) -> Contenders:
+def make_lineup(options: argparse.Namespace) -> Lineup:
     """Who takes part; the shipped adapters where none is named."""
     shipped = not options.adapter and options.model == BUNDLED
     adapters = options.adapter or ([str(hypernet_directory())] if shipped else [])
@@ -151,7 +148,7 @@ def make_contenders(options: argparse.Namespace) -> Contenders:
         replies = options.output / "answers.sqlite"
         kept = ":memory:" if options.dry_run and not replies.exists() else replies  # a dry run writes nothing
         api = LLMClient(settings, kept, prices=prices)
-    return Contenders(
+    return Lineup(
         named(adapters, HYPERNETWORK), options.baselines, named_loras(options.lora), neurons, options.both, api
     )
 

@@ -13,9 +13,7 @@ it continues where it was; more questions, levels, traits, methods or tasks exte
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -23,18 +21,17 @@ from dpg_fast.cli.demo import adapter_directory, hypernet_directory
 from dpg_fast.cli.errors import one_line_errors
 from dpg_fast.cli.judge_options import KINDS, JudgeOptions, fast_dtype
 from dpg_fast.evaluation import TraitPlan, method_figures, run_evaluation
-from dpg_fast.evaluation.build import METHODS, ActivationSettings, build_methods, default_names
+from dpg_fast.evaluation.activation_addition import ActivationSettings
 from dpg_fast.evaluation.capability import CapabilityPlan, CapabilityRun
 from dpg_fast.evaluation.harness.tasks import CHOICES
+from dpg_fast.evaluation.lineup import METHODS, of_adapter
 from dpg_fast.evaluation.questions import held_out_questions
 from dpg_fast.evaluation.report import cost_sentence, verdict, write_evaluation_report
-from dpg_fast.hypernet import AdapterNetwork
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import artifact
 from dpg_fast.model.identity import adapter_identity, base_identity
 from dpg_fast.personality.traits import parse_traits
 from dpg_fast.text.answers import AnswerSettings
-from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, load_base
 from dpg_fast.util.progress import progress_bars
 
@@ -62,27 +59,24 @@ def run(options: argparse.Namespace) -> None:
     shipped = options.adapter is None and options.model == BUNDLED
     second = options.hypernet or (hypernet_directory() if shipped else None)
     hypernet = None if second is None else artifact.locate(second)
+    activation = ActivationSettings(options.activation_layer, questions=options.activation_fit)
+    lineup = of_adapter(options.methods, adapter, hypernet, activation)
+    directories = lineup.locate()
     base, tokenizer = load_base(options.model)
-    parts = artifact.load(adapter, base, allow_mismatch=options.allow_mismatch)
     identity = adapter_identity(adapter)
-    if hypernet is not None:
-        parts = replace(parts, hypernet=_hypernet(hypernet, base, options.allow_mismatch))
     shared = {"model": identity["base"], "weights": base_identity(base), "answers": settings.about()}
     judge = judge_options.make(base, tokenizer, options.output / "replies.sqlite")
     scorer = Scorer(judge, base, tokenizer, settings.system, fast_dtype())
     with progress_bars(console) as report:
-        methods = build_methods(
-            options.methods or default_names(parts, hypernet is None),
+        methods = lineup.build(
             base,
             tokenizer,
             settings,
-            parts,
-            scorer,
-            options.output,
-            identity=identity,
-            hypernet_identity=None if hypernet is None else adapter_identity(hypernet),
+            directories,
+            scorer=scorer,
+            output=options.output,
             traits=traits,
-            activation=ActivationSettings(options.activation_layer, questions=options.activation_fit),
+            allow_mismatch=options.allow_mismatch,
             progress=report,
         )
         exam = None
@@ -110,13 +104,6 @@ def run(options: argparse.Namespace) -> None:
         if capability is not None:
             console.print(f"  {cost_sentence(capability.methods[method.name])}", highlight=False, markup=False)
     console.print(f"Written to {written}")
-
-
-def _hypernet(directory: Path, base: Any, allow_mismatch: bool) -> AdapterNetwork:
-    found = artifact.load(directory, base, allow_mismatch=allow_mismatch).hypernet
-    if found is None:
-        raise DPGError(f"{directory} has no hypernetwork")
-    return found
 
 
 def parse() -> argparse.Namespace:

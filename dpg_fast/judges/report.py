@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dpg_fast.judges.dialogue_run import read_rows
 from dpg_fast.judges.metrics import LEVELS
 from dpg_fast.judges.sections import scores_of, software
 from dpg_fast.personality.scores import MAX_SCORE, Trait
@@ -30,6 +30,7 @@ from dpg_fast.reporting import (
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import mean_of, variance_of
+from dpg_fast.util.store import read_about, read_rows, whole_lines
 
 #: characters and examples of a trait that the page shows; the data hold all characters
 _MOST_CHARACTERS, _EXAMPLES = 40, 2
@@ -50,12 +51,11 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     people: dict[str, list[list[float]]] = defaultdict(list)
     counts = np.zeros((len(Trait), len(LEVELS)))
     missing, fluency, findings = dict.fromkeys(Trait, 0), [], [0, 0]
-    cost, tokens, currency, judge = 0.0, [0, 0], None, None
+    cost, tokens, currency, judge = 0.0, [0, 0], None, read_about(judgements)
     quotes: dict[Trait, list[tuple[float, Quote]]] = {trait: [] for trait in Trait}
     total = 0
     for row in read_rows(judgements):
         total += 1
-        judge = row["judge"]
         scores = scores_of(row)
         people[row.get("character") or "(no name)"].append(scores)
         for trait, score in zip(Trait, scores, strict=True):
@@ -78,7 +78,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
     if not total:
         raise DPGError(f"{judgements} holds no judgement yet: nothing to report")
-    reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
+    reasons = [str(json.loads(line)["reasons"][0]) for line in whole_lines(failed)]
     characters = {name: _centre(rows) for name, rows in people.items()}
     found = int(sum(counts.sum(1)))
     cards = [
