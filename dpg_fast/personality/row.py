@@ -125,7 +125,7 @@ def read_item(item: RowLike) -> RowItem:
 
 
 def _from_tensor(scores: Any) -> list[Personality]:
-    """Of a tensor or array [5] or [rows, 5], copied from its device once."""
+    """The personalities in a tensor or array [5] or [rows, 5], copied from its device once."""
     dtype = str(scores.dtype)
     if scores.shape[-1] != 5 or "bool" in dtype or not ("float" in dtype or "int" in dtype):
         raise DPGError(f"scores are a tensor of numbers [5] or [rows, 5], got {dtype} {list(scores.shape)}")

@@ -16,7 +16,7 @@ from dpg_fast.cli.judge_options import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
-from dpg_fast.util.stats import bootstrap_interval
+from dpg_fast.util.stats import bootstrap
 
 PEOPLE = [Personality("E+5"), None, Personality("N+4 A-3"), Personality("C-5"), None, Personality("O5C3E1A-1N-5")]
 
@@ -89,6 +89,6 @@ def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smoll
         judged = judge.judge_all(list(zip(asked, texts, strict=True)), traits=[trait])
         high, low = np.array([j.scores.get(trait, np.nan) for j in judged]).reshape(2, -1)
         scored = (high - low)[~np.isnan(high - low)]  # an empty answer has no score
-        difference = bootstrap_interval(np.mean, scored)
+        difference = bootstrap(lambda rows: scored[rows].mean(), len(scored))
         print(f"{trait.value}: {np.nanmean(high):+.2f} against {np.nanmean(low):+.2f}, difference {difference}")
         assert difference.low > 0
