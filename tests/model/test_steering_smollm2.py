@@ -89,6 +89,6 @@ def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smoll
         judged = judge.judge_all(list(zip(asked, texts, strict=True)), traits=[trait])
         high, low = np.array([j.scores.get(trait, np.nan) for j in judged]).reshape(2, -1)
         scored = (high - low)[~np.isnan(high - low)]  # an empty answer has no score
-        difference = bootstrap(lambda rows: scored[rows].mean(), len(scored))
+        difference = bootstrap(lambda rows, scored=scored: scored[rows].mean(), len(scored))
         print(f"{trait.value}: {np.nanmean(high):+.2f} against {np.nanmean(low):+.2f}, difference {difference}")
         assert difference.low > 0
