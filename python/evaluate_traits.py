@@ -26,7 +26,7 @@ from dpg_fast.evaluation.capability import CapabilityPlan, CapabilityRun
 from dpg_fast.evaluation.harness.tasks import CHOICES
 from dpg_fast.evaluation.lineup import METHODS, of_adapter
 from dpg_fast.evaluation.questions import held_out_questions
-from dpg_fast.evaluation.report import cost_sentence, verdict, write_report
+from dpg_fast.evaluation.report import cost_sentence, verdict, write_evaluation_report
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import artifact
 from dpg_fast.model.identity import adapter_identity, base_identity
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         capability = None if exam is None else exam.run(report)
     figures = [method_figures(results, method.name) for method in methods]
     asked = "PersonalityBench" if options.personalitybench else "holdout"
-    written = write_report(
+    written = write_evaluation_report(
         results,
         figures,
         options.output,

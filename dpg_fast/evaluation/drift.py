@@ -16,15 +16,14 @@ from dpg_fast.judges.base import Judge
 from dpg_fast.judges.runner import fill, read_pairs
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.identity import model_identity
-from dpg_fast.personality.row import Row, read_rows
+from dpg_fast.personality.row import RowItem, read_item
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.text.prompting import Message, with_system
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
-from dpg_fast.util.reliability import bootstrap_rows
 from dpg_fast.util.results import json_ready
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.stats import Interval, bootstrap, mean_interval, mean_of
 from dpg_fast.util.store import Store
 
 ANSWERS, SCORES = "answers", "scores"
@@ -90,7 +89,7 @@ class Drift:
         third = max(1, len(self.turns) // 3)
         for trait, slope in self.slopes.items():
             judged = self.scores[:, :, trait.position]
-            ends = (_mean(judged[:, :third]), _mean(judged[:, -third:]))
+            ends = (mean_of(judged[:, :third].ravel()), mean_of(judged[:, -third:].ravel()))
             interval = f"[{slope.low:+.3f}, {slope.high:+.3f}]"
             table.add_row(trait.value, *(f"{v:+.2f}" for v in ends), f"{slope.estimate:+.3f}", interval)
         return table
@@ -100,7 +99,7 @@ def measure_drift(
     model: PersonalityModel,
     tokenizer: Any,
     judge: Judge,
-    people: Sequence[Respondent | tuple[str, Row | str]],
+    people: Sequence[Respondent | tuple[str, RowItem | str]],
     *,
     turns: Sequence[str] = USER_TURNS,
     system: str | None = None,
@@ -136,7 +135,7 @@ def measure_drift(
         raise DPGError("drift needs at least one person and two turns")
     given = [person if isinstance(person, Respondent) else Respondent(person[0]) for person in people]
     wanted = [person.personality if isinstance(person, Respondent) else person[1] for person in people]
-    rows = read_rows(wanted, len(people))
+    rows = [read_item(item) for item in wanted]
     options = {"do_sample": False, "repetition_penalty": 1.1} | generation
     about: dict[str, Any] = {}
     if directory is not None:
@@ -166,7 +165,7 @@ def measure_drift(
     with Store(file(SCORES), about | {"judge": judge.describe(), "traits": names}, ("turn",)) as kept:
         scores = _judged(judge, turns, answers, traits, kept, progress)
     labels = tuple(person.label for person in given)
-    targets: list[Row] = [
+    targets: list[RowItem] = [
         person.asked if row is None and person.asked else row for person, row in zip(given, rows, strict=True)
     ]
     found = slopes(scores, resamples=resamples, seed=seed)
@@ -213,22 +212,20 @@ def _judged(
 def slopes(scores: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> dict[Trait, Interval]:
     """Least-squares change per turn of [people, turns, 5] scores, of every trait that was judged; see `Drift.slopes`."""
     found = {}
+    turns = np.arange(scores.shape[1])
     for trait in Trait:
         column = scores[:, :, trait.position]
-        if not np.isfinite(column).any():
-            continue
-        people, turns = column.shape
-        if people > 1:
-            each = np.array([[_slope(np.arange(turns), row)] for row in column])
-            each = each[np.isfinite(each[:, 0])]
-            if not each.size:
-                continue
-            found[trait] = bootstrap_rows(lambda rows: float(rows.mean()), each, resamples=resamples, seed=seed)
-        else:
-            points = np.stack([np.arange(turns), column[0]], axis=1)
-            points = points[np.isfinite(points[:, 1])]
-            found[trait] = bootstrap_rows(
-                lambda rows: _slope(rows[:, 0], rows[:, 1]), points, resamples=resamples, seed=seed
+        if len(column) > 1:
+            each = np.array([_slope(turns, row) for row in column])
+            if np.isfinite(each).any():
+                found[trait] = mean_interval(each[np.isfinite(each)], resamples=resamples, seed=seed)
+        elif np.isfinite(column).any():
+            there = np.flatnonzero(np.isfinite(column[0]))
+            found[trait] = bootstrap(
+                lambda rows, x=there, y=column[0][there]: _slope(x[rows], y[rows]),
+                len(there),
+                resamples=resamples,
+                seed=seed,
             )
     return found
 
@@ -242,17 +239,12 @@ def _slope(x: NDArray[Any], y: NDArray[np.float64]) -> float:
     return float(centred @ (y - y.mean()) / (centred @ centred))
 
 
-def _targets(rows: Sequence[Row]) -> tuple[tuple[float, ...], ...]:
+def _targets(rows: Sequence[RowItem]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) if isinstance(row, Personality) else (math.nan,) * len(Trait) for row in rows)
 
 
-def _distances(scores: NDArray[np.float64], rows: Sequence[Row]) -> tuple[float, ...]:
+def _distances(scores: NDArray[np.float64], rows: Sequence[RowItem]) -> tuple[float, ...]:
     """Over the scores asked for that are not 0: a neutral trait is asked of nobody."""
     asked = np.array(_targets(rows))
     gaps = np.where(asked[:, None, :] != 0, np.abs(scores - asked[:, None, :]), math.nan)
-    return tuple(_mean(gaps[:, turn]) for turn in range(scores.shape[1]))
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if kept.size else math.nan
+    return tuple(mean_of(gaps[:, turn].ravel()) for turn in range(scores.shape[1]))
