@@ -22,7 +22,7 @@ from rich.console import Console
 
 from dpg_fast.cli.demo import adapter_directory, hypernet_directory
 from dpg_fast.cli.errors import one_line_errors
-from dpg_fast.cli.judge_options import KINDS, LIKELIHOOD, JudgeOptions, fast_dtype
+from dpg_fast.judges.choice import KINDS, LIKELIHOOD, JudgeChoice, fast_dtype
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import CapabilityPlan
 from dpg_fast.evaluation.contenders import BOTH, HYPERNETWORK, PROMPTS, Contenders, named, named_loras
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     plan, capability = make_plan(options), None
     if not options.no_capability:
         capability = CapabilityPlan(options.capability_tasks, options.capability_items)
-    judge_options = JudgeOptions(options.judge, options.judge_model, options.judge_url, options.api_key_variable)
+    judge_options = JudgeChoice(options.judge, options.judge_model, options.judge_url, options.api_key_variable)
     settings = AnswerSettings(max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     contenders = make_contenders(options)
     directories = contenders.locate()

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from dpg_fast.cli.errors import one_line_errors
-from dpg_fast.cli.judge_options import JudgeOptions
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.personified.evaluate.cast import load_cast
 from dpg_fast.personified.evaluate.report import lead, write_report
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
             options.output,
             settings,
             judge=judge,
-            trait_judge=lambda bare, words: JudgeOptions().make(bare, words, options.output / "replies.sqlite"),
+            trait_judge=lambda bare, words: JudgeChoice().make(bare, words, options.output / "replies.sqlite"),
             about={"model": options.model, "dtype": options.dtype, "data": [folder.name for folder in options.data]},
             progress=bars,
         )

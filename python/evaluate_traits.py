@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dpg_fast.cli.demo import adapter_directory, hypernet_directory
 from dpg_fast.cli.errors import one_line_errors
-from dpg_fast.cli.judge_options import KINDS, JudgeOptions, fast_dtype
+from dpg_fast.judges.choice import KINDS, JudgeChoice, fast_dtype
 from dpg_fast.evaluation import TraitPlan, method_figures, run_evaluation
 from dpg_fast.evaluation.build import METHODS, ActivationSettings, build_methods, default_names
 from dpg_fast.evaluation.capability import CapabilityPlan, CapabilityRun
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     plan = TraitPlan(
         held_out_questions(traits, options.questions, options.personalitybench), options.levels, not options.no_cross
     )
-    judge_options = JudgeOptions(options.judge, options.judge_model, options.judge_url, options.api_key_variable)
+    judge_options = JudgeChoice(options.judge, options.judge_model, options.judge_url, options.api_key_variable)
     settings = AnswerSettings(
         max_new_tokens=options.max_new_tokens,
         repetition_penalty=options.repetition_penalty,

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from dpg_fast.cli.demo_display import Person, answers_table, plot, speed_table
-from dpg_fast.cli.judge_options import fast_dtype
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
+from dpg_fast.judges.choice import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.model import PersonalityModel, artifact
 from dpg_fast.model.layers.changes import NoEffectError

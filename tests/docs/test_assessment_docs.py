@@ -58,7 +58,7 @@ def test_commands_run_one_after_the_other(
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dpg_fast.cli.questionnaire._load", lambda *_: (model, byte_tokenizer))
-    monkeypatch.setattr("dpg_fast.cli.judge_options.JudgeOptions.make", lambda *_: LengthJudge())
+    monkeypatch.setattr("dpg_fast.judges.choice.JudgeChoice.make", lambda *_: LengthJudge())
     items = bundled_inventory().items
     replace(bundled_inventory(), items=(*items[:2], *items[12:14], *items[24:26])).save(tmp_path / "six.jsonl")
     rng = np.random.default_rng(0)

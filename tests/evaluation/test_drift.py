@@ -149,7 +149,7 @@ def test_command_and_report(
     pytest.importorskip("matplotlib")
     model = PersonalityModel.from_model(tiny_llama)
     monkeypatch.setattr("dpg_fast.cli.questionnaire._load", lambda *_: (model, byte_tokenizer))
-    monkeypatch.setattr("dpg_fast.cli.judge_options.JudgeOptions.make", lambda *_: LengthJudge())
+    monkeypatch.setattr("dpg_fast.judges.choice.JudgeChoice.make", lambda *_: LengthJudge())
     turns = tmp_path / "turns.txt"
     turns.write_text("Hi?\n\n<script>alert(1)</script>\nAnd?\n", encoding="utf-8")
     common = ["assess", "drift", "--turns", str(turns), "--max-new-tokens", "4", "--personality", "E+5"]

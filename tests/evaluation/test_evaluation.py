@@ -15,7 +15,7 @@ import torch
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality
 from dpg_fast.architecture.layers import find_architecture
-from dpg_fast.cli.judge_options import JudgeOptions
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.evaluation import (
     BareModel,
     DescriptionPrompt,
@@ -332,7 +332,7 @@ def test_an_api_judges_and_rates_fluency(tiny_llama: Any, byte_tokenizer: Any, t
         return Answer(json.dumps({"explanation": "so", "rating": 4 if "fluent an answer" in about else 5}))
 
     with serve(script) as server:
-        judge = JudgeOptions("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
+        judge = JudgeChoice("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
         rows = Scorer(judge, tiny_llama, byte_tokenizer, system="").score("A party?", ["I dance.", ""], [E])
     assert rows[0]["scores"] == {"extraversion": 5.0} and rows[0]["rated_fluency"] == 4 and rows[0]["tokens"] == 8
     assert rows[1]["scores"] == {} and rows[1]["empty"] and rows[1]["reason"] == "the answer is empty"
@@ -345,4 +345,4 @@ def test_judge_options_that_do_not_belong_together() -> None:
         ({"model": "gpt"}, "--judge openai"),
     ):
         with pytest.raises(ValueError, match=message):
-            JudgeOptions(**options)
+            JudgeChoice(**options)
