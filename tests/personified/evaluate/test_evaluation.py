@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,11 +23,10 @@ from dpg_fast.questionnaire.administer import administer
 from dpg_fast.questionnaire.forms import make_forms
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
-from tests.docs.test_measuring_docs import _script
 from tests.llm.server import Answer, last_user, serve
 from tests.model.characters import write_character
 from tests.personified.evaluate.people import write_people
-from tests.support import ROOT
+from tests.support.docs import load_script
 
 SMALL = EvaluationSettings(
     Sampling(max_new_tokens=6, batch_size=8), forms=0, drift=0, against="sft", resamples=20
@@ -191,10 +187,6 @@ def test_questionnaire_and_long_chat(
     assert "Long chat" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def _load() -> ModuleType:
-    return _script(ROOT / "python" / "evaluate_personified.py")
-
-
 def test_the_script(
     tiny_llama: Any,
     byte_tokenizer: Any,
@@ -203,7 +195,7 @@ def test_the_script(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    script = _load()
+    script = load_script("evaluate_personified.py")
     monkeypatch.setattr(script, "load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
     words = ["evaluate_personified.py", str(tmp_path / "out")]
     for folder in write_people(tmp_path):
@@ -239,14 +231,6 @@ def test_the_script(
         with pytest.raises(SystemExit, match="2"):
             script.main()
         assert message in capsys.readouterr().err
-
-
-def test_the_documented_command_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "personified.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^python (python/evaluate_personified\.py .*)$", text, re.M)
-    monkeypatch.setattr(sys, "argv", shlex.split(line))
-    options = _load().parse()
-    assert options.against == "sft" and len(options.data) == 2 and len(options.system) == 4
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from dpg_fast.personified.train.tuned import read_training
 from dpg_fast.train import read_settings
 from tests.personified.train.people import write_people
 from tests.support import ROOT
+from tests.support.docs import blocks
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch")
 QUICK = ("trainer.max_steps=2", "trainer.use_cpu=true")
@@ -42,36 +42,26 @@ def losses(directory: Path) -> list[float]:
     return [line["loss"] for line in read_training(directory)["curve"] if "loss" in line]
 
 
-def section() -> list[tuple[str, str]]:
-    text = (ROOT / "docs" / "personified.md").read_text(encoding="utf-8")
-    found = re.search(r"^## Training$.*?(?=^## )", text, flags=re.DOTALL | re.MULTILINE)
-    assert found is not None
-    return re.findall(r"```(bash|python)\n(.*?)```", found.group(), re.DOTALL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["tied"], indirect=True)
 def test_the_commands_of_the_documentation_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tiny model and its people, in two steps."""
-    (kind, commands), (python, block) = section()
-    assert (kind, python) == ("bash", "python")
+    shell, python = (block for block in blocks("docs/personified.md") if block.section == "Training")
     (project / "records.jsonl").rename(project / "marit")
     (project / "pairs").mkdir()
     (project / "pairs.jsonl").rename(project / "pairs" / "pairs.jsonl")
     for name in ("python", "recipes"):
         (project / name).symlink_to(ROOT / name)
-    lines = commands.strip().splitlines()
     more = {"train_personified": ("data.character=Ada Moor", "data.general=general.jsonl"), "train_dpo": ()}
-    for line in lines:
+    for line in shell.lines:
         program, verb, script, *arguments = shlex.split(line)
         assert (program, verb) == ("accelerate", "launch")
         config = ("--config_file", str(ROOT / "recipes" / "cpu_2.yaml"))
         own = (f"model={project / 'base'}", "dtype=float32", *more[Path(script).stem], *QUICK)
         print(finished(start(project, *LAUNCH, *config, script, *arguments, *own)))
-    assert len(lines) == 2
     monkeypatch.chdir(project)
     space: dict[str, Any] = {"__name__": "example"}
-    exec(block.replace('"smollm2"', repr(str(project / "base"))), space)
+    exec(python.code.replace('"smollm2"', repr(str(project / "base"))), space)
     assert space["card"].stages == {"early": "TIME-I", "late": "TIME-II"}
     assert read_training(project / "runs" / "marit" / "dpo" / "adapter")["method"] == "dpo"
 
