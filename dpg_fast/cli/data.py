@@ -81,7 +81,7 @@ def read(
     problems: Annotated[int, option("Number of problems that are shown of each file.", min=0)] = 10,
 ) -> None:
     """Read scripts and show scenes, speakers, merged names and problems. Costs nothing; novels need `build`."""
-    from dpg_fast.cli.scripts_run import show_scripts
+    from dpg_fast.data.labelled.make import show_scripts
     from dpg_fast.data.scripts import find_scripts, load_aliases, read_script
 
     names = None if aliases is None else load_aliases(aliases)
@@ -154,8 +154,8 @@ def build(
     dry_run: DryRun = False,
 ) -> None:
     """From scripts to a labelled dataset: segments, judge, centres, further dialogue, splits, card. Resumes after a kill."""
-    from dpg_fast.cli.scripts_run import RunOptions, Source, WriterChoice, run_build
     from dpg_fast.data.labelled import LabelSettings
+    from dpg_fast.data.labelled.make import RunOptions, Source, WriterChoice, run_build
     from dpg_fast.data.scripts.segments import SegmentSettings
     from dpg_fast.judges.choice import EVIDENCE, JudgeChoice
 

@@ -42,10 +42,16 @@ class Group(TyperGroup):
             typer.secho(f"{command}: {message}", fg="red", err=True)
             raise typer.Exit(STATUS) from None
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands with the whole first sentence of each."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in commands if command])
+
 
 def group(text: str, **more: Any) -> typer.Typer:
     """A group of commands with its help text."""
-    return typer.Typer(cls=Group, help=text, no_args_is_help=True, **more)
+    return typer.Typer(cls=Group, help=text, no_args_is_help=True, rich_markup_mode=None, **more)
 
 
 def refusal(error: Exception) -> str | None:

@@ -41,7 +41,7 @@ class JudgeKind(StrEnum):
 
 
 def option(text: str, *names: str, **more: Any) -> Any:
-    """An option with its help text."""
+    """An option with its help text, a whole sentence."""
     return typer.Option(*names, help=text, **more)
 
 
@@ -91,6 +91,17 @@ WriterUrl = Annotated[
     str | None, option("Address of the writer's server, such as http://localhost:8000/v1; OpenAI's by default.")
 ]
 WriterKeyEnv = Annotated[str, option("Environment variable that holds the writer's API key.")]
+
+# Evaluations
+Levels = Annotated[str, option("Levels of the traits, with commas between them.")]
+Questions = Annotated[int, option("Questions of each trait.", min=1)]
+Cross = Annotated[bool, option("Also judge answers on traits that were not asked for.")]
+Capability = Annotated[bool, option("Measure what methods cost on tasks of lm-evaluation-harness.")]
+CapabilityTasks = Annotated[
+    str,
+    option("Those tasks, with commas between them; facts, arithmetic and words need no network, gsm8k and others do."),
+]
+CapabilityItems = Annotated[int | None, option("Items of each of those tasks; all by default.", min=1)]
 
 # Calls of a server
 MaxTokens = Annotated[int, option("Longest reply, in tokens.", min=1)]

@@ -48,6 +48,7 @@ def run_verify(
     """
     from rich.console import Console
 
+    from dpg_fast.model.loading import BOTH, wrap
     from dpg_fast.util.models import load_base
 
     if adapters is None and not characters and base_model != BUNDLED:
@@ -59,7 +60,7 @@ def run_verify(
     base, tokenizer = load_base(base_model, dtype)
     good = True
     for adapter in wanted:
-        model = _wrap(base, base_model, adapter)
+        model = wrap(base, base_model, adapter)
         if characters:
             model.add_characters(characters)
         found = model.verify(prompts, tokenizer=tokenizer, quick=quick)
@@ -69,18 +70,3 @@ def run_verify(
         base = model.unload()
     console.print("every check passed" if good else "[bold red]some checks failed[/bold red]")
     return good
-
-
-BOTH = "both"
-
-
-def _wrap(base: Any, name: str, adapter: str | None) -> Any:
-    from dpg_fast.cli.demo import give_personality
-    from dpg_fast.model import PersonalityModel
-
-    if adapter is None:
-        return PersonalityModel(base)
-    ways = {BUNDLED: "neurons", BUNDLED_HYPERNET: "hypernetwork", BOTH: "both"}
-    if name == BUNDLED and adapter in ways and not Path(adapter).is_dir():
-        return give_personality(base, ways[adapter])
-    return PersonalityModel.load(base, adapter)

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture.layers import find_architecture
-from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.cases import JudgedCases, newcomers
 from dpg_fast.evaluation.contenders import BOTH, HYPERNETWORK, Contenders, named
@@ -25,6 +24,7 @@ from dpg_fast.evaluation.dpg.run import DPGRun, newness_groups
 from dpg_fast.evaluation.dpg.summary import write_summary
 from dpg_fast.evaluation.figures import mean_difference, mean_spearman
 from dpg_fast.evaluation.methods import LORA
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm import LLMClient, LLMError, LLMSettings, PriceTable
 from dpg_fast.model import Calibration

@@ -15,7 +15,6 @@ import torch
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality
 from dpg_fast.architecture.layers import find_architecture
-from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.evaluation import (
     BareModel,
     DescriptionPrompt,
@@ -30,6 +29,7 @@ from dpg_fast.evaluation.build import ActivationSettings, build_methods, default
 from dpg_fast.evaluation.figures import spearman
 from dpg_fast.evaluation.questions import held_out_questions
 from dpg_fast.evaluation.report import verdict, write_report
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
 from dpg_fast.model.artifact import AdapterParts

@@ -23,6 +23,7 @@ from dpg_fast.cli.options import (
     OptionalBaseModel,
     OptionalOutFile,
     OutFolder,
+    Questions,
     Seed,
     Traits,
     option,
@@ -191,7 +192,7 @@ def calibrate(
     adapter: Annotated[Path, typer.Argument(help="Adapter directory; its calibration.json is replaced.")],
     base_model: BaseModel = "smollm2",
     traits: Traits = "OCEAN",
-    questions: Annotated[int, option('Questions of each trait, from the bundled split "fit".', min=1, max=12)] = 6,
+    questions: Questions = 6,
     max_strength: Annotated[float, option("Largest strength of the sweep.", min=0)] = 2.4,
     steps: Annotated[int, option("Number of strengths above 0, evenly spaced.", min=2)] = 6,
     max_new_tokens: MaxNewTokens = 48,
@@ -213,6 +214,7 @@ def calibrate(
 ) -> None:
     """Fit the strength of each level: steer at several strengths, judge the answers, stay within bounds of fluency.
 
+    The questions are those of the bundled split "fit".
     A run that was killed continues. The calibration of the adapter is replaced unless --out names another file.
     """
     from dpg_fast.cli.neurons.calibrate import CalibrateOptions, run_calibrate

@@ -130,8 +130,8 @@ def test_failed_calls_are_named_and_made_again(tmp_path: Path) -> None:
     [
         (["--judge", "x"], "unknown judge"),
         (["--judge", "openai"], "--judge-model"),
-        (["--generator", "openai"], "--generator-model"),
-        (["--generator", "x"], "unknown generator"),
+        (["--writer", "openai"], "--writer-model"),
+        (["--writer", "x"], "'x' is not one of"),
         (["--turns", "2", "--before", "2"], "before"),
         (["--test-characters", "1"], "below 1"),
         (["--label", "x"], "label"),
