@@ -66,7 +66,7 @@ Temperature = Annotated[float, option("Sampling temperature; 0 always takes the 
 ServerTemperature = Annotated[
     float | None, option("Sampling temperature; 0 always takes the likeliest token.", "--temperature", min=0)
 ]
-System = Annotated[str | None, option("Instruction that is put before the conversation.")]
+System = Annotated[str | None, option("Instruction that is put before the conversation.", "--system-prompt")]
 Traits = Annotated[str, option("Letters of the traits.")]
 
 # Judges
@@ -95,7 +95,9 @@ WriterKeyEnv = Annotated[str, option("Environment variable that holds the writer
 # Evaluations
 Levels = Annotated[str, option("Levels of the traits, with commas between them.")]
 Questions = Annotated[int, option("Questions of each trait.", min=1)]
-Cross = Annotated[bool, option("Also judge answers on traits that were not asked for.")]
+Cross = Annotated[
+    bool, option("Also judge answers on traits that were not asked for.", "--cross-traits/--no-cross-traits")
+]
 Capability = Annotated[bool, option("Measure what methods cost on tasks of lm-evaluation-harness.")]
 CapabilityTasks = Annotated[
     str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import typer.main
@@ -53,12 +53,6 @@ def test_shared_options_are_declared_once() -> None:
     assert not several
     for flag in ("--base-model", "--judge", "--judge-model", "--judge-url", "--judge-key-env", "--dtype", "--seed"):
         assert len(users[flag]) > 1 and texts[flag] <= declared
-
-
-def test_precisions_are_one_enum() -> None:
-    kinds = {parameter.type.choices for _, command in ALL for parameter in command.params if parameter.name == "dtype"}
-    (found,) = {tuple(map(str, kind)) for kind in kinds}
-    assert found == tuple(map(str, get_args(options.Precision)[0]))
 
 
 def test_version_and_completion() -> None:

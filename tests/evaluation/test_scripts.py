@@ -24,7 +24,7 @@ def test_evaluation_script_compares_both_shipped_adapters_and_can_leave_tasks_ou
     monkeypatch.setattr("dpg_fast.evaluation.trait_run.load_base", lambda name: (copy.deepcopy(smollm2[0]), smollm2[1]))
     out = tmp_path / "out"
     bounds = ["--questions", "1", "--traits", "E", "--levels", "-5,5", "--methods", "neurons,hypernet"]
-    more = ["--max-new-tokens", "4", "--no-cross", "--no-capability"]
+    more = ["--max-new-tokens", "4", "--no-cross-traits", "--no-capability"]
     result = run("traits", "--out", str(out), *bounds, *more)
     assert result.exit_code == 0, result.output
     raw = json.loads((out / "results.json").read_text(encoding="utf-8"))
