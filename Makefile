@@ -42,6 +42,7 @@ check lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python python/words.py
 	$(BIN)/mypy
 
 bench: $(STAMP)

@@ -57,7 +57,7 @@ class Architecture:
         layers: the decoder layers.
         mlps: in layer order.
         linears: the adaptable linear layers by name (sites).
-        others: linear layers of the decoder layers that are no sites, and experts, by name: they stay as they are.
+        others: linear layers of the decoder layers that are not sites, and experts, by name: they stay as they are.
         experts: modules with routed experts, by name; not empty only where :func:`find_architecture` was told to leave them.
     """
 

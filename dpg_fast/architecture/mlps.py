@@ -3,6 +3,8 @@
 Two kinds: *gated*, ``down(act(gate(x)) * up(x))``, with gate and up as two linear layers or as the halves of one; and *plain*,
 ``down(act(first(x)))``. Where names do not say which layer has which part, the module is run on three random rows and its
 layers are watched (:func:`_watch`). A neuron is column i of the activation's output: what steering changes, gated or not.
+
+Why: docs/decisions.md, "Architectures are found by structure and then checked by value".
 """
 
 from __future__ import annotations
@@ -169,7 +171,7 @@ def is_activation(module: nn.Module) -> bool:
     try:
         with torch.no_grad():
             values, some = module(grid), module(grid[:100])
-    except Exception:  # whatever it needs, it is no function of numbers
+    except Exception:  # whatever it needs, it is not a function of numbers
         return False
     if not isinstance(values, Tensor) or values.shape != grid.shape or some.shape != grid[:100].shape:
         return False

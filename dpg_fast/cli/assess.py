@@ -190,7 +190,7 @@ def compare(
     from dpg_fast.util.results import write_results
 
     if len(results) < 2:
-        raise DPGError("name two results at least")
+        raise DPGError("name at least two results")
     folder(report)
     loaded = [load_scores(path) for path in results]
     labels, scores = common_people(loaded)
@@ -379,7 +379,7 @@ def fit_judge(
 
 
 def _respondents(texts: list[str] | None) -> list[Any]:
-    """The base model, and whoever is named."""
+    """The base model and the named people."""
     from dpg_fast.personality.scores import parse_personality
     from dpg_fast.questionnaire.session import Respondent
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 def tested_versions() -> dict[str, dict[str, str]]:
-    """Of each library that matters, the version that the tests passed with and the range that the package admits."""
+    """For each library that matters, the version that the tests passed with and the range that the package admits."""
     text = resources.files("dpg_fast").joinpath("assets", "tested_versions.json").read_text(encoding="utf-8")
     found: dict[str, dict[str, str]] = json.loads(text)
     return found

@@ -162,7 +162,7 @@ def run_material(
 
 
 def show_character(folder: Path, encoding: str | None = None, console: Console | None = None) -> None:
-    """Print a character's stages and what was mended while reading."""
+    """Print a character's stages and what was repaired while reading."""
     _print_character(load_character(folder, encoding), console or Console())
 
 

@@ -104,7 +104,7 @@ def compare(
 
     files = [_named(text) for text in dialogues]
     if len(files) < 2:
-        raise DPGError("name two files of dialogues at least")
+        raise DPGError("name at least two files of dialogues")
     options = CompareOptions(
         terms=terms,
         scenarios=tuple(scenario or ()),

@@ -26,7 +26,7 @@ _LAST_WORDS = 60  # characters of the latest turn in the live table
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Of a run; see the command's help.
+    """Settings of a run; see the command's help.
 
     Args:
         characters: name -> directory of a tuned character.
@@ -174,7 +174,7 @@ def load_model(options: RunOptions) -> tuple[Any, Any]:
 
 
 def _digest(directory: Path) -> str:
-    """Of a character's weights, whatever the directory is called."""
+    """Hash of a character's weights, whatever the directory is called."""
     total = hashlib.sha256()
     for file in sorted(directory.glob("*.safetensors")):
         total.update(file.name.encode() + file.read_bytes())
@@ -196,7 +196,7 @@ def _cast_table(scenarios: Sequence[Scenario]) -> Table:
 
 @contextmanager
 def _live(console: Console, scenarios: Sequence[Scenario]) -> Iterator[Callable[[Any, int, int], None]]:
-    """A table of mean readings and latest turns that is drawn anew after every step; lines where there is no terminal."""
+    """A table of mean readings and latest turns that is redrawn after every step; lines where there is no terminal."""
     if not console.is_terminal:
         yield lambda simulation, done, total: console.print(f"turn {done}/{total}", highlight=False)
         return
@@ -229,7 +229,7 @@ def _readings_table(simulation: Any, scenarios: Sequence[Scenario]) -> Table:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Of a comparison; see the command's help."""
+    """Settings of a comparison; see the command's help."""
 
     terms: Path | None = None
     scenarios: Sequence[Path] = ()

@@ -25,7 +25,7 @@ EXPERT_LAYERS = {
 """Last components of names that PEFT takes for experts, by the way in which transformers converts a model's checkpoints."""
 
 PARAMETER_SUFFIX = ".weight"
-"""Of ``target_parameters`` that name the weight of a linear layer; PEFT does not rewrite these."""
+"""Ending of the ``target_parameters`` that name the weight of a linear layer; PEFT does not rewrite these."""
 
 
 def adapters(model: Any) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ METHODS = ("prompt", "description", "activation", "neurons", "hypernet", "adapte
 
 @dataclass(frozen=True)
 class ActivationSettings:
-    """Of the activation-addition baseline.
+    """Settings of the activation-addition baseline.
 
     Args:
         layer: to whose output is added; None is the middle one.

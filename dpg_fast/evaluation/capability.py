@@ -86,7 +86,7 @@ class MethodCapability:
 
 @dataclass(frozen=True)
 class Capability:
-    """Of all methods of an evaluation, by name.
+    """Capability of all methods of an evaluation, by name.
 
     Attributes:
         methods: the bare model among them.
@@ -224,7 +224,7 @@ def _label(personality: Personality | None) -> str:
 
 
 def _share(tables: Sequence[Values], bare: Sequence[Values]) -> Share:
-    """Of values [personalities, items] for each task; items are resampled within their task, with all their personalities."""
+    """The share in values [personalities, items] for each task; items are resampled within their task, with all personalities."""
     differences = [table.mean(0) - base for table, base in zip(tables, bare, strict=True)]
     return Share(_mean(tables), bootstrap_interval(lambda *drawn: _mean(drawn), *differences))
 

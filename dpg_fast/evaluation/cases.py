@@ -1,7 +1,8 @@
 """Whole personalities: somebody with five scores is asked something, and the answer is judged.
 
 DPG's tasks: new personalities, whose levels are -5, -2, 2 and 5 in combinations that training never sees, and scripted dialogue,
-where somebody's scores are known and the last turn is said anew. How DPG scored these is not public; the figures are ours.
+where somebody's scores are known and the last turn is
+generated. How DPG scored these is not public; the figures are ours.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def newcomers(
         count: of people.
         questions: of each trait.
         seed: of the combinations.
-        trained: whoever is not new to these is replaced, as often as it takes (which the balance of levels may suffer from).
+        trained: people who are not new to these are replaced, as often as it takes (which the balance of levels may suffer from).
         new_as: how new they have to be.
 
     Raises:
@@ -141,7 +142,7 @@ class JudgedCases:
 
     @property
     def perplexity(self) -> float:
-        """Of all answers under the bare model."""
+        """Perplexity of all answers under the bare model."""
         return perplexity([Likelihood(*pair) for pair in zip(self.log_likelihoods, self.tokens, strict=True)])
 
     @property

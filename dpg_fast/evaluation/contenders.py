@@ -66,7 +66,7 @@ class Contenders:
             raise DPGError(f"each method has a name of its own; already taken: {', '.join(again or self.loras)}")
         for directory in self.loras.values():
             if not (directory / "adapter_model.safetensors").is_file():
-                raise DPGError(f"{directory} is no PEFT adapter (it has no adapter_model.safetensors)")
+                raise DPGError(f"{directory} is not a PEFT adapter (it has no adapter_model.safetensors)")
 
     @property
     def compared(self) -> str:

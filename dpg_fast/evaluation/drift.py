@@ -119,7 +119,7 @@ def measure_drift(
         judge: of answers.
         people: respondents, or (label, personality); None is the base model. A respondent's own system text stands before
             ``system``: personality by prompt, to compare with.
-        turns: what the user says, two turns at least.
+        turns: what the user says, at least two turns.
         system: put before every conversation; it should name no trait.
         max_new_tokens: length of each answer.
         traits: to judge; default: all that the judge knows.
@@ -132,7 +132,7 @@ def measure_drift(
         ValueError: no people, fewer than two turns, or a directory that holds another chat.
     """
     if not people or len(turns) < 2:
-        raise DPGError("drift needs one person and two turns at least")
+        raise DPGError("drift needs at least one person and two turns")
     given = [person if isinstance(person, Respondent) else Respondent(person[0]) for person in people]
     wanted = [person.personality if isinstance(person, Respondent) else person[1] for person in people]
     rows = read_rows(wanted, len(people))

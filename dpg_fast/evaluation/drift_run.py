@@ -57,7 +57,7 @@ def read_turns(path: Path | None, limit: int | None = None) -> tuple[str, ...]:
     lines = USER_TURNS if path is None else tuple(path.read_text(encoding="utf-8").splitlines())
     turns = tuple(line.strip() for line in lines if line.strip())[:limit]
     if len(turns) < 2:
-        raise DPGError(f"a chat has two turns at least, one a line; {path or 'the limit'} leaves {len(turns)}")
+        raise DPGError(f"a chat needs at least two turns, one a line; {path or 'the limit'} leaves {len(turns)}")
     return turns
 
 

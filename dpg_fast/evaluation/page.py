@@ -145,7 +145,7 @@ def summary_legend(results: Results) -> str:
     low, high = results.plan.ends
     return (
         f"At the ends of the scale ({low:+g} and {high:+g}). Trait score: mean rating (score / 2.5 + 3) of the high pole + (6 - "
-        "that of the low pole), the published 0-10 scale as reconstructed; 6 is no effect. Variance: of the ratings over "
+        "that of the low pole), the published 0-10 scale as reconstructed; 6 means no effect. Variance: of the ratings over "
         "the test questions, mean of the poles (lower is steadier). Perplexity: of the answers under the bare model. Repetition: "
         "share of repeated word 4-grams. Fluency: rated by the judge, if it does that. Capability: right answers to tasks, "
         f'mean of the ends, and the change against the bare model with its interval; see "{COSTS}".'
@@ -210,7 +210,7 @@ def _overview(
             Cards(
                 [
                     ("method", method.name, f"{_works(method)} of {len(method.traits)} traits work"),
-                    ("trait score", number(method.trait_score), "2 to 10, as reconstructed; 6 is no effect"),
+                    ("trait score", number(method.trait_score), "2 to 10, as reconstructed; 6 means no effect"),
                     ("variance", number(method.variance), "of ratings over questions; lower is steadier"),
                     ("perplexity", number(method.perplexity, "{:.1f}"), "of its answers under the bare model"),
                     ("repetition", number(method.repetition, "{:.0%}"), "of the words' 4-grams"),

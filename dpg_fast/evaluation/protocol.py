@@ -45,7 +45,7 @@ class TraitPlan:
 
     @property
     def traits(self) -> list[Trait]:
-        """Of the plan, in OCEAN order."""
+        """The plan's traits, in OCEAN order."""
         return [trait for trait in Trait if trait in self.questions]
 
     @property

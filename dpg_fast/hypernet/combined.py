@@ -1,4 +1,7 @@
-"""A hypernetwork and stored characters side by side in one bank."""
+"""A hypernetwork and stored characters side by side in one bank.
+
+Why: docs/decisions.md, "A character and a profile have rank rows of their own".
+"""
 
 from __future__ import annotations
 
@@ -174,7 +177,7 @@ class CombinedNetwork(AdapterNetwork):
         return {"profile": self.profile.to_config(), "characters": self.stored.to_config()}
 
     def _codes_of(self, part: AdapterNetwork, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Of every item, zero where the part has none."""
+        """Codes of every item, zero where the part has none."""
         own = [part.part_of(item) for item in items]
         if all(item is None for item in own):  # a text is not read, then
             groups = part.groups

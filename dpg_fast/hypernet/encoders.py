@@ -4,6 +4,8 @@ Features are the constant 1, five traits / 5, and, for encoders that read text, 
 base model without any adapter; its states are averaged over the text's tokens and mapped by a fixed, affine map that is
 fitted once to texts of known scores (`fit_projection`). So the features of a text are constants: gradients end at the trunk, and
 a text is read once. The map is ours; how DPG pools its prompt is not public.
+
+Why: docs/decisions.md, "What text encoders read".
 """
 
 from __future__ import annotations

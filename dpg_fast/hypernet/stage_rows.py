@@ -54,7 +54,7 @@ class StageRows(nn.Module):
 
     @classmethod
     def read(cls, cards: Mapping[str, tuple[CharacterCard, Mapping[int, Tensor], str]]) -> StageRows | None:
-        """Of characters as their adapters hold them: name -> (card, id -> row [width], path of the embedding).
+        """Rows of characters as their adapters hold them: name -> (card, id -> row [width], path of the embedding).
 
         Raises:
             ValueError: rows of different widths or embeddings.

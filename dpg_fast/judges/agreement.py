@@ -228,7 +228,7 @@ def judge_agreement(
         ValueError: fewer than two judges, or fewer than three texts with a score of the same trait by all.
     """
     if len(ratings) < 2:
-        raise DPGError(f"agreement needs two judges at least, not {len(ratings)}")
+        raise DPGError(f"agreement needs at least two judges, not {len(ratings)}")
     names = [r.judge for r in ratings]
     judges = tuple(name if names.count(name) == 1 else f"{name} {n}" for n, name in enumerate(names, 1))
     known = [text for text in ratings[0].scores if all(text in r.scores for r in ratings)]
@@ -336,7 +336,7 @@ def _scores(row: Mapping[str, Any], where: str) -> dict[Trait, float]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-            raise DPGError(f"{where}: {name} = {value!r} is no score in -5..5")
+            raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
         try:
             found[Trait.parse(name)] = float(value)
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 Judgements are appended to a JSON Lines file as they come. A dialogue is known by its content (and, where the same one occurs
 again, by the count), so a later run goes on where an earlier one was stopped. Dialogues without a judgement are listed, with the
-reason, in a file beside it, which every run writes anew: its dialogues are tried again.
+reason, in a file beside it, which every run rewrites: its dialogues are tried again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_items(path: Path, target: str | None = None) -> Iterator[Item[Dialogue]
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no such record.
+        ValueError: a line is not such a record.
     """
 
     def content(record: DialogueRecord) -> Any:

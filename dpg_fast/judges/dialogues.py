@@ -146,7 +146,7 @@ def halves(lines: Sequence[Line]) -> list[tuple[Line, ...]]:
 
 
 def cut_text(text: str, limit: int, count: Callable[[str], int]) -> tuple[str, str]:
-    """A beginning of ``text`` of at most ``limit`` tokens (one character at least), and the rest.
+    """A beginning of ``text`` of at most ``limit`` tokens (at least one character), and the rest.
 
     The cut comes after a paragraph, a sentence or a word where there is one in the second half.
     """

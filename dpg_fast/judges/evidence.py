@@ -7,6 +7,8 @@ as unsupported.
 A dialogue that does not fit the context is judged in pieces (`dpg_fast.judges.dialogues.pieces`). A trait's score is then the
 mean of its levels weighted by the number of quotations found, so that pieces without found evidence count only where no piece has
 any (then all count alike). Pieces that give null do not count. Scores of several pieces need not be whole numbers.
+
+Why: docs/decisions.md, "A level without a found quotation is asked about once, then kept and marked".
 """
 
 from __future__ import annotations
@@ -280,7 +282,7 @@ def quoted_text(lines: Sequence[Line]) -> QuotedText:
 
 
 def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
-    """What to ask the judge to mend: traits that have a level and no quotation found in the target's words."""
+    """What to ask the judge to correct: traits that have a level and no quotation found in the target's words."""
     bare = [trait for trait in Trait if reply.of(trait).level is not None and not _found(reply, trait, text)]
     if not bare:
         return None
@@ -289,7 +291,7 @@ def find_fault(reply: EvidenceReply, text: QuotedText) -> str | None:
     )  # not the quotations: they may be words of the text under judgement
     return (
         f"The passages given for these levels are not found in the target's turns, or there are none: {named}. Give the whole "
-        "answer again. Copy passages letter for letter from the target's turns, two words at least; where there are none, "
+        "answer again. Copy passages letter for letter from the target's turns, at least two words each; where there are none, "
         "give no passages and null as the level."
     )
 

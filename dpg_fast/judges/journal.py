@@ -27,7 +27,7 @@ class Journal:
         key: fields that tell rows apart.
 
     Raises:
-        ValueError: the file belongs to another job, or is no journal.
+        ValueError: the file belongs to another job, or is not a journal.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], key: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class Journal:
             head, *rows = [json.loads(line) for line in whole.split(b"\n") if line]
             found = head["job"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DPGError(f"{self.path} is no journal of results: {error!r}") from error
+            raise DPGError(f"{self.path} is not a journal of results: {error!r}") from error
         if found != digest:
             was = head.get("about", {})
             other = ", ".join(name for name in {**was, **about} if was.get(name) != dict(about).get(name))

@@ -373,7 +373,7 @@ def _control_tokens(tokenizer: Any) -> set[int]:
         index for index, token in added_tokens(tokenizer).items() if token.special
     }
     if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
-        found.discard(tokenizer.unk_token_id)  # an unknown word is no control token
+        found.discard(tokenizer.unk_token_id)  # an unknown word is not a control token
     return found
 
 

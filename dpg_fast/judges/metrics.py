@@ -179,7 +179,7 @@ def trait_induction(
         raise DPGError("fluency is rated for both poles or for none")
     h, lo = _ratings(high, "high"), _ratings(low, "low")
     if min(h.size, lo.size) < 2:
-        raise DPGError("a variance needs two ratings of each pole at least")
+        raise DPGError("a variance needs at least two ratings of each pole")
     fluency = None
     if fluency_high is not None and fluency_low is not None:
         fluency = float(_ratings(fluency_high, "fluency").mean() + _ratings(fluency_low, "fluency").mean())
@@ -191,7 +191,7 @@ def trait_induction(
 def _ratings(values: ArrayLike, what: str, lowest: float = 1, highest: float = 5) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64).ravel()
     if not x.size or not ((x >= lowest) & (x <= highest)).all():
-        raise DPGError(f"{what}: ratings in {lowest:g}..{highest:g} are needed, one at least")
+        raise DPGError(f"{what}: ratings in {lowest:g}..{highest:g} are needed, at least one")
     return x
 
 
@@ -337,7 +337,7 @@ def rank_systems(rankings: Sequence[Mapping[str, float]], *, resamples: int = 10
         ValueError: no rankings, fewer than two systems, or not always the same ones.
     """
     if not rankings or len(rankings[0]) < 2:
-        raise DPGError("a ranking needs one question and two systems at least")
+        raise DPGError("a ranking needs at least one question and two systems")
     systems = sorted(rankings[0])
     for number, row in enumerate(rankings, 1):
         if sorted(row) != systems:

@@ -1,7 +1,7 @@
 """Scores of people by one method, as a file: what questionnaires, judges and likelihoods are compared through.
 
 A result file is a JSON object with `schema` 1, `method` (a name) and `respondents`: a list of objects with `label` (unique)
-and `scores` (trait -> -5..5; traits may be missing). Further keys are kept by whoever wrote them and ignored here.
+and `scores` (trait -> -5..5; traits may be missing). Further keys are ignored.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def load_scores(path: Path | str) -> ScoreTable:
         row = [math.nan] * len(Trait)
         for name, value in entry["scores"].items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-                raise DPGError(f"{where}: {name} = {value!r} is no score in -5..5")
+                raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
             try:
                 row[Trait.parse(name).position] = float(value)
             except ValueError as error:
@@ -85,7 +85,7 @@ def load_scores(path: Path | str) -> ScoreTable:
         labels.append(entry["label"])
         rows.append(row)
     if not labels or len(set(labels)) != len(labels):
-        raise DPGError(f"{path}: respondents need different labels, and there must be one at least")
+        raise DPGError(f"{path}: at least one respondent is needed, each with a label of its own")
     return ScoreTable(content["method"], tuple(labels), np.array(rows), content)
 
 

@@ -96,7 +96,7 @@ def multitrait_multimethod(
         ValueError: fewer than two methods, tables of different shape, or fewer than three people scored by all.
     """
     if len(scores) < 2:
-        raise DPGError(f"validity needs two methods at least, not {len(scores)}")
+        raise DPGError(f"validity needs at least two methods, not {len(scores)}")
     tables = [np.asarray(table, dtype=np.float64) for table in scores.values()]
     shapes = {table.shape for table in tables}
     if len(shapes) != 1 or tables[0].ndim != 2 or tables[0].shape[1] != len(traits):
@@ -104,7 +104,7 @@ def multitrait_multimethod(
     whole = np.concatenate(tables, axis=1)
     whole = whole[np.isfinite(whole).all(axis=1)]
     if whole.shape[0] < 3:
-        raise DPGError(f"only {whole.shape[0]} people were scored by every method; correlations need three at least")
+        raise DPGError(f"only {whole.shape[0]} people were scored by every method; correlations need at least three")
     size = whole.shape[1]
     matrix = np.array([[pearson(whole[:, i], whole[:, j]) for j in range(size)] for i in range(size)])
     methods, k = tuple(scores), len(traits)

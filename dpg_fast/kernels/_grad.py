@@ -3,6 +3,8 @@
 Products of width K r (a bank's rows side by side) need coefficients or results [T, K r]: made for some tokens at a time,
 so that beside the saved inputs and the gradients nothing wider than [T, r] and [T, K] outlives a piece.
 Like separate torch operations would, they are rounded to the dtype of the activations.
+
+Why: docs/decisions.md, "Gradients on the CPU".
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def import_batch(client: LLMClient, calls: Iterable[Call[Any]], paths: Sequence[
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no batch result; the message names file and line.
+        ValueError: a line is not a batch result; the message names file and line.
     """
     wanted: dict[str, str] = {}  # key of a request -> prompt version
     settled: set[str] = set()

@@ -38,7 +38,7 @@ class Call(Generic[T]):
         item: what the call is about, for reports ("E+ answer 17"). Not part of the cache key.
         messages: turns with "role" and "content".
         answer: the pydantic model of the reply.
-        prompt_version: name of the prompt's wording; changing it asks anew.
+        prompt_version: name of the prompt's wording; changing it asks again.
         parameters: sent with this call, over those of the client (temperature, max_completion_tokens, ...).
         draw: the n-th independent reply to the same prompt.
         check: finds fault with a readable answer, in words for the model, or returns None. A fault asks for one repair; the
@@ -56,7 +56,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent for a call: its own messages, or those with one bad reply and the plea to repair it."""
+    """What is sent for a call: its own messages, or those with one bad reply and the request to repair it."""
 
     key: str
     messages: tuple[dict[str, str], ...]
@@ -142,14 +142,14 @@ def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Reque
     if isinstance(found, Failure):
         return found
     if isinstance(found, UnreadableReply):
-        plea = f"That reply cannot be read: {found}.\n{format_instruction(call.answer)}"
+        repair = f"That reply cannot be read: {found}.\n{format_instruction(call.answer)}"
     else:
         fault = call.check(found) if call.check is not None else None
         if fault is None:
             return found
-        plea = f"{fault}\n{format_instruction(call.answer)}"
+        repair = f"{fault}\n{format_instruction(call.answer)}"
     said = {"role": "assistant", "content": defuse(text)}  # it may repeat text under judgement
-    messages = (*request.messages, said, {"role": "user", "content": plea})
+    messages = (*request.messages, said, {"role": "user", "content": repair})
     return Request(content_key(["repair", request.key, text]), messages, repair=True)
 
 

@@ -77,7 +77,7 @@ class LLMSettings:
         return found or _NO_KEY
 
     def redact(self, text: str) -> str:
-        """``text`` without the key. "EMPTY", "test" and the like are no secrets, and may be words of the text."""
+        """``text`` without the key. "EMPTY", "test" and the like are not secrets, and may be words of the text."""
         key = self._given()
         return text.replace(key, "[key]") if key and len(key) >= _SHORTEST_SECRET else text
 

@@ -28,7 +28,7 @@ class PoleCurve:
         fitted: how the curve was fitted and what it reaches, JSON-ready; kept in the file.
 
     Raises:
-        ValueError: knots that are no such curve.
+        ValueError: knots that do not form such a curve.
     """
 
     knots: tuple[tuple[float, float], ...]
@@ -130,7 +130,7 @@ class Calibration:
                 for name, row in stored.get("curves", {}).items()
             }
         except (KeyError, TypeError) as error:
-            raise DPGError(f"{path} is no calibration: {error!r}") from error
+            raise DPGError(f"{path} is not a calibration: {error!r}") from error
         return cls(strengths, curves)
 
 

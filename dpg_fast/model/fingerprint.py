@@ -3,6 +3,8 @@
 An adapter fits one checkpoint: neurons found in Llama-3 do nothing in Llama-3.1. Names do not tell checkpoints apart, so the
 adapter stores a few hundred weights. They are compared with a tolerance that covers loading in another floating dtype, and
 layers that a quantised base does not hold as floats are left out of the comparison.
+
+Why: docs/decisions.md, "Base models are recognised by sampled weights".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What one call of the model carries: a slot for each row, and from which token on it is steered."""
+"""What one call of the model carries: a slot for each row, and from which token on it is steered.
+
+Why: docs/decisions.md, "Which tokens are steered follows from the cache".
+"""
 
 from __future__ import annotations
 

@@ -533,7 +533,7 @@ class Runtime:
             self._steering_places = self._places
 
     def _prepare_wide(self, dtype: torch.dtype, intact: bool) -> SlotTable:
-        """The same for a wide head: slots hold weights, which are made anew when the head has changed."""
+        """The same for a wide head: slots hold weights, which are made again when the head has changed."""
         assert self.hypernet is not None
         place = (self._places, dtype)
         made_of = (self.calibration, *((id(p), p._version) for p in self.hypernet.parameters()))
@@ -572,7 +572,7 @@ class Runtime:
         """Whether accelerate has placed the model.
 
         Raises:
-            ValueError: so, and ``fn``, about to be applied to all tensors, would move layers from where it runs them.
+            ValueError: it is, and ``fn``, about to be applied to all tensors, would move layers off their devices.
         """
         if placed_by(self.base)[0] is None:
             return False

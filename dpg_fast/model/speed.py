@@ -93,7 +93,7 @@ def generation(model: Any, inputs: Mapping[str, Tensor], new_tokens: int, **kwar
 def twin(model: Any) -> Any:
     """Another module tree on the same weights.
 
-    Copies of the weights are no fair rivals of each other: where they lie in memory changed the time of a decode step by up
+    Copies of the weights are not fair rivals of each other: where they lie in memory changed the time of a decode step by up
     to 14%, in favour of now one and now the other.
     """
     shared = [*model.parameters(), *model.buffers()]

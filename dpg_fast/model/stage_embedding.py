@@ -2,6 +2,8 @@
 
 The base's embedding and output layers keep their weights and sizes; a tied output layer never sees the added rows. Nothing that
 is generated can be a stage token.
+
+Why: docs/decisions.md, "A character's stage tokens are ids beyond the vocabulary".
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class StageEmbedding:
             ids: int64 [rows, length], or None for a prompt given as embeddings.
 
         Raises:
-            ValueError: so.
+            ValueError: a token is missing.
         """
         wanted = [(row, found) for row, found in enumerate(map(stage_of, items)) if found is not None]
         if not wanted:

@@ -20,7 +20,7 @@ class SteeringOptions:
 
     Args:
         random_mask: probability with which a neuron is added to; None adds to all of them. NPTI (arXiv 2410.12327) draws
-            Bernoulli(0.9) for each neuron anew in every layer of every forward, shared by all rows, and does not rescale: in
+            Bernoulli(0.9) for each neuron again in every layer of every forward, shared by all rows, and does not rescale: in
             expectation 0.9 of the addition is made, so strength 1.0 with the mask is about 0.9 without it. Capping at zero is
             not masked. It costs a copy of the layer's additions and a draw in every layer, and is not for torch.compile.
         tokens: "decode" steers generated tokens only, as NPTI does; "all" the prompt too. The default of ``generate`` and

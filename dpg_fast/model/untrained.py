@@ -1,4 +1,7 @@
-"""A backward pass that could teach the hypernetwork nothing is an error, not a step without effect."""
+"""A backward pass that could teach the hypernetwork nothing is an error, not a step without effect.
+
+Why: docs/decisions.md, "A `PersonalityModel` under trainers that are not ours".
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class WideTable(SlotTable):
         self._surgery.set_bank(self._weights.__getitem__, stacked=True)
 
     def refresh(self, fill: Callable[[list[Hashable]], SlotValues]) -> None:
-        """Make the weights of slots in use anew; others are forgotten."""
+        """Make the weights of slots in use again; others are forgotten."""
         for item, slot in list(self._slot.items()):
             if not self._pins[slot]:
                 del self._slot[item]

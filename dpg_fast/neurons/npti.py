@@ -3,6 +3,8 @@
 One JSON file for each pole, plain or gzipped, ``<Trait>_dict.json`` for the high pole and ``<Trait>_reversed_dict.json`` for
 the low one: ``{"<layer>": [[layer, neuron, diff, prob, p95], ...], ...}``, rows of a layer by descending diff, layers in the
 order of their best neuron. All values are float32 written as JSON numbers, so reading and writing them back loses nothing.
+
+Why: docs/decisions.md, "Published lists go by name".
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class FileReport:
         largest_p95: of the kept neurons; None without any.
         not_finite: neurons left out because diff, prob or p95 is infinite or NaN (adding that would destroy the output), as
             {"p95 -Infinity": n, ...}.
-        rounded: kept neurons with a value that is no float32 and was rounded to one.
+        rounded: kept neurons with a value that float32 cannot hold and was rounded to one.
         reordered: whether the rows of some layer were not by descending diff and were sorted.
     """
 

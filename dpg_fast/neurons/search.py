@@ -3,6 +3,8 @@
 The prompts follow NPTI (arXiv 2410.12327): for each question one persona of the pole drawn at random, chat template, greedy
 decoding with a repetition penalty, statistics on decode tokens only. Unlike there, all poles are answered in one pass, both
 poles of a trait mixed in every batch; their tokens count in different rows of one table.
+
+Why: docs/decisions.md, "What the search counted once too often".
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A neuron is column ``i`` of ``act(gate(x))`` before the product with ``up(x)``. 
 released scripts: 301 histogram bins with edges -inf, 0, 0.01, ..., 2.99, +inf, a value ``v`` falling where lower < v <= upper.
 Counters are integers that cannot overflow (the released float32 counters stop growing at 2**24). Means over answers, which
 NPTI does not use, are kept for effect sizes.
+
+Why: docs/decisions.md, "Counting neurons while generating".
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def find_inventory(name: str, texts: Path | str | None = None) -> Inventory:
         return load_published(key, texts)
     if not Path(name).is_file():
         raise DPGError(
-            f"{name!r} is no inventory: accepted are bundled, {', '.join(PUBLISHED)}, or a file that is there"
+            f"{name!r} is not an inventory: accepted are bundled, {', '.join(PUBLISHED)}, or a file that is there"
         )
     return load_inventory(name)
 

@@ -153,9 +153,9 @@ class Session:
     def __post_init__(self) -> None:
         labels = [respondent.label for respondent in self.respondents]
         if not labels or len(set(labels)) != len(labels):
-            raise DPGError(f"respondents need different labels, and there must be one at least: {labels}")
+            raise DPGError(f"at least one respondent is needed, each with a label of its own: {labels}")
         if not self.forms or len({form.number for form in self.forms}) != len(self.forms):
-            raise DPGError("forms need different numbers, and there must be one at least")
+            raise DPGError("at least one form is needed, each with a number of its own")
 
     @property
     def total(self) -> int:
@@ -207,7 +207,7 @@ class Session:
                 for row in rows
             ]
         except (ValueError, TypeError, KeyError) as error:
-            raise DPGError(f"{path} does not hold answers of a session ({error}); remove it to begin anew") from error
+            raise DPGError(f"{path} does not hold answers of a session ({error}); remove it to begin again") from error
         mine = json.loads(json.dumps(self.header()))
         for side in (mine, header):
             side["settings"].pop("batch_size", None)
@@ -250,7 +250,7 @@ def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality]
 
     Args:
         respondents: those without a personality stay as they are.
-        persona: text that describes a personality; an empty one is no instruction.
+        persona: text that describes a personality; an empty one gives no instruction.
 
     Raises:
         ValueError: somebody is a stored character, which no text describes.

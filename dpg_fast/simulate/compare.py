@@ -27,7 +27,7 @@ SHARED_RUN = 3  # words in a row, by which turns repeat each other
 
 @dataclass(frozen=True)
 class SystemFigures:
-    """Of one system's conversations; intervals resample conversations.
+    """Figures of one system's conversations; intervals resample conversations.
 
     Attributes:
         conversations, turns: how many; scripted turns are not told apart.
@@ -94,7 +94,7 @@ def read_terms(path: Path) -> tuple[str, ...]:
 
 
 def derive_terms(texts: Sequence[str], background: Sequence[str], most: int = MOST_DERIVED) -> tuple[str, ...]:
-    """The words of ``texts`` that make a domain: five letters at least, in two of the texts or more, and in no background text.
+    """The words of ``texts`` that make a domain: at least five letters, in two of the texts or more, and in no background text.
 
     The most frequent first; ties in alphabetical order.
 

@@ -122,7 +122,7 @@ class Scenario(BaseModel):
         speakers: two or more.
         opening: scripted first turns.
         turns: of each conversation, the opening included.
-        order: who speaks next. "alternate": in the order of `speakers`; "addressed": whoever the last turn names, else who has
+        order: who speaks next. "alternate": in the order of `speakers`; "addressed": who is named in the last turn, else who has
             been silent longest; "random": anybody but the last speaker, drawn from the seed; "model": the one of the others whose
             name the local model finds likeliest as the next in the transcript, against how likely it finds the name anyway.
         terms: of the conversation's domain, for `compare`.
@@ -167,7 +167,7 @@ class Scenario(BaseModel):
 
     @property
     def names(self) -> list[str]:
-        """Of the speakers, in order."""
+        """Names of the speakers, in order."""
         return [speaker.name for speaker in self.speakers]
 
     def place(self, name: str) -> int:
@@ -186,7 +186,7 @@ def load_scenario(path: Path) -> Scenario:
     Raises:
         FileNotFoundError: no such file.
         ImportError: PyYAML is missing.
-        ValueError: it is no scenario; the message says which part is wrong.
+        ValueError: it is not a scenario; the message says which part is wrong.
     """
     try:
         import yaml
@@ -199,7 +199,7 @@ def load_scenario(path: Path) -> Scenario:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DPGError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise DPGError(f"{path.name} is no scenario: it must be a mapping with name, speakers and turns")
+        raise DPGError(f"{path.name} is not a scenario: it must be a mapping with name, speakers and turns")
     try:
         return Scenario.model_validate({"name": path.stem} | content)
     except ValidationError as error:

@@ -67,7 +67,7 @@ class LocalVoice:
         """Let everybody say one token, so that a personality that the model cannot give is found before the run.
 
         Raises:
-            ValueError: so; the message names speaker and scenario.
+            ValueError: a personality cannot be given; the message names speaker and scenario.
         """
         for scenario in scenarios:
             for place, speaker in enumerate(scenario.speakers):

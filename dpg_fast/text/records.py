@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -151,15 +152,21 @@ def read_records(path: Path | str, model: type[T]) -> Iterator[T]:
         FileNotFoundError: no such file.
         ValueError: a line is not UTF-8, not JSON or not such a record; the message names file and line.
     """
+    return (record for _, record in numbered_records(path, model))
+
+
+def numbered_records(path: Path | str, model: type[T], name: str | None = None) -> Iterator[tuple[str, T]]:
+    """As :func:`read_records`, each with its place, "file, line 3"; ``name`` is what the file is called there."""
     path = Path(path)
     with path.open("rb") as file:  # bytes: only "\n" ends a line, whatever Unicode a text holds
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
+            where = f"{name or path.name}, line {number}"
             try:
-                yield model.model_validate_json(line)
+                yield where, model.model_validate_json(line.removeprefix(codecs.BOM_UTF8))
             except ValidationError as error:
-                raise DPGError(f"{path.name}, line {number}: {_explain(error)}") from error
+                raise DPGError(f"{where}: {explain(error)}") from error
 
 
 def write_records(path: Path | str, records: Iterable[BaseModel]) -> int:
@@ -177,7 +184,8 @@ def write_records(path: Path | str, records: Iterable[BaseModel]) -> int:
     return count
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """The first fault, with its place, in one line."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -166,7 +166,7 @@ def load_lesson(file: Path) -> Lesson:
     """Read one lesson.
 
     Raises:
-        ValueError: the file is no lesson.
+        ValueError: the file is not a lesson.
     """
     order = tuple(Trait)
     try:
@@ -185,7 +185,7 @@ def load_lesson(file: Path) -> Lesson:
             )
         return Lesson(metadata["question"], metadata["system"], tuple(map(tuple, levels)), answers)
     except (KeyError, OSError) as error:
-        raise DPGError(f"{file} is no lesson: {error}") from error
+        raise DPGError(f"{file} is not a lesson: {error}") from error
 
 
 def load_lessons(files: Sequence[Path]) -> list[Lesson]:

@@ -1,4 +1,7 @@
-"""What a run continues from: its last whole checkpoint, and proof that the checkpoints are of the same run."""
+"""What a run continues from: its last whole checkpoint, and proof that the checkpoints are of the same run.
+
+Why: docs/decisions.md, "A run continues only its own checkpoints".
+"""
 
 from __future__ import annotations
 

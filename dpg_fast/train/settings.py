@@ -125,7 +125,7 @@ def read_settings(kind: type[T], file: Path | None, overrides: Sequence[str] = (
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise DPGError(f"{override!r}: {section} is no section")
+                raise DPGError(f"{override!r}: {section} is not a section")
         place[last] = yaml.safe_load(text)
     return _build(kind, _numbers(values), "")
 

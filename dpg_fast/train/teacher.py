@@ -8,6 +8,8 @@ p0 is the base model with a neutral instruction; the poles are the same model to
 several traits at once are therefore exact by construction, and 0 is the base model: no adverb has to be understood.
 The distribution is cut to the tokens that one of the prompts finds likeliest. The idea is that of products of experts at
 decoding time (Liu et al., arXiv 2105.03023); its use here is ours, it is not what DPG trained on.
+
+Why: docs/decisions.md, "The hypernetwork learns from added-up persona prompts, not from sampled answers".
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Count = Callable[[int, int], None]
 def progress_bars(console: Console) -> Iterator[Progress]:
     """A bar for each kind of work: call what is given with its name, how much is done, and of how much.
 
-    Where the output is no terminal, a line every :data:`LINES_EVERY` seconds instead.
+    Where the output is not a terminal, a line every :data:`LINES_EVERY` seconds instead.
     """
     if not console.is_terminal:
         yield _Lines(console)

@@ -144,7 +144,7 @@ def weighted_kappa(
         weights: see above.
 
     Raises:
-        ValueError: unequal numbers of ratings, none at all, a rating that is no category, or other weights.
+        ValueError: unequal numbers of ratings, none at all, a rating that is not a category, or other weights.
     """
     if weights not in ("none", "linear", "quadratic"):
         raise DPGError(f"weights are none, linear or quadratic, not {weights!r}")
@@ -207,7 +207,7 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     table = matrix_of(counts, rows=1)
     raters = table.sum(axis=1)
     if (table < 0).any() or raters[0] < 2 or not np.allclose(raters, raters[0]):
-        raise DPGError("every target is rated by the same number of raters, two at least")
+        raise DPGError("every target is rated by the same number of raters, at least two")
     n = float(raters[0])
     agreement = ((table**2).sum(axis=1) - n) / (n * (n - 1))
     share = table.sum(axis=0) / table.sum()

@@ -117,7 +117,7 @@ def _converted(gguf: Path, root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=root, prefix=".converting-"))
     except OSError as error:
-        warnings.warn(f"{root} is not writable ({error}); the model is converted anew in each process", stacklevel=4)
+        warnings.warn(f"{root} is not writable ({error}); the model is converted again in each process", stacklevel=4)
         temporary = Path(tempfile.mkdtemp(prefix="dpg_fast-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         _convert(gguf, temporary)

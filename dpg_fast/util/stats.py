@@ -40,7 +40,7 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> float:
         positive: n values. negative: m values.
 
     Returns:
-        0..1; 0.5 is no separation.
+        0..1; 0.5 means no separation.
 
     Raises:
         ValueError: an empty sample, or a value that is not finite.

@@ -21,8 +21,8 @@ Row = dict[str, Any]
 class Store:
     """Keyed records of one job: a JSON Lines file whose first line says what the records depend on.
 
-    A record is on the disk when `append` returns (see ``sync_every``); an `append` that fails leaves the file as it was. A line that a killed
-    process left unfinished is dropped when the file is opened again. One process writes a file at a time.
+    A record is on the disk when `append` returns (see ``sync_every``); an `append` that fails leaves the file as it was. A line
+    that a killed process left unfinished is dropped when the file is opened again. One process writes a file at a time.
 
     Args:
         path: the file, made with its directory if needed; None keeps the records in memory alone.

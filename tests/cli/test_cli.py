@@ -92,7 +92,7 @@ def test_calibrate_refuses_bad_input_before_loading(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("dpg_fast.cli.neurons.calibrate.load_base", load)
     shipped = str(adapter_directory())
     for arguments, message in (
-        ([str(tmp_path)], "no directory with an adapter"),
+        ([str(tmp_path)], "not a directory with an adapter"),
         ([shipped, "--traits", "XY"], "O, C, E, A, N"),
         ([shipped, "--plot", "curves.pdf"], ".png"),
         ([shipped, "--max-strength", "0"], "largest strength above 0"),

@@ -284,3 +284,10 @@ def test_figures_of_the_stance_rule_are_those_of_the_examples() -> None:
     ):
         assert number in text
     assert f"{len(said)} held-out replies it tells {share} %" in RULE
+
+
+def test_reasons_that_the_code_points_to_are_there() -> None:
+    headings = set(re.findall(r"^##+ (.*)$", (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8"), re.M))
+    for path in (ROOT / "dpg_fast").rglob("*.py"):
+        for title in re.findall(r'docs/decisions\.md, "([^"]+)"', path.read_text(encoding="utf-8")):
+            assert title in headings, f"{path}: {title}"

@@ -330,7 +330,7 @@ def test_killed_sweep_continues(tmp_path: Path) -> None:
 
 def test_journal_refuses_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("hello\n")
-    with pytest.raises(ValueError, match="no journal"):
+    with pytest.raises(ValueError, match="not a journal"):
         Journal(tmp_path / "j", {}, ["a"])
 
 

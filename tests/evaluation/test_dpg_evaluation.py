@@ -163,7 +163,7 @@ def test_an_api_answers_in_character_and_is_paid_once(byte_tokenizer: Any, tmp_p
         ({"prompts": ["magic"]}, "accepted: prompt, description"),
         ({"both": True}, "need an adapter with neurons"),
         ({"hypernets": {"bare": "x"}}, "name of its own"),
-        ({"loras": {"plain": Path("nowhere")}}, "no PEFT adapter"),
+        ({"loras": {"plain": Path("nowhere")}}, "not a PEFT adapter"),
     ],
 )
 def test_contenders_that_cannot_compete(options: dict[str, Any], message: str) -> None:

@@ -86,7 +86,7 @@ def test_the_comparison_ends_with_a_line_instead_of_a_traceback(
     out = str(tmp_path / "out")
     for arguments, message in (
         (["--adapter", str(tmp_path)], "is not an adapter"),
-        (["--lora", str(tmp_path)], "no PEFT adapter"),
+        (["--lora", str(tmp_path)], "not a PEFT adapter"),
         (["--adapter", "="], "NAME=DIR"),
         (["--tasks", "scripted"], "needs records"),
         (["--tasks", "new", "--trained", str(tmp_path / "none")], "none"),

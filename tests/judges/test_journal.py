@@ -36,5 +36,5 @@ def test_another_job_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"another job .other judge.;"):
         Journal(tmp_path / "j.jsonl", {"judge": "b", "weights": 1}, ("id",))
     (tmp_path / "k.jsonl").write_text("no JSON\n")
-    with pytest.raises(ValueError, match="no journal"):
+    with pytest.raises(ValueError, match="not a journal"):
         Journal(tmp_path / "k.jsonl", {}, ("id",))

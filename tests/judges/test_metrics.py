@@ -121,7 +121,7 @@ def test_accuracy_weighs_kinds_by_their_items() -> None:
     assert found.weighted == 3 and found.share == pytest.approx(0.6)
     with pytest.raises(ValueError, match=r"ratings in 0..5"):
         accuracy([("Knowledge", 6)])
-    with pytest.raises(ValueError, match="one at least"):
+    with pytest.raises(ValueError, match="at least one"):
         accuracy([("Neither", 3)])
 
 

@@ -1,14 +1,16 @@
-"""An OpenAI-compatible server on a real socket that says what a test's script tells it to, and records what it was asked."""
+"""An OpenAI-compatible server on a real socket that says what a test's script tells it to, and records what it was asked.
+
+One thread serves thousands of calls, so a script must not block: `Answer.delay` makes the client wait.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
@@ -28,6 +30,25 @@ class Answer:
     hang_up: bool = False
     body: Any = None  # a whole JSON body instead of a chat completion
 
+    def text(self, model: str) -> str:
+        """The body of the response."""
+        if self.raw is not None:
+            return self.raw
+        if self.status != 200:
+            return json.dumps({"error": {"message": self.error, "type": "error", "code": None}})
+        if self.body is not None:
+            return json.dumps(self.body)
+        message = {"role": "assistant", "content": self.content}
+        if self.refusal is not None:
+            message["refusal"] = self.refusal
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
+        reply: dict[str, Any] = {"id": "chat-1", "object": "chat.completion", "created": 1, "model": f"{model}-served"}
+        reply["choices"] = [choice]
+        if self.usage is not None:
+            total = self.usage["prompt_tokens"] + self.usage["completion_tokens"]
+            reply["usage"] = {**self.usage, "total_tokens": total}
+        return json.dumps(reply)
+
 
 Script = Callable[[dict[str, Any], int], Answer]
 
@@ -41,85 +62,57 @@ class FakeServer:
         self.finished: list[dict[str, Any]] = []
         self.most_at_once = 0
         self._under_way = 0
-        self._lock = threading.Lock()
-        outer = self
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def _run(self) -> None:
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512))
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        self._ready.set()
+        self._loop.run_forever()
+        server.close()
 
-            def do_POST(self) -> None:
-                outer._answer(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        body["path"] = handler.path
-        body["authorization"] = handler.headers.get("Authorization")
-        with self._lock:
-            number = len(self.requests)
-            self.requests.append(body)
-            self._under_way += 1
-            self.most_at_once = max(self.most_at_once, self._under_way)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            answer = self.script(body, number)
-            time.sleep(answer.delay)
-            self._write(handler, answer, body)
-            with self._lock:
-                self.finished.append(body)
-        except (BrokenPipeError, ConnectionResetError):
+            while True:
+                first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                body |= {"path": first.split()[1], "authorization": headers.get("authorization")}
+                if not await self._answer(body, writer):
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client was killed or did not wait
         finally:
-            with self._lock:
-                self._under_way -= 1
+            writer.close()
 
-    @staticmethod
-    def _write(handler: BaseHTTPRequestHandler, answer: Answer, body: dict[str, Any]) -> None:
-        if answer.hang_up:
-            handler.close_connection = True
-            handler.connection.close()
-            return
-        if answer.raw is not None:
-            text = answer.raw
-        elif answer.status != 200:
-            text = json.dumps({"error": {"message": answer.error, "type": "error", "code": None}})
-        elif answer.body is not None:
-            text = json.dumps(answer.body)
-        else:
-            message = {"role": "assistant", "content": answer.content}
-            if answer.refusal is not None:
-                message["refusal"] = answer.refusal
-            reply: dict[str, Any] = {
-                "id": "chat-1",
-                "object": "chat.completion",
-                "created": 1,
-                "model": str(body.get("model")) + "-served",
-                "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason, "logprobs": None}],
-            }
-            if answer.usage is not None:
-                total = answer.usage["prompt_tokens"] + answer.usage["completion_tokens"]
-                reply["usage"] = {**answer.usage, "total_tokens": total}
-            text = json.dumps(reply)
-        data = text.encode()
-        handler.send_response(answer.status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        for name, value in answer.headers.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(data)
+    async def _answer(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        self.requests.append(body)
+        self._under_way += 1
+        self.most_at_once = max(self.most_at_once, self._under_way)
+        try:
+            answer = self.script(body, len(self.requests) - 1)
+            await asyncio.sleep(answer.delay)
+            if answer.hang_up:
+                return False
+            data = answer.text(str(body.get("model"))).encode()
+            sent = {"Content-Type": "application/json", "Content-Length": str(len(data)), **answer.headers}
+            head = f"HTTP/1.1 {answer.status} -\r\n" + "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+            writer.write(f"{head}\r\n".encode("latin-1") + data)
+            await writer.drain()
+            self.finished.append(body)
+            return True
+        finally:
+            self._under_way -= 1
 
     def start(self) -> None:
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self._thread.start()
+        self._ready.wait(30)
 
     def stop(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
 
 
 @contextmanager

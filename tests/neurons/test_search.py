@@ -145,7 +145,7 @@ def test_killed_search_continues_from_its_tables(
     assert same(resumed, whole)
 
     again = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, **run)
-    assert len(calls) - 10 == (5 if batches_before_death == 1 else 3)  # nothing was generated anew
+    assert len(calls) - 10 == (5 if batches_before_death == 1 else 3)  # nothing was generated again
     assert same(again, whole)
     assert not (tmp_path / "partial" / RUNNING).exists()
     other = SearchSettings(batch_size=2, max_new_tokens=7)

@@ -117,7 +117,7 @@ def test_result_files_read_back(tmp_path: Path) -> None:
     [
         ("{", "line 1: not JSON"),
         ("{}", '"schema": 1'),
-        ('{"schema": 1, "method": "m"}', "one at least"),
+        ('{"schema": 1, "method": "m"}', "at least one"),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a"}]}', 'respondent 1 needs "scores"'),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"Q": 1}}]}', "unknown trait 'Q'"),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"E": 9}}]}', "E = 9 is no score"),
@@ -138,7 +138,7 @@ def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Pa
     [
         (["--personality", "E+7", "--adapter", "smollm2"], "-5..5"),
         (["--personality", "E+5"], "need an adapter"),
-        (["--inventory", "nosuch"], "is no inventory"),
+        (["--inventory", "nosuch"], "is not an inventory"),
         (["--inventory", "ipip-50"], "do not come with this package"),
         (["--sex", "x"], "sex is M, F or N"),
         (["--temperature", "1"], "a temperature belongs to"),

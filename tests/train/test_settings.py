@@ -41,7 +41,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
         ("dtype=int8", "dtype is one of"),
         ("teaching.people=true", "teaching.people must be int"),
         ("hypernet", "name=value"),
-        ("output.x=1", "no section"),
+        ("output.x=1", "not a section"),
         ("trainer.output_dir=x", "called output"),
     ],
 )

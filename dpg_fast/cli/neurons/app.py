@@ -243,7 +243,7 @@ def _amount(text: str) -> int | float:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else int(text)
     except ValueError:
-        raise DPGError(f'{text!r} is no number per layer; accepted: a count like "50", a share like "0.5%"') from None
+        raise DPGError(f'{text!r} is not a number for each layer; accepted: a count like "50", a share like "0.5%"') from None
 
 
 def _layers(text: str | None) -> tuple[int, int] | None:
@@ -251,5 +251,5 @@ def _layers(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal()):
-        raise DPGError(f'{text!r} is no range of layers; accepted: a first and a last one, like "12-31"')
+        raise DPGError(f'{text!r} is not a range of layers; accepted: a first and a last one, like "12-31"')
     return int(first), int(last)

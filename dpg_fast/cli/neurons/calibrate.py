@@ -74,7 +74,7 @@ def run_calibrate(
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise DPGError(f"the picture is written as PNG; {options.plot} does not end in .png")
     if not (adapter / artifact.CONFIG).is_file():
-        raise DPGError(f"{adapter} is no directory with an adapter; copy or download it first")
+        raise DPGError(f"{adapter} is not a directory with an adapter; copy or download it first")
     if artifact.read_config(adapter)["neurons"] is None:
         raise DPGError(f"{adapter} has no personality neurons to calibrate")
     table = SteeringTable.load(adapter / artifact.NEURONS)

@@ -3,6 +3,8 @@
 How DPG augments its data is not public; this is a reconstruction of our own. A model sees some of the character's training
 segments and an everyday question of the package's "search" split, and says what the character would answer. It is not told
 any scores. What the judge puts far from the character's centre is dropped afterwards.
+
+Why: docs/decisions.md, "Generated dialogue answers the package's own questions".
 """
 
 from __future__ import annotations

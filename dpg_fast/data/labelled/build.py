@@ -138,6 +138,8 @@ def _assemble(
     centres = _centres(prepared, found)
     nearest = _nearest(prepared, centres)
     outliers: dict[tuple[str, str], int] = {}
+    # Evidence comes before outliers, since a distance over few traits says little; both come before the choice of test people, so
+    # that `dropped` names what is wrong with a text rather than with its speaker.
     for segment in prepared.segments:
         if segment.id not in found:
             dataset.unjudged.append(_drop(segment, "not judged", scorer.reason(segment.id)))
@@ -166,7 +168,7 @@ def _assemble(
 def _nearest(
     prepared: Prepared, centres: dict[tuple[str, str], Centre]
 ) -> dict[tuple[str, str], tuple[float, tuple[str, str]]]:
-    """Of each test character with a centre: the distance of the closest training character's, and who that is."""
+    """For each test character with a centre: the distance of the closest training character's, and who that is."""
     trained = [key for key in centres if key not in prepared.held_out]
     return {
         key: min((centres[key].distance(centres[other].mean), other) for other in trained)

@@ -1,11 +1,13 @@
 """A character's centre, spread and outliers.
 
-DPG draws a centre for each trait of a character; its formula is not public. Here it is the mean of the segments that are no
+DPG draws a centre for each trait of a character; its formula is not public. Here it is the mean of the segments that are not
 outliers. A segment is an outlier if in any trait it lies more than 3.5 robust standard deviations (1.4826 x the median
 absolute deviation, at least half a level) from the median, and the trait was judged in five segments of the character or more.
 
 A judge may find no evidence of a trait in a segment. Such a trait counts neither for the centre nor for outliers, and a distance
 from the centre is that of the judged traits, scaled to five: sqrt(5 / k) times the distance over k traits.
+
+Why: docs/decisions.md, "Traits without evidence take the character's centre".
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class Centre:
     """Where a character lies.
 
     Attributes:
-        mean: of the segments that are no outliers, -5..5, OCEAN order.
+        mean: of the segments that are not outliers, -5..5, OCEAN order.
         spread: standard deviation of each trait over them; 0 with one segment.
         radius: root of the summed variances, at least that of half a level in each trait. With all traits judged, the root mean
             square distance from the mean.

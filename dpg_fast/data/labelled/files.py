@@ -6,7 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from dpg_fast import __version__
@@ -20,37 +22,6 @@ from dpg_fast.util.files import write_text
 MANIFEST = "manifest.json"
 CARD = "README.md"
 PICTURES = ("scores.png", "characters.png")
-_FEATURES = """\
-  features:
-  - name: messages
-    list:
-    - {name: role, dtype: string}
-    - {name: content, dtype: string}
-  - {name: personality, list: float64}
-  - {name: character, dtype: string}
-  - {name: stage, dtype: string}
-  - {name: source, dtype: string}
-  - name: judge
-    struct:
-    - {name: model, dtype: string}
-    - {name: prompt_version, dtype: string}
-    - {name: cost, dtype: float64}
-    - {name: currency, dtype: string}
-    - {name: scores, list: float64}
-  - name: origin
-    struct:
-    - {name: id, dtype: string}
-    - {name: script, dtype: string}
-    - {name: scene, dtype: int64}
-    - {name: heading, dtype: string}
-    - {name: lines, list: int64}
-    - {name: generated, dtype: bool}
-    - {name: scores, list: float64}
-    - {name: imputed, list: string}
-    - {name: centre, list: float64}
-    - {name: distance, dtype: float64}
-    - {name: outlier, dtype: bool}
-"""
 
 
 def write_dataset(
@@ -169,39 +140,26 @@ def _card(dataset: Dataset, manifest: Mapping[str, Any], settings: LabelSettings
         if manifest["generated"]
         else ""
     )
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-{files}dataset_info:
-{_FEATURES}---
-
-# Dialogue with judged Big Five personalities
-
-Made by dpg_fast {__version__} from {scripts}. The licence of the scripts' words is that of the scripts.
-
-| split | conversations | characters | generated | what it is |
-|---|---|---|---|---|
-{rows}
-{len(records)} conversations, {words} words of the characters.{mixed}{new}
-{generated}
-Each conversation (`messages`) has the character as the assistant; others' words carry their names. `personality` is \
-{label}{rounded}: five numbers in -5..5 ({", ".join(TRAITS)}). `origin` says where it is from and how far from the character's \
-centre it lies.{imputed} Left out: {dropped} (`dropped.jsonl`).
-
-The pipeline follows what is public about DPG (arXiv 2404.07084); cutting, centres, outliers, augmentation and splits are \
-dpg_fast's own.
-
-## The judge
-
-{judge}
-
-A judge's scores are not measurements of people or of characters. What it sees does not name the one whose words it \
-scores.
-
-## Characters
-
-{_table(dataset.characters)}{pictures}"""
+    template = resources.files("dpg_fast").joinpath("assets", "dataset_card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        files=files,
+        version=__version__,
+        scripts=scripts,
+        rows=rows,
+        count=len(records),
+        words=words,
+        mixed=mixed,
+        new=new,
+        generated=generated,
+        label=label,
+        rounded=rounded,
+        traits=", ".join(TRAITS),
+        imputed=imputed,
+        dropped=dropped,
+        judge=judge,
+        table=_table(dataset.characters),
+        pictures=pictures,
+    )
 
 
 def _table(characters: Sequence[CharacterRecord]) -> str:

@@ -89,7 +89,7 @@ class BuildSettings:
         questions: wanted for each trait.
         descriptions: wanted for each pole.
         per_call: texts asked for in one call.
-        rounds: how often what the rules removed is asked for anew.
+        rounds: how often what the rules removed is asked for again.
         spare: texts asked for in the first round, relative to what is wanted; more for a model that few texts of pass the rules.
         examples: answered requests shown in place of long instructions, for weak models; a reply then has one text.
         similarity: word-trigram Jaccard similarity from which a text counts as a repetition.

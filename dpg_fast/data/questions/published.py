@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from dpg_fast.personality.scores import Trait
-from dpg_fast.text.assets import PersonalityBench, load_personalitybench
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 from dpg_fast.util.smollm2 import cache_root
@@ -119,11 +118,6 @@ def fetch_personalitybench(folder: Path | str | None = None, *, part: Part = "te
     for file in (DESCRIPTIONS, *(TEST_FILES if part == "test" else SEARCH_FILES)):
         fetch_file(f"{base_url}/{file.path}", folder / file.name, file.checksum)
     return folder
-
-
-def published_personalitybench(part: Part = "test") -> PersonalityBench:
-    """Fetch (once) and read PersonalityBench."""
-    return load_personalitybench(fetch_personalitybench(part=part))
 
 
 def _read(reply: object, url: str) -> bytes:

@@ -49,7 +49,7 @@ DESCRIPTION_LIMITS = Limits(20, 120)
 
 
 def check_question(text: str, trait: Trait, limits: Limits = QUESTION_LIMITS) -> Rejection | None:
-    """Why ``text`` is no good situational question about ``trait``; None if it is.
+    """Why ``text`` is not a good situational question about ``trait``; None if it is.
 
     Rules: it asks, speaks to "you", puts you into a situation, is of moderate length, and names neither a trait, the idea of
     a personality test, nor a facet of the trait. What counts as a situation is judged by its words, which is crude.
@@ -65,7 +65,7 @@ def check_question(text: str, trait: Trait, limits: Limits = QUESTION_LIMITS) ->
 
 
 def check_description(text: str, limits: Limits = DESCRIPTION_LIMITS) -> Rejection | None:
-    """Why ``text`` is no good second-person description of somebody; None if it is. Facets may be named here."""
+    """Why ``text`` is not a good second-person description of a person; None if it is. Facets may be named here."""
     return _first(
         lambda: None if _YOU.search(text) else Rejection("not second person"),
         lambda: Rejection("a question") if "?" in text else None,

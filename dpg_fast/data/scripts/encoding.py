@@ -1,4 +1,4 @@
-"""Text out of a file's bytes, whatever its encoding, with what had to be mended."""
+"""Text out of a file's bytes, whatever its encoding, with what had to be repaired."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most
 
 
 def decode(data: bytes, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
-    """The lines of a text file, without their ends, and what had to be mended.
+    """The lines of a text file, without their ends, and what had to be repaired.
 
     A byte order mark decides; else UTF-8 if the bytes are valid UTF-8, or most of those outside ASCII are; else UTF-16 if
     every second byte is mostly zero; else what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes

@@ -2,7 +2,7 @@
 
 Where files in use leave the syntax, the reader is stricter or more lenient than it, and says so in the script's problems:
 
-- a line in capitals that ends like a sentence, has more than six words or begins like a shot ("ANGLE ON") is no cue,
+- a line in capitals that ends like a sentence, has more than six words or begins like a shot ("ANGLE ON") is not a cue,
   although text follows it directly; ``@`` forces a cue;
 - a cue known from elsewhere begins a speech also without an empty line before it;
 - a short remark in parentheses at the beginning of a line of dialogue is a parenthetical;

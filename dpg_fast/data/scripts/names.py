@@ -10,6 +10,8 @@ Names are merged by these rules and no others:
 
 Rule 2 would be wrong about two people who share a first name, one always called by it and one always by his full name,
 who never speak in the same scene: put one of them into the alias file, with an empty list.
+
+Why: docs/decisions.md, "Names are merged by a rule that can be wrong in one way".
 """
 
 from __future__ import annotations
@@ -164,5 +166,5 @@ def load_aliases(path: Path | str) -> dict[str, list[str]]:
         for name, others in value.items()
     )
     if not good:
-        raise DPGError(f'{path.name} is no alias file; wanted: {{"Harry Potter": ["HARRY", "THE BOY"]}}')
+        raise DPGError(f'{path.name} is not an alias file; expected: {{"Harry Potter": ["HARRY", "THE BOY"]}}')
     return value

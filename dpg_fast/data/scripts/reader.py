@@ -66,7 +66,7 @@ def read_script(
 
 
 def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
-    """A file's lines and what had to be mended in them.
+    """A file's lines and what had to be repaired in them.
 
     Raises:
         OSError: the file cannot be read.

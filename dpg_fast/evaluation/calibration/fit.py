@@ -1,4 +1,7 @@
-"""From a sweep to level -> strength: a monotone dose-response curve, its inverse, and the bounds that fluency sets."""
+"""From a sweep to level -> strength: a monotone dose-response curve, its inverse, and the bounds that fluency sets.
+
+Why: docs/decisions.md, "Levels are shares of what can be reached".
+"""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ def _lesson_scores(directory: Path) -> Iterable[list[float]]:
         raise DPGError(f"{directory.name} holds no lessons")
     for file in files:
         with safe_open(file, "pt") as stored:
-            if "levels" not in stored.keys():  # noqa: SIM118  # safe_open is no mapping
-                raise DPGError(f"{file.name} is no lesson: it has no levels")
+            if "levels" not in stored.keys():  # noqa: SIM118  # safe_open is not a mapping
+                raise DPGError(f"{file.name} is not a lesson: it has no levels")
             yield from stored.get_tensor("levels").tolist()
 
 

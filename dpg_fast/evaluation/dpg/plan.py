@@ -71,7 +71,7 @@ class DPGPlan:
             raise DPGError("records are for the task scripted, which is not among the tasks")
 
     def trait_plan(self) -> TraitPlan:
-        """Of the open questions; also where capability is measured."""
+        """Plan of the open questions; also says where capability is measured."""
         return TraitPlan(held_out_questions(self.traits, self.questions), self.levels, self.cross)
 
     def load_trained(self) -> Trained | None:
@@ -79,7 +79,7 @@ class DPGPlan:
         return load_trained(self.trained) if self.trained else None
 
     def cases(self, task: str, trained: Trained | None) -> list[Case]:
-        """Of new personalities or scripted dialogue."""
+        """Cases of new personalities or scripted dialogue."""
         if task == SCRIPTED:
             assert self.records is not None
             return scripted(read_records(self.records, DialogueRecord))
@@ -87,7 +87,7 @@ class DPGPlan:
         return newcomers(self.people, asked, self.seed, trained=trained, new_as=self.new_as)
 
     def line_cases(self) -> list[tuple[Line, list[Case]]]:
-        """Of the interpolation."""
+        """Lines and cases of the interpolation."""
         lines = [parse_line(text, STEPS) for text in self.lines]
         traits = [trait for trait in Trait if any(trait in line.traits for line in lines)]
         asked = held_out_questions(traits, self.line_questions)

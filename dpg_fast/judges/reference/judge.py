@@ -185,11 +185,11 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[Item[Ans
     """The items of a JSON Lines file of `AnswersRecord`, one at a time.
 
     Args:
-        same_systems: as rankings need it: every record has answers of the same systems, two at least.
+        same_systems: as rankings need it: every record has answers of the same systems, at least two.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no such record, or not of the same systems; the message names file and line.
+        ValueError: a line is not such a record, or not of the same systems; the message names file and line.
     """
     first: list[str] | None = None
 
@@ -200,7 +200,7 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[Item[Ans
             first = first or systems
             if same_systems and (len(systems) < 2 or systems != first):
                 raise DPGError(
-                    f"{path.name}, record {number} has answers of {', '.join(systems)}; a ranking needs two systems at least, "
+                    f"{path.name}, record {number} has answers of {', '.join(systems)}; a ranking needs at least two systems, "
                     f"the same in every record (the first has {', '.join(first)})"
                 )
             yield record

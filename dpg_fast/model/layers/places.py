@@ -1,4 +1,7 @@
-"""Where the layers of a model run: on one device, or on several (`device_map`), with weights that may be offloaded."""
+"""Where the layers of a model run: on one device, or on several (`device_map`), with weights that may be offloaded.
+
+Why: docs/decisions.md, "Several devices".
+"""
 
 from __future__ import annotations
 

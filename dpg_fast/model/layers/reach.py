@@ -3,6 +3,8 @@
 A module that has not run is not yet a fault: layers are skipped (early exit, layer drop), and some models never use some of
 theirs (keys and values shared with another layer). It is one when its work was done past the change: the module was called, or
 its weights took part in an operation, and the changed forward did not run; or another module stands in its place.
+
+Why: docs/decisions.md, "What others do to a model's modules".
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 ``[W_1; ...; W_G; A_1; ...; A_G]`` is one matrix; the layers' own weights become views of it, so nothing is held twice, and
 ``state_dict``, in-place updates and forwards without a personality work as before. Only plain ``nn.Linear`` layers
 are stacked; quantised or otherwise foreign ones keep their own product, and the LoRA runs beside it.
+
+Why: docs/decisions.md, "Base weights and the bank's A rows share one buffer".
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class Stack:
         )
 
     def update(self, index: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Copy the entries ``index`` (int64) of the banks in anew, after :meth:`fill` with banks of these shapes."""
+        """Copy the changed entries ``index`` (int64) of the banks, after :meth:`fill` with banks of these shapes."""
         assert self._weight is not None and self.B is not None
         A = pairs[0][0]
         rows = self._weight[sum(self.widths) :].view(len(pairs), *A.shape)

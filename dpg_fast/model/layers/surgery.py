@@ -3,6 +3,8 @@
 Modules keep their place, their parameters and their names: only their class changes, to a subclass made on the fly, so
 ``state_dict`` keys, tied weights, quantised layers and device placement are untouched, and undoing it is exact.
 Without a call in progress the subclass runs the original forward, nothing else.
+
+Why: docs/decisions.md, "Modules change class, they are not replaced".
 """
 
 from __future__ import annotations
@@ -176,7 +178,7 @@ class Surgery:
                 linear.stack, linear.index = stack, index
 
     def update_bank(self, index: Tensor, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
-        """Copies of the bank take over its entries ``index`` (int64) anew; `pair` gives the tensors of :meth:`set_bank`."""
+        """Copies of the bank take over its changed entries ``index`` (int64); `pair` gives the tensors of :meth:`set_bank`."""
         for adapter in self.mlp_adapters.values():
             if adapter.has_bank and adapter.A is not None:
                 rows = mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0]

@@ -99,7 +99,7 @@ class BareModel:
         return {MASK_NAME: (position >= ids.shape[1] - lengths[:, None]).long().to(ids.device)}
 
     def wanted(self, logits: Sequence[Tensor]) -> list[Tensor]:
-        """Of logits [rows or 1, N, V] for each prompt, those of the rows of `layout`, [1, N, V] each."""
+        """From logits [rows or 1, N, V] for each prompt, those of the rows of `layout`, [1, N, V] each."""
         chosen = [logits[row % len(logits)] for row in range(self.rows)]
         return [own[min(row, len(own) - 1)][None] for row, own in enumerate(chosen)]
 

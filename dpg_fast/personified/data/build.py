@@ -175,7 +175,7 @@ class Annotator:
         return [draft for draft in passed if draft.id.split("@")[0] in kept]
 
     def _rejection(self, draft: Draft, answer: GoldenAnswer) -> Rejection | None:
-        """Why ``answer`` to a draft's open question is no good by the rules."""
+        """Why the rules refuse ``answer`` to a draft's open question."""
         assert draft.materials is not None
         given = [paragraph.text for paragraph in (*draft.materials.knowledge, *draft.materials.style)]
         if not draft.written:  # nor may a demonstration be handed back

@@ -61,7 +61,7 @@ class Checks:
             raise DPGError(f"language {language!r} cannot be recognised; known: {known}")
 
     def question(self, text: str, source: str = "") -> Rejection | None:
-        """Why ``text``, written from the paragraph ``source``, is no good user turn."""
+        """Why ``text``, written from the paragraph ``source``, cannot be a user turn."""
         if ANALYSIS.lower() in text.lower() or RESPONSE.lower() in text.lower():
             return Rejection("marker in the user turn")
         found = _SOURCE_TALK.search(text) or _LEAKS.search(text)
@@ -72,7 +72,7 @@ class Checks:
     def answer(
         self, answer: GoldenAnswer, kind: ItemKind, own_question: bool = True, materials: Sequence[str] = ()
     ) -> Rejection | None:
-        """Why ``answer`` is no good.
+        """Why ``answer`` is refused.
 
         Args:
             answer: as the model gave it.
@@ -100,11 +100,12 @@ class Checks:
         return None
 
     def fault(self, answer: GoldenAnswer) -> str | None:
-        """What a repair should mend, in words for the model; depends on the answer alone."""
+        """What a repair should change, in words for the model; depends on the answer alone."""
         rejection = self.answer(answer, "general")
         if rejection is None:
             return None
-        return f"That answer cannot be used ({rejection.reason}{': ' + rejection.detail if rejection.detail else ''}). Mend it."
+        detail = f": {rejection.detail}" if rejection.detail else ""
+        return f"That answer cannot be used ({rejection.reason}{detail}). Correct it."
 
     def _leak(self, text: str) -> Rejection | None:
         found = _LEAKS.search(text)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from dpg_fast.data.questions.rules import Limits, Rejection
 from dpg_fast.llm import Call, Fence
+from dpg_fast.personified.data import wording
 from dpg_fast.personified.data.material import Kind, Name
 from dpg_fast.personified.data.reading import Block, count_words
 
@@ -23,29 +24,6 @@ LIMITS: dict[Kind, Limits] = {"knowledge": Limits(8, 130), "style": Limits(4, 20
 ASSIGNED_AT_ONCE = 30
 _OUTLINE_LINES = 150
 _NUMBER = re.compile(r"\d+")
-
-_EXTRACT = (
-    "You collect what a text tells about one person, {name}{aliases}. {notice}\n"
-    "From the passage take two kinds of items:\n"
-    "- knowledge: something objective about {name}: an event of their life, a relation, a place, a skill, something they learn. "
-    "Write one to four sentences in your own words, in the third person, with the name instead of pronouns, in the passage's "
-    "language. Each item is complete in itself and says nothing that is not in the passage.\n"
-    "- style: {name}'s own words: speech, letters, diary, thoughts. Copy them exactly, character for character, without the "
-    "narrator's words between; leave out what is too short to show a manner.\n"
-    "Name for each item the numbers of the paragraphs it is from. In `when` say in a few words at what time of {name}'s life the "
-    "passage plays, with the words of the text where it gives any. No items if the passage has nothing about {name}."
-)
-_STAGES = (
-    "Below are notes, in the order of a text, on when its passages play in the life of {name}. {notice}\n"
-    "Divide this life into {count} stages in the order of time, such that {name} knows and thinks different things in them. For "
-    "each give an id (one lower-case English word), one sentence in the present tense that says when it is and where {name} "
-    "stands, in the language of the text, and one sentence that says which passages belong to it."
-)
-_ASSIGN = (
-    "Each item below is about {name} or in {name}'s words. {notice}\n"
-    "Say for each to which stage of {name}'s life it belongs, by its number:\n{stages}\n"
-    "What {name} tells of earlier times belongs to the stage in which it is told. 0 if it cannot be said."
-)
 
 
 class ExtractedItem(BaseModel):
@@ -136,7 +114,7 @@ def extract_call(passage: Passage, name: str, aliases: Sequence[str]) -> Call[Ex
     """The call that takes items out of a passage."""
     fence = Fence.around([passage.text])
     known = f" (also called {', '.join(aliases)})" if aliases else ""
-    system = _EXTRACT.format(name=name, aliases=known, notice=fence.notice())
+    system = wording.text("extract").format(name=name, aliases=known, notice=fence.notice())
     return _call(f"{passage.file}#{passage.first}", system, fence.wrap("passage", passage.text), Extract)
 
 
@@ -145,7 +123,7 @@ def stages_call(notes: Sequence[str], name: str, count: int) -> Call[ProposedSta
     step = max(1, -(-len(notes) // _OUTLINE_LINES))
     outline = "\n".join(f"{i + 1}: {notes[i]}" for i in range(0, len(notes), step))
     fence = Fence.around([outline])
-    system = _STAGES.format(name=name, count=count, notice=fence.notice())
+    system = wording.text("stages").format(name=name, count=count, notice=fence.notice())
 
     def wrong(reply: ProposedStages) -> str | None:
         ids = [stage.id for stage in reply.stages]
@@ -171,12 +149,12 @@ def assign_call(
     listed = "\n".join(f"({i}) [{when}] {text}" for i, (when, text) in enumerate(items, 1))
     described = "\n".join(f"{i}: {stage.time} {stage.belongs}" for i, stage in enumerate(stages, 1))
     fence = Fence.around([listed])
-    system = _ASSIGN.format(name=name, notice=fence.notice(), stages=described)
+    system = wording.text("assign").format(name=name, notice=fence.notice(), stages=described)
     return _call(f"stages of items {number}", system, fence.wrap("items", listed), Assignments)
 
 
 def check_item(item: ExtractedItem, passage: Passage) -> Rejection | None:
-    """Why an item is no good: its place, its length, words that are not the passage's, numbers from nowhere."""
+    """Why an item is refused: its place, its length, words that are not the passage's, numbers from nowhere."""
     last = passage.first + len(passage.blocks) - 1
     if not item.paragraphs or not all(passage.first <= number <= last for number in item.paragraphs):
         return Rejection("no such paragraph", str(item.paragraphs))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from dpg_fast.data.similarity import near_duplicates
 from dpg_fast.personified.data.reading import ENDINGS, count_words, find_texts, read_blocks
-from dpg_fast.text.records import Text
+from dpg_fast.text.records import Text, explain
 from dpg_fast.util.errors import DPGError
 
 Kind = Literal["knowledge", "style"]
@@ -122,7 +122,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Character:
-    """A character's stages in the order of time, and `notes` on what was mended or left out while reading."""
+    """A character's stages in the order of time, and `notes` on what was repaired or left out while reading."""
 
     name: str
     language: str
@@ -154,9 +154,7 @@ def read_entry(folder: Path) -> CharacterEntry:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DPGError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DPGError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise DPGError(f"{path}: {explain(error)}") from error
 
 
 def load_character(folder: Path, encoding: str | None = None) -> Character:
@@ -169,7 +167,7 @@ def load_character(folder: Path, encoding: str | None = None) -> Character:
     Raises:
         FileNotFoundError: the folder, its stages.yaml or a stage's folder is missing.
         ValueError: stages.yaml is wrong, a stage has no knowledge or no style, holds more than `MAX_STAGE_BYTES`, or a file
-            is no text.
+            is not text.
         ImportError: a library for the files is missing.
     """
     if not folder.is_dir():

@@ -77,7 +77,7 @@ class Material:
         stages: in order.
         items: everything taken out, with what became of it.
         failed: calls without an answer: (item, kind of failure, detail).
-        notes: what was mended while reading.
+        notes: what was repaired while reading.
     """
 
     stages: list[ProposedStage] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Material:
 
 
 def read_novel(path: Path, wanted: Wanted, encoding: str | None = None) -> tuple[list[Passage], list[str]]:
-    """The passages of a file or folder of files that concern the character, and notes on what was mended.
+    """The passages of a file or folder of files that concern the character, and notes on what was repaired.
 
     Raises:
         FileNotFoundError: there is no such file.

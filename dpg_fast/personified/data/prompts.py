@@ -81,14 +81,16 @@ def question_call(
     number = zlib.crc32(source.id.encode()) + draw
     fence = Fence.around([source.text, *(shot.text for shot in shots)])
     if kind == "ordinary":
-        wanted = wording.ORDINARY.format(name=name, about=wording.ABOUT[number % len(wording.ABOUT)])
+        wanted = wording.text("ordinary").format(name=name, about=wording.ABOUT[number % len(wording.ABOUT)])
     elif kind == "thought":
-        wanted = wording.THOUGHT.format(name=name, attitude=wording.ATTITUDES[number % len(wording.ATTITUDES)])
+        wanted = wording.text("thought").format(name=name, attitude=wording.ATTITUDES[number % len(wording.ATTITUDES)])
     elif kind == "error":
-        wanted = wording.ERROR.format(name=name)
+        wanted = wording.text("error").format(name=name)
     else:
         raise DPGError(f"no user turn of kind {kind!r} is written from a paragraph")
-    system = wording.QUESTION_SYSTEM.format(name=name, language=language, time=_time(stage), notice=fence.notice())
+    system = wording.text("question_system").format(
+        name=name, language=language, time=_time(stage), notice=fence.notice()
+    )
     wanted += _guidance(guidance)
     chat = [
         (f"{wanted}\n\n{fence.wrap('text', shot.text)}", UserTurn(text=shot.question).model_dump_json())
@@ -103,9 +105,11 @@ def follow_up_call(
     """The call for the next user turn of a conversation."""
     said = _transcript(dialogue)
     fence = Fence.around([source.text, said])
-    system = wording.QUESTION_SYSTEM.format(name=name, language=language, time=_time(stage), notice=fence.notice())
+    system = wording.text("question_system").format(
+        name=name, language=language, time=_time(stage), notice=fence.notice()
+    )
     user = (
-        f"{wording.FOLLOW.format(name=name)}{_guidance(guidance)}\n\n{fence.wrap('conversation', said)}\n"
+        f"{wording.text('follow').format(name=name)}{_guidance(guidance)}\n\n{fence.wrap('conversation', said)}\n"
         f"{fence.wrap('text', source.text)}"
     )
     return _call(item, system, user, UserTurn)
@@ -134,15 +138,17 @@ def answer_call(
     said = _transcript(dialogue)
     shown = [text for shot in shots for text in (shot.text, shot.question)]
     fence = Fence.around([knowledge, style, said, question, *shown])
-    note = {"error": wording.ERROR_NOTE, "general": wording.GENERAL_NOTE}.get(kind, wording.NO_ERROR_NOTE)
-    system = wording.ANSWER_SYSTEM.format(
+    note = {"error": wording.text("error_note"), "general": wording.text("general_note")}.get(
+        kind, wording.text("no_error_note")
+    )
+    system = wording.text("answer_system").format(
         name=name,
         language=language,
         time=_time(stage),
         notice=fence.notice(),
         error=note,
         guidance=_guidance(guidance),
-        examples="" if shots else wording.EXAMPLES_TITLE + "\n\n".join(map(_example, wording.EXAMPLES)),
+        examples="" if shots else wording.text("examples_title") + "\n\n".join(map(_example, wording.EXAMPLES)),
     )
     known, asked = f"What {name} has lived and knows:\n", "Answer this message of the user:\n"
     chat = [
@@ -175,7 +181,7 @@ def verdict_call(
     known = _join((*materials.knowledge, *materials.style))
     said = _transcript(dialogue)
     fence = Fence.around([known, said, question, answer.response])
-    system = wording.VERDICT_SYSTEM.format(name=name, time=_time(stage), notice=fence.notice())
+    system = wording.text("verdict_system").format(name=name, time=_time(stage), notice=fence.notice())
     user = (
         f"Materials:\n{fence.wrap('materials', known)}\n\n"
         + (f"The conversation so far:\n{fence.wrap('conversation', said)}\n\n" if said else "")
@@ -188,8 +194,8 @@ def verdict_call(
 def instructions(name: str) -> str:
     """What the prompts themselves say, without materials: what no answer may repeat."""
     blank: Any = {key: "" for key in ("time", "notice", "language", "error", "guidance", "examples")} | {"name": name}
-    notes = (wording.ERROR_NOTE, wording.NO_ERROR_NOTE, wording.GENERAL_NOTE)
-    return "\n".join([wording.ANSWER_SYSTEM.format(**blank), *notes, *(r for _, _, r in wording.EXAMPLES)])
+    notes = (wording.text("error_note"), wording.text("no_error_note"), wording.text("general_note"))
+    return "\n".join([wording.text("answer_system").format(**blank), *notes, *(r for _, _, r in wording.EXAMPLES)])
 
 
 def fault_of(verdict: Verdict) -> Literal["unsupported", "out of time", "premise not corrected", "not in voice"] | None:

@@ -64,7 +64,7 @@ def find_texts(path: Path) -> list[Path]:
 
 
 def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], list[str]]:
-    """The file's paragraphs, and what had to be mended.
+    """The file's paragraphs, and what had to be repaired.
 
     Args:
         path: a file with one of `ENDINGS`.
@@ -84,10 +84,10 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
     notes = [f"{path.name}: {p.what}" + (f" (line {p.line})" if p.line else "") for p in problems[:3]]
     if len(problems) > 3:
         notes.append(f"{path.name}: and {len(problems) - 3} more lines like these")
-    mended = sum(p.line > 0 for p in problems)
-    if mended > max(3, 0.1 * len(lines)):
+    repaired = sum(p.line > 0 for p in problems)
+    if repaired > max(3, 0.1 * len(lines)):
         raise DPGError(
-            f"{path.name} does not look like text: {mended} of {len(lines)} lines hold control characters or bytes that "
+            f"{path.name} does not look like text: {repaired} of {len(lines)} lines hold control characters or bytes that "
             "belong to no encoding; convert it, or name its encoding"
         )
     if ending in (".html", ".htm", ".xhtml"):
@@ -161,7 +161,7 @@ def _epub(path: Path) -> list[Block]:
                     raise DPGError(f"{inside} is larger than {MAX_CHAPTER_BYTES / 1e6:.0f} MB")
                 pages.append((name, book.read(inside).decode("utf-8", "replace")))
     except (zipfile.BadZipFile, etree.XMLSyntaxError, KeyError, ValueError, OSError, RuntimeError) as error:
-        raise DPGError(f"{path.name} is no readable EPUB: {error}") from error
+        raise DPGError(f"{path.name} is not a readable EPUB: {error}") from error
     return [Block(text, name) for name, page in pages for text in _html(page)]
 
 

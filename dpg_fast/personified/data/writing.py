@@ -130,7 +130,7 @@ def read_personified(folder: Path) -> tuple[list[PersonifiedRecord], list[Person
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a line is no such record.
+        ValueError: a line is not such a record.
     """
     if not (folder / TRAIN).is_file():
         raise FileNotFoundError(f"{folder} has no {TRAIN}: make it with `dpg-fast data personified build`")

@@ -12,19 +12,18 @@ stage's file, that stage's answer to the same question.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from dpg_fast.personified.data.material import Character, Name, Paragraph, Stage
 from dpg_fast.personified.data.prompts import GoldenAnswer, Shot
 from dpg_fast.personified.data.record import ItemKind, Stance
-from dpg_fast.text.records import Text
+from dpg_fast.text.records import Text, numbered_records
 from dpg_fast.util.errors import DPGError
 
 EXAMPLES = "examples.jsonl"
@@ -89,7 +88,7 @@ def load_examples(folder: Path, character: Character) -> tuple[Example, ...]:
     for stage in character.stages:
         path = folder / stage.id / EXAMPLES
         if path.is_file():
-            rows += [(where, stage, row) for where, row in _read(path)]
+            rows += [(where, stage, row) for where, row in numbered_records(path, WrittenExample, str(path))]
     own: dict[tuple[str, str], Example] = {}
     for where, stage, row in rows:
         if row.asked_of is not None:
@@ -142,24 +141,3 @@ def choose(
 
 def _answer(row: WrittenExample) -> GoldenAnswer:
     return GoldenAnswer(analysis=row.analysis, stance=row.stance, answerable=True, response=row.response)
-
-
-def _read(path: Path) -> list[tuple[str, WrittenExample]]:
-    found = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DPGError(f"{path} is not UTF-8: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            found.append((where, WrittenExample.model_validate(json.loads(line))))
-        except json.JSONDecodeError as error:
-            raise DPGError(f"{where}: not JSON: {error}") from error
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise DPGError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
-    return found

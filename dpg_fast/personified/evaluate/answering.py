@@ -140,7 +140,7 @@ def thinks_aloud(answers: dict[Key, str]) -> bool:
 
 
 def digest(cast: Sequence[Person]) -> str:
-    """Of the questions and the material that systems may see."""
+    """Hash of the questions and the material that systems may see."""
     rows: list[Any] = [
         [
             person.name,

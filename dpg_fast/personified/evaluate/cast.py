@@ -106,7 +106,7 @@ def load_cast(folders: Sequence[Path], *, limit: int | None = None, seed: int = 
     found = [load_person(folder, limit=limit, seed=seed) for folder in folders]
     names = [person.name for person in found]
     if not names or len(set(names)) < len(names):
-        raise DPGError(f"name folders of different characters, one at least, not of {', '.join(names) or 'nobody'}")
+        raise DPGError(f"name folders of different characters (at least one), not of {', '.join(names) or 'nobody'}")
     return found
 
 

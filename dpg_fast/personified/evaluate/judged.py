@@ -30,7 +30,7 @@ def answer_records(said: Said) -> list[AnswersRecord]:
 
 
 def judged_figures(client: LLMClient, said: Said, *, resamples: int, seed: int) -> dict[str, Any]:
-    """ "accuracy" and, of two systems at least, "ranking" as `reference_figures` has them, with how many judgements failed.
+    """ "accuracy" and, of at least two systems, "ranking" as `reference_figures` has them, with how many judgements failed.
 
     Raises:
         LLMError: the server cannot be used; replies that came are stored.

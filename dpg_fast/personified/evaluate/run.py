@@ -39,7 +39,7 @@ JudgeMaker = Callable[[Any, Any], Judge]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Of a run.
+    """Settings of a run.
 
     Attributes:
         sampling: of the answers.

@@ -184,7 +184,7 @@ class TunedSystem(BareSystem):
         cast: the people.
 
     Raises:
-        FileNotFoundError, ValueError: a directory is no tuned character's, somebody has none or two, or lacks a stage.
+        FileNotFoundError, ValueError: a directory does not hold a tuned character, or a person has none, two, or lacks a stage.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""The second step: automatic DPO with TRL's ``DPOTrainer``, the character as it was after the first step being the reference."""
+"""The second step: automatic DPO with TRL's ``DPOTrainer``, the character as it was after the first step being the reference.
+
+Why: docs/decisions.md, "Personified tuning on TRL".
+"""
 
 from __future__ import annotations
 

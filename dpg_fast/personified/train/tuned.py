@@ -175,7 +175,7 @@ def check_tokenizer(tokenizer: Any, card: CharacterCard) -> None:
     """Refuse a tokenizer that does not have a character's stage tokens.
 
     Raises:
-        ValueError: so; the message names them.
+        ValueError: tokens are missing; the message names them.
     """
     known = tokenizer.get_vocab()
     missing = [token for token in card.tokens if token not in known]

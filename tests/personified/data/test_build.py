@@ -30,7 +30,7 @@ runner = CliRunner()
 
 def arguments(folder: Path, server: FakeServer, *more: str) -> list[str]:
     found = ["data", "personified", "build", str(folder / "ada"), "--out", str(folder / "out"), "--writer-model", "m"]
-    return [*found, "--writer-url", server.url, "--items", "8", "--general", "4", *more]
+    return [*found, "--writer-url", server.url, "--items", "4", "--general", "3", *more]
 
 
 def run(folder: Path, server: FakeServer, *more: str, code: int = 0) -> str:
@@ -64,7 +64,7 @@ def test_a_whole_build(tmp_path: Path) -> None:
         assert first == {p.name: p.read_bytes() for p in (tmp_path / "out").glob("*.jsonl")}
     found = records(tmp_path) + records(tmp_path, "test")
     assert Counter((r.stage, r.kind == "general") for r in found) == {
-        (stage, general): 4 if general else 8 for stage in ("early", "late") for general in (False, True)
+        (stage, general): 3 if general else 4 for stage in ("early", "late") for general in (False, True)
     }
     assert {r.kind for r in found} == {"ordinary", "thought", "error", "general"}
     paragraphs = {p.id: p for p in read_records(tmp_path / "out" / "paragraphs.jsonl", ParagraphRecord)}
@@ -135,14 +135,14 @@ def test_a_fault_is_repaired_once(tmp_path: Path) -> None:
 
     with serve(script) as server:
         run(tmp_path, server, "--cross", "0", "--no-verify")
-    assert not lost(tmp_path) and len(records(tmp_path)) + len(records(tmp_path, "test")) == 24
+    assert not lost(tmp_path) and len(records(tmp_path)) + len(records(tmp_path, "test")) == 14
 
 
 def test_several_exchanges(tmp_path: Path) -> None:
     with serve(Annotator()) as server:
         run(tmp_path, server, "--turns", "3", "--cross", "0", "--general", "0")
     found = records(tmp_path) + records(tmp_path, "test")
-    assert len(found) == 16
+    assert len(found) == 8
     assert {len(r.messages) for r in found} == {6}
     assert all(r.messages[2].content.startswith("And what happened then") for r in found)
     assert {r.kind for r in found} == {"ordinary", "thought", "error"}
@@ -159,7 +159,7 @@ def test_lost_items_are_replaced(tmp_path: Path) -> None:
 
     with serve(script) as server:
         run(tmp_path, server, "--cross", "0", "--general", "0", "--rounds", "5")
-    assert len(records(tmp_path)) + len(records(tmp_path, "test")) == 16
+    assert len(records(tmp_path)) + len(records(tmp_path, "test")) == 8
     assert Counter(item.reason for item in lost(tmp_path))["unsupported"] == 5
 
 
@@ -191,7 +191,7 @@ def test_a_server_that_says_nothing_useful(tmp_path: Path, content: str) -> None
     with serve(lambda body, number: Answer(content)) as server:
         output = run(tmp_path, server, "--rounds", "1", code=1)
     assert "unreadable" in output
-    assert len(lost(tmp_path)) == 24 and all(item.failed for item in lost(tmp_path))
+    assert len(lost(tmp_path)) == 14 and all(item.failed for item in lost(tmp_path))
     assert records(tmp_path) == []
 
 
@@ -239,7 +239,7 @@ def test_wrong_options_end_before_any_call(tmp_path: Path, change: tuple[str, ..
 def test_a_single_paragraph(tmp_path: Path) -> None:
     write_character(tmp_path / "ada", 1)
     with serve(Annotator()) as server:
-        assert "has 2 paragraphs; with 3 user turns" in run(tmp_path, server, "--per-paragraph", "3", code=2)
+        assert "has 2 paragraphs; with 1 user turns" in run(tmp_path, server, "--per-paragraph", "1", code=2)
         assert not server.requests
         run(tmp_path, server, "--items", "1", "--similarity", "1", "--cross", "0", "--general", "0", code=0)
     (record,) = [r for r in records(tmp_path) + records(tmp_path, "test") if r.stage == "early"]
@@ -257,7 +257,13 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
 
     write_character(tmp_path / "ada")
     with serve(script) as server:
-        command = [sys.executable, "-c", "from dpg_fast.cli.app import main; main()", *arguments(tmp_path, server)]
+        more = ("--items", "8", "--general", "4")
+        command = [
+            sys.executable,
+            "-c",
+            "from dpg_fast.cli.app import main; main()",
+            *arguments(tmp_path, server, *more),
+        ]
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(command, env=os.environ | {"OPENAI_API_KEY": KEY}, stdout=log, stderr=log)
         deadline = time.monotonic() + 120
@@ -268,7 +274,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         assert not (tmp_path / "out" / "manifest.json").exists(), (tmp_path / "log").read_text()
         time.sleep(0.1)
         before = len(server.requests)
-        run(tmp_path, server)
+        run(tmp_path, server, *more)
         total = manifest(tmp_path)["usage"]["calls"]
         assert before >= 25 and len(server.requests) <= total + 8  # repeated: what was under way
     assert manifest(tmp_path)["complete"]

@@ -108,7 +108,7 @@ def test_epub_in_the_order_of_its_spine(tmp_path: Path) -> None:
         ("This is chapter two.", "text/two%20a.xhtml"),
     ]
     for bad in (write(tmp_path / "b.epub", b"PK\x03\x04 no zip"), write_epub(tmp_path / "c.epub", {}, ["missing"])):
-        with pytest.raises(ValueError, match=rf"{bad.name} is no readable EPUB"):
+        with pytest.raises(ValueError, match=rf"{bad.name} is not a readable EPUB"):
             read_blocks(bad)
 
 

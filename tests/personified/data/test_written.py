@@ -220,13 +220,9 @@ def test_wrong_examples(tmp_path: Path, early: list[dict[str, Any]], late: list[
     assert message in " ".join(printed.split())
 
 
-def test_a_line_that_is_no_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"{not json\n", b"\xff\xfe\x00"])
+def test_a_line_that_is_not_json(tmp_path: Path, line: bytes) -> None:
     write(tmp_path / "ada", [OWN], [LATE])
-    (tmp_path / "ada" / "early" / "examples.jsonl").write_text("{not json\n")
-    assert "line 1: not JSON" in " ".join(
-        build(tmp_path, "http://127.0.0.1:9/v1", "--items", "2", "--shots", "1", code=2).split()
-    )
-    (tmp_path / "ada" / "early" / "examples.jsonl").write_bytes(b"\xff\xfe\x00")
-    assert "is not UTF-8" in " ".join(
-        build(tmp_path, "http://127.0.0.1:9/v1", "--items", "2", "--shots", "1", code=2).split()
-    )
+    (tmp_path / "ada" / "early" / "examples.jsonl").write_bytes(line)
+    printed = build(tmp_path, "http://127.0.0.1:9/v1", "--items", "2", "--shots", "1", code=2)
+    assert "line 1: Invalid JSON" in " ".join(printed.split())
