@@ -27,7 +27,7 @@ class Terminal:
         os.close(slave)
         self.seen = ""
 
-    def until(self, text: str, seconds: float = 120) -> str:
+    def until(self, text: str, seconds: float = 500) -> str:
         """What is printed up to and with ``text``."""
         end = time.monotonic() + seconds
         while text not in self.seen:

@@ -243,7 +243,9 @@ def _amount(text: str) -> int | float:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else int(text)
     except ValueError:
-        raise DPGError(f'{text!r} is not a number for each layer; accepted: a count like "50", a share like "0.5%"') from None
+        raise DPGError(
+            f'{text!r} is not a number for each layer; accepted: a count like "50", a share like "0.5%"'
+        ) from None
 
 
 def _layers(text: str | None) -> tuple[int, int] | None:
