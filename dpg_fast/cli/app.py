@@ -13,7 +13,7 @@ from dpg_fast.cli.chat import chat
 from dpg_fast.cli.data import data
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.evaluate import evaluate
-from dpg_fast.cli.judge import judge
+from dpg_fast.cli.judge import fit_judge, judge
 from dpg_fast.cli.neurons.app import neurons
 from dpg_fast.cli.options import MaxNewTokens, OutFile, People, option
 from dpg_fast.cli.personified import personified
@@ -73,6 +73,7 @@ app.add_typer(neurons, name="neurons")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
 assess.command("judge")(judge)
+assess.command("fit-judge")(fit_judge)
 app.add_typer(assess, name="assess")
 data.add_typer(personified, name="personified")
 app.add_typer(data, name="data")

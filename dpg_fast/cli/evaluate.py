@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,13 @@ evaluate = group(
     "Measure personalities and tuned characters beside prompting, and what they cost. A run that was killed continues; more "
     "questions, levels or methods extend a finished one."
 )
+
+
+class SteerTokens(StrEnum):
+    """Tokens of scored texts whose neurons are steered."""
+
+    ALL = "all"
+    DECODE = "decode"
 
 
 @evaluate.command("traits")
@@ -256,8 +264,8 @@ def capability(
         ),
     ] = "facts,arithmetic,words,sentences",
     steer_tokens: Annotated[
-        str, option("Tokens of scored texts whose neurons are steered: all or decode; generation steers its own.")
-    ] = "all",
+        SteerTokens, option("Tokens of scored texts whose neurons are steered; generation steers its own.")
+    ] = SteerTokens.ALL,
     limit: Annotated[int | None, option("Items of each task; all by default.", min=1)] = None,
     chat: Annotated[bool, option("Put the prompts into the model's chat format.", "--chat")] = False,
     batch_size: BatchSize = 16,
@@ -278,8 +286,6 @@ def capability(
     from dpg_fast.util.progress import progress_bars
 
     folder(out)
-    if steer_tokens not in ("all", "decode"):
-        raise DPGError(f"--steer-tokens is all or decode, not {steer_tokens!r}")
     if adapter is None:
         raise DPGError("name the adapter whose personalities are measured with --adapter")
     ends = [f"{pole}{level:g}" for pole in POLES for level in numbers(levels, "--levels")]
@@ -288,12 +294,22 @@ def capability(
     model, tokenizer = load_wrapped(base_model, adapter, allow_mismatch=allow_mismatch)
     about = {**adapter_identity(place), "weights": base_identity(model.base), **calibration_identity(place)}
     console = Console()
-    settings = {"steer_tokens": steer_tokens, "limit": limit, "chat": chat}
     with progress_bars(console) as report:
         costs = measure_capability(
-            model, tokenizer, people, words(tasks), out, about, batch_size=batch_size, progress=report, **settings
+            model,
+            tokenizer,
+            people,
+            words(tasks),
+            out,
+            about,
+            steer_tokens=steer_tokens.value,
+            limit=limit,
+            chat=chat,
+            batch_size=batch_size,
+            progress=report,
         )
-    written = write_costs(costs, out, {**about, **settings})
+    settings = {**about, "steer_tokens": steer_tokens.value, "limit": limit, "chat": chat}
+    written = write_costs(costs, out, settings)
     console.print(written.read_text(encoding="utf-8"), markup=False, highlight=False)
     console.print(f"Written to {written}")
 

@@ -15,18 +15,24 @@ import typer
 
 from dpg_fast.cli.options import (
     AGAIN,
+    BaseModel,
+    BatchSize,
     Cache,
     Concurrency,
     DryRun,
+    Dtype,
     Judge,
     JudgeKeyEnv,
     JudgeKind,
     JudgeModel,
     JudgeUrl,
     LegacyMaxTokens,
+    MaxNewTokens,
     MaxTokens,
     OutFile,
+    Precision,
     Prices,
+    Questions,
     Report,
     RetryFailed,
     Seed,
@@ -157,6 +163,67 @@ def judge(
         console.print(f"Report: {write_judgement_report(out, failed_file(out), report)}", highlight=False)
     if not complete:
         raise typer.Exit(1)
+
+
+def fit_judge(
+    out: OutFile,
+    base_model: BaseModel = "smollm2",
+    questions: Questions = 8,
+    validation_questions: Annotated[
+        int | None, option("Questions of each trait in the split validation; all by default.", min=1)
+    ] = None,
+    people: Annotated[int, option("Different personas that answer each question, for each pole.", min=1)] = 2,
+    answers: Annotated[
+        Path | None, option("Folder that keeps the answers and their ratios, to use them again.")
+    ] = None,
+    sample_out: Annotated[Path | None, option("File for a sample of the validation answers, as JSON Lines.")] = None,
+    sample_questions: Annotated[int, option("Questions of each trait in that sample.", min=1)] = 4,
+    personalitybench: Annotated[
+        Path | None, option("Folder of PersonalityBench files, on which the judge is measured too.")
+    ] = None,
+    bench_questions: Annotated[int, option("PersonalityBench questions of each trait.", min=1)] = 6,
+    template: Annotated[
+        str | None, option("System text of the judge's prompt; it may hold {description} and {question}.")
+    ] = None,
+    user_template: Annotated[str | None, option("User text of the judge's prompt; it may hold the same.")] = None,
+    max_new_tokens: MaxNewTokens = 70,
+    batch_size: BatchSize = 32,
+    dtype: Precision = Dtype.FLOAT32,
+    autocast: Annotated[
+        Dtype | None, option("Precision in which the judge runs; that of the weights by default.")
+    ] = None,
+) -> None:
+    """Fit the likelihood judge's scale to a model's own persona-prompted answers, and measure it on held-out ones."""
+    from rich.console import Console
+
+    from dpg_fast.judges.fit_run import FitSettings, JudgeFit
+    from dpg_fast.util.models import BUNDLED, load_base
+    from dpg_fast.util.progress import progress_bars
+    from dpg_fast.util.smollm2 import HUB_ID
+
+    if out.is_dir():
+        raise DPGError(f"{out} is a folder; name a file")
+    texts = {"system": template, "user": user_template}
+    settings = FitSettings(
+        questions,
+        validation_questions,
+        people,
+        answers,
+        sample_out,
+        sample_questions,
+        personalitybench,
+        bench_questions,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        autocast=None if autocast is None else autocast.torch,
+        **{name: text for name, text in texts.items() if text is not None},
+    )
+    model, tokenizer = load_base(base_model, dtype.torch)
+    name = HUB_ID if base_model == BUNDLED else base_model
+    with progress_bars(Console(stderr=True)) as report:
+        for table in JudgeFit(model, tokenizer, name, settings, report).run(out):
+            typer.echo(table)
+    typer.echo(f"Written to {out}")
 
 
 def _check(

@@ -112,7 +112,7 @@ def compare(
         judge_model=judge_model,
         judge_url=judge_url,
         judge_key_env=judge_key_env,
-        cache=cache,
+        cache=cache or Path("simulate_replies.sqlite"),
         resamples=resamples,
         seed=seed,
     )
