@@ -348,15 +348,9 @@ def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
 def _administer(
     model: Any, tokenizer: Any, inventory: Any, people: Any, sheets: Any, settings: Any, file: Path, console: Any
 ) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from dpg_fast.questionnaire.administer import administer
+    from dpg_fast.util.progress import progress_bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("answers", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        return administer(model, tokenizer, inventory, people, sheets, settings, checkpoint=file, progress=show)
+    with progress_bars(console) as bars:
+        count = bars.count("answers")
+        return administer(model, tokenizer, inventory, people, sheets, settings, checkpoint=file, progress=count)

@@ -101,13 +101,17 @@ def traits(
     """
     from rich.console import Console
 
+    from dpg_fast.evaluation.activation_addition import ActivationSettings
     from dpg_fast.evaluation.capability import CapabilityPlan
+    from dpg_fast.evaluation.lineup import of_adapter
     from dpg_fast.evaluation.protocol import TraitPlan
     from dpg_fast.evaluation.questions import held_out_questions
     from dpg_fast.evaluation.trait_run import TraitEvaluation
     from dpg_fast.judges.choice import JudgeChoice
+    from dpg_fast.model import artifact
     from dpg_fast.personality.traits import parse_traits
     from dpg_fast.text.answers import AnswerSettings
+    from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
     from dpg_fast.util.progress import progress_bars
 
     folder(out)
@@ -117,15 +121,20 @@ def traits(
         TraitPlan(held_out_questions(wanted, questions, personalitybench), numbers(levels, "--levels"), cross),
         AnswerSettings(max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty, batch_size=batch_size),
         JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
-        None if methods is None else words(methods),
         CapabilityPlan(words(capability_tasks), capability_items) if capability else None,
-        activation_layer,
-        activation_fit,
         "holdout" if personalitybench is None else "PersonalityBench",
     )
-    run.load(base_model, adapter, hypernet, allow_mismatch)
+    if hypernet is None and adapter is None and base_model == BUNDLED:
+        hypernet = BUNDLED_HYPERNET
+    place = artifact.locate(adapter or BUNDLED)
+    lineup = of_adapter(
+        None if methods is None else words(methods),
+        place,
+        None if hypernet is None else artifact.locate(hypernet),
+        ActivationSettings(activation_layer, questions=activation_fit),
+    )
     with progress_bars(console) as report:
-        written, lines = run.run(report)
+        written, lines = run.run(base_model, place, lineup, allow_mismatch, report)
     for line in lines:
         console.print(line, highlight=False, markup=False)
     console.print(f"Written to {written}")
@@ -195,10 +204,10 @@ def dpg(
     from rich.console import Console
 
     from dpg_fast.evaluation.capability import CapabilityPlan
-    from dpg_fast.evaluation.contenders import Contenders, named_loras, shipped_or
     from dpg_fast.evaluation.dpg.evaluate import DPGEvaluation
     from dpg_fast.evaluation.dpg.interpolation import PAIRS
     from dpg_fast.evaluation.dpg.plan import NEW, QUESTIONS, SCRIPTED, DPGPlan, newness
+    from dpg_fast.evaluation.lineup import Lineup, named_loras, shipped_or
     from dpg_fast.judges.choice import JudgeChoice
     from dpg_fast.llm.display import plan_table
     from dpg_fast.llm.server import Server
@@ -230,7 +239,7 @@ def dpg(
     run = DPGEvaluation(
         out,
         plan,
-        Contenders(hypernets, words(baselines), named_loras(lora or []), neurons, both, api),
+        Lineup(hypernets, words(baselines), named_loras(lora or []), neurons, both, api),
         AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
         JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
         CapabilityPlan(words(capability_tasks), capability_items) if capability else None,

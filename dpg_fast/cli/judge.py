@@ -250,7 +250,9 @@ def _check(
 
 
 def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -> bool:
-    from dpg_fast.judges.dialogue_run import JudgementFile, judge_items_here, read_done, read_items
+    import asyncio
+
+    from dpg_fast.judges.dialogue_run import JudgementFile, judge_items, read_done, read_items
 
     about = {"model": "SmolLM2-135M-Instruct", "protocol": "likelihood", "traits": [trait.letter for trait in traits]}
     if files.dry_run:
@@ -267,7 +269,8 @@ def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -
     protocol = LikelihoodProtocol(LikelihoodJudge(*load_smollm2(), autocast=fast_dtype()), traits)
     console.print(protocol.describe(), highlight=False)
     with JudgementFile(files.out, about) as output, _bar(console, total) as show:
-        summary = judge_items_here(read_items(files.dialogues, files.target), protocol, output, progress=show)
+        work = judge_items(read_items(files.dialogues, files.target), protocol, None, output, progress=show)
+        summary = asyncio.run(work)
     return _report(summary, output.failed_path, files.out, console)
 
 
@@ -356,15 +359,13 @@ def _judge_there(
 
 @contextmanager
 def _bar(console: Console, total: int, noun: str = "dialogues") -> Iterator[Callable[[Summary], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from dpg_fast.util.progress import progress_bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
-        task = bar.add_task(noun, total=total, note="")
+    with progress_bars(console) as bars:
 
         def show(summary: Summary) -> None:
-            note = f"[red]{summary.failed} failed[/red]" if summary.failed else ""
-            bar.update(task, completed=summary.before + summary.judged + summary.failed, note=note)
+            note = f"{summary.failed} failed" if summary.failed else ""
+            bars(noun, summary.before + summary.judged + summary.failed, total, note)
 
         yield show
 

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dpg_fast.compat.transformers import cache_of, cached_tokens
+from dpg_fast.evaluation.calibration import Guard, fit_pole, run_sweep
+from dpg_fast.evaluation.calibration.fit import dose_points
+from dpg_fast.evaluation.calibration.sweep import grid
 from dpg_fast.evaluation.harness import Examinee
+from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
 from dpg_fast.neurons.search import PERSONA_PROMPT
 from dpg_fast.personality.scores import POLES, Personality, Pole, Trait
@@ -23,8 +29,28 @@ from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions, load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Progress
 
 Fit = Callable[["ActivationAddition"], Calibration]
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """Of activation addition as a baseline.
+
+    Args:
+        layer: to whose output is added; None is the middle one.
+        prompts: of each pole.
+        questions: of each trait, split "fit", on which strengths are fitted; 0 leaves strength 1 at level 5.
+        most: largest strength of that sweep, in units of the difference of means.
+        steps: strengths above 0.
+    """
+
+    layer: int | None = None
+    prompts: int = 8
+    questions: int = 3
+    most: float = 2.0
+    steps: int = 4
 
 
 class ActivationAddition:
@@ -46,7 +72,8 @@ class ActivationAddition:
         ValueError: there is no such layer.
     """
 
-    name, neutral_is_bare = "activation addition", True
+    name: str = "activation addition"
+    neutral_is_bare: bool = True
 
     def __init__(
         self,
@@ -174,6 +201,71 @@ class ActivationAddition:
         finally:
             handle.remove()
         return torch.cat(found).mean(0)
+
+
+def fitted_addition(
+    base: Any,
+    tokenizer: Any,
+    settings: AnswerSettings,
+    options: ActivationSettings,
+    scorer: Scorer,
+    directory: Path,
+    traits: Sequence[Trait],
+    identity: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> ActivationAddition:
+    """Activation addition whose strengths are fitted, when it is prepared, like those of the neurons.
+
+    Args:
+        base, tokenizer, settings: as of `ActivationAddition`.
+        options: of the baseline.
+        scorer: of the answers that strengths are fitted on.
+        directory: of the evaluation; the fit keeps its answers there.
+        traits: that are measured.
+        identity: of the base model.
+        progress: of the fit.
+    """
+    strengths = grid(options.most, options.steps)
+
+    def fit(method: ActivationAddition) -> Calibration:
+        asked = {t: [q.question for q in load_questions(t, "fit")][: options.questions] for t in traits}
+        poles = [pole for pole in POLES if pole.trait in traits]
+
+        def report(what: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(f"{method.name}: fit, {what}", done, total)
+
+        # not method.about(): that depends on the fit that is being made
+        about = {**identity, "answers": settings.about(), "layer": method.layer, "prompts": method.prompts}
+        folder = directory / "activation_fit"
+        steerer = _Steering(method, about)
+        sweep = run_sweep(
+            steerer, scorer, asked, poles, strengths, folder, batch_size=settings.batch_size, progress=report
+        )
+        return Calibration({}, {pole: fit_pole(dose_points(sweep, pole), pole, Guard()).curve for pole in poles})
+
+    fitted = options.questions > 0
+    return ActivationAddition(
+        base,
+        tokenizer,
+        settings,
+        layer=options.layer,
+        prompts=options.prompts,
+        fit=fit if fitted else None,
+        fit_about={"questions": options.questions, "strengths": list(strengths)} if fitted else None,
+        traits=traits,
+    )
+
+
+class _Steering:
+    """Activation addition as a sweep wants it."""
+
+    def __init__(self, method: ActivationAddition, about: Mapping[str, Any]) -> None:
+        self.steer = method.steer
+        self._about = about
+
+    def about(self) -> Mapping[str, Any]:
+        return self._about
 
 
 class _AddingModel:

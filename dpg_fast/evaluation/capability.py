@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from dpg_fast.evaluation.harness.run import BARE, KEY, ROLLING, Examinee, check_
 from dpg_fast.evaluation.harness.tasks import CHOICES, SENTENCES
 from dpg_fast.evaluation.methods import Method
 from dpg_fast.evaluation.protocol import TraitPlan, method_file
-from dpg_fast.judges.journal import Journal
+from dpg_fast.judges.runner import fill
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Progress
 from dpg_fast.util.stats import Interval, bootstrap_interval
+from dpg_fast.util.store import Store
 
 FOLDER = "capability"
 Values = NDArray[np.float64]
@@ -148,41 +150,33 @@ class CapabilityRun:
         self.managers = check_tasks(plan.tasks)
         self.people = [Personality({trait: level}) for trait in evaluation.traits for level in evaluation.ends]
         about = {name: value for name, value in asdict(plan).items() if name != "tasks"}
-        self.parts = [
-            (
-                method,
-                Journal(
-                    directory / FOLDER / method_file(method),
-                    {**settings, **about, "method": method.name, **method.about()},
-                    KEY,
-                ),
-            )
-            for method in methods
-        ]
+        self.parts: list[tuple[Method, Store]] = []
+        for method in methods:
+            file, own = directory / FOLDER / method_file(method), {"method": method.name, **method.about()}
+            self.parts.append((method, Store(file, {**settings, **about, **own}, KEY)))
 
-    def run(self, progress: Callable[[str, int, int], None] | None = None) -> Capability:
+    def run(self, progress: Progress | None = None) -> Capability:
         """Run what is missing; ``progress`` gets what is done, how much of it, and of how much.
 
         Raises:
             ValueError: a task gives perplexities in place of right answers.
         """
-        for method, journal in self.parts:
+        for method, store in self.parts:
             wanted = [(task, who) for who in self._sat_by(method) for task in self.plan.tasks]
-            missing = [(task, who) for task, who in wanted if (task, _label(who)) not in journal]
-            if not missing:
-                continue
-            method.prepare()
+            missing = any((task, _label(who)) not in store for task, who in wanted)
+
+            def work(batch: Sequence[tuple[str, Personality | None]], method: Method = method) -> list[dict[str, Any]]:
+                ((task, who),) = batch
+                return [{"task": task, "personality": _label(who), **self._sit(method.examinee(who), task)}]
+
+            if missing:
+                method.prepare()
             try:
-                for done, (task, who) in enumerate(missing, len(wanted) - len(missing)):
-                    if progress is not None:
-                        progress(f"{method.name}: tasks", done, len(wanted))
-                    journal.append(
-                        [{"task": task, "personality": _label(who), **self._sit(method.examinee(who), task)}]
-                    )
+                fill(store, wanted, lambda item: (item[0], _label(item[1])), work, f"{method.name}: tasks", progress)
             finally:
-                method.close()
-            if progress is not None:
-                progress(f"{method.name}: tasks", len(wanted), len(wanted))
+                store.close()
+                if missing:
+                    method.close()
         return self._figures()
 
     def _sat_by(self, method: Method) -> list[Personality | None]:
@@ -202,9 +196,9 @@ class CapabilityRun:
         tasks = self.plan.tasks
         bare = {task: np.array(self.parts[0][1][(task, BARE)]["values"]) for task in tasks}
         methods = {}
-        for method, journal in self.parts:
+        for method, store in self.parts:
             labels = [_label(who) for who in self._sat_by(method)]
-            table = {task: np.array([journal[(task, label)]["values"] for label in labels]) for task in tasks}
+            table = {task: np.array([store[task, label]["values"] for label in labels]) for task in tasks}
             if labels == [BARE]:
                 tasks_only = {task: Share(float(values.mean()), None) for task, values in bare.items()}
                 methods[method.name] = MethodCapability(tasks_only, Share(_mean(bare.values()), None), {})

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from dpg_fast.evaluation.dpg.newness import Newness, Trained
 from dpg_fast.evaluation.methods import BareModel, Method
-from dpg_fast.evaluation.protocol import method_file
-from dpg_fast.judges.journal import Journal, is_scored
+from dpg_fast.evaluation.protocol import method_respondent
 from dpg_fast.judges.metrics import PromptedAssessed, compare_prompted
+from dpg_fast.judges.runner import Task, run_respondents
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.text.fluency import Likelihood, perplexity
@@ -28,10 +28,10 @@ from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.reliability import spearman
 from dpg_fast.util.stats import Interval
+from dpg_fast.util.store import Key, Row
 
 NEW_LEVELS = (-5.0, -2.0, 2.0, 5.0)
 KEY = ("person", "question")
-FLUENCY = "fluency"
 _ROUNDS = 50
 Scores = NDArray[np.float64]
 
@@ -167,72 +167,25 @@ def run_cases(
     progress: Progress | None = None,
 ) -> dict[str, JudgedCases]:
     """Answer and judge what ``directory`` does not hold yet; may be killed at any time. Method name -> what came of it."""
-    report = progress or (lambda what, done, total: None)
-    kept = []
+    respondents = []
     for method in methods:
-        about = {**settings, "method": method.name, **method.about()}
-        answers = Journal(directory / "answers" / method_file(method), about, KEY)
-        scores = Journal(directory / "scores" / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
-        kept.append((method, answers, scores))
-        wanted = {case.key: case for case in cases if case.key not in answers}
-        alike: dict[Any, list[Case]] = {}
-        for case in wanted.values():  # the bare model says the same to everybody who asks the same
-            alike.setdefault(case.question if type(method) is BareModel else case.key, []).append(case)
-        missing = sorted(alike.values(), key=lambda group: -len(group[0].question))
-        if not missing:
-            continue
-        method.prepare()
-        try:
-            for start in range(0, len(missing), batch_size):
-                batch = missing[start : start + batch_size]
-                texts = method.answer([g[0].question for g in batch], [g[0].personality for g in batch])
-                answers.append(
-                    {**dict(zip(KEY, case.key, strict=True)), "answer": text}
-                    for group, text in zip(batch, texts, strict=True)
-                    for case in group
-                )
-                report(f"{method.name}: answers", start + len(batch), len(missing))
-        finally:
-            method.close()
-    _judge(kept, scorer, cases, report)
-    return {method.name: _judged(answers, scores, cases) for method, answers, scores in kept}
+        bare = type(method) is BareModel  # says the same to everybody who asks the same
+        tasks = [Task(c.key, c.question, c.personality, c.traits, c.question if bare else None) for c in cases]
+        respondents.append(method_respondent(method, tasks, directory, settings))
+    found = run_respondents(respondents, scorer, KEY, batch_size=batch_size, progress=progress)
+    return {method.name: _judged(rows, cases) for method, rows in zip(methods, found, strict=True)}
 
 
-def _judge(
-    kept: Sequence[tuple[Method, Journal, Journal]], scorer: Scorer, cases: Sequence[Case], report: Progress
-) -> None:
-    """All answers to a question are scored on a measure at once: judges share work between them."""
-    groups: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], tuple[Journal, Journal]]] = {}
-    for case in cases:
-        for measure in (FLUENCY, *(trait.value for trait in case.traits)):
-            for method, answers, scores in kept:
-                place = (*case.key, measure)
-                if not (place in scores if measure == FLUENCY else is_scored(scores, place)):
-                    groups.setdefault((case.question, measure), {})[(method.name, case.key)] = (answers, scores)
-    for number, ((question, measure), group) in enumerate(groups.items()):
-        texts = [answers[key]["answer"] for (_, key), (answers, _) in group.items()]
-        distinct = list(dict.fromkeys(texts))  # the bare model's are all alike
-        if measure == FLUENCY:
-            rows = scorer.fluency(question, distinct)
-        else:
-            rows = scorer.judge_traits(question, distinct, [Trait.parse(measure)])
-        found = dict(zip(distinct, rows, strict=True))
-        for ((_, key), (_, scores)), text in zip(group.items(), texts, strict=True):
-            scores.append([{**dict(zip(KEY, key, strict=True)), "measure": measure, **found[text]}])
-        report("scores", number + 1, len(groups))
-
-
-def _judged(answers: Journal, scores: Journal, cases: Sequence[Case]) -> JudgedCases:
-    found = np.full((len(cases), len(Trait)), np.nan)
-    for row, case in enumerate(cases):
+def _judged(rows: Mapping[Key, Row], cases: Sequence[Case]) -> JudgedCases:
+    scores = np.full((len(cases), len(Trait)), np.nan)
+    for number, case in enumerate(cases):
         for trait in case.traits:
-            stored = scores[(*case.key, trait.value)]["scores"]
-            found[row, trait.position] = stored.get(trait.value, np.nan)
-    fluent = [scores[(*case.key, FLUENCY)] for case in cases]
+            scores[number, trait.position] = rows[case.key]["scores"].get(trait.value, np.nan)
+    own = [rows[case.key] for case in cases]
     return JudgedCases(
-        [answers[case.key]["answer"] for case in cases],
-        found,
-        *(np.array([row[name] for row in fluent], float) for name in ("log_likelihood", "tokens", "repetition")),
+        [row["answer"] for row in own],
+        scores,
+        *(np.array([row[name] for row in own], float) for name in ("log_likelihood", "tokens", "repetition")),
     )
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from dpg_fast.judges.base import Judge
-from dpg_fast.judges.journal import Journal
+from dpg_fast.judges.runner import fill, read_pairs
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.identity import model_identity
 from dpg_fast.personality.row import Row, read_rows
 from dpg_fast.personality.scores import Personality, Trait
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.text.prompting import Message, with_system
 from dpg_fast.util.errors import DPGError
@@ -25,6 +25,7 @@ from dpg_fast.util.progress import Progress
 from dpg_fast.util.reliability import bootstrap_rows
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval
+from dpg_fast.util.store import Store
 
 ANSWERS, SCORES = "answers", "scores"
 USER_TURNS = (
@@ -142,22 +143,28 @@ def measure_drift(
         asked = [Respondent(r.label, row, r.system, r.asked).to_dict() for r, row in zip(given, rows, strict=True)]
         about = {"model": model_identity(model), "people": asked, "turns": list(turns), "system": system}
         about |= {"max_new_tokens": max_new_tokens, "generation": {k: str(v) for k, v in options.items()}}
-    report = progress or (lambda what, done, total: None)
     systems = [" ".join(filter(None, (person.system, system))) or None for person in given]
-    kept = _Kept(directory, ANSWERS, about)
-    for number, turn in enumerate(turns):
-        report(ANSWERS, number, len(turns))
-        if number in kept:
-            continue
-        chats = [
-            with_system(tokenizer, [*_chat(turns, kept, number, place), {"role": "user", "content": turn}], own)
-            for place, own in enumerate(systems)
-        ]
-        said = model.chat(chats, personality=rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, **options)
-        kept[number] = list(said)
-    report(ANSWERS, len(turns), len(turns))
-    answers = tuple(tuple(kept[number][place] for number in range(len(turns))) for place in range(len(given)))
-    scores = _judged(judge, turns, answers, traits, directory, about, report)
+
+    def file(name: str) -> Path | None:
+        return None if directory is None else directory / f"{name}.jsonl"
+
+    with Store(file(ANSWERS), about, ("turn",)) as said:
+
+        def speak(numbers: Sequence[int]) -> list[dict[str, Any]]:
+            (number,) = numbers
+            earlier = [said[n,]["rows"] for n in range(number)]
+            chats = [
+                with_system(tokenizer, _chat(turns, [row[place] for row in earlier]), own)
+                for place, own in enumerate(systems)
+            ]
+            texts = model.chat(chats, personality=rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, **options)
+            return [{"turn": number, "rows": list(texts)}]
+
+        fill(said, range(len(turns)), lambda number: (number,), speak, ANSWERS, progress)
+        answers = tuple(zip(*(said[number,]["rows"] for number in range(len(turns))), strict=True))
+    names = None if traits is None else [trait.value for trait in traits]
+    with Store(file(SCORES), about | {"judge": judge.describe(), "traits": names}, ("turn",)) as kept:
+        scores = _judged(judge, turns, answers, traits, kept, progress)
     labels = tuple(person.label for person in given)
     targets: list[Row] = [
         person.asked if row is None and person.asked else row for person, row in zip(given, rows, strict=True)
@@ -166,29 +173,12 @@ def measure_drift(
     return Drift(labels, tuple(turns), answers, scores, found, _distances(scores, targets), _targets(targets))
 
 
-class _Kept(dict[int, list[Any]]):
-    """Rows by turn, in memory, and in a journal if there is a directory."""
-
-    def __init__(self, directory: Path | None, name: str, about: dict[str, Any]) -> None:
-        super().__init__()
-        self.journal: Journal | None = None
-        if directory is not None:
-            self.journal = Journal(directory / f"{name}.jsonl", about, ("turn",))
-            self.update({row["turn"]: row["rows"] for row in self.journal.rows.values()})
-
-    def __setitem__(self, turn: int, rows: list[Any]) -> None:
-        super().__setitem__(turn, rows)
-        if self.journal is not None:
-            self.journal.append([{"turn": turn, "rows": rows}])
-
-
-def _chat(turns: Sequence[str], kept: dict[int, list[Any]], upto: int, place: int) -> list[Message]:
-    """One person's conversation before a turn."""
-    said: list[Message] = []
-    for number in range(upto):
-        said.append({"role": "user", "content": turns[number]})
-        said.append({"role": "assistant", "content": kept[number][place]})
-    return said
+def _chat(turns: Sequence[str], said: Sequence[str]) -> list[Message]:
+    """One person's conversation up to the next turn."""
+    chat: list[Message] = []
+    for turn, answer in zip(turns, said, strict=False):
+        chat += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+    return [*chat, {"role": "user", "content": turns[len(said)]}]
 
 
 def _judged(
@@ -196,27 +186,27 @@ def _judged(
     turns: Sequence[str],
     answers: Sequence[Sequence[str]],
     traits: Sequence[Trait] | None,
-    directory: Path | None,
-    about: dict[str, Any],
-    report: Progress,
+    kept: Store,
+    progress: Progress | None,
 ) -> NDArray[np.float64]:
     """[people, turns, 5] scores; all answers to a turn are judged together, for judges share work between them."""
-    names = None if traits is None else [trait.value for trait in traits]
-    kept = _Kept(directory, SCORES, about | {"judge": judge.describe(), "traits": names})
     scores = np.full((len(answers), len(turns), len(Trait)), math.nan)
-    for number, turn in enumerate(turns):
-        report(SCORES, number, len(turns))
-        if number in kept:
-            found = kept[number]
-        else:
-            verdicts = judge.judge_all([(turn, own[number]) for own in answers], traits=traits)
-            found = [{trait.value: value for trait, value in verdict.scores.items()} for verdict in verdicts]
-            if all(row or not own[number].strip() for row, own in zip(found, answers, strict=True)):
-                kept[number] = found  # failed calls are made again by a later run
+
+    def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        (number,) = numbers
+        found, final = read_pairs(judge, [(turns[number], own[number]) for own in answers], traits)
+        put(number, found)
+        return [{"turn": number, "rows": found}] if final else []  # failed calls are made again by a later run
+
+    def put(number: int, found: Sequence[dict[str, float]]) -> None:
         for place, row in enumerate(found):
             for name, value in row.items():
                 scores[place, number, Trait.parse(name).position] = value
-    report(SCORES, len(turns), len(turns))
+
+    for number in range(len(turns)):
+        if (number,) in kept:
+            put(number, kept[number,]["rows"])
+    fill(kept, range(len(turns)), lambda number: (number,), read, SCORES, progress)
     return scores
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpg_fast.evaluation.protocol import Results
-from dpg_fast.judges.journal import Row
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.fluency import Likelihood, perplexity
 from dpg_fast.util.stats import Interval
+from dpg_fast.util.store import Row
 
 Scores = NDArray[np.float64]
 RESAMPLES = 1000

@@ -5,7 +5,6 @@ The baselines are those of NPTI's evaluation (arXiv 2410.12327) as far as they a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions
 from dpg_fast.text.personas import score_text
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import file_digest
 
 #: the adjectives of NPTI's simple prompts, high and low pole
 ADJECTIVES = {
@@ -61,6 +61,39 @@ class Method(Protocol):
 
     def close(self) -> None:
         """Called after the last answer; leaves the base model as it was."""
+
+
+class Wrapping:
+    """Answers with a `PersonalityModel` that wraps the base model while it is needed; subclasses say how by `make`."""
+
+    name: str
+    _model: PersonalityModel | None = None
+
+    def make(self) -> PersonalityModel:
+        """The wrapped model."""
+        raise NotImplementedError
+
+    @property
+    def model(self) -> PersonalityModel:
+        """The wrapped model, between `prepare` and `close`.
+
+        Raises:
+            RuntimeError: it is not prepared.
+        """
+        if self._model is None:
+            raise RuntimeError(f"call prepare() of {self.name} first")
+        return self._model
+
+    def prepare(self) -> None:
+        """Called before the first answer."""
+        if self._model is None:
+            self._model = self.make()
+
+    def close(self) -> None:
+        """Leaves the base model as it was."""
+        if self._model is not None:
+            self._model.unload()
+            self._model = None
 
 
 class BareModel:
@@ -157,7 +190,7 @@ class DescriptionPrompt(BareModel):
         return " ".join(parts)
 
 
-class WrappedModel:
+class WrappedModel(Wrapping):
     """A `PersonalityModel` made of some parts of an adapter: neurons, hypernetwork, or both."""
 
     def __init__(
@@ -179,7 +212,6 @@ class WrappedModel:
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
         self.steering, self.calibration, self.hypernet = steering, calibration or Calibration(), hypernet
         self._identity = dict(identity or {})
-        self._model: PersonalityModel | None = None
 
     def describe(self) -> str:
         parts = []
@@ -201,8 +233,8 @@ class WrappedModel:
             "hypernet": self.hypernet is not None,
         }
 
-    def prepare(self) -> None:
-        self._model = PersonalityModel.from_model(
+    def make(self) -> PersonalityModel:
+        return PersonalityModel.from_model(
             self.base,
             hypernet=self.hypernet,
             steering=self.steering,
@@ -212,22 +244,10 @@ class WrappedModel:
 
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
         people = list(personalities)
-        model = _prepared(self._model, self.name)
-        return greedy_answers(model, self.tokenizer, questions, self.settings, personality=people)
+        return greedy_answers(self.model, self.tokenizer, questions, self.settings, personality=people)
 
     def examinee(self, personality: Personality | None) -> Examinee:
-        return Examinee(_prepared(self._model, self.name), personality)
-
-    def close(self) -> None:
-        if self._model is not None:
-            self._model.unload()
-            self._model = None
-
-
-def _prepared(model: PersonalityModel | None, name: str) -> PersonalityModel:
-    if model is None:
-        raise RuntimeError(f"call prepare() of {name} first")
-    return model
+        return Examinee(self.model, personality)
 
 
 def _word(words: Sequence[str], level: float) -> str:
@@ -238,7 +258,7 @@ def _strengths(calibration: Calibration) -> str:
     return ", ".join(f"{pole} {calibration.strength(pole, 5.0):.2f}" for pole in POLES)
 
 
-class LoraAdapter(BareModel):
+class LoraAdapter(Wrapping, BareModel):
     """One ordinary LoRA adapter for everybody, tuned with the scores written in the instruction.
 
     Args:
@@ -252,31 +272,27 @@ class LoraAdapter(BareModel):
         super().__init__(base, tokenizer, settings)
         self.directory = Path(directory)
         self.name = name
-        self._model: PersonalityModel | None = None
 
     def describe(self) -> str:
         return "One plain LoRA adapter, tuned on the same data with the five scores written in the instruction."
 
     def about(self) -> Mapping[str, Any]:
-        weights = (self.directory / "adapter_model.safetensors").read_bytes()
-        return {"lora": hashlib.sha256(weights).hexdigest()[:16], "example": self.persona(Personality("O5 C-4"))}
+        return {
+            "lora": file_digest(self.directory / "adapter_model.safetensors"),
+            "example": self.persona(Personality("O5 C-4")),
+        }
 
     def persona(self, personality: Personality) -> str:
         return score_text(personality)
 
-    def prepare(self) -> None:
-        self._model = PersonalityModel.from_model(self.base, hypernet=from_peft({"lora": self.directory}))
+    def make(self) -> PersonalityModel:
+        return PersonalityModel.from_model(self.base, hypernet=from_peft({"lora": self.directory}))
 
     def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
-        model, systems = _prepared(self._model, self.name), self._systems(personalities)
+        systems = self._systems(personalities)
         who = [None if person is None else Character("lora") for person in personalities]
-        return greedy_answers(model, self.tokenizer, questions, self.settings, systems=systems, personality=who)
+        return greedy_answers(self.model, self.tokenizer, questions, self.settings, systems=systems, personality=who)
 
     def examinee(self, personality: Personality | None) -> Examinee:
         who = None if personality is None else Character("lora")
-        return Examinee(_prepared(self._model, self.name), who, self.persona(personality) if personality else "")
-
-    def close(self) -> None:
-        if self._model is not None:
-            self._model.unload()
-            self._model = None
+        return Examinee(self.model, who, self.persona(personality) if personality else "")

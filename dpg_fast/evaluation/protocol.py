@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.evaluation.methods import BareModel, Method
-from dpg_fast.judges.journal import Journal, Row, is_scored
+from dpg_fast.judges.runner import Respondent, Task, run_respondents
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Personality, Trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
+from dpg_fast.util.store import Row
 
-ANSWERS, SCORES, FLUENCY = "answers", "scores", "fluency"
+ANSWERS, SCORES = "answers", "scores"
 KEY = ("trait", "level", "question")
 
 
@@ -105,114 +106,55 @@ def run_evaluation(
     names = [method.name for method in methods]
     if not methods or type(methods[0]) is not BareModel or len(set(names)) != len(names):
         raise DPGError(f"methods have different names and the bare model comes first, got {names}")
-    report = progress or (lambda what, done, total: None)
-    kept = []
-    for method in methods:
-        about = {**settings, "method": method.name, **method.about()}
-        answers = Journal(directory / ANSWERS / method_file(method), about, KEY)
-        scores = Journal(directory / SCORES / method_file(method), {**about, **scorer.about()}, (*KEY, "measure"))
-        kept.append(_Kept(method, answers, scores, list(_keys(method, plan))))
-    for one in kept:
-        _answer(one, batch_size, report)
-    _score(kept, scorer, plan, report)
-    bare = {key: {**kept[0].answers[key], **_merged(kept[0].scores, key)} for key in kept[0].keys}
+    respondents = [
+        method_respondent(method, [_task(method, key, plan) for key in _keys(method, plan)], directory, settings)
+        for method in methods
+    ]
+    bare, *others = run_respondents(respondents, scorer, KEY, batch_size=batch_size, progress=progress)
     rows = {BareModel.name: {(t, level, q): row for (t, _, q), row in bare.items() for level in plan.levels}}
-    for one in kept[1:]:
-        own = {key: {**one.answers[key], **_merged(one.scores, key)} for key in one.keys}
-        neutral = bare if one.method.neutral_is_bare and 0.0 in plan.levels else {}
-        rows[one.method.name] = {**neutral, **own}
+    for method, own in zip(methods[1:], others, strict=True):
+        neutral = bare if method.neutral_is_bare and 0.0 in plan.levels else {}
+        rows[method.name] = {**neutral, **own}
     return Results(plan, rows, {method.name: method.describe() for method in methods})
 
 
+def method_respondent(
+    method: Method, tasks: Sequence[Task], directory: Path, settings: Mapping[str, Any]
+) -> Respondent:
+    """A method with what it is asked, and its files in an evaluation's directory."""
+    return Respondent(
+        method.name,
+        tasks,
+        method.answer,
+        {**settings, "method": method.name, **method.about()},
+        directory / ANSWERS / method_file(method),
+        directory / SCORES / method_file(method),
+        method.prepare,
+        method.close,
+    )
+
+
 def method_file(method: Method) -> str:
-    """Name of a method's journals."""
+    """Name of a method's stored answers."""
     return method.name.replace(" ", "_").replace("+", "and") + ".jsonl"
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """A method's part of the evaluation: what it has to answer, and what is kept on disk."""
-
-    method: Method
-    answers: Journal
-    scores: Journal
-    keys: list[tuple[str, float, str]]
-
-
-def _keys(method: Method, plan: TraitPlan) -> Iterable[tuple[str, float, str]]:
+def _keys(method: Method, plan: TraitPlan) -> Iterable[tuple[Trait, float, str]]:
     """What the method itself has to answer; a neutral personality that is the bare model is answered once, by that."""
     for trait in plan.traits:
         levels: Sequence[float] = [level for level in plan.levels if level or not method.neutral_is_bare]
         for level in [0.0] if method.name == BareModel.name else levels:
             for question in plan.questions[trait]:
-                yield trait.value, float(level), question
+                yield trait, float(level), question
 
 
-def _answer(one: _Kept, batch_size: int, report: Progress) -> None:
-    method, answers, keys = one.method, one.answers, one.keys
-    missing = sorted((key for key in keys if key not in answers), key=lambda key: (-len(key[2]), key[2]))
-    what = f"{method.name}: answers"
-    report(what, len(keys) - len(missing), len(keys))
-    if not missing:
-        return
-    method.prepare()
-    try:
-        for start in range(0, len(missing), batch_size):
-            batch = missing[start : start + batch_size]
-            people = [Personality({trait: level}) if level else _neutral(method) for trait, level, _ in batch]
-            texts = method.answer([question for _, _, question in batch], people)
-            answers.append(
-                {**dict(zip(KEY, key, strict=True)), "answer": text} for key, text in zip(batch, texts, strict=True)
-            )
-            report(what, len(keys) - len(missing) + start + len(batch), len(keys))
-    finally:
-        method.close()
-
-
-def _neutral(method: Method) -> Personality | None:
-    return None if method.neutral_is_bare else Personality()
-
-
-def _score(kept: Sequence[_Kept], scorer: Scorer, plan: TraitPlan, report: Progress) -> None:
-    """Score what is missing. All answers to a question are scored on a trait at once: judges share work between them."""
-    groups: dict[tuple[str, str], list[tuple[_Kept, tuple[str, float, str]]]] = {}
-    total, open_ = 0, 0
-    for one in kept:
-        for key in one.keys:
-            trait, level, question = key
-            wide = plan.cross and (one.method.name == BareModel.name or level in plan.ends)
-            measures = [FLUENCY, *([t.value for t in plan.traits] if wide else [trait])]
-            missing = [measure for measure in measures if not _is_there(one.scores, (*key, measure))]
-            total, open_ = total + len(measures), open_ + len(missing)
-            for measure in missing:
-                groups.setdefault((question, measure), []).append((one, key))
-    report(SCORES, total - open_, total)
-    for (question, measure), group in groups.items():
-        texts = [one.answers[key]["answer"] for one, key in group]
-        if measure == FLUENCY:
-            found = scorer.fluency(question, texts)
-        else:
-            found = scorer.judge_traits(question, texts, [Trait.parse(measure)])
-        for one in kept:
-            mine = [(key, row) for (owner, key), row in zip(group, found, strict=True) if owner is one]
-            if mine:
-                one.scores.append({**dict(zip(KEY, key, strict=True)), "measure": measure, **row} for key, row in mine)
-        open_ -= len(group)
-        report(SCORES, total - open_, total)
-
-
-def _is_there(scores: Journal, key: tuple[Any, ...]) -> bool:
-    return key in scores if key[-1] == FLUENCY else is_scored(scores, key)
-
-
-def _merged(scores: Journal, key: tuple[str, float, str]) -> Row:
-    """Fluency of one answer, and its scores on every trait that it was judged on."""
-    judged = [scores[(*key, trait.value)] for trait in Trait if (*key, trait.value) in scores]
-    reasons = [row["reason"] for row in judged if row["reason"]]
-    ratings = [row["rated_fluency"] for row in judged if row["rated_fluency"] is not None]
-    fluent = {name: value for name, value in scores[(*key, FLUENCY)].items() if name != "measure"}
-    return fluent | {
-        "scores": {name: value for row in judged for name, value in row["scores"].items()},
-        "reason": "; ".join(dict.fromkeys(reasons)) or None,
-        "rated_fluency": ratings[0] if ratings else None,
-    }
+def _task(method: Method, key: tuple[Trait, float, str], plan: TraitPlan) -> Task:
+    trait, level, question = key
+    neutral = None if method.neutral_is_bare else Personality()
+    wide = plan.cross and (method.name == BareModel.name or level in plan.ends)
+    return Task(
+        (trait.value, level, question),
+        question,
+        Personality({trait: level}) if level else neutral,
+        tuple(plan.traits) if wide else (trait,),
+    )

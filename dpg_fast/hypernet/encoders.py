@@ -23,6 +23,7 @@ from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import describe, reference_people
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Count
 
 __all__ = ["Reader", "ScoresEncoder", "TextEncoder", "fit_projection"]
 
@@ -110,7 +111,7 @@ class TextEncoder(nn.Module):
         return rows.clone() if rows.is_inference() else rows
 
     @torch.no_grad()
-    def fit(self, count: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    def fit(self, count: int | None = None, progress: Count | None = None) -> None:
         """Fit the maps to `count` texts (512) of known scores, in all wordings; each takes a short forward of the base model."""
         people = reference_people(count or REFERENCE_TEXTS)
         scores = torch.tensor([person.scores for person in people]) / MAX_SCORE

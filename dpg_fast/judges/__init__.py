@@ -1,1 +1,1 @@
-"""From text to scores of the five traits, with evidence: judges, their journals, and how far they agree."""
+"""From text to scores of the five traits, with evidence: judges, the runner of answers and judgements, and how far they agree."""

@@ -239,6 +239,8 @@ def judge_agreement(
     cube = np.array([[r.scores[text] for text in known] for r in ratings]).reshape(len(ratings), len(known), len(Trait))
     pairs, groups = [], []
     options = {"resamples": resamples, "seed": seed}
+    # `cube` is [judges, texts, traits]; `flat` has a judge in each row and, in its columns, the texts (of all traits together:
+    # each text once for each trait). A pair keeps the columns that both scored, a group those that all did, so their n differ.
     for trait in [*Trait, None]:
         flat = cube.reshape(len(ratings), -1) if trait is None else cube[:, :, trait.position]
         name = ALL if trait is None else trait.value

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from dpg_fast.personality.scores import Trait
+from dpg_fast.util.progress import Count
 
 
 class Verdict(Protocol):
@@ -33,7 +34,7 @@ class Judge(Protocol):
         pairs: Sequence[tuple[str, str]],
         *,
         traits: Sequence[Trait] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Count | None = None,
     ) -> Sequence[Verdict]:
         """One verdict for each (question, answer), in order; ``progress`` gets how many are done, and of how many."""
 

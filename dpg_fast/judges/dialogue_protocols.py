@@ -45,8 +45,8 @@ class JudgingProtocol(Protocol[S]):
     def calls(self, subject: S, name: str) -> Sequence[Call[Any]]:
         """The calls that it takes, as far as they are known."""
 
-    async def judge(self, answers: Answers, subject: S, name: str) -> Outcome:
-        """Judge it."""
+    async def judge(self, answers: Any, subject: S, name: str) -> Outcome:
+        """Judge it; ``answers`` (`Answers`) settle the calls, None where there are none."""
 
     def describe(self) -> str:
         """What the judge is and how far it can be trusted."""
@@ -141,15 +141,19 @@ class NPTIProtocol:
 class LikelihoodProtocol:
     """`LikelihoodJudge` on each of the target's answers; ratios are means over all their tokens. Makes no calls."""
 
-    name = "likelihood"
+    name, prompt_version, reply_tokens = "likelihood", "", 0
 
     def __init__(self, judge: Any, traits: Sequence[Trait] | None = None) -> None:
         self._judge = judge
         self._traits = traits
 
-    def judge(self, dialogue: Dialogue) -> Outcome:
+    def calls(self, subject: Dialogue, name: str) -> Sequence[Call[Any]]:
+        """None."""
+        return []
+
+    async def judge(self, answers: Answers | None, subject: Dialogue, name: str) -> Outcome:
         """Scores on the judge's scale."""
-        judged = self._judge.judge_all(dialogue.answers(), traits=self._traits)
+        judged = self._judge.judge_all(subject.answers(), traits=self._traits)
         judged = [row for row in judged if row.tokens]
         tokens = sum(row.tokens for row in judged)
         if not tokens:

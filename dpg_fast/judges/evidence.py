@@ -13,7 +13,7 @@ Why: docs/decisions.md, "A level without a found quotation is asked about once, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.text.quotes import QuotedText
 from dpg_fast.text.records import JudgeNote
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Count
 
 CONTEXT_TOKENS = 16_000
 REPLY_TOKENS = 700
@@ -172,7 +173,7 @@ class EvidenceJudge:
         pairs: Sequence[tuple[str, str]],
         *,
         traits: Sequence[Trait] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Count | None = None,
     ) -> list[EvidenceJudgement]:
         """One judgement for each (question, answer), in order. A call always judges all five traits.
 
@@ -184,7 +185,7 @@ class EvidenceJudge:
         return [_only(judgement, wanted) for judgement in judged]
 
     def judge_dialogues(
-        self, dialogues: Sequence[Dialogue], *, progress: Callable[[int, int], None] | None = None
+        self, dialogues: Sequence[Dialogue], *, progress: Count | None = None
     ) -> list[EvidenceJudgement]:
         """One judgement for each dialogue, in order.
 

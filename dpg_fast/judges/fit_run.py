@@ -7,7 +7,7 @@ and the personas inside the judge are different sets.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,7 @@ from dpg_fast.text.personas import (
 )
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
-
-Progress = Callable[[str, int, int], None]
+from dpg_fast.util.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import copy
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
@@ -33,6 +33,7 @@ from dpg_fast.text.assets import load_descriptions
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import with_system
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Count
 
 DescriptionPairs = Mapping[Trait, Sequence[tuple[str, str]]]
 SURPRISAL_CAP = 5.0  # nats; a token this unlikely under both personas has the full weight of 1
@@ -223,7 +224,7 @@ class LikelihoodJudge:
         pairs: Sequence[tuple[str, str]],
         *,
         traits: Sequence[Trait] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Count | None = None,
     ) -> list[Judgement]:
         """One `Judgement` per (question, answer), in order; answers to the same question share the work."""
         by_question: dict[str, list[int]] = {}

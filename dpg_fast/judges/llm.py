@@ -11,7 +11,7 @@ therefore not comparable digit for digit with published ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from dpg_fast.llm.results import Run
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.text.facets import FACETS
 from dpg_fast.text.records import JudgeNote
+from dpg_fast.util.progress import Count
 
 PROMPT_VERSION = "npti-like-1"
 REPLY_TOKENS = 80  # of thirty words and their frame
@@ -108,7 +109,7 @@ class LLMJudge:
         pairs: Sequence[tuple[str, str]],
         *,
         traits: Sequence[Trait] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Count | None = None,
     ) -> list[LLMJudgement]:
         """One `LLMJudgement` per (question, answer), in order; empty answers get a reason and cost nothing.
 

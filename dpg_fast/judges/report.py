@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from dpg_fast.judges.dialogue_run import read_rows
 from dpg_fast.judges.sections import software
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.reporting import charts
@@ -27,6 +27,7 @@ from dpg_fast.reporting.page import (
     write_page,
 )
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.store import read_about, read_rows, whole_lines
 
 _LEVELS = range(-int(MAX_SCORE), int(MAX_SCORE) + 1)
 #: characters and examples of a trait that the page shows; the data hold all characters
@@ -48,12 +49,11 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     people: dict[str, list[list[float]]] = defaultdict(list)
     counts = np.zeros((len(Trait), len(_LEVELS)))
     missing, fluency, findings = dict.fromkeys(Trait, 0), [], [0, 0]
-    cost, tokens, currency, judge = 0.0, [0, 0], None, None
+    cost, tokens, currency, judge = 0.0, [0, 0], None, read_about(judgements)
     quotes: dict[Trait, list[tuple[float, Quote]]] = {trait: [] for trait in Trait}
     total = 0
     for row in read_rows(judgements):
         total += 1
-        judge = row["judge"]
         scores = [_score(row["scores"].get(trait.value)) for trait in Trait]
         people[row.get("character") or "(no name)"].append(scores)
         for trait, score in zip(Trait, scores, strict=True):
@@ -76,7 +76,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         cost, currency = cost + (row.get("cost") or 0.0), row.get("currency") or currency
     if not total:
         raise DPGError(f"{judgements} holds no judgement yet: nothing to report")
-    reasons = [str(row["reasons"][0]) for row in read_rows(failed)]
+    reasons = [str(json.loads(line)["reasons"][0]) for line in whole_lines(failed)]
     characters = {name: _centre(rows) for name, rows in people.items()}
     found = int(sum(counts.sum(1)))
     cards = [
@@ -102,7 +102,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         sections.append(Section("Failures", [Table(["reason", "dialogues"], [[k, str(n)] for k, n in kinds.items()])]))
     sections.append(Section("Settings", [Settings({**(judge or {}), "software": software()})]))
     name = " ".join(str((judge or {}).get(key, "")) for key in ("model", "protocol"))
-    data = {"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
+    data: dict[str, Any] = {"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
     data |= {"levels": {trait.value: counts[trait.position].astype(int).tolist() for trait in Trait}}
     data |= {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost if currency else None}
     page = Page("Judged dialogues", f"{name}; {total} dialogues", _lead(counts, found, total), sections, data)

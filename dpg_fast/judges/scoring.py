@@ -50,11 +50,6 @@ class Scorer:
         price = None if None in costs else round(sum(cost for cost in costs if cost is not None), 6)
         return {**usage.model_dump(), "price": price, "currency": self._runs[0][2]}
 
-    def score(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
-        """:meth:`judge_traits` and :meth:`fluency` together."""
-        judged, fluent = self.judge_traits(question, answers, traits), self.fluency(question, answers)
-        return [{**scores, **measures} for scores, measures in zip(judged, fluent, strict=True)]
-
     def judge_traits(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
         """For each answer, JSON-ready: ``scores`` (trait name -> -5..5, without those that could not be judged), ``reason``,
         ``rated_fluency`` (1 to 5 if the judge gives it) and ``empty``."""

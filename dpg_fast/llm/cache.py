@@ -7,8 +7,6 @@ it on a network file system. Keys, prompts' hashes and replies are stored; API k
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 import threading
 import time
@@ -74,12 +72,6 @@ class StoredFailure(BaseModel):
     detail: str
 
 
-def content_key(value: Any) -> str:
-    """SHA-256 of ``value`` (JSON types) in one canonical spelling, as hex."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 class ReplyCache:
     """The replies, failures and embeddings stored in ``path`` (created with its folder if needed). Thread-safe.
 
@@ -107,6 +99,9 @@ class ReplyCache:
 
     def _prepare(self) -> None:
         execute = self._connection.execute
+        tables = {str(name) for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "replies" not in tables:  # before anything is changed
+            raise DPGError(f"{self.path} is not a reply cache: it is a database of {', '.join(sorted(tables))}")
         self._enter_wal()
         execute("PRAGMA synchronous = FULL")
         execute("BEGIN IMMEDIATE")

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from dpg_fast.llm.cache import Reply, content_key
+from dpg_fast.llm.cache import Reply
 from dpg_fast.llm.fence import defuse
 from dpg_fast.llm.prices import Usage
 from dpg_fast.llm.structured import (
@@ -23,6 +23,7 @@ from dpg_fast.llm.structured import (
     strict_schema,
 )
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import digest
 
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
@@ -106,7 +107,7 @@ def call_key(call: Call[Any], model: str, parameters: Mapping[str, Any]) -> str:
         ValueError: a parameter is not of JSON types.
     """
     try:
-        return content_key(
+        return digest(
             {
                 "model": model,
                 "messages": [dict(message) for message in call.messages],
@@ -150,7 +151,7 @@ def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Reque
         repair = f"{fault}\n{format_instruction(call.answer)}"
     said = {"role": "assistant", "content": defuse(text)}  # it may repeat text under judgement
     messages = (*request.messages, said, {"role": "user", "content": repair})
-    return Request(content_key(["repair", request.key, text]), messages, repair=True)
+    return Request(digest(["repair", request.key, text]), messages, repair=True)
 
 
 def _read(call: Call[T], reply: Reply) -> T | Failure | UnreadableReply:

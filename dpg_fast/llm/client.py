@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from dpg_fast.llm.cache import Reply, ReplyCache, content_key
+from dpg_fast.llm.cache import Reply, ReplyCache
 from dpg_fast.llm.calls import (
     Call,
     Failure,
@@ -33,6 +33,7 @@ from dpg_fast.llm.session import Session, all_or_first_error, clean_error
 from dpg_fast.llm.settings import LLMError, LLMSettings
 from dpg_fast.llm.structured import MODES, Mode
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import digest
 
 T = TypeVar("T", bound=BaseModel)
 EMBEDDING_BATCH = 128
@@ -202,7 +203,7 @@ class LLMClient:
         """`embed` for use inside an event loop."""
         if not all(text.strip() for text in texts):
             raise DPGError("an empty text has no embedding")
-        keys = [content_key(["embedding", model, text]) for text in texts]
+        keys = [digest(["embedding", model, text]) for text in texts]
         found = self.cache.vectors(set(keys))
         missing = list({key: text for key, text in zip(keys, texts, strict=True) if key not in found}.items())
         batches = iter([missing[i : i + EMBEDDING_BATCH] for i in range(0, len(missing), EMBEDDING_BATCH)])

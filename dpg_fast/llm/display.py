@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dpg_fast.llm.calls import Call, Result
 from dpg_fast.llm.client import LLMClient
 from dpg_fast.llm.prices import Usage
 from dpg_fast.llm.results import Plan, Run
+from dpg_fast.util.progress import progress_bars
 
 _SHOWN_FAILURES = 10
 
@@ -44,19 +44,20 @@ def plan_table(plan: Plan, title: str = "Dry run: nothing was sent") -> Table:
 
 def run_with_progress(client: LLMClient, calls: Sequence[Call[Any]], console: Console, title: str) -> Run:
     """`LLMClient.run` under a progress bar that also counts failures and money."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
-        task = bar.add_task(title, total=len(calls), note="")
-        failed, paid = 0, Usage()
+    with progress_bars(console) as bars:
+        done, failed, paid = 0, 0, Usage()
 
         def step(result: Result[Any]) -> None:
-            nonlocal failed, paid
-            failed += result.failure is not None
-            paid = paid + result.paid
+            nonlocal done, failed, paid
+            done, failed, paid = done + 1, failed + (result.failure is not None), paid + result.paid
             cost = client.prices.cost(client.settings.model, paid)
-            note = "" if cost is None else f"{cost:.4f} {client.prices.currency}"
-            bar.update(task, advance=1, note=note + (f" [red]{failed} failed[/red]" if failed else ""))
+            notes = [
+                "" if cost is None else f"{cost:.4f} {client.prices.currency}",
+                f"{failed} failed" if failed else "",
+            ]
+            bars(title, done, len(calls), ", ".join(filter(None, notes)))
 
+        bars(title, 0, len(calls))
         return client.run(calls, progress=step)
 
 

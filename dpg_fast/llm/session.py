@@ -92,6 +92,12 @@ class Session:
         return result
 
     async def _ask(self, call: Call[T], key: str) -> Result[T]:
+        # A call is one of: a Request (to send, or a repair to send after an unreadable reply), a value, or a Failure.
+        # - A Request is sent, its reply stored, and settled into one of the three: at most one repair, so the loop ends.
+        # - A Failure that was paid for (refused, cut, unreadable twice) is stored and final, until `retry_failed` asks afresh
+        #   and replaces what is stored.
+        # - A Failure of the connection or the server ("unreachable", "rejected") is not stored as a reply: the next run sends
+        #   it again. The SDK has made its own retries by then.
         client = self._client
         outcome, used = client.from_cache(call, key)
         replace = client.retry_failed and isinstance(outcome, Failure)
@@ -134,7 +140,7 @@ class Session:
         sdk = self.sdk
         import openai
 
-        while True:
+        while True:  # again only after a step down to a more lenient format
             mode = self._client.mode
             body = request_body(call, request, self._settings.model, self._settings.parameters, mode)
             try:

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dpg_fast.model import artifact
+from dpg_fast.model.fingerprint import fingerprint
+from dpg_fast.model.wrapper import PersonalityModel
+from dpg_fast.util.identity import digest, file_digest
 
 
 def adapter_identity(directory: Path) -> dict[str, Any]:
     """Digests of an adapter's parts, JSON-ready; the calibration has one of its own, for it may change alone."""
     names = (artifact.HYPERNET, artifact.NEURONS)
-    files = {
-        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()[:16]
-        for name in names
-        if (directory / name).is_file()
-    }
+    files = {name: file_digest(directory / name) for name in names if (directory / name).is_file()}
     return {"adapter": files, "base": artifact.read_config(directory)["base_model"]["name"]}
 
 
 def calibration_identity(directory: Path) -> dict[str, Any]:
     """A digest of an adapter's calibration, JSON-ready."""
     file = directory / artifact.CALIBRATION
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
-    return {"calibration": digest}
+    return {"calibration": file_digest(file) if file.is_file() else None}
 
 
 def base_identity(model: Any) -> str:
     """A digest of a base model's shape, sampled weights and dtype."""
     described = artifact.describe_base(model)["fingerprint"] | {"dtype": str(getattr(model, "dtype", ""))}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(described, 16)
+
+
+def model_identity(model: Any) -> str:
+    """Sixteen hex digits that change with the base model, its dtype, and whatever gives it personalities.
+
+    The base is known by sampled weights, a hypernetwork and a steering table by the sums of their tensors.
+    """
+    base = model.base if isinstance(model, PersonalityModel) else model
+    parts: list[Any] = [fingerprint(base), str(next(base.parameters()).dtype)]
+    if isinstance(model, PersonalityModel):
+        tensors: dict[str, torch.Tensor] = {}
+        if model.hypernet is not None:
+            tensors |= model.hypernet.state_dict()
+        if model.steering is not None:
+            tensors |= {"clamp_mask": model.steering.clamp_mask, "add": model.steering.add}
+        for name, tensor in sorted(tensors.items()):
+            values = tensor.detach().double()
+            parts.append([name, list(tensor.shape), float(values.sum()), float(values.abs().sum())])
+        parts += [repr(model.calibration), repr(model.steering_options)] if model.steering is not None else []
+    return digest(parts, 16)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from torch import nn
 
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics
 from dpg_fast.personality.scores import POLES, Pole, Trait
-from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_atomically, write_text
+from dpg_fast.util.files import write_atomically
+from dpg_fast.util.identity import claim, digest
 
-IDENTITY = "search.sha256"
+IDENTITY = "search.json"
 RUNNING = "running.safetensors"
 
 
@@ -29,19 +27,15 @@ class Checkpoint:
 
     Args:
         directory: made if needed.
-        key: of the search, see :func:`identity`.
+        about: the search, see :func:`identity`.
 
     Raises:
-        ValueError: the directory holds another search.
+        ValueError: the directory holds another search; the message names what differs.
     """
 
-    def __init__(self, directory: Path, key: str) -> None:
+    def __init__(self, directory: Path, about: Mapping[str, Any]) -> None:
         self.directory = directory
-        marker = directory / IDENTITY
-        if not marker.exists():
-            write_text(marker, key)
-        elif marker.read_text().strip() != key:
-            raise DPGError(f"{directory} holds another search (other model, texts or settings); use an empty directory")
+        claim(directory / IDENTITY, about)
 
     def finished(self, poles: Sequence[Pole]) -> dict[Pole, PoleStatistics] | None:
         """The statistics of a search that ran to its end, or None."""
@@ -92,8 +86,11 @@ def identity(
     questions: Mapping[Trait, Sequence[str]],
     descriptions: Mapping[Pole, Sequence[str]],
     settings: Mapping[str, Any],
-) -> str:
-    """A digest of everything that a search's statistics depend on: texts, generation settings, a sample of the weights."""
-    texts = [{str(k): list(v) for k, v in m.items()} for m in (questions, descriptions)]
-    weights = [float(p.detach().float().abs().mean()) for p in list(model.parameters())[:4]]
-    return hashlib.sha256(json.dumps([texts, dict(settings), weights], sort_keys=True).encode()).hexdigest()
+) -> dict[str, Any]:
+    """Everything that a search's statistics depend on: settings, digests of the texts, a sample of the weights."""
+    return {
+        "settings": dict(settings),
+        "questions": {trait.value: digest(list(texts), 16) for trait, texts in questions.items()},
+        "descriptions": {str(pole): digest(list(texts), 16) for pole, texts in descriptions.items()},
+        "weights": [float(p.detach().float().abs().mean()) for p in list(model.parameters())[:4]],
+    }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dpg_fast.neurons.tap import DecodeTap, steps_together
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import NotedProgress
 
 PERSONA_PROMPT = (
     "{description}\n\nAnswer as this person would, in the first person. Let the views, the mood and the tone be theirs. "
@@ -73,16 +74,6 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a search is: answers given of all to give, and decode tokens and seconds since it started or resumed."""
-
-    done: int
-    total: int
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Job:
     """One answer to be generated: in whose persona, and the finished prompt."""
 
@@ -118,7 +109,7 @@ def collect_statistics(
     *,
     checkpoint: Path | None = None,
     checkpoint_every: int = 16,
-    progress: Callable[[Progress], None] | None = None,
+    progress: NotedProgress | None = None,
 ) -> dict[Pole, PoleStatistics]:
     """Generate persona-prompted answers for both poles of every trait in ``questions`` and count activations.
 
@@ -131,7 +122,7 @@ def collect_statistics(
         checkpoint: a directory that a killed run continues from, and that keeps the statistics of a finished one. Made for
             one model, one set of texts and generation settings: a different search there is refused.
         checkpoint_every: batches between two writes there.
-        progress: called before the first batch and after each.
+        progress: called before the first batch and after each; the note has the decode tokens a second.
 
     Raises:
         ValueError: texts are missing, or the checkpoint belongs to another search.
@@ -161,8 +152,8 @@ def collect_statistics(
 
     def report() -> None:
         if progress is not None:
-            tokens = int(counter.tokens.sum()) - before
-            progress(Progress(done, len(jobs), tokens, time.perf_counter() - started))
+            rate = (int(counter.tokens.sum()) - before) / (time.perf_counter() - started)
+            progress("answers", done, len(jobs), f"{rate:,.0f} tokens/s" if rate else "")
 
     report()
     sizes = (architecture.num_layers, architecture.intermediate, settings.batch_size, settings.max_new_tokens)
@@ -271,6 +262,7 @@ def make_jobs(
 
     A batch holds few poles on purpose: the tables of two stay in a CPU's cache for longer than those of ten.
     """
+    # Trait first, then length across both of its poles: a batch mixes the two, has little padding, and counts in two tables.
     jobs = []
     for pole in poles:
         draw = random.Random(settings.seed * 10 + pole.index)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,17 @@ from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
+from dpg_fast.model.identity import model_identity
 from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.questionnaire import forms as form_texts
 from dpg_fast.questionnaire.forms import Form
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.inventory import Inventory, Item
-from dpg_fast.questionnaire.session import WHOLE_TEXTS, AdministrationSettings, Answer, Checkpoint, Respondent, Session
+from dpg_fast.questionnaire.session import WHOLE_TEXTS, AdministrationSettings, Answer, Respondent, Session
 from dpg_fast.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
+from dpg_fast.util.store import Store
 
 
 class OptionProcessor(LogitsProcessor):
@@ -93,7 +94,7 @@ def administer(
         respondents: any number of personalities; rows of one batch have different ones.
         forms: see `make_forms`.
         settings: how to ask.
-        checkpoint: file kept up to date every few seconds; answers already in it are not asked for again.
+        checkpoint: file that every batch of answers is appended to; answers already in it are not asked for again.
         progress: called with how many answers there are, and of how many.
 
     Raises:
@@ -111,19 +112,15 @@ def administer(
     name = name.rstrip("/").rsplit("/", 1)[-1]
     identity = "" if checkpoint is None else model_identity(model)
     session = Session(inventory, tuple(respondents), tuple(forms), settings, name, identity)
-    if checkpoint is not None:
-        session.restore(checkpoint)
-    asker = _Asker(model, tokenizer, session, Checkpoint(session, checkpoint), progress)
-    asker.run()
+    with session.store(checkpoint) as store:
+        _Asker(model, tokenizer, session, store, progress).run()
     return session
 
 
 class _Asker:
-    def __init__(
-        self, model: Any, tokenizer: Any, session: Session, checkpoint: Checkpoint, progress: Count | None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, session: Session, store: Store, progress: Count | None) -> None:
         self.model, self.tokenizer, self.session = model, tokenizer, session
-        self.checkpoint, self.progress = checkpoint, progress
+        self.store, self.progress = store, progress
         self.settings, self.inventory = session.settings, session.inventory
         self._prompts: dict[tuple[Any, ...], tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
         base = model.base if isinstance(model, PersonalityModel) else model
@@ -145,7 +142,6 @@ class _Asker:
         else:  # an item's prompt holds the answers before it
             for place in places:
                 self._ask([self._task(r, f, place) for r in session.respondents for f in session.forms])
-        self.checkpoint.save()
 
     def _ask_texts(self) -> None:
         session, answers = self.session, self.session.answers
@@ -161,7 +157,7 @@ class _Asker:
         report(len(answers), session.total)
         with torch.inference_mode():
             for batch in reader.batches(todo):
-                self.checkpoint.add(batch)
+                self._keep(batch)
                 report(len(answers), session.total)
 
     def _task(self, respondent: Respondent, form: Form, place: int) -> _Task:
@@ -201,6 +197,10 @@ class _Asker:
         ids, before, options = encode_with_options(grown.tokenizer, prompt, self.settings.prefill, form.labels)
         return tuple(grown.own_ids(ids)), before, options
 
+    def _keep(self, answers: Sequence[Answer]) -> None:
+        self.store.append(map(asdict, answers))
+        self.session.answers.update((answer.key, answer) for answer in answers)
+
     def _ask(self, tasks: Sequence[_Task]) -> None:
         answers = self.session.answers
         todo = [t for t in tasks if (t.respondent.label, t.form.number, t.item.id) not in answers]
@@ -209,7 +209,7 @@ class _Asker:
             self.progress(len(answers), self.session.total)
         for batch in self._batches(todo):
             with torch.inference_mode():
-                self.checkpoint.add(batch())
+                self._keep(batch())
             if self.progress is not None:
                 self.progress(len(answers), self.session.total)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,11 +15,11 @@ from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.forms import Form, Status
 from dpg_fast.questionnaire.inventory import Inventory
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_text
+from dpg_fast.util.store import Store
 
-_SECONDS = 5.0
 Method = Literal["logprobs", "generate", "text", "pmi", "statement", "shift"]
 METHODS: tuple[Method, ...] = get_args(Method)
+ANSWER_KEY = ("respondent", "form", "item")
 WHOLE_TEXTS: tuple[Method, ...] = ("text", "pmi", "statement", "shift")
 
 
@@ -128,8 +126,14 @@ class Answer:
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What identifies it within a session."""
+        """What identifies it within a session; the values of `ANSWER_KEY`."""
         return self.respondent, self.form, self.item
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Answer:
+        """The answer of which ``row`` holds the fields in JSON types."""
+        shares = row["distribution"]
+        return cls(**{**row, "distribution": None if shares is None else tuple(shares)})
 
 
 @dataclass
@@ -184,65 +188,22 @@ class Session:
             "settings": self.settings.to_dict(),
         }
 
-    def save(self, path: Path | str) -> None:
-        """Write JSON Lines, atomically: the header, then the answers."""
-        rows: Iterable[dict[str, Any]] = [self.header(), *(asdict(answer) for answer in self.answers.values())]
-        write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-    def restore(self, path: Path | str) -> int:
-        """Take over the answers of a file that `save` wrote for the same session; how many there were (0 without a file).
-
-        The batch size may differ.
+    def store(self, path: Path | str | None) -> Store:
+        """The file of the answers, whose answers of an earlier run are taken over. The batch size may differ from that run's.
 
         Raises:
-            ValueError: the file is of another session, or damaged.
+            ValueError: the file is of another session or another format, or another process is writing it.
         """
-        path = Path(path)
-        if not path.exists():
-            return 0
+        found = Store(path, self.header(), ANSWER_KEY, free={"settings.batch_size"}.__contains__)
         try:
-            header, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
-            answers = [
-                Answer(**row | {"distribution": None if row["distribution"] is None else tuple(row["distribution"])})
-                for row in rows
-            ]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DPGError(f"{path} does not hold answers of a session ({error}); remove it to begin again") from error
-        mine = json.loads(json.dumps(self.header()))
-        for side in (mine, header):
-            side["settings"].pop("batch_size", None)
-        differing = [key for key in mine if header.get(key) != mine[key]]
-        if differing:
+            answers = [Answer.from_dict(row) for row in found.rows.values()]
+        except (TypeError, KeyError) as error:
+            found.close()
             raise DPGError(
-                f"{path} holds answers of another session (its {', '.join(differing)} differ); use another folder"
-            )
+                f"{path} does not hold answers of a session ({error!r}); remove it to start again"
+            ) from error
         self.answers.update((answer.key, answer) for answer in answers)
-        return len(answers)
-
-
-class Checkpoint:
-    """Saves a session every few seconds and at the end."""
-
-    def __init__(self, session: Session, path: Path | None) -> None:
-        self.session, self.path = session, path
-        self._last = time.monotonic()
-
-    def add(self, answers: Iterable[Answer]) -> None:
-        """Put answers into the session, and save it if the last time is long ago."""
-        self.session.answers.update((answer.key, answer) for answer in answers)
-        if self.path is not None and time.monotonic() - self._last > _SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        """Save now."""
-        if self.path is not None:
-            self.session.save(self.path)
-        self._last = time.monotonic()
-
-
-def as_respondents(personalities: Sequence[tuple[str, Row]]) -> list[Respondent]:
-    """Respondents of (label, personality) pairs."""
-    return [Respondent(label, personality) for label, personality in personalities]
+        return found
 
 
 def by_prompt(respondents: Sequence[Respondent], persona: Callable[[Personality], str]) -> list[Respondent]:

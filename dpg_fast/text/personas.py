@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dpg_fast.personality.scores import Personality, Pole, Trait
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.progress import Count
 
 # The persona stands before and after the question: small models lose sight of a system text alone.
 SYSTEM_TEMPLATE = "{description}"
@@ -40,7 +41,7 @@ def generate_answers(
     *,
     max_new_tokens: int = 70,
     batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[str]:
     """Greedy answers (repetition penalty 1.1) to items of (system text or None, question), in their order."""
     prompts = [
@@ -69,7 +70,7 @@ def generate_persona_answers(
     batch_size: int = 32,
     system_template: str = SYSTEM_TEMPLATE,
     user_template: str = USER_TEMPLATE,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[PersonaAnswer]:
     """Answers to items of (pole, question, description), in their order, as `generate_answers` makes them.
 

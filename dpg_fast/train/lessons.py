@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from dpg_fast.text.assets import Question, load_descriptions, load_questions
 from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
+from dpg_fast.util.identity import differences, plain, refuse
+from dpg_fast.util.progress import Count
 
 SPLITS = ("search", "fit")  # never "holdout" or "validation": those are for measuring
 
@@ -107,7 +109,7 @@ def make_lessons(
     tokenizer: Any,
     directory: Path,
     settings: LessonSettings,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[Path]:
     """Make the lessons that ``directory`` does not hold yet; their files, in order.
 
@@ -125,8 +127,7 @@ def make_lessons(
         if file.exists():
             with safe_open(file, "pt") as stored:
                 metadata = stored.metadata()
-            if metadata["about"] != about:
-                raise DPGError(f"{file} was made with other settings; name another directory or remove it")
+            refuse(file, differences(json.loads(metadata["about"]), plain(settings.about())))
             maker = json.loads(metadata.get("base_model", "null"))
             if maker is not None and (reason := mismatch(maker["fingerprint"], model, maker["name"])) is not None:
                 raise DPGError(f"{file}: {reason}; name another directory or remove it")

@@ -5,7 +5,6 @@ Why: docs/decisions.md, "A run continues only its own checkpoints".
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict
@@ -16,10 +15,11 @@ from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
 from dpg_fast.model import artifact
 from dpg_fast.model.fingerprint import mismatch
 from dpg_fast.train.settings import TrainSettings
-from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_text
+from dpg_fast.util import identity
+from dpg_fast.util.identity import file_digest
 
 RUN = "run.json"
+_RECORDS, _BASE = "content of data.records", "base model"
 _CHECKPOINT = re.compile(rf"{CHECKPOINT}-(\d+)")
 #: fields of the Trainer that a run may change on the way: they do not change what is learnt from a step
 FREE = ("max_steps", "num_train_epochs", "report_to", "use_cpu", "disable_tqdm", "run_name")
@@ -45,52 +45,20 @@ def claim(settings: TrainSettings, base: Any) -> None:
         ValueError: they are of a run with other settings, data or another base model; the message names what differs.
     """
     file = settings.output / RUN
-    about = {"settings": _flat(asdict(settings)), "records": _digests(settings.data.records)}
-    about = json.loads(json.dumps(about, default=str))
-    if not file.exists() or last_whole_checkpoint(settings.output) is None:
-        about["base_model"] = artifact.describe_base(base)
-        write_text(file, json.dumps(about, indent=1) + "\n")
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    old, new = before["settings"], about["settings"]
-    # settings outside "trainer" that an older version did not have are at their defaults
-    names = [name for name in sorted({*old, *new}) if name in old or name.startswith("trainer.")]
-    other = [name for name in names if old.get(name) != new.get(name) and not _free(name)]
-    if before["records"] != about["records"]:
-        other.append("the content of data.records")
-    if mismatch(before["base_model"]["fingerprint"], base, before["base_model"]["name"]) is not None:
-        other.append("the base model's weights")
-    if other:
-        raise DPGError(
-            f"{settings.output} holds checkpoints of another run (other {', '.join(other)}); name another output or remove it"
-        )
+    digests = [file_digest(records, 64) for records in settings.data.records]
+    about = {**asdict(settings), _RECORDS: digests, _BASE: artifact.describe_base(base)}
+    before = identity.claim(file, about, started=last_whole_checkpoint(settings.output) is not None, free=_free)[_BASE]
+    if mismatch(before["fingerprint"], base, before["name"]) is not None:  # in another dtype it is the same model
+        identity.refuse(file, ["the base model's weights"])
 
 
 def _numbered(path: Path) -> re.Match[str] | None:
     return _CHECKPOINT.fullmatch(path.name) if path.is_dir() else None
 
 
-def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested settings with dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{where}{name}.")
-        else:
-            found[where + name] = value
-    return found
-
-
 def _free(name: str) -> bool:
-    if name in (
-        "output",
-        "data.records",
-        "data.lessons",
-    ):  # the digests below tell records, the lessons themselves theirs
+    # the digests tell records, the lessons themselves theirs
+    if name in ("output", "data.records", "data.lessons") or name.startswith(f"{_BASE}."):
         return True
     field = name.removeprefix("trainer.")
     return field != name and (field in FREE or field.startswith(FREE_PREFIXES))
-
-
-def _digests(files: tuple[Path, ...]) -> list[str]:
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]

@@ -21,8 +21,8 @@ Row = dict[str, Any]
 class Store:
     """Keyed records of one job: a JSON Lines file whose first line says what the records depend on.
 
-    A record is on the disk when `append` returns (see ``sync_every``); an `append` that fails leaves the file as it was. A line
-    that a killed process left unfinished is dropped when the file is opened again. One process writes a file at a time.
+    A record is on the disk when `append` returns (see ``sync_every``); an `append` that fails leaves the file as it was. A
+    line that a killed process left unfinished is dropped when the file is opened again. One process writes a file at a time.
 
     Args:
         path: the file, made with its directory if needed; None keeps the records in memory alone.
@@ -77,6 +77,9 @@ class Store:
 
     def __contains__(self, key: Key) -> bool:
         return key in self._keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys)
 
     def __getitem__(self, key: Key) -> Row:
         return self.rows[key]
@@ -164,6 +167,15 @@ class Store:
             os.ftruncate(self._file, self._end)
             raise
         self._end += len(data)
+
+
+def read_about(path: Path) -> dict[str, Any] | None:
+    """What the records of a store are about; None if there is no file.
+
+    Raises:
+        ValueError: the file is of another format.
+    """
+    return next((_header(path, line) for line in whole_lines(path)), None)
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -28,6 +28,7 @@ from dpg_fast.personality.stages import read_card
 from dpg_fast.questionnaire.inventory import bundled_inventory, parse_inventory
 from dpg_fast.simulate.scenario import load_scenario
 from dpg_fast.text.assets import load_descriptions, load_questions
+from dpg_fast.util.store import read_rows
 from tests.llm.server import Answer, serve
 from tests.model.characters import write_character
 from tests.model.tiny import tiny_model
@@ -130,7 +131,7 @@ def judging(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterator[No
         run.replace = {URL: server.url}
         yield
     for name, score in (("evidence", 3), ("batched", 3), ("ratings", 2.5)):
-        (row,) = [json.loads(line) for line in Path(f"{name}.jsonl").read_text().splitlines()]
+        (row,) = read_rows(Path(f"{name}.jsonl"))
         assert row["character"] == "Hermione" and row["scores"]["extraversion"] == score
 
 

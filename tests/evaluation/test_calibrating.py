@@ -20,7 +20,6 @@ from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.evaluation.calibration import DosePoint, Guard, NeuronSteerer, fit_pole, monotone_knots, run_sweep
 from dpg_fast.evaluation.calibration.fit import NO_EFFECT, SATURATED, dose_points, fitted_shifts
 from dpg_fast.evaluation.calibration.sweep import grid
-from dpg_fast.judges.journal import Journal
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
 from dpg_fast.model.calibration import PoleCurve
@@ -261,11 +260,11 @@ def test_sweep_extends_and_refuses_another(tiny_llama: Any, byte_tokenizer: Any,
         progress=lambda *a: seen.append(a),
     )
     assert writer.batches == 4
-    assert seen[0] == ("answers", 9, 21) and seen[-1] == ("scores", 21, 21)
+    assert seen[0] == ("answers", 9, 21) and seen[-1] == ("scores", 2 * 21, 2 * 21)
     shifts = [point.shift for point in dose_points(sweep, HIGH)]
     assert shifts == pytest.approx([0.0, 0.5, 1.0, 2.0])
     assert [point.shift for point in dose_points(sweep, LOW)][1:] == pytest.approx([0.2, 0.5, 1.0], abs=0.06)
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         run_sweep(
             writer, Scorer(Lengths(), tiny_llama, byte_tokenizer, system="other"), QUESTIONS, [HIGH], [1.0], tmp_path
         )
@@ -300,8 +299,12 @@ def test_neurons_are_steered_with_the_strengths_of_the_sweep(tiny_llama: Any, by
 class Unscored(Scorer):
     """Scores without a model."""
 
-    def score(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
-        return [{"scores": {t.value: len(a) / 10 for t in traits}, "empty": not a} for a in answers]
+    def judge_traits(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
+        row = {"reason": None, "rated_fluency": None}
+        return [{"scores": {t.value: len(a) / 10 for t in traits}, "empty": not a, **row} for a in answers]
+
+    def fluency(self, question: str, answers: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"log_likelihood": -1.0, "tokens": 1, "repetition": 0.0, "empty": not a} for a in answers]
 
 
 def _sweep_toy(directory: Path, writer: Writer) -> None:
@@ -326,12 +329,6 @@ def test_killed_sweep_continues(tmp_path: Path) -> None:
     assert after[: len(before)] == before and len(after) == 16
     assert writer.batches == -(-(16 - len(before)) // 2)
     assert len({tuple(json.loads(line)[k] for k in ("pole", "strength", "question")) for line in after[1:]}) == 15
-
-
-def test_journal_refuses_what_is_none(tmp_path: Path) -> None:
-    (tmp_path / "j").write_text("hello\n")
-    with pytest.raises(ValueError, match="not a journal"):
-        Journal(tmp_path / "j", {}, ["a"])
 
 
 def test_grid() -> None:

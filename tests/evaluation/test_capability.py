@@ -128,7 +128,7 @@ def test_tasks_run_offline_resume_and_report(model: PersonalityModel, byte_token
     finally:
         PersonalityModel.forward = monkey  # type: ignore[method-assign]
     assert again == costs and seen[-1] == ("tasks", 4, 4)
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         measure_capability(model, byte_tokenizer, [], ["facts"], tmp_path, {"model": "other"}, limit=3)
 
 

@@ -16,13 +16,13 @@ from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.cases import JudgedCases, newcomers
-from dpg_fast.evaluation.contenders import BOTH, HYPERNETWORK, Contenders, named
 from dpg_fast.evaluation.dpg.interpolation import line_cases, line_figures, parse_line
 from dpg_fast.evaluation.dpg.newness import Newness, Trained, describe_newness, load_trained
 from dpg_fast.evaluation.dpg.plan import DPGPlan, plan_costs
 from dpg_fast.evaluation.dpg.run import DPGRun, newness_groups
 from dpg_fast.evaluation.dpg.summary import write_summary
 from dpg_fast.evaluation.figures import mean_difference, mean_spearman
+from dpg_fast.evaluation.lineup import BOTH, HYPERNETWORK, Lineup, named
 from dpg_fast.evaluation.methods import LORA
 from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
@@ -166,9 +166,9 @@ def test_an_api_answers_in_character_and_is_paid_once(byte_tokenizer: Any, tmp_p
         ({"loras": {"plain": Path("nowhere")}}, "not a PEFT adapter"),
     ],
 )
-def test_contenders_that_cannot_compete(options: dict[str, Any], message: str) -> None:
+def test_methods_that_cannot_be_compared(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Contenders(**{"hypernets": {"a": "x"}, **options})
+        _ = Lineup(**{"hypernets": {"a": "x"}, **options}).compared
 
 
 def test_names_of_adapters() -> None:
@@ -246,22 +246,23 @@ def test_all_tasks_and_methods_from_end_to_end(
     judge = Reads()
     said = json.dumps({"words": "I do."})
     with serve(lambda request, before: Answer(said)) as server:
-        contenders = Contenders(
+        lineup = Lineup(
             {HYPERNETWORK: str(tmp_path / "hypernet"), "second": str(tmp_path / "hypernet")},
             loras={LORA: tmp_path / "lora"},
             neurons=str(tmp_path / "neurons"),
             both=True,
             api=client(server.url, tmp_path / "a.sqlite"),
         )
-        methods = contenders.build(tiny_llama, byte_tokenizer, SETTINGS, contenders.locate())
+        methods = lineup.build(tiny_llama, byte_tokenizer, SETTINGS, lineup.locate())
         names = [method.name for method in methods]
+        assert names == lineup.names
         assert names[:4] == ["bare", "simple prompt", "description prompt", APIPrompt.name]
         assert names[4:] == [LORA, "neurons", HYPERNETWORK, "second", BOTH]
         run = DPGRun(
             plan,
             methods,
             [HYPERNETWORK, BOTH],
-            contenders.compared,
+            lineup.compared,
             Scorer(judge, tiny_llama, byte_tokenizer, system=""),
             byte_tokenizer,
             tmp_path / "out",

@@ -124,7 +124,7 @@ def test_a_killed_chat_goes_on(tiny_llama: Any, byte_tokenizer: Any, tmp_path: P
     again = measure_drift(model, byte_tokenizer, judge, people, progress=lambda *step: done.append(step), **options)
     assert again.answers == whole.answers and np.array_equal(again.scores, whole.scores, equal_nan=True)
     assert done[-1] == ("scores", 3, 3) and ("answers", 3, 3) in done
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         measure_drift(model, byte_tokenizer, judge, people[:1], **options)
 
 

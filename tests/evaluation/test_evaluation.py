@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpg_fast import HypernetConfig, HyperNetwork, Personality
+from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.evaluation import (
     BareModel,
@@ -24,15 +24,14 @@ from dpg_fast.evaluation import (
     method_figures,
     run_evaluation,
 )
-from dpg_fast.evaluation.activation_addition import ActivationAddition
-from dpg_fast.evaluation.build import ActivationSettings, build_methods, default_names
+from dpg_fast.evaluation.activation_addition import ActivationAddition, ActivationSettings
 from dpg_fast.evaluation.figures import spearman
+from dpg_fast.evaluation.lineup import Lineup, of_adapter
 from dpg_fast.evaluation.questions import held_out_questions
 from dpg_fast.evaluation.report import verdict, write_report
 from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
-from dpg_fast.model.artifact import AdapterParts
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.text.assets import load_descriptions, load_questions
@@ -184,7 +183,7 @@ def test_evaluation_resumes_extends_and_retries(
     wider = TraitPlan(QUESTIONS, [-5, -1, 5])
     run_evaluation([bare, second], scorer(tiny_llama, byte_tokenizer, judge), wider, tmp_path, {})
     assert second.asked == 6 + 5
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         run_evaluation([bare, second], use, plan, tmp_path, {"model": "other"})
     with pytest.raises(ValueError, match="bare model comes first"):
         run_evaluation([second], use, plan, tmp_path, {})
@@ -290,16 +289,27 @@ def test_activation_addition_adds_the_difference_of_means(tiny_llama: Any, byte_
 
 def test_methods_are_built_of_what_the_adapter_has(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
     architecture = find_architecture(tiny_llama)
-    parts = AdapterParts(None, random_table(architecture.num_layers, architecture.intermediate), Calibration())
-    assert default_names(parts) == ["prompt", "description", "activation", "neurons"]
-    shared = (tiny_llama, byte_tokenizer, SETTINGS, parts, scorer(tiny_llama, byte_tokenizer), tmp_path)
-    with pytest.raises(ValueError, match="no hypernet"):
-        build_methods(["hypernet"], *shared, identity={})
-    with pytest.raises(ValueError, match="accepted: prompt"):
-        build_methods(["magic"], *shared, identity={})
+    table = random_table(architecture.num_layers, architecture.intermediate)
+    model = PersonalityModel.from_model(tiny_llama, steering=table)
+    model.save_pretrained(tmp_path / "adapter")
+    model.unload()
+    for names, message in (
+        (["hypernet"], "no hypernet"),
+        (["adapter"], "both neurons"),
+        (["magic"], "accepted: prompt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            of_adapter(names, tmp_path / "adapter")
+    every = of_adapter(None, tmp_path / "adapter")
+    assert every.names == ["bare", "simple prompt", "description prompt", "activation addition", "neurons"]
     settings = ActivationSettings(prompts=1, questions=2, most=1.0, steps=2)
-    methods = build_methods(["activation", "prompt"], *shared, identity={"a": 1}, traits=[E], activation=settings)
-    assert [method.name for method in methods] == ["bare", "simple prompt", "activation addition"]
+    lineup = of_adapter(["activation", "prompt"], tmp_path / "adapter", activation=settings)
+    use = scorer(tiny_llama, byte_tokenizer)
+    options: dict[str, Any] = {"scorer": use, "output": tmp_path, "traits": [E]}
+    methods = lineup.build(tiny_llama, byte_tokenizer, SETTINGS, lineup.locate(), **options)
+    assert [method.name for method in methods] == ["bare", "simple prompt", "activation addition"] == lineup.names
+    with pytest.raises(ValueError, match="needs a scorer"):
+        Lineup(activation=settings).build(tiny_llama, byte_tokenizer, SETTINGS, {})
     methods[2].prepare()
     fitted = methods[2].calibration  # type: ignore[attr-defined]
     assert set(fitted.curves) == {Pole(E, True), Pole(E, False)}
@@ -333,7 +343,8 @@ def test_an_api_judges_and_rates_fluency(tiny_llama: Any, byte_tokenizer: Any, t
 
     with serve(script) as server:
         judge = JudgeChoice("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
-        rows = Scorer(judge, tiny_llama, byte_tokenizer, system="").score("A party?", ["I dance.", ""], [E])
+        use, said = Scorer(judge, tiny_llama, byte_tokenizer, system=""), ("A party?", ["I dance.", ""])
+        rows = [a | b for a, b in zip(use.judge_traits(*said, [E]), use.fluency(*said), strict=True)]
     assert rows[0]["scores"] == {"extraversion": 5.0} and rows[0]["rated_fluency"] == 4 and rows[0]["tokens"] == 8
     assert rows[1]["scores"] == {} and rows[1]["empty"] and rows[1]["reason"] == "the answer is empty"
 

@@ -91,7 +91,7 @@ def test_every_method_sits_the_tasks_and_the_report_says_so(
     wider = CapabilityPlan(["facts", "words", "arithmetic"], items=2)
     CapabilityRun(made, byte_tokenizer, PLAN, wider, tmp_path, {"model": "toy"}).run()
     assert sum(map(len, seen.values())) == sum(map(len, kept.values())) // 2
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         CapabilityRun(made, byte_tokenizer, PLAN, CapabilityPlan(items=3), tmp_path, {"model": "toy"})
 
 

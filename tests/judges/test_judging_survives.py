@@ -19,6 +19,7 @@ import pytest
 from dpg_fast.judges.evidence_prompt import EvidenceReply
 from dpg_fast.llm import ReplyCache
 from dpg_fast.personality.scores import Trait
+from dpg_fast.util.store import read_rows
 from tests.llm.server import Answer, FakeServer, last_user, serve
 
 pytest.importorskip("openai")
@@ -95,7 +96,7 @@ def test_killed_three_times(tmp_path: Path) -> None:
         assert process.returncode == 0, (tmp_path / "log").read_text()
         assert len(server.requests) == TOTAL + repeated and max(Counter(asked(server)).values()) <= 1 + KILLS
         assert AT_ONCE // 2 < server.most_at_once <= 2 * AT_ONCE  # a killed client's calls end a little later
-        rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        rows = list(read_rows(tmp_path / "out.jsonl"))
         assert sorted(row["record"] for row in rows) == list(range(1, TOTAL + 1))
         assert all(row["scores"]["openness"] == (row["record"] - 1) % 11 - 5 for row in rows)
         assert len({row["item"] for row in rows}) == TOTAL
@@ -105,7 +106,7 @@ def test_killed_three_times(tmp_path: Path) -> None:
         before = len(server.requests)
         process = start(server, tmp_path)
         assert process.wait(120) == 0 and len(server.requests) == before
-        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == TOTAL
+        assert sum(1 for _ in read_rows(tmp_path / "out.jsonl")) == TOTAL
     assert not (tmp_path / "out.failed.jsonl").exists()
     for path in tmp_path.iterdir():
         assert KEY.encode() not in path.read_bytes(), path.name

@@ -63,7 +63,7 @@ def run(source: Path, out: Path, server: FakeServer | None, protocol: str, *more
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "format" not in row]
     return sorted(found, key=lambda row: int(row["record"]))
 
 

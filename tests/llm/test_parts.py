@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from dpg_fast.llm.cache import SCHEMA_VERSION, Reply, ReplyCache, content_key
+from dpg_fast.llm.cache import SCHEMA_VERSION, Reply, ReplyCache
 from dpg_fast.llm.calls import Call, Request, first_request, settle
 from dpg_fast.llm.prices import PriceTable, Usage
 from dpg_fast.llm.settings import LLMSettings
 from dpg_fast.llm.structured import UnreadableReply, read_reply, strict_schema
+from dpg_fast.util.identity import digest
 
 
 class Inner(BaseModel):
@@ -50,6 +52,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, but long enough to be read as one" * 40)
     with pytest.raises(ValueError, match="not a reply cache"):
         ReplyCache(tmp_path / "text")
+    with closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.execute("CREATE TABLE notes (text TEXT)")
+        other.commit()
+    before = (tmp_path / "other").read_bytes()
+    with pytest.raises(ValueError, match="a database of notes"):
+        ReplyCache(tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == before and len(list(tmp_path.glob("other*"))) == 1
     ReplyCache(tmp_path / "new").close()
     connection = sqlite3.connect(tmp_path / "new")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
@@ -59,10 +68,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_keys_do_not_depend_on_spelling() -> None:
-    assert content_key({"a": 1, "b": [1.5, "é"]}) == content_key({"b": [1.5, "é"], "a": 1})
-    assert content_key({"a": 1}) != content_key({"a": "1"})
+    assert digest({"a": 1, "b": [1.5, "é"]}) == digest({"b": [1.5, "é"], "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
     with pytest.raises(ValueError):
-        content_key(float("nan"))
+        digest(float("nan"))
 
 
 def test_price_table(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def dialogues(path: Path) -> Path:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [row for row in map(json.loads, path.read_text().splitlines()) if "format" not in row] if path.exists() else []
+    )
 
 
 def judge(

@@ -89,19 +89,18 @@ def same(a: dict[Pole, PoleStatistics], b: dict[Pole, PoleStatistics]) -> bool:
 
 
 def test_search_finds_a_table(tiny_llama: Any, byte_tokenizer: Any) -> None:
-    seen: list[tuple[int, int, int]] = []
+    seen: list[tuple[Any, ...]] = []
     table = search_neurons(
         tiny_llama,
         byte_tokenizer,
         QUESTIONS,
         DESCRIPTIONS,
         SETTINGS,
-        progress=lambda p: seen.append((p.done, p.total, p.tokens)),
+        progress=lambda *step: seen.append(step),
     )
     assert set(table.poles) == set(DESCRIPTIONS)
-    assert [done for done, _, _ in seen] == [0, 2, 4, 6, 8, 10]
-    assert {total for _, total, _ in seen} == {2 * (3 + 2)}
-    assert seen[-1][2] == sum(table.origin["decode_tokens"].values())
+    assert [step[:3] for step in seen] == [("answers", done, 2 * (3 + 2)) for done in (0, 2, 4, 6, 8, 10)]
+    assert seen[0][3] == "" and seen[-1][3].endswith(" tokens/s") and sum(table.origin["decode_tokens"].values()) > 0
     for pole in table.poles:
         found = table.neurons[pole]
         assert len(found) > 0
@@ -149,7 +148,7 @@ def test_killed_search_continues_from_its_tables(
     assert same(again, whole)
     assert not (tmp_path / "partial" / RUNNING).exists()
     other = SearchSettings(batch_size=2, max_new_tokens=7)
-    with pytest.raises(ValueError, match="another search"):
+    with pytest.raises(ValueError, match=r"settings\.max_new_tokens"):
         collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, other, **run)
 
 
@@ -163,7 +162,7 @@ def test_finished_statistics_serve_another_selection(tiny_llama: Any, byte_token
         DESCRIPTIONS,
         SearchSettings(batch_size=2, max_new_tokens=6, means=True, selection=SelectionRule(minimum=3, threshold=1.0)),
         checkpoint=tmp_path,
-        progress=lambda p: calls.append(p.done),
+        progress=lambda what, done, total, note: calls.append(done),
     )
     assert not calls
     assert all(len(found) <= 3 for found in table.neurons.values())

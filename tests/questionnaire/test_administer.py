@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.identity import model_identity
 from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.administer import OptionProcessor, administer, encode_with_options
 from dpg_fast.questionnaire.forms import Form, make_forms, messages, question, read_answer
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent, Session, population
 from dpg_fast.text.prompting import chat_prompt
@@ -204,8 +204,8 @@ def test_a_killed_run_continues(model: PersonalityModel, byte_tokenizer: Any, tm
     identity = model_identity(model)
     half = Session(INVENTORY, tuple(PEOPLE), tuple(FORMS), AdministrationSettings(), whole.model, identity)
     marked = list(whole.answers.items())[:20]
-    half.answers.update((key, replace(answer, rating=4.25)) for key, answer in marked)
-    half.save(file)
+    with half.store(file) as store:
+        store.append(asdict(replace(answer, rating=4.25)) for _, answer in marked)
     seen: list[int] = []
     resumed = administer(
         model, byte_tokenizer, INVENTORY, PEOPLE, FORMS,
@@ -215,15 +215,16 @@ def test_a_killed_run_continues(model: PersonalityModel, byte_tokenizer: Any, tm
     for key, _ in marked:  # taken from the file, not asked again
         assert resumed.answers[key].rating == 4.25
     again = Session(INVENTORY, tuple(PEOPLE), tuple(FORMS), AdministrationSettings(), whole.model, identity)
-    assert again.restore(file) == whole.total and again.answers == resumed.answers
-    with pytest.raises(ValueError, match="its respondents differ"):
+    with again.store(file) as store:
+        assert len(store) == whole.total and again.answers == resumed.answers
+    with pytest.raises(ValueError, match="differs in respondents"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE[:1], FORMS, checkpoint=file)
     assert isinstance(model.hypernet, HyperNetwork)
     model.hypernet.randomize_(torch.Generator().manual_seed(9))
-    with pytest.raises(ValueError, match="its identity differ"):
+    with pytest.raises(ValueError, match="differs in identity"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, checkpoint=file)
-    file.write_text("{")
-    with pytest.raises(ValueError, match="does not hold answers"):
+    file.write_text("{}\n")
+    with pytest.raises(ValueError, match="is not a 'dpg_fast store 1' file"):
         administer(model, byte_tokenizer, INVENTORY, PEOPLE, FORMS, checkpoint=file)
 
 

@@ -103,7 +103,7 @@ def test_a_stopped_run_continues_with_the_same_words(
 def test_another_run_is_not_continued(tiny: PersonalityModel, byte_tokenizer: Any, tmp_path: Path) -> None:
     voices = _voices(tiny, byte_tokenizer)
     simulate([scenario(turns=1)], [0], voices, tmp_path, {})
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         simulate([scenario(turns=2)], [0], voices, tmp_path, {})
 
 

@@ -75,7 +75,7 @@ def test_a_checkpoint_that_a_killed_run_left_unfinished_is_passed_over(project: 
 )
 def test_checkpoints_of_another_run_are_refused(project: Path, override: str, named: str) -> None:
     run_training(load_settings(project / "run.yaml", ["trainer.max_steps=1"]))
-    with pytest.raises(ValueError, match=f"another run .other {named}.; name another output"):
+    with pytest.raises(ValueError, match=f"another run, which differs in {named}"):
         run_training(load_settings(project / "run.yaml", [override]))
     run_training(load_settings(project / "run.yaml", ["trainer.logging_steps=2"]))  # what is learnt stays the same
 

@@ -84,7 +84,7 @@ def test_lessons_are_kept_and_continued(tiny_llama: Any, byte_tokenizer: Any, tm
     assert files[0].stat().st_mtime_ns == before and again.levels == lessons[1].levels
     for answer, first in zip(again.answers, lessons[1].answers, strict=True):
         assert torch.equal(answer.tokens, first.tokens) and torch.equal(answer.log_ratio, first.log_ratio)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"differs in seed \(0 there, 1 now\)"):
         make_lessons(tiny_llama, byte_tokenizer, tmp_path, dataclasses.replace(settings, seed=1))
     rows = taught_sources(lessons, byte_tokenizer, strength=1.0, redraw=0.0)
     assert len(rows) == 15

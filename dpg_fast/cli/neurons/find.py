@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.cli.neurons.report import print_table
 from dpg_fast.model import Calibration, PersonalityModel
 from dpg_fast.neurons import SearchSettings, search_neurons
 from dpg_fast.neurons.checkpoint import remove_checkpoint
-from dpg_fast.neurons.search import Progress, search_memory
+from dpg_fast.neurons.search import search_memory
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.assets import load_descriptions, load_questions
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
+from dpg_fast.util.progress import progress_bars
 
 
 @dataclass(frozen=True)
@@ -64,19 +63,10 @@ def run_find(output: Path, model_name: str, options: FindOptions, console: Conso
     memory = search_memory(architecture.num_layers, architecture.intermediate, answers, options.settings, base.dtype)
     console.print(f"{sum(answers.values())} answers; statistics take {memory / 2**20:,.0f} MiB besides the model")
     partial = options.statistics or output.with_name(output.name + ".partial")
-    speed = TextColumn("{task.fields[speed]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
-    with ProgressBar(*columns, console=console) as bar:
-        task = bar.add_task("answers", total=sum(answers.values()), speed="")
-
-        def show(progress: Progress) -> None:
-            rate = f"{progress.tokens / progress.seconds:,.0f} tokens/s" if progress.tokens else ""
-            bar.update(task, completed=progress.done, speed=rate)
-
+    with progress_bars(console) as bars:
         table = search_neurons(
-            base, tokenizer, questions, descriptions, options.settings, checkpoint=partial, progress=show
+            base, tokenizer, questions, descriptions, options.settings, checkpoint=partial, progress=bars
         )
-        bar.update(task, completed=sum(answers.values()))
     PersonalityModel.from_model(base, steering=table, calibration=calibration).save_pretrained(output)
     if options.statistics is None:
         remove_checkpoint(partial)

@@ -24,11 +24,13 @@ from pydantic import BaseModel, Field
 from dpg_fast.data.labelled.prepare import Prepared
 from dpg_fast.data.labelled.settings import LabelSettings
 from dpg_fast.data.scripts.segments import Segment
-from dpg_fast.judges.journal import Journal
+from dpg_fast.judges.runner import fill
 from dpg_fast.llm import Call, Fence, LLMClient, Usage
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Progress
+from dpg_fast.util.store import Store
 
 PROMPT_VERSION = "in-character-1"
 EXAMPLES = 5
@@ -201,7 +203,7 @@ class Writer:
         self._make = generator
         self.batch = batch
         self._generator: Generator | None = None
-        self.journal = Journal(file, {"generator": dict(about)}, ("id",))
+        self.store = Store(file, {"generator": dict(about)}, ("id",))
 
     @property
     def generator(self) -> Generator:
@@ -212,25 +214,35 @@ class Writer:
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
         """Those without a text; calls that failed are made again."""
-        return [r for r in requests if (r.id,) not in self.journal or self.journal[(r.id,)]["words"] is None]
+        return [r for r in requests if (r.id,) not in self.store or self.store[(r.id,)]["words"] is None]
 
-    def write(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> None:
+    def write(self, requests: Sequence[Request], progress: Progress | None = None) -> None:
         """Write what is missing. Batches are cut before it is known what is missing, so a batch is the same on each run."""
-        done = 0
-        for start in range(0, len(requests), self.batch):
-            batch = requests[start : start + self.batch]
+
+        def work(batch: Sequence[Request]) -> list[dict[str, Any]]:
             missing = {request.id for request in self.missing(batch)}
-            if missing:
-                texts = self.generator.write(batch)
-                rows = [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True) if r.id in missing]
-                self.journal.append(rows)  # what was written before stays: it may have been judged
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(requests))
+            texts = self.generator.write(batch)
+            # what was written before stays: it may have been judged
+            return [{"id": r.id, "words": text} for r, text in zip(batch, texts, strict=True) if r.id in missing]
+
+        def done(key: tuple[Any, ...]) -> bool:
+            return key in self.store and self.store[key]["words"] is not None
+
+        fill(
+            self.store,
+            requests,
+            lambda request: (request.id,),
+            work,
+            "writing dialogue",
+            progress,
+            batch_size=self.batch,
+            whole=True,
+            done=done,
+        )
 
     def words(self, request: Request) -> str | None:
         """What was written; None if nothing was."""
-        found = self.journal[(request.id,)]["words"] if (request.id,) in self.journal else None
+        found = self.store[(request.id,)]["words"] if (request.id,) in self.store else None
         return str(found) if found else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +24,7 @@ from dpg_fast.data.similarity import near_duplicates
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Trait
 from dpg_fast.text.records import DialogueRecord, DroppedRecord, Origin, Turn
 from dpg_fast.text.records import Scores as RecordScores
-
-Report = Callable[[str, int, int], None]
+from dpg_fast.util.progress import Progress
 
 
 class CharacterRecord(BaseModel):
@@ -105,23 +104,23 @@ def build(
     settings: LabelSettings,
     scorer: Scorer,
     writer: Writer | None,
-    report: Report = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Judge, generate, judge that, and put the records together.
 
     Args:
         writer: needed if `settings.generate` is above 0.
-        report: gets what is being done, how much is done, and of how much.
+        progress: gets what is being done, how much is done, and of how much.
     """
-    scorer.score(texts_of(prepared.segments), lambda done, total: report("judging scripts", done, total))
+    scorer.score(texts_of(prepared.segments), "judging scripts", progress)
     written: list[tuple[Request, Text]] = []
     requests: list[Request] = []
     if settings.generate:
         assert writer is not None, "generation needs a writer"
         requests = make_requests(prepared, settings)
-        writer.write(requests, lambda done, total: report("writing dialogue", done, total))
+        writer.write(requests, progress)
         written = written_texts(requests, writer)
-        scorer.score([text for _, text in written], lambda done, total: report("judging dialogue", done, total))
+        scorer.score([text for _, text in written], "judging dialogue", progress)
     return _assemble(prepared, settings, scorer, requests, written)
 
 
@@ -253,6 +252,8 @@ def _add_written(
     }
     everything = [*scripted, *(text.answer for _, text in written)]
     kept: dict[tuple[str, str], int] = {}
+    # As with segments, the first reason counts. Repetition comes before anything that a score decides, so that whether a text
+    # is a copy does not depend on the judge; the distance comes last, for it needs a centre and evidence.
     for i, (request, text) in enumerate(written):
         name = request.character[1]
         scores, centre = scorer.scores(text.id), centres.get(request.character)

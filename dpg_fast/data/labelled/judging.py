@@ -12,10 +12,11 @@ from dpg_fast.data.scripts.segments import Segment
 from dpg_fast.judges.base import Judge
 from dpg_fast.judges.dialogues import TARGET, Dialogue, Line
 from dpg_fast.judges.evidence import EvidenceJudge, pair_dialogue
-from dpg_fast.judges.journal import Journal, is_scored
+from dpg_fast.judges.runner import fill, is_scored
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.records import JudgeNote
-from dpg_fast.util.progress import Count
+from dpg_fast.util.progress import Progress
+from dpg_fast.util.store import Store
 
 _REPLIES = 64  # texts judged before their scores are written, where an API's replies are kept one by one anyway
 
@@ -65,7 +66,7 @@ class Scorer:
         self._make = judge
         self._judge: Judge | None = None
         self.name = name
-        self.journal = Journal(file, {"judge": dict(about)}, ("id",))
+        self.store = Store(file, {"judge": dict(about)}, ("id",))
 
     @property
     def judge(self) -> Judge:
@@ -77,40 +78,42 @@ class Scorer:
     def missing(self, texts: Sequence[Text]) -> list[Text]:
         """Those not judged yet, each once."""
         unique = {text.id: text for text in texts}
-        return [text for text in unique.values() if not is_scored(self.journal, (text.id,))]
+        return [text for text in unique.values() if not is_scored(self.store, (text.id,))]
 
-    def score(self, texts: Sequence[Text], progress: Count | None = None) -> None:
-        """Judge what is missing.
+    def score(self, texts: Sequence[Text], what: str = "judging", progress: Progress | None = None) -> None:
+        """Judge what is missing; ``progress`` hears of it as ``what``.
 
         Raises:
             LLMError: an API cannot be used at all; what came before is kept.
         """
-        todo = self.missing(texts)
-        done = len({text.id for text in texts}) - len(todo)
-        total = done + len(todo)
-        if progress is not None:
-            progress(done, total)
-        step = _REPLIES if todo and hasattr(self.judge, "client") else 1
-        for start in range(0, len(todo), step):
-            batch = todo[start : start + step]
-            verdicts = self._verdicts(batch)
-            rows = []
-            for text, verdict in zip(batch, verdicts, strict=True):
-                found = getattr(verdict, "supported_scores", verdict.scores)
-                given = {trait: found.get(trait) for trait in Trait}
-                scores = {trait.value: None if score is None else float(score) for trait, score in given.items()}
-                if None in scores.values() and not getattr(verdict, "complete", False):
-                    scores = {}  # a failed call is made again by the next run
-                note = self._note(verdict).model_dump(exclude_none=True)
-                rows.append({"id": text.id, "scores": scores, "empty": False, "reason": verdict.reason, "note": note})
-            self.journal.append(rows)
-            done += len(batch)
-            if progress is not None:
-                progress(done, total)
+        unique = list({text.id: text for text in texts}.values())
+        step = _REPLIES if self.missing(texts) and hasattr(self.judge, "client") else 1
+        fill(
+            self.store,
+            unique,
+            lambda text: (text.id,),
+            self._rows,
+            what,
+            progress,
+            batch_size=step,
+            done=lambda key: is_scored(self.store, key),
+        )
+
+    def _rows(self, batch: Sequence[Text]) -> list[dict[str, Any]]:
+        rows = []
+        for text, verdict in zip(batch, self._verdicts(batch), strict=True):
+            found = getattr(verdict, "supported_scores", verdict.scores)
+            given = {trait: found.get(trait) for trait in Trait}
+            scores = {trait.value: None if score is None else float(score) for trait, score in given.items()}
+            if None in scores.values() and not getattr(verdict, "complete", False):
+                scores = {}  # a failed call is made again by the next run
+            note = self._note(verdict).model_dump(exclude_none=True)
+            rows.append({"id": text.id, "scores": scores, "empty": False, "reason": verdict.reason, "note": note})
+        return rows
 
     def scores(self, id: str) -> Open | None:
         """Five scores in OCEAN order, None where there is no evidence of the trait; None altogether if it is not judged."""
-        found = self.journal[(id,)]["scores"] if (id,) in self.journal else {}
+        found = self.store[(id,)]["scores"] if (id,) in self.store else {}
         if not found:
             return None
         o, c, e, a, n = (found[trait.value] for trait in Trait)
@@ -118,11 +121,11 @@ class Scorer:
 
     def reason(self, id: str) -> str:
         """Why there are no scores."""
-        return str(self.journal[(id,)]["reason"]) if (id,) in self.journal else "not judged"
+        return str(self.store[(id,)]["reason"]) if (id,) in self.store else "not judged"
 
     def note(self, id: str) -> JudgeNote:
         """Who judged, and what was found."""
-        return JudgeNote.model_validate(self.journal[(id,)]["note"] | {"scores": self.scores(id)})
+        return JudgeNote.model_validate(self.store[(id,)]["note"] | {"scores": self.scores(id)})
 
     def _verdicts(self, texts: Sequence[Text]) -> Sequence[Any]:
         if isinstance(self.judge, EvidenceJudge):

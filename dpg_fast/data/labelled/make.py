@@ -312,7 +312,7 @@ def prepared_table(prepared: Prepared) -> Table:
 
 
 def _costs(scorer: Scorer, tools: _Tools) -> dict[str, Any]:
-    notes = [row["note"] for row in scorer.journal.rows.values() if row["scores"]]
+    notes = [row["note"] for row in scorer.store.rows.values() if row["scores"]]
     known = [note["cost"] for note in notes if note.get("cost") is not None]
     judging = math.fsum(known) if known and len(known) == len(notes) else None
     found: dict[str, Any] = {"judging": judging, "currency": tools.prices.currency}

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpg_fast.judges.journal import Journal, Row, is_scored
+from dpg_fast.judges.runner import Respondent, Task, run_respondents
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration, PersonalityModel
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
+from dpg_fast.util.store import Row
 
 ANSWERS, SCORES = "answers.jsonl", "scores.jsonl"
 KEY = ("trait", "pole", "strength", "question")
@@ -43,7 +44,7 @@ class NeuronSteerer:
             model: with a steering table and no hypernetwork: LoRA weights do not follow the strengths.
             tokenizer: the base model's.
             settings: of the generation.
-            identity: names the adapter and the base, for the journal.
+            identity: names the adapter and the base, for the store.
         """
         if model.steering is None:
             raise DPGError("this adapter has no personality neurons to calibrate")
@@ -128,55 +129,25 @@ def run_sweep(
     empty = [trait.value for trait in traits if not questions.get(trait)]
     if empty or not poles:
         raise DPGError(f"a sweep needs poles, and questions for each trait; missing: {', '.join(empty) or 'poles'}")
-    about = dict(steerer.about())
-    answers = Journal(directory / ANSWERS, about, KEY)
-    scores = Journal(directory / SCORES, {**about, **scorer.about()}, KEY)
-    cells: list[tuple[Trait, str, float]] = [(trait, BARE, 0.0) for trait in traits]
-    cells += [(pole.trait, str(pole), float(strength)) for pole in poles for strength in sorted(strengths)]
-    keys = [(trait.value, pole, s, question) for trait, pole, s in cells for question in questions[trait]]
-    report = progress or (lambda what, done, total: None)
-    _answer(steerer, answers, keys, batch_size, report)
-    _score(scorer, answers, scores, keys, report)
+    cells: list[tuple[Pole, str, float]] = [(Pole(trait, True), BARE, 0.0) for trait in traits]
+    cells += [(pole, str(pole), float(strength)) for pole in poles for strength in sorted(strengths)]
+
+    def steer(asked: Sequence[str], who: Sequence[tuple[Pole, float]]) -> list[str]:
+        return steerer.steer(asked, [pole for pole, _ in who], [strength for _, strength in who])
+
+    tasks = [
+        Task((pole.trait.value, name, strength, question), question, (pole, strength), (pole.trait,))
+        for pole, name, strength in cells
+        for question in questions[pole.trait]
+    ]
+    respondent = Respondent("", tasks, steer, steerer.about(), directory / ANSWERS, directory / SCORES)
+    (rows,) = run_respondents([respondent], scorer, KEY, batch_size=batch_size, progress=progress)
 
     def found(trait: Trait, pole: str, strength: float) -> dict[str, Row]:
-        return {question: scores[(trait.value, pole, strength, question)] for question in questions[trait]}
+        return {question: rows[trait.value, pole, strength, question] for question in questions[trait]}
 
     return Sweep(
         tuple(sorted(map(float, strengths))),
         {trait: found(trait, BARE, 0.0) for trait in traits},
         {pole: {float(s): found(pole.trait, str(pole), float(s)) for s in sorted(strengths)} for pole in poles},
     )
-
-
-def _answer(
-    steerer: Steerer, answers: Journal, keys: Sequence[tuple[Any, ...]], batch_size: int, report: Progress
-) -> None:
-    missing = [key for key in keys if key not in answers]
-    # Answers to one question share a batch, so that there is little padding; the longest come first, so memory peaks early.
-    missing.sort(key=lambda key: (-len(key[3]), key[3]))
-    report("answers", len(keys) - len(missing), len(keys))
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
-        poles = [Pole(Trait.parse(key[0]), True) if key[1] == BARE else Pole.parse(key[1]) for key in batch]
-        texts = steerer.steer([key[3] for key in batch], poles, [key[2] for key in batch])
-        answers.append(
-            {**dict(zip(KEY, key, strict=True)), "answer": text} for key, text in zip(batch, texts, strict=True)
-        )
-        report("answers", len(keys) - len(missing) + start + len(batch), len(keys))
-
-
-def _score(
-    scorer: Scorer, answers: Journal, scores: Journal, keys: Sequence[tuple[Any, ...]], report: Progress
-) -> None:
-    missing = [key for key in keys if not is_scored(scores, key)]
-    by_question: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
-    for key in missing:
-        by_question.setdefault((key[0], key[3]), []).append(key)
-    done = len(keys) - len(missing)
-    report("scores", done, len(keys))
-    for (trait, question), group in by_question.items():
-        texts = [answers[key]["answer"] for key in group]
-        judged = scorer.score(question, texts, [Trait.parse(trait)])
-        scores.append({**dict(zip(KEY, key, strict=True)), **row} for key, row in zip(group, judged, strict=True))
-        done += len(group)
-        report("scores", done, len(keys))

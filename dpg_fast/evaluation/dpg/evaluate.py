@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import CapabilityPlan
-from dpg_fast.evaluation.contenders import BOTH, Contenders
 from dpg_fast.evaluation.dpg.plan import DPGPlan, plan_costs
 from dpg_fast.evaluation.dpg.run import DPGRun
 from dpg_fast.evaluation.dpg.summary import write_summary
+from dpg_fast.evaluation.lineup import BOTH, Lineup
 from dpg_fast.judges.choice import OPENAI, JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm.display import money
@@ -20,6 +19,7 @@ from dpg_fast.llm.results import Plan
 from dpg_fast.model.identity import adapter_identity, base_identity
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.util.models import load_base
+from dpg_fast.util.progress import Progress
 
 __all__ = ["DPGEvaluation"]
 
@@ -31,7 +31,7 @@ class DPGEvaluation:
     Args:
         out: folder of journals and reports.
         plan: the tasks.
-        contenders: who takes part.
+        lineup: who takes part.
         answers: how answers are generated.
         judge: who judges.
         capability: tasks of lm-evaluation-harness; None leaves them out.
@@ -42,7 +42,7 @@ class DPGEvaluation:
 
     out: Path
     plan: DPGPlan
-    contenders: Contenders
+    lineup: Lineup
     answers: AnswerSettings
     judge: JudgeChoice
     capability: CapabilityPlan | None = None
@@ -50,29 +50,26 @@ class DPGEvaluation:
     @property
     def walkers(self) -> list[str]:
         """Names of the methods that take part in the interpolation."""
-        return [*self.contenders.hypernets, *([BOTH] if self.contenders.both else [])]
+        return [*self.lineup.hypernets, *([BOTH] if self.lineup.both else [])]
 
     def costs(self) -> dict[str, Plan]:
         """What answers and judgements over an API would cost, by what is asked for; empty where no API takes part."""
-        api, directories, trained = self.contenders.api, self.contenders.locate(), self.plan.load_trained()
+        api, trained = self.lineup.api, self.plan.load_trained()
+        self.lineup.locate()  # what is not an adapter is refused before anything is loaded
         judge = self.judge.make(None, None, self.out / "replies.sqlite") if self.judge.kind == OPENAI else None
         if judge is None and api is None:
             return {}
-        prompted = len(self.contenders.prompts) + len(self.contenders.loras) + (api is not None)
-        count = 1 + prompted + len(directories) + self.contenders.both
-        return plan_costs(self.plan, self.answers, count, len(self.walkers), api, judge, trained)
+        return plan_costs(self.plan, self.answers, len(self.lineup.names), len(self.walkers), api, judge, trained)
 
-    def run(
-        self, base_model: str, allow_mismatch: bool, progress: Callable[[str, int, int], None]
-    ) -> tuple[Path, list[str]]:
+    def run(self, base_model: str, allow_mismatch: bool, progress: Progress) -> tuple[Path, list[str]]:
         """Load, answer, judge and write; the summary, and a line for each method that was paid for."""
-        directories = self.contenders.locate()
+        directories = self.lineup.locate()
         base, tokenizer = load_base(base_model)
-        methods = self.contenders.build(base, tokenizer, self.answers, directories, allow_mismatch=allow_mismatch)
+        methods = self.lineup.build(base, tokenizer, self.answers, directories, allow_mismatch=allow_mismatch)
         judge = self.judge.make(base, tokenizer, self.out / "replies.sqlite")
         scorer = Scorer(judge, base, tokenizer, self.answers.system, fast_dtype())
         identities = {name: adapter_identity(directory) for name, directory in directories.items()}
-        compared = self.contenders.compared
+        compared = self.lineup.compared
         shared: dict[str, Any] = {
             "model": identities[compared]["base"],
             "weights": base_identity(base),

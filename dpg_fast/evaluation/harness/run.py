@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from dpg_fast.evaluation.harness.tasks import CHOICES, OFFLINE, named_task, offline_task
-from dpg_fast.judges.journal import Journal
+from dpg_fast.judges.runner import fill
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.steering import SteerTokens
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.progress import Progress
 from dpg_fast.util.stats import Interval, bootstrap_interval
+from dpg_fast.util.store import Store
 
 BARE = "bare"
 TOGETHER = "questions together"
@@ -81,7 +83,7 @@ def measure_capability(
     limit: int | None = None,
     chat: bool = False,
     batch_size: int = 16,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Cost]:
     """Run each task for the bare model and for each personality; finished ones are kept in ``directory``.
 
@@ -107,20 +109,18 @@ def measure_capability(
     managers = check_tasks(tasks)
     runs = [(task, str(p) if p else BARE, p) for task in tasks for p in (None, *personalities)]
     settings = {**about, "steer_tokens": steer_tokens, "limit": limit, "chat": chat}
-    journal = Journal(directory / RESULTS, settings, KEY)
-    for done, (task, label, personality) in enumerate(runs):
-        if progress is not None:
-            progress("tasks", done, len(runs))
-        if (task, label) in journal:
-            continue
+
+    def work(batch: Sequence[tuple[str, str, Personality | None]]) -> list[dict[str, Any]]:
+        ((task, label, personality),) = batch
         examinee = Examinee(model, personality)
         values = run_task(examinee, tokenizer, task, managers, steer_tokens, limit, chat, batch_size)
-        journal.append([{"task": task, "personality": label, **values}])
-    if progress is not None:
-        progress("tasks", len(runs), len(runs))
-    costs = [_cost(journal[(task, label)], journal[(task, BARE)]) for task, label, _ in runs]
+        return [{"task": task, "personality": label, **values}]
+
+    with Store(directory / RESULTS, settings, KEY) as store:
+        fill(store, runs, lambda run: run[:2], work, "tasks", progress)
+    costs = [_cost(store[task, label], store[task, BARE]) for task, label, _ in runs]
     labels = list(dict.fromkeys(label for _, label, _ in runs))
-    return costs + _together(journal, tasks, labels)
+    return costs + _together(store, tasks, labels)
 
 
 def load_harness() -> Any:
@@ -222,7 +222,7 @@ def _nats(log_likelihood: Any, words: Any) -> float:
     return float(-log_likelihood.sum() / words.sum())
 
 
-def _together(journal: Journal, tasks: Sequence[str], labels: Sequence[str]) -> list[Cost]:
+def _together(store: Store, tasks: Sequence[str], labels: Sequence[str]) -> list[Cost]:
     """The offline questions of all kinds as one task: single kinds are too few to show a small cost."""
     kinds = [task for task in tasks if task in CHOICES]
     if len(kinds) < 2:
@@ -232,7 +232,7 @@ def _together(journal: Journal, tasks: Sequence[str], labels: Sequence[str]) -> 
             "task": TOGETHER,
             "personality": label,
             "metric": "acc",
-            "values": [value for kind in kinds for value in journal[(kind, label)]["values"]],
+            "values": [value for kind in kinds for value in store[kind, label]["values"]],
         }
         for label in labels
     ]

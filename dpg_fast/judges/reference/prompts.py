@@ -18,8 +18,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from dpg_fast.llm import Fence
-from dpg_fast.llm.cache import content_key
 from dpg_fast.text.records import Text
+from dpg_fast.util.identity import digest
 
 PROMPT_VERSION = "reference-1"
 MAX_SYSTEMS = len(ascii_lowercase)
@@ -106,7 +106,7 @@ def ranking_reply(systems: int) -> type[BaseModel]:
 
 def shown_order(record: AnswersRecord, aspect: Aspect, seed: int) -> list[str]:
     """The systems in the order in which a judge sees them: drawn from seed, aspect and what the record says, not its place."""
-    key = content_key([record.question, record.reference, sorted(record.answers.items()), aspect, seed])
+    key = digest([record.question, record.reference, sorted(record.answers.items()), aspect, seed])
     systems = sorted(record.answers)
     random.Random(key).shuffle(systems)
     return systems

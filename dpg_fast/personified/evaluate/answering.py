@@ -1,22 +1,24 @@
-"""Everybody's answers to everybody's test questions, and what the systems find likely; kept in journals, a batch at a time."""
+"""Everybody's answers to everybody's test questions, and what the systems find likely; kept in stores, a batch at a time."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.judges.journal import Journal
+from dpg_fast.judges.runner import fill
 from dpg_fast.personified.data.record import ANALYSIS, RESPONSE
 from dpg_fast.personified.evaluate.bleu import stage_pairs
 from dpg_fast.personified.evaluate.cast import Person, Question
 from dpg_fast.personified.evaluate.systems import BareSystem, Request, Sampling
 from dpg_fast.text.fluency import Likelihood
+from dpg_fast.util.identity import digest
 from dpg_fast.util.progress import Progress
+from dpg_fast.util.store import Store
 
 Key = tuple[str, str, str, int]  # person, stage, "owner: question", sample
+ANSWER_KEY = ("person", "stage", "question", "sample")
 CORRECTIONS = ("No, that is not so.", "That is not true.", "You are mistaken about that.")
 AGREEMENTS = ("Yes, that is so.", "That is quite true.", "You are right about that.")
 
@@ -53,26 +55,21 @@ def collect_answers(
     seed: int,
     progress: Progress,
 ) -> dict[Key, str]:
-    """The answers as generated; those that a journal of the same job holds are taken from it."""
+    """The answers as generated; those that a store of the same run holds are taken from it."""
     options = {name: value for name, value in asdict(sampling).items()}
-    about = system.about() | {"base": identity, "sampling": options, "seed": seed, "questions": digest(cast)}
-    journal = Journal(
-        directory / f"answers_{file_name(system.name)}.jsonl", about, ("person", "stage", "question", "sample")
-    )
+    about = system.about() | {"base": identity, "sampling": options, "seed": seed, "questions": cast_digest(cast)}
     every = wanted_answers(cast)
-    # batches are cut from all that is wanted, so that a continued run has those of an uninterrupted one
-    batches = [every[i : i + sampling.batch_size] for i in range(0, len(every), sampling.batch_size)]
-    for number, batch in enumerate(batches):
-        progress(f"answers, {system.name}", number, len(batches))
-        if all(key in journal for key, _ in batch):
-            continue
+    places = {key: place for place, (key, _) in enumerate(every)}
+
+    def work(batch: Sequence[tuple[Key, Request]]) -> list[dict[str, Any]]:
+        number = places[batch[0][0]] // sampling.batch_size
         said = system.answer([request for _, request in batch], sampling, f"{seed} {number}")
-        journal.append(
-            {"person": key[0], "stage": key[1], "question": key[2], "sample": key[3], "text": text}
-            for (key, _), text in zip(batch, said, strict=True)
-        )
-    progress(f"answers, {system.name}", len(batches), len(batches))
-    return {key: str(journal[key]["text"]) for key, _ in every}
+        return [{**dict(zip(ANSWER_KEY, key, strict=True)), "text": t} for (key, _), t in zip(batch, said, strict=True)]
+
+    with Store(directory / f"answers_{file_name(system.name)}.jsonl", about, ANSWER_KEY) as store:
+        what = f"answers, {system.name}"
+        fill(store, every, lambda item: item[0], work, what, progress, batch_size=sampling.batch_size, whole=True)
+        return {key: str(store[key]["text"]) for key, _ in every}
 
 
 def collect_likelihoods(
@@ -90,13 +87,15 @@ def collect_likelihoods(
     Systems that think aloud are asked after the analysis that they wrote, and about golden answers with analysis.
     """
     thinks = thinks_aloud(answers)
-    about = system.about() | {"base": identity, "questions": digest(cast), "answers": _digest(sorted(answers.items()))}
-    journal = Journal(directory / f"likelihoods_{file_name(system.name)}.jsonl", about, ("person", "question"))
+    about = system.about() | {
+        "base": identity,
+        "questions": cast_digest(cast),
+        "answers": digest(sorted(answers.items()), 16),
+    }
     todo = [(person, question) for person in cast for question in person.questions]
-    for number, (person, question) in enumerate(todo):
-        progress(f"likelihoods, {system.name}", number, len(todo))
-        if (person.name, question.id) in journal:
-            continue
+
+    def work(batch: Sequence[tuple[Person, Question]]) -> list[dict[str, Any]]:
+        ((person, question),) = batch
         text = question.full if thinks else question.reference
         stages = _means(
             system, [Request(person, stage, question.text) for stage in person.stages], [text], [""], batch_size
@@ -107,18 +106,22 @@ def collect_likelihoods(
         own = Request(person, question.stage, question.text)
         values = _means(system, [own] * len(stock), stock, [before] * len(stock), batch_size)
         half = len(CORRECTIONS)
-        journal.append(
-            [
-                {
-                    "person": person.name,
-                    "question": question.id,
-                    "stages": dict(zip(person.stages, stages, strict=True)),
-                    "correction": sum(values[:half]) / half - sum(values[half:]) / (len(values) - half),
-                }
-            ]
-        )
-    progress(f"likelihoods, {system.name}", len(todo), len(todo))
-    return {(p.name, q.id): journal[(p.name, q.id)] for p, q in todo}
+        return [
+            {
+                "person": person.name,
+                "question": question.id,
+                "stages": dict(zip(person.stages, stages, strict=True)),
+                "correction": sum(values[:half]) / half - sum(values[half:]) / (len(values) - half),
+            }
+        ]
+
+    def key(item: tuple[Person, Question]) -> tuple[str, str]:
+        return item[0].name, item[1].id
+
+    file = directory / f"likelihoods_{file_name(system.name)}.jsonl"
+    with Store(file, about, ("person", "question")) as store:
+        fill(store, todo, key, work, f"likelihoods, {system.name}", progress)
+        return {key(item): store[key(item)] for item in todo}
 
 
 def _means(
@@ -139,7 +142,7 @@ def thinks_aloud(answers: dict[Key, str]) -> bool:
     return sum(text.startswith(ANALYSIS) for text in answers.values()) * 2 > len(answers)
 
 
-def digest(cast: Sequence[Person]) -> str:
+def cast_digest(cast: Sequence[Person]) -> str:
     """Hash of the questions and the material that systems may see."""
     rows: list[Any] = [
         [
@@ -149,17 +152,13 @@ def digest(cast: Sequence[Person]) -> str:
         ]
         for person in cast
     ]
-    return _digest(rows)
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    return digest(rows, 16)
 
 
 def file_name(name: str) -> str:
     """A system's name as part of a file's."""
     plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-    return plain if plain == name else f"{plain}_{_digest(name)[:4]}"
+    return plain if plain == name else f"{plain}_{digest(name, 4)}"
 
 
 def own_answers(cast: Sequence[Person], answers: dict[Key, str]) -> list[tuple[Person, Question, str]]:

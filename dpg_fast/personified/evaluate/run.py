@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from dpg_fast.evaluation.drift import USER_TURNS, measure_drift
 from dpg_fast.judges.base import Judge
 from dpg_fast.judges.stance import RULE, stances
 from dpg_fast.llm import LLMClient
+from dpg_fast.model.identity import model_identity
 from dpg_fast.personality.scores import Trait
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import RESPONSE
@@ -26,10 +26,10 @@ from dpg_fast.personified.evaluate.systems import BareSystem, Sampling
 from dpg_fast.questionnaire.administer import administer
 from dpg_fast.questionnaire.analysis import analyse
 from dpg_fast.questionnaire.forms import make_forms
-from dpg_fast.questionnaire.identity import model_identity
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import digest
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.results import write_results
 
@@ -95,7 +95,7 @@ def evaluate(
     Args:
         systems: of different names, on one base model.
         cast: the people.
-        directory: of the journals and the figures.
+        directory: of the stores and the figures.
         settings: see there.
         judge: an API's model for accuracy, ranking and stances; None: weak figures alone.
         trait_judge: makes the judge of personality for the long chat from base model and tokenizer; None: no long chat.
@@ -259,8 +259,7 @@ def _drift(
 
 def _name(system: BareSystem, people: Sequence[Respondent]) -> str:
     """A file's name that changes with what the system and its people are."""
-    content = repr((sorted(system.about().items()), [person.to_dict() for person in people]))
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return digest([system.about(), [person.to_dict() for person in people]], 12)
 
 
 def _examples(cast: Sequence[Person], said: Mapping[str, dict[Key, str]]) -> list[dict[str, Any]]:

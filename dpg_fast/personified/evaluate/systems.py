@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dpg_fast.evaluation.methods import Wrapping
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
 from dpg_fast.personality.row import Row
@@ -22,6 +23,7 @@ from dpg_fast.personified.evaluate.cast import Person
 from dpg_fast.text.fluency import Likelihood
 from dpg_fast.text.prompting import Message, with_system
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import file_digest
 
 BASELINES = ("bare", "profile", "retrieval")
 PROFILE_WORDS = 150
@@ -55,7 +57,7 @@ class Sampling:
         return found | ({"temperature": self.temperature, "top_p": self.top_p} if self.temperature else {})
 
 
-class BareSystem:
+class BareSystem(Wrapping):
     """The base model: it knows neither person nor stage."""
 
     name = "bare"
@@ -63,7 +65,6 @@ class BareSystem:
 
     def __init__(self, base: Any, tokenizer: Any) -> None:
         self.base, self.tokenizer = base, tokenizer
-        self._model: PersonalityModel | None = None
 
     def about(self) -> dict[str, Any]:
         """What answers depend on besides the base model, JSON-ready."""
@@ -80,24 +81,6 @@ class BareSystem:
     def make(self) -> PersonalityModel:
         """The wrapped model."""
         return PersonalityModel.from_model(self.base)
-
-    @property
-    def model(self) -> PersonalityModel:
-        """The wrapped model between `prepare` and `close`."""
-        if self._model is None:
-            raise RuntimeError(f"call prepare() of {self.name} first")
-        return self._model
-
-    def prepare(self) -> None:
-        """Called before the first answer."""
-        if self._model is None:
-            self._model = self.make()
-
-    def close(self) -> None:
-        """Leaves the base model as it was."""
-        if self._model is not None:
-            self._model.unload()
-            self._model = None
 
     def chats(self, requests: Sequence[Request]) -> tuple[list[list[Message]], list[Row]]:
         """Conversations and personalities of requests."""
@@ -212,7 +195,7 @@ class TunedSystem(BareSystem):
         return {
             "system": self.name,
             "adapters": {
-                person: hashlib.sha256((directory / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+                person: file_digest(directory / "adapter_model.safetensors")
                 for person, (_, directory) in self.characters.items()
             },
         }

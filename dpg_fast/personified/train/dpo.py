@@ -17,10 +17,11 @@ from dpg_fast.compat.peft import DEFAULT_ADAPTER, adapters
 from dpg_fast.compat.trl import REFERENCE_ADAPTER
 from dpg_fast.personified.train.conversations import row_of, spoken
 from dpg_fast.personified.train.preferences import load_pairs, margins, score_pairs, trl_rows, words_of
-from dpg_fast.personified.train.runs import claim, curve, last_checkpoint, token_leak
+from dpg_fast.personified.train.runs import claim, curve, token_leak
 from dpg_fast.personified.train.settings import DpoSettings, trainer_arguments
 from dpg_fast.personified.train.tuned import check_tuned, is_adapter, load_tuned, read_training, save_tuned
 from dpg_fast.train.attention import grouped
+from dpg_fast.train.resume import last_whole_checkpoint
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 
@@ -125,7 +126,7 @@ def run_dpo(settings: DpoSettings) -> Path:
             Dataset.from_list(train),
             Dataset.from_list(held) if held else None,
         )
-        trainer.train(resume_from_checkpoint=last_checkpoint(settings.output))
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(settings.output))
         trained = trainer.accelerator.unwrap_model(trainer.model)
         end = score_pairs(trained, tokenizer, judged, analysis)
         rows = [

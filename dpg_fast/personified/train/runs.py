@@ -3,55 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
 from dpg_fast.personified.train.conversations import IGNORED, Row
-from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_text
+from dpg_fast.train.resume import last_whole_checkpoint
+from dpg_fast.util import identity
+from dpg_fast.util.identity import plain
 
 SETTINGS = "settings.json"
 
 
-def last_checkpoint(output: Path) -> str | None:
-    """The newest checkpoint that is whole; one whose writing was cut short is passed over."""
-    found = []
-    for state in output.glob(f"{CHECKPOINT}-*/{TRAINER_STATE}"):
-        try:
-            json.loads(state.read_text(encoding="utf-8"))
-            found.append((int(state.parent.name.split("-")[1]), str(state.parent)))
-        except ValueError:
-            continue
-    return max(found)[1] if found else None
-
-
-def claim(output: Path, settings: Any, free: Sequence[str] = ("trainer",)) -> dict[str, Any]:
+def claim(output: Path, settings: Any) -> dict[str, Any]:
     """Keep the settings beside the checkpoints; they are returned JSON-ready.
 
     Raises:
-        ValueError: checkpoints of other settings are there, in more than the ``free`` ones; the message names them.
+        ValueError: checkpoints of other settings, those of the trainer aside, are there; the message names them.
     """
-    told: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=_plain))
+    told = plain(dataclasses.asdict(settings))
     told.pop("output", None)
-    file = output / SETTINGS
-    if file.is_file() and last_checkpoint(output) is not None:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        other = [name for name in told if name not in free and told[name] != before.get(name)]
-        if other:
-            raise DPGError(
-                f"{output} holds checkpoints of other settings ({', '.join(other)} differ); choose another output or remove it"
-            )
-    write_text(file, json.dumps(told, indent=1) + "\n")
+    started = last_whole_checkpoint(output) is not None
+    identity.claim(output / SETTINGS, told, started=started, free=lambda name: name.startswith("trainer"))
     return told
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def curve(trainer: Any) -> list[dict[str, float]]:

@@ -18,10 +18,11 @@ from dpg_fast.personified.train.conversations import (
     personified_rows,
     short_name,
 )
-from dpg_fast.personified.train.runs import claim, curve, last_checkpoint, token_leak
+from dpg_fast.personified.train.runs import claim, curve, token_leak
 from dpg_fast.personified.train.settings import SftSettings, trainer_arguments
 from dpg_fast.personified.train.tuned import add_lora, add_stages, save_tuned
 from dpg_fast.train.attention import grouped
+from dpg_fast.train.resume import last_whole_checkpoint
 from dpg_fast.util.models import load_base
 
 
@@ -69,7 +70,7 @@ def run_sft(settings: SftSettings) -> Path:
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(held) if held else None,
         )
-        trainer.train(resume_from_checkpoint=last_checkpoint(settings.output))
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(settings.output))
         figures: dict[str, Any] = trainer.evaluate() if held else {}
         trained = trainer.accelerator.unwrap_model(trainer.model)
         leak = token_leak(trained, held or own, sorted(tokens.values()))

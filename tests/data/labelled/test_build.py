@@ -230,6 +230,7 @@ def test_nothing_is_judged_or_written_twice(tmp_path: Path) -> None:
     echo = Echo()
     build(prepared, settings, first, Writer(lambda: echo, {"k": 1}, tmp_path / "g.jsonl"))
     asked = len(judge.asked)
+    first.store.close()  # as when the process ends
     again, second = scorer(tmp_path)
     other = Echo()
     build(prepared, settings, again, Writer(lambda: other, {"k": 1}, tmp_path / "g.jsonl"))
@@ -273,7 +274,7 @@ def test_what_was_written_stays_when_the_folder_grows(tmp_path: Path) -> None:
 
 def test_another_judges_scores_are_refused(tmp_path: Path) -> None:
     scorer(tmp_path)
-    with pytest.raises(ValueError, match="another job"):
+    with pytest.raises(ValueError, match="another run"):
         Scorer(WordsJudge, {"kind": "other"}, tmp_path / "scores.jsonl", "x")
 
 

@@ -22,11 +22,11 @@ from dpg_fast.personified.train.conversations import (
     mixed,
     personified_rows,
 )
-from dpg_fast.personified.train.runs import last_checkpoint
 from dpg_fast.personified.train.tuned import add_stages, read_training, save_tuned
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.text.records import DialogueRecord, read_records
 from dpg_fast.train import read_settings
+from dpg_fast.train.resume import last_whole_checkpoint
 
 
 def sft(project: Path, *overrides: str) -> Path:
@@ -214,9 +214,9 @@ def test_a_stopped_run_goes_on_as_it_would_have(project: Path) -> None:
     torn = project / "second" / "checkpoint-3"
     torn.mkdir()
     (torn / "adapter_model.safetensors").write_bytes(b"half")
-    assert last_checkpoint(project / "second") == str(project / "second" / "checkpoint-2")
+    assert last_whole_checkpoint(project / "second") == str(project / "second" / "checkpoint-2")
     assert losses(sft(project, second)) == pytest.approx(whole, rel=1e-4)
-    with pytest.raises(ValueError, match=r"other settings \(data differ\)"):
+    with pytest.raises(ValueError, match=r"differs in data.repeat"):
         sft(project, second, "data.repeat=3")
 
 
