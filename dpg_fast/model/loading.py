@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from dpg_fast.model import artifact
-from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET, load_base
+from dpg_fast.util import models
+from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 
 BOTH = "both"
 """Adapter name of the package's neurons and hypernetwork at once."""
@@ -35,7 +36,7 @@ def load_wrapped(
         OSError: there is no such model, adapter or character.
         ValueError: the adapter or a character was made for another base.
     """
-    base, tokenizer = load_base(name, dtype)
+    base, tokenizer = models.load_base(name, dtype)
     model = wrap(base, name, adapter, allow_mismatch=allow_mismatch)
     if characters:
         model.add_characters(characters)

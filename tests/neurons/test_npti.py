@@ -209,7 +209,7 @@ def test_import_can_sample_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     assert result.exit_code == 2
     assert "num_hidden_layers is 2" in result.output
-    result = CliRunner().invoke(app, [*arguments[:5], "--num-layers", "2"], env={"COLUMNS": "300"})
+    result = CliRunner().invoke(app, [*arguments[:6], "--num-layers", "2"], env={"COLUMNS": "300"})
     assert result.exit_code == 2
     assert "does not have" in result.output  # the published lists' model has 32 layers
 

@@ -120,7 +120,7 @@ def test_result_files_read_back(tmp_path: Path) -> None:
         ('{"schema": 1, "method": "m"}', "at least one"),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a"}]}', 'respondent 1 needs "scores"'),
         ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"Q": 1}}]}', "unknown trait 'Q'"),
-        ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"E": 9}}]}', "E = 9 is no score"),
+        ('{"schema": 1, "method": "m", "respondents": [{"label": "a", "scores": {"E": 9}}]}', "E = 9 is not a score"),
     ],
 )
 def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Path) -> None:
