@@ -104,6 +104,11 @@ class Annotator:
             draft.id, self.character.name, draft.stage, draft.question, draft.answer, draft.materials, draft.exchanges
         )
 
+    def follow_up_call(self, draft: Draft, source: Paragraph) -> Call[Any]:
+        """The call for a conversation's next user turn."""
+        who, guidance = self.character, self.settings.guidance
+        return prompts.follow_up_call(draft.id, who.name, who.language, draft.stage, source, draft.exchanges, guidance)
+
     def general_drafts(self, stage: Stage) -> list[Draft]:
         """The general instructions as drafts."""
         return [
@@ -167,7 +172,7 @@ class Annotator:
             assert draft.answer is not None
             rejection = self.checks.question(draft.question) or self._rejection(draft, draft.answer)
             if rejection is not None:
-                self._drop(done, draft, rejection.reason, rejection.detail, draft.question, "check")
+                _drop(done, draft, "check", rejection, draft.question)
                 continue
             draft.exchanges.append((draft.question, join_reply(draft.answer.analysis, draft.answer.response)))
             passed.append(draft)
@@ -189,7 +194,7 @@ class Annotator:
         good: list[tuple[Slot, str]] = []
         for slot, result in zip(wanted, results, strict=True):
             if result.value is None:
-                self._fail(done, slot.id, slot.stage, slot.kind, "question", result, slot.source.id)
+                _fail(done, slot, "question", result)
                 continue
             done.written += 1
             text = clean_turn(result.value.text)
@@ -197,7 +202,7 @@ class Annotator:
             if rejection is None:
                 good.append((slot, text))
             else:
-                self._drop(done, slot, rejection.reason, rejection.detail, text)
+                _drop(done, slot, "question", rejection, text)
         texts = [*asked, *(text for _, text in good)]
         if not good:
             return []
@@ -209,7 +214,8 @@ class Annotator:
         drafts = []
         for i, (slot, text) in enumerate(good):
             if i in again:
-                self._drop(done, slot, "repeats a question", f"{again[i].similarity:.2f}: {texts[again[i].of]}", text)
+                detail = f"{again[i].similarity:.2f}: {texts[again[i].of]}"
+                _drop(done, slot, "question", Rejection("repeats a question", detail), text)
                 continue
             asked.append(text)
             drafts.append(Draft(slot.id, slot.stage, slot.kind, slot.source, slot.source.id, text))
@@ -240,13 +246,13 @@ class Annotator:
         answered = []
         for draft, result in zip(drafts, self.asker([self.answer_call(d) for d in drafts], title), strict=True):
             if result.value is None:
-                self._fail(done, draft.id, draft.stage, draft.kind, step, result, draft.source_id)
+                _fail(done, draft, step, result)
                 continue
             answer: GoldenAnswer = result.value
             rejection = self._rejection(draft, answer)
             if rejection is not None:
                 text = f"{draft.question}\n{answer.response}"
-                self._drop(done, draft, rejection.reason, rejection.detail, text, "check" if step == "answer" else step)
+                _drop(done, draft, "check" if step == "answer" else step, rejection, text)
                 continue
             if draft.kind == "general" and not answer.answerable:
                 answer = answer.model_copy(update={"response": self.settings.refusal, "stance": "does not know"})
@@ -255,23 +261,16 @@ class Annotator:
         judged = [draft for draft in answered if draft.kind != "general"] if self.settings.verify else []
         faulty: set[str] = set()
         verdicts = self.asker([self.verdict_call(draft) for draft in judged], f"verdicts, {title}")
+        at: Step = "verdict" if step == "answer" else step
         for draft, result in zip(judged, verdicts, strict=True):
-            fault = None if result.value is None else prompts.fault_of(result.value)
             if result.value is None:
-                self._fail(
-                    done,
-                    draft.id,
-                    draft.stage,
-                    draft.kind,
-                    "verdict" if step == "answer" else step,
-                    result,
-                    draft.source_id,
-                )
-            elif fault is not None:
+                _fail(done, draft, at, result)
+            elif (fault := prompts.fault_of(result.value)) is not None:
                 text = f"{draft.question}\n{draft.answer.response if draft.answer else ''}"
-                self._drop(done, draft, fault, result.value.problem, text, "verdict" if step == "answer" else step)
-            if result.value is None or fault is not None:
-                faulty.add(draft.id)
+                _drop(done, draft, at, Rejection(fault, result.value.problem), text)
+            else:
+                continue
+            faulty.add(draft.id)
         passed = [draft for draft in answered if draft.id not in faulty]
         for draft in passed:
             assert draft.answer is not None
@@ -282,23 +281,17 @@ class Annotator:
         """Further exchanges. A conversation whose next exchange fails stays as it is."""
         growing = accepted
         finished: dict[str, Draft] = {draft.id: draft for draft in accepted}
-        who = self.character
         for number in range(2, self.settings.turns + 1):
-            calls = [
-                prompts.follow_up_call(
-                    d.id, who.name, who.language, d.stage, self._next_source(d), d.exchanges, self.settings.guidance
-                )
-                for d in growing
-            ]
+            calls = [self.follow_up_call(draft, self._next_source(draft)) for draft in growing]
             further = []
             for draft, result in zip(growing, self.asker(calls, f"user turns, exchange {number}"), strict=True):
                 if result.value is None:
-                    self._fail(done, draft.id, draft.stage, draft.kind, "follow-up", result, draft.source_id)
+                    _fail(done, draft, "follow-up", result)
                     continue
                 text = clean_turn(result.value.text)
                 rejection = self.checks.question(text)
                 if rejection is not None:
-                    self._drop(done, draft, rejection.reason, rejection.detail, text, "follow-up")
+                    _drop(done, draft, "follow-up", rejection, text)
                     continue
                 next_kind: ItemKind = "thought"  # a follow-up takes up what was said; it need not be answerable
                 further.append(replace(draft, question=text, kind=next_kind, exchanges=list(draft.exchanges)))
@@ -323,14 +316,8 @@ class Annotator:
                 if d.stage.id == stage.id and d.kind != "general" and split_of(d.id, self.settings) == "train"
             ]
             for draft in own[: round(self.settings.cross * len(own))]:
-                for other in self.character.stages:
-                    if other.id != stage.id:
-                        question = draft.exchanges[0][0]
-                        drafts.append(
-                            Draft(
-                                f"{draft.id}@{other.id}", other, draft.kind, None, draft.source_id, question, stage.id
-                            )
-                        )
+                others = [other for other in self.character.stages if other.id != stage.id]
+                drafts += [draft.asked_of_stage(other, draft.exchanges[0][0]) for other in others]
         return drafts
 
     # --- results ---
@@ -362,36 +349,15 @@ class Annotator:
             ),
         )
 
-    @staticmethod
-    def _fail(
-        done: Build, name: str, stage: Stage, kind: ItemKind, step: Step, result: Result[Any], source: str
-    ) -> None:
-        assert result.failure is not None
-        done.lost.append(
-            LostItem(
-                id=name,
-                stage=stage.id,
-                kind=kind,
-                step=step,
-                reason=result.failure.kind,
-                detail=result.failure.detail,
-                failed=True,
-                source=source,
-            )
-        )
 
-    @staticmethod
-    def _drop(done: Build, item: Slot | Draft, reason: str, detail: str, text: str, step: Step = "question") -> None:
-        source = item.source.id if item.source is not None else ""
-        done.lost.append(
-            LostItem(
-                id=item.id,
-                stage=item.stage.id,
-                kind=item.kind,
-                step=step,
-                reason=reason,
-                detail=detail,
-                text=text,
-                source=source,
-            )
-        )
+def _fail(done: Build, item: Slot | Draft, step: Step, result: Result[Any]) -> None:
+    assert result.failure is not None
+    done.lost.append(_lost(item, step, reason=result.failure.kind, detail=result.failure.detail, failed=True))
+
+
+def _drop(done: Build, item: Slot | Draft, step: Step, rejection: Rejection, text: str) -> None:
+    done.lost.append(_lost(item, step, reason=rejection.reason, detail=rejection.detail, text=text))
+
+
+def _lost(item: Slot | Draft, step: Step, **more: Any) -> LostItem:
+    return LostItem(id=item.id, stage=item.stage.id, kind=item.kind, step=step, source=item.source_id, **more)

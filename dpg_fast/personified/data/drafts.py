@@ -35,6 +35,10 @@ class Draft:
     draw: int = 0
     written: bool = False
 
+    def asked_of_stage(self, other: Stage, question: str) -> Draft:
+        """The same question, put to another stage."""
+        return Draft(f"{self.id}@{other.id}", other, self.kind, None, self.source_id, question, self.stage.id)
+
 
 @dataclass
 class Build:

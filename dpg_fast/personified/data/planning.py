@@ -36,7 +36,7 @@ def expected_calls(annotator: Annotator) -> list[tuple[str, list[Call[Any]], int
             drafts.append(Draft(slot.id, stage, slot.kind, slot.source, slot.source.id, clean_turn(text)))
     general = [draft for stage in annotator.character.stages for draft in annotator.general_drafts(stage)]
     cross = [
-        Draft(f"{d.id}@{other.id}", other, d.kind, None, d.source_id, d.question, d.stage.id)
+        d.asked_of_stage(other, d.question)
         for d in drafts[: round(len(drafts) * settings.cross * (1 - settings.test))]
         for other in annotator.character.stages
         if other.id != d.stage.id
@@ -50,12 +50,7 @@ def expected_calls(annotator: Annotator) -> list[tuple[str, list[Call[Any]], int
     annotator.find_materials(answered)
     plan: list[tuple[str, list[Call[Any]], int]] = [("user turns", questions, prompts.QUESTION_TOKENS)]
     if further:
-        who = annotator.character
-        calls: list[Call[Any]] = [
-            prompts.follow_up_call(d.id, who.name, who.language, d.stage, d.source, d.exchanges, settings.guidance)
-            for d in further
-            if d.source is not None
-        ]
+        calls = [annotator.follow_up_call(d, d.source) for d in further if d.source is not None]
         plan.append(("further user turns", calls, prompts.QUESTION_TOKENS))
     plan.append(("answers", [annotator.answer_call(d) for d in answered], prompts.ANSWER_TOKENS))
     if settings.verify:

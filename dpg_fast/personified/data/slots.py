@@ -85,6 +85,11 @@ class Slot:
     source: Paragraph
     draw: int
 
+    @property
+    def source_id(self) -> str:
+        """The paragraph's id."""
+        return self.source.id
+
 
 def slots(stage: Stage, settings: PersonifySettings) -> Iterator[Slot]:
     """The stage's user turns in the order in which they are asked for: every paragraph once, shuffled, then all again."""
