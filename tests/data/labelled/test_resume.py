@@ -90,9 +90,7 @@ def test_a_killed_run_ends_with_the_same_records(tmp_path: Path) -> None:
 
 def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path) -> None:
     prices = tmp_path / "prices.json"
-    prices.write_text(
-        '{"models": {"my-judge": {"input": 10, "output": 30}, "my-writer": {"input": 1, "output": 2}}}'
-    )
+    prices.write_text('{"models": {"my-judge": {"input": 10, "output": 30}, "my-writer": {"input": 1, "output": 2}}}')
     with serve(answer) as server:
         result = CliRunner().invoke(
             app, [*arguments(server, tmp_path / "out"), "--dry-run", "--prices", str(prices)], env={"COLUMNS": "200"}
