@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from dpg_fast.architecture.finder import MlpFinder, activation_of
 from dpg_fast.architecture.mlps import (
     ActName,
     Mlp,
-    MlpFinder,
     UnsupportedArchitectureError,
-    activation_of,
     is_linear,
     linear_children,
     linear_shape,

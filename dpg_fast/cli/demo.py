@@ -17,7 +17,7 @@ from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.model import PersonalityModel, artifact, loading
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.speed import StepTiming, compare_steps, generation, peft_rival, twin
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import MAX_SCORE, Personality, parse_personality
 from dpg_fast.text.answers import NEUTRAL_SYSTEM as SYSTEM
 from dpg_fast.util.errors import DPGError
@@ -108,7 +108,7 @@ def run_demo(
     base, tokenizer = load_smollm2()
     console.print(f"SmolLM2-135M-Instruct, loaded in {time.perf_counter() - started:.1f} s")
     console.print(f"[bold]{question}[/bold]\n")
-    said: list[tuple[str, str, Row, str]] = []
+    said: list[tuple[str, str, RowItem, str]] = []
     for number, name in enumerate(ways):
         model = give_personality(base, name)
         people = rows if number == 0 else rows[1:]  # the base says the same in each
@@ -163,7 +163,7 @@ def require_effect(people: Sequence[Person]) -> None:
 
 
 def answer(
-    model: PersonalityModel, tokenizer: Any, question: str, rows: Sequence[Row], max_new_tokens: int
+    model: PersonalityModel, tokenizer: Any, question: str, rows: Sequence[RowItem], max_new_tokens: int
 ) -> list[str]:
     """Everybody answers in one batch (greedy)."""
     answers = model.chat(
@@ -217,9 +217,9 @@ def measure(
     return compare_steps(ways, rounds)
 
 
-def _cast(texts: Sequence[str]) -> list[tuple[str, Row]]:
+def _cast(texts: Sequence[str]) -> list[tuple[str, RowItem]]:
     """Labels and personalities, the base model first."""
-    rows: list[tuple[str, Row]] = [("base", None)]
+    rows: list[tuple[str, RowItem]] = [("base", None)]
     for text in texts:
         personality = parse_personality(text)
         if personality is not None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dpg_fast.judges.likelihood import Judgement
 from dpg_fast.model.speed import StepTiming
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.util.files import write_atomically
 
@@ -26,7 +26,7 @@ class Person:
 
     way: str
     label: str
-    personality: Row
+    personality: RowItem
     answer: str
     judgement: Judgement
 

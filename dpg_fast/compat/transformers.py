@@ -74,6 +74,38 @@ def tokens_before(args: Sequence[Any], kwargs: Mapping[str, Any], length: int) -
     return None
 
 
+def forward_shape(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[int, int, int | Tensor | None, int | Tensor | None]:
+    """Rows and tokens of a forward, tokens before them (see `tokens_before`), positions whose logits are wanted (None: all).
+
+    It runs before every forward with a personality, so the usual cases are found here, without another call.
+
+    Raises:
+        ValueError: neither ids nor embeddings.
+        RuntimeError: as `cache_of`.
+    """
+    first = args[0] if args and isinstance(args[0], Tensor) else None
+    for name in INPUT_NAMES:
+        if (value := kwargs.get(name)) is not None:
+            first = value
+            break
+    if first is None:
+        raise ValueError("the model was called without input_ids and inputs_embeds")
+    rows, length = first.shape[:2]
+    before: int | Tensor | None = None
+    for name in CACHE_NAMES:
+        if callable(held := getattr(kwargs.get(name), "get_seq_length", None)):
+            before = held()
+            break
+    else:
+        before = tokens_before(args, kwargs, length)
+    kept = kwargs.get(KEPT_NAME)
+    if before is not None and not isinstance(before, Tensor):
+        before = int(before)
+    return rows, length, before, kept if isinstance(kept, Tensor) else int(kept) if kept else None
+
+
 def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     """Ids [rows, length] or embeddings [rows, length, hidden] that a forward or ``generate`` is given; None without any."""
     for name in INPUT_NAMES:
@@ -90,12 +122,6 @@ def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
     if ids is None:
         return int(sequences.shape[1]) - 1  # it began with a beginning-of-sequence token
     return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
-
-
-def kept_positions(kwargs: Mapping[str, Any]) -> int | Tensor | None:
-    """What a forward is given as the positions whose logits are wanted; None where it wants all."""
-    value = kwargs.get(KEPT_NAME)
-    return value if isinstance(value, Tensor) else int(value) if value else None
 
 
 def cache_name(model: Any) -> str:

@@ -16,7 +16,7 @@ from dpg_fast.judges.base import Judge
 from dpg_fast.judges.runner import fill, read_pairs
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.identity import model_identity
-from dpg_fast.personality.row import Row, read_rows
+from dpg_fast.personality.row import RowItem, read_item
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.text.prompting import Message, with_system
@@ -100,7 +100,7 @@ def measure_drift(
     model: PersonalityModel,
     tokenizer: Any,
     judge: Judge,
-    people: Sequence[Respondent | tuple[str, Row | str]],
+    people: Sequence[Respondent | tuple[str, RowItem | str]],
     *,
     turns: Sequence[str] = USER_TURNS,
     system: str | None = None,
@@ -136,7 +136,7 @@ def measure_drift(
         raise DPGError("drift needs at least one person and two turns")
     given = [person if isinstance(person, Respondent) else Respondent(person[0]) for person in people]
     wanted = [person.personality if isinstance(person, Respondent) else person[1] for person in people]
-    rows = read_rows(wanted, len(people))
+    rows = [read_item(item) for item in wanted]
     options = {"do_sample": False, "repetition_penalty": 1.1} | generation
     about: dict[str, Any] = {}
     if directory is not None:
@@ -166,7 +166,7 @@ def measure_drift(
     with Store(file(SCORES), about | {"judge": judge.describe(), "traits": names}, ("turn",)) as kept:
         scores = _judged(judge, turns, answers, traits, kept, progress)
     labels = tuple(person.label for person in given)
-    targets: list[Row] = [
+    targets: list[RowItem] = [
         person.asked if row is None and person.asked else row for person, row in zip(given, rows, strict=True)
     ]
     found = slopes(scores, resamples=resamples, seed=seed)
@@ -242,11 +242,11 @@ def _slope(x: NDArray[Any], y: NDArray[np.float64]) -> float:
     return float(centred @ (y - y.mean()) / (centred @ centred))
 
 
-def _targets(rows: Sequence[Row]) -> tuple[tuple[float, ...], ...]:
+def _targets(rows: Sequence[RowItem]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) if isinstance(row, Personality) else (math.nan,) * len(Trait) for row in rows)
 
 
-def _distances(scores: NDArray[np.float64], rows: Sequence[Row]) -> tuple[float, ...]:
+def _distances(scores: NDArray[np.float64], rows: Sequence[RowItem]) -> tuple[float, ...]:
     """Over the scores asked for that are not 0: a neutral trait is asked of nobody."""
     asked = np.array(_targets(rows))
     gaps = np.where(asked[:, None, :] != 0, np.abs(scores - asked[:, None, :]), math.nan)

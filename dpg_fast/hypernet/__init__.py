@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
+from dpg_fast.hypernet.build import from_config
 from dpg_fast.hypernet.combined import CombinedNetwork, join_stored
-from dpg_fast.hypernet.config import HypernetConfig, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, select_sites, sort_sites
 from dpg_fast.hypernet.encoders import ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.interface import AdapterNetwork
-from dpg_fast.hypernet.network import HyperNetwork, from_config
+from dpg_fast.hypernet.network import HyperNetwork
 from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft, write_peft
 from dpg_fast.hypernet.stored import StoredAdapters, from_peft
 from dpg_fast.hypernet.trunk import Trunk, WideTrunk
@@ -36,7 +37,6 @@ __all__ = [
     "describe",
     "from_config",
     "from_peft",
-    "input_groups",
     "join_stored",
     "read_peft",
     "select_sites",

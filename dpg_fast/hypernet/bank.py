@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -125,14 +125,12 @@ class LoraBank(nn.Module):
         self,
         codes_a: Tensor,
         codes_b: Tensor,
-        groups: Mapping[str, int] | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """The LoRA pairs of N codes, for every site. Differentiable.
 
         Args:
-            codes_a, codes_b: [N, K], or [N, L, K] with `groups`.
-            groups: site name -> its row of the codes, or None where all sites share one.
+            codes_a, codes_b: [N, K].
             dtype: of the result; the bank's by default.
 
         Returns:
@@ -141,9 +139,8 @@ class LoraBank(nn.Module):
         pairs: dict[str, tuple[Tensor, Tensor]] = {}
         for site in self.sites:
             a, b = self.A(site), self.B(site)
-            code_a, code_b = (c if groups is None else c[:, groups[site.name]] for c in (codes_a, codes_b))
             made = [
-                (code.to(w.dtype) @ w.flatten(1)).unflatten(1, w.shape[1:]) for code, w in ((code_a, a), (code_b, b))
+                (code.to(w.dtype) @ w.flatten(1)).unflatten(1, w.shape[1:]) for code, w in ((codes_a, a), (codes_b, b))
             ]
             pairs[site.name] = (made[0].to(dtype or a.dtype), made[1].to(dtype or b.dtype))
         return pairs

@@ -6,7 +6,7 @@ Why: docs/decisions.md, "A character and a profile have rank rows of their own".
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,12 +17,13 @@ from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
 from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, sort_sites
 from dpg_fast.hypernet.interface import AdapterNetwork
-from dpg_fast.hypernet.network import HyperNetwork, from_config
+from dpg_fast.hypernet.network import HyperNetwork
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.hypernet.stored import StoredAdapters
+from dpg_fast.personality.row import Row, RowItem, read_row
 from dpg_fast.util.errors import DPGError, WrongTypeError
 
-__all__ = ["CombinedNetwork", "JoinedBank", "combined_from_config", "join_stored"]
+__all__ = ["CombinedNetwork", "JoinedBank", "join_stored"]
 
 
 class JoinedBank(LoraBank):
@@ -107,6 +108,8 @@ class CombinedNetwork(AdapterNetwork):
             head.
     """
 
+    generates = stores = True
+
     def __init__(self, profile: HyperNetwork, stored: StoredAdapters) -> None:
         super().__init__()
         if profile.config.head == "wide":
@@ -148,72 +151,30 @@ class CombinedNetwork(AdapterNetwork):
     def device(self) -> torch.device:
         return self.profile.device
 
-    def part_of(self, item: Any) -> Any:
-        return item if any(part.part_of(item) is not None for part in (self.profile, self.stored)) else None
+    def accepted(self, item: RowItem | Row) -> Row:
+        row = read_row(item)
+        if row is None:
+            raise WrongTypeError(f"{item!r} is neither a personality nor a character")
+        if row.generated and (refusal := self.profile.refusal(row)) is not None:
+            raise DPGError(refusal)
+        return row
 
-    def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a, b), each [N, K] or, per layer, [N, L, K], float32, of N personalities, descriptions or characters, or of
-        scores [N, 5].
+    def codes_of(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        return self._side_by_side(self.profile.codes_of(rows), self.stored.codes_of(rows))
 
-        Raises:
-            TypeError: an item that is neither.
-            ValueError: a name that is not stored; the message lists those that are.
-        """
-        if isinstance(items, Tensor):
-            return self.scores_to_codes(items)
-        for item in items:
-            if item is None or self.part_of(item) is None:
-                raise WrongTypeError(f"{item!r} is neither a personality nor a character")
-        pairs = [self._codes_of(part, items) for part in (self.profile, self.stored)]
-        return self._side_by_side(pairs[0], pairs[1])
+    _codes = codes_of
 
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a, b) of scores [N, 5] without a character; see `HyperNetwork.scores_to_codes`."""
         own = self.profile.scores_to_codes(scores)
-        zeros = own[0].new_zeros(len(own[0]), self.stored.config.codes)  # stored adapters have one code for all layers
+        zeros = own[0].new_zeros(len(own[0]), self.stored.config.codes)
         return self._side_by_side(own, (zeros, zeros))
 
     def to_config(self) -> dict[str, Any]:
         return {"profile": self.profile.to_config(), "characters": self.stored.to_config()}
 
-    def _codes_of(self, part: AdapterNetwork, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Codes of every item, zero where the part has none."""
-        own = [part.part_of(item) for item in items]
-        if all(item is None for item in own):  # a text is not read, then
-            groups = part.groups
-            shape = (len(items), *((len(set(groups.values())),) if groups is not None else ()), part.config.codes)
-            return (zeros := torch.zeros(shape, device=part.device)), zeros
-        a, b = part.codes([item for item in own if item is not None])
-        rows = torch.tensor([item is not None for item in own]).nonzero().flatten().to(a.device)
-        made = [code.new_zeros(len(items), *code.shape[1:]).index_copy(0, rows, code) for code in (a, b)]
-        return made[0], made[1]
-
     def _side_by_side(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        sides = (self._by_layer(x, y) for x, y in zip(first, second, strict=True))
-        a, b = (torch.cat(side, dim=-1).contiguous() for side in sides)
-        return a, b
-
-    def _by_layer(self, own: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, K1] and [N, K2] as they are; [N, L1, K1] for the layers of this network, [N, L, K1], and [N, L, K2] with it."""
-        groups, before = self.groups, self.profile.groups
-        if groups is None or before is None:
-            return own, stored
-        place = [-1] * len(set(groups.values()))  # -1: layers that the hypernetwork leaves alone
-        for name, group in before.items():
-            place[groups[name]] = group
-        none = torch.zeros_like(own[:, :1])
-        return torch.cat([own, none], dim=1)[:, place], stored.unsqueeze(1).expand(-1, len(place), -1)
-
-
-def combined_from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> CombinedNetwork:
-    """The network that `CombinedNetwork.to_config` described, with fresh weights; see `from_config`."""
-    if set(values) != {"profile", "characters"}:
-        raise DPGError(f"not a combined network's configuration: {sorted(values)}")
-    available = None if sites is None else tuple(sites)
-    profile, stored = (from_config(values[name], available) for name in ("profile", "characters"))
-    if not isinstance(profile, HyperNetwork) or not isinstance(stored, StoredAdapters):
-        raise DPGError("a combined network is a hypernetwork and stored adapters")
-    return CombinedNetwork(profile, stored)
+        return torch.cat([first[0], second[0]], dim=-1), torch.cat([first[1], second[1]], dim=-1)
 
 
 @torch.no_grad()

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from dpg_fast.architecture.sites import SHARED_INPUTS, Site, whole
+from dpg_fast.architecture.sites import Site, whole
 from dpg_fast.util.errors import DPGError, WrongTypeError
 
 __all__ = [
     "MAX_CODES",
     "MAX_RANK",
-    "SHARED_INPUTS",
     "HypernetConfig",
     "Site",
-    "input_groups",
     "select_sites",
     "sort_sites",
 ]
@@ -34,7 +32,7 @@ LAST_LAYERS = frozenset(
     {"o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "fc_out", "w2", "dense_4h_to_h", "output_linear"}
 )
 """Linear layers that give hidden states; others are given some."""
-ENCODERS = ("scores", "text", "layers", "both", "stored")
+ENCODERS = ("scores", "text", "both", "stored")
 HEADS = ("bank", "wide")
 
 
@@ -50,12 +48,9 @@ class HypernetConfig:
         hidden: width of the trunk's hidden layers, 1 to 16384; of a wide head, at most 1024.
         depth: hidden layers of the trunk, 0 (codes linear in the scores; at most 6 codes) to 16.
         encoder: what is read. "scores": five trait scores; "text": a description, as the base model's hidden states,
-            averaged over its tokens; "layers": the same, but each group of adapted layers reads its own averaged input, and
-            has codes of its own; "both": scores and text. "stored": one bank entry for each stored adapter.
+            averaged over its tokens; "both": scores and text. "stored": one bank entry for each stored adapter.
         targets: "all", or the last name component(s) of the layers to adapt, e.g. ("q_proj", "mlp.up_proj").
         first_layer: decoder layers before this one are left alone; training then ends its backward pass there.
-        per_layer_codes: each group of adapted layers with one input has its own codes [N, L, K] instead of one for all
-            [N, K]; always so with encoder "layers".
         head: "bank" (compact: `codes` entries, mixed inside the kernels) or "wide" (full A and B from the trunk's last
             hidden layer, one linear map for each site; materialised for each personality).
         text_features: principal components of the averaged states that are read, 1 to 256, beside the estimated scores.
@@ -70,10 +65,9 @@ class HypernetConfig:
     alpha: float = 16.0
     hidden: int = 64
     depth: int = 2
-    encoder: Literal["scores", "text", "layers", "both", "stored"] = "scores"
+    encoder: Literal["scores", "text", "both", "stored"] = "scores"
     targets: tuple[str, ...] | Literal["all"] = "all"
     first_layer: int = 0
-    per_layer_codes: bool = False
     head: Literal["bank", "wide"] = "bank"
     text_features: int = 32
     dense_only: bool = False
@@ -96,13 +90,10 @@ class HypernetConfig:
             raise DPGError(f"alpha must be finite and above 0, not {self.alpha}")
         if self.encoder not in ENCODERS:
             raise DPGError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
-        for field in ("per_layer_codes", "dense_only"):
-            if not isinstance(getattr(self, field), bool):
-                raise WrongTypeError(f"{field} must be true or false, not {getattr(self, field)!r}")
-        if self.encoder == "layers":
-            object.__setattr__(self, "per_layer_codes", True)
-        if self.encoder == "stored" and (self.per_layer_codes or self.head == "wide"):
-            raise DPGError("stored adapters have one code for all layers and no head to generate them")
+        if not isinstance(self.dense_only, bool):
+            raise WrongTypeError(f"dense_only must be true or false, not {self.dense_only!r}")
+        if self.encoder == "stored" and self.head == "wide":
+            raise DPGError("stored adapters have no head to generate them")
         if self.head == "wide" and self.depth == 0:
             raise DPGError("a wide head reads the trunk's last hidden layer, so it needs depth >= 1")
         if self.encoder == "scores" and self.depth == 0 and self.codes > SCORE_FEATURES:
@@ -132,7 +123,7 @@ class HypernetConfig:
     @property
     def reads_text(self) -> bool:
         """Whether the base model has to read a description."""
-        return self.encoder in ("text", "layers", "both")
+        return self.encoder in ("text", "both")
 
     @property
     def features(self) -> int:
@@ -157,6 +148,9 @@ class HypernetConfig:
         Raises:
             ValueError: an unknown field, or a value out of range.
         """
+        values = dict(values)
+        if values.pop("per_layer_codes", False):  # a field of earlier files, false in most of them
+            raise DPGError("codes of its own for each layer (per_layer_codes) are not supported any more")
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -178,18 +172,6 @@ def sort_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
         if first.name == second.name:
             raise DPGError(f"site {first.name!r} is given twice")
     return tuple(found)
-
-
-def input_groups(sites: Iterable[Site]) -> dict[str, int]:
-    """Site name -> number of its group; sites of one group are given the same input. Groups are numbered in the order of
-    `sort_sites`."""
-    numbers: dict[str, int] = {}
-    found: dict[str, int] = {}
-    for site in sort_sites(sites):
-        parent, _, name = site.name.rpartition(".")
-        shared = next((names[0] for names in SHARED_INPUTS if name in names), name)
-        found[site.name] = numbers.setdefault(f"{parent}.{shared}", len(numbers))
-    return found
 
 
 def select_sites(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture.sites import Site
-from dpg_fast.hypernet.config import LAST_LAYERS, HypernetConfig, input_groups, sort_sites
+from dpg_fast.hypernet.config import LAST_LAYERS, HypernetConfig, sort_sites
 from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import describe, reference_people
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS
@@ -27,9 +27,8 @@ from dpg_fast.util.progress import Count
 
 __all__ = ["Reader", "ScoresEncoder", "TextEncoder", "fit_projection"]
 
-Reader = Callable[[str, Sequence[str]], list[Tensor]]
-"""(text, site names) -> float32 [d_in] of each site: its input, averaged over the text's tokens; for no names one float32 tensor
-[hidden_size]: the averaged hidden states that enter the layer at 5/6 of the depth."""
+Reader = Callable[[str], Tensor]
+"""Text -> float32 [hidden_size]: the hidden states that enter the layer at 5/6 of the depth, averaged over the text's tokens."""
 
 REFERENCE_TEXTS = 512
 _READOUT = 128  # principal components that the scores are estimated from
@@ -46,47 +45,35 @@ class ScoresEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Texts -> features [N, F], or [N, L, F] of encoder "layers": the constant 1, estimated traits / 5, components.
+    """Texts -> features [N, F]: the constant 1, estimated traits / 5, components.
 
-    No parameters to train; the buffers hold the fixed maps, one for each input that is read: features = (states - centre) map.
-    They are fitted when first needed.
+    No parameters to train; two buffers hold the fixed map, features = (states - centre) map, which is fitted when first needed.
 
     Args:
         config: with an encoder that reads text.
-        sites: the adapted layers; of those with one input, the first is read.
+        sites: the adapted layers, which tell the width of the hidden states.
 
     Attributes:
-        reads: names of the sites whose inputs are read; empty: the hidden states.
+        centre_0, map_0: float32 [d] and [d, 5 + components].
         reader: how the base model is asked; None until the network is put on a model.
     """
 
+    centre_0: Tensor
+    map_0: Tensor
+
     def __init__(self, config: HypernetConfig, sites: Iterable[Site]) -> None:
         super().__init__()
-        ordered = sort_sites(sites)
         self.components = config.text_features
-        self.reads: tuple[str, ...] = ()
-        widths = [_hidden_size(ordered)]
-        if config.encoder == "layers":
-            groups = input_groups(ordered)
-            first = {groups[site.name]: site for site in reversed(ordered)}
-            self.reads = tuple(first[number].name for number in sorted(first))
-            widths = [first[number].in_features for number in sorted(first)]
-        for number, width in enumerate(widths):
-            self.register_buffer(f"centre_{number}", torch.zeros(width))
-            self.register_buffer(f"map_{number}", torch.zeros(width, len(TRAITS) + self.components))
+        width = _hidden_size(sort_sites(sites))
+        self.register_buffer("centre_0", torch.zeros(width))
+        self.register_buffer("map_0", torch.zeros(width, len(TRAITS) + self.components))
         self.reader: Reader | None = None
         self._known: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
-    def maps(self) -> list[tuple[Tensor, Tensor]]:
-        """(centre [d], map [d, 5 + components]) of each input that is read."""
-        count = max(len(self.reads), 1)
-        return [(getattr(self, f"centre_{n}"), getattr(self, f"map_{n}")) for n in range(count)]
-
-    @property
     def fitted(self) -> bool:
-        """Whether the maps have been fitted (or loaded)."""
-        return bool(self.maps[0][1].any())
+        """Whether the map has been fitted (or loaded)."""
+        return bool(self.map_0.any())
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
@@ -96,13 +83,13 @@ class TextEncoder(nn.Module):
             RuntimeError: the network is on no model that could read.
         """
         if not texts:
-            shape = (0, len(self.reads)) if self.reads else (0,)
-            return self.maps[0][0].new_zeros(*shape, 1 + len(TRAITS) + self.components)
+            return self.centre_0.new_zeros(0, 1 + len(TRAITS) + self.components)
         if not self._known and not self.fitted:
             self.fit()
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
         for text in missing:
-            self._known[text] = self._features(self._read(text))
+            states = self._read(text).to(self.centre_0)
+            self._known[text] = torch.cat([states.new_ones(1), (states - self.centre_0) @ self.map_0])
         for text in texts:
             self._known.move_to_end(text)
         rows = torch.stack([self._known[text] for text in texts])
@@ -112,33 +99,26 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def fit(self, count: int | None = None, progress: Count | None = None) -> None:
-        """Fit the maps to `count` texts (512) of known scores, in all wordings; each takes a short forward of the base model."""
+        """Fit the map to `count` texts (512) of known scores, in all wordings; each takes a short forward of the base model."""
         people = reference_people(count or REFERENCE_TEXTS)
         scores = torch.tensor([person.scores for person in people]) / MAX_SCORE
-        states: list[list[Tensor]] = []
+        states: list[Tensor] = []
         for number, person in enumerate(people):
             states.append(self._read(describe(person, number // 2)))
             if progress is not None:
                 progress(number + 1, len(people))
-        for (centre, weights), found in zip(self.maps, zip(*states, strict=True), strict=True):
-            middle, fitted = fit_projection(torch.stack(found), scores.to(found[0].device), self.components)
-            centre.copy_(middle)
-            weights.copy_(fitted)
+        centre, fitted = fit_projection(torch.stack(states), scores.to(states[0].device), self.components)
+        self.centre_0.copy_(centre)
+        self.map_0.copy_(fitted)
         self._known.clear()
 
-    def _read(self, text: str) -> list[Tensor]:
+    def _read(self, text: str) -> Tensor:
         if self.reader is None:
             raise RuntimeError(
                 "this hypernetwork reads descriptions with its base model: put it on one first (PersonalityModel.from_model "
                 "or load)"
             )
-        return self.reader(text, self.reads)
-
-    def _features(self, states: Sequence[Tensor]) -> Tensor:
-        rows = []
-        for (centre, weights), found in zip(self.maps, states, strict=True):
-            rows.append(torch.cat([centre.new_ones(1), (found.to(centre) - centre) @ weights]))
-        return torch.stack(rows) if self.reads else rows[0]
+        return self.reader(text)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TextEncoder:
         self._known.clear()

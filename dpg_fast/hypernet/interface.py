@@ -6,17 +6,18 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import HypernetConfig, input_groups
+from dpg_fast.hypernet.config import HypernetConfig
 from dpg_fast.hypernet.peft_io import write_peft
 from dpg_fast.hypernet.stage_rows import StageRows, character_files
 from dpg_fast.personality.description import Description
+from dpg_fast.personality.row import Row, RowItem
 from dpg_fast.personality.scores import Character, Personality
 
 __all__ = ["AdapterNetwork", "wrong_kind"]
@@ -31,8 +32,12 @@ class AdapterNetwork(nn.Module, ABC):
     Attributes:
         config: the sizes; `config.scale` is alpha / rank.
         bank: the LoRA entries, `bank.A(site)` [K, r, in_features] and `bank.B(site)` [K, r, out_features].
+        generates: it makes weights from scores or texts.
+        stores: it has adapters by name.
     """
 
+    generates: ClassVar[bool] = False
+    stores: ClassVar[bool] = False
     config: HypernetConfig
     bank: LoraBank
 
@@ -46,27 +51,45 @@ class AdapterNetwork(nn.Module, ABC):
         """Where the bank lies."""
         return self.bank.A(self.sites[0]).device
 
-    @property
-    def groups(self) -> dict[str, int] | None:
-        """Site name -> its row of codes [N, L, K]; None where all sites share codes [N, K]."""
-        return input_groups(self.sites) if self.config.per_layer_codes else None
-
-    @abstractmethod
-    def codes(self, items: Sequence[Any] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a, b) of N items, each [N, K] or, per layer, [N, L, K], float32, on the bank's device.
+    def codes(self, items: Sequence[RowItem | Row] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (a, b) of N items, or of scores [N, 5]; each [N, K], float32, on the bank's device.
 
         Raises:
             TypeError: an item of a kind that this network does not take (None, the base model, has no code).
+            ValueError: a name that is not stored, or an item without the scores that are read.
         """
+        if isinstance(items, Tensor):
+            return self.scores_to_codes(items)
+        return self.codes_of([self.accepted(item) for item in items])
+
+    @abstractmethod
+    def accepted(self, item: RowItem | Row) -> Row:
+        """An item as a row, if this network alone can give all that it asks for; errors as in `codes`."""
+
+    def takes(self, row: Row) -> bool:
+        """Whether this network has a part in a row."""
+        return (self.generates and row.generated) or (self.stores and row.blend is not None)
+
+    def codes_of(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Codes (a, b) [N, K] of what the rows ask of this network; zero for those that it has no part in."""
+        taken = [number for number, row in enumerate(rows) if self.takes(row)]
+        if rows and not taken:  # a text is not read, then
+            return (none := torch.zeros(len(rows), self.config.codes, device=self.device)), none
+        a, b = self._codes([rows[number] for number in taken])
+        if len(taken) == len(rows):
+            return a, b
+        index = torch.tensor(taken, device=a.device)
+        a, b = (code.new_zeros(len(rows), code.shape[1]).index_copy(0, index, code) for code in (a, b))
+        return a, b
+
+    @abstractmethod
+    def _codes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Codes of rows that this network has a part in."""
 
     @property
     def stages(self) -> StageRows | None:
         """Embedding rows of the characters' stage tokens, if there are any."""
         return None
-
-    def part_of(self, item: Any) -> Any:
-        """What of a row's item this network has a code for; None for nothing."""
-        return item
 
     @abstractmethod
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,10 +102,7 @@ class AdapterNetwork(nn.Module, ABC):
     def materialise(self, item: Personality | Description | Character) -> dict[str, tuple[Tensor, Tensor]]:
         """Site name -> (A [r, in_features], B [out_features, r]) of one item, `config.scale` not applied."""
         a, b = self.codes([item])
-        if self.groups is None:
-            return self.bank.materialise(a[0], b[0])
-        pairs = self.bank.materialise_all(a, b, self.groups)
-        return {name: (A[0], B[0].t().contiguous()) for name, (A, B) in pairs.items()}
+        return self.bank.materialise(a[0], b[0])
 
     @torch.no_grad()
     def to_peft(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,18 +10,17 @@ from torch import Tensor
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.bank import LoraBank
-from dpg_fast.hypernet.config import HypernetConfig, input_groups, select_sites, sort_sites
+from dpg_fast.hypernet.config import HypernetConfig, select_sites
 from dpg_fast.hypernet.encoders import Reader, ScoresEncoder, TextEncoder
 from dpg_fast.hypernet.interface import AdapterNetwork, wrong_kind
-from dpg_fast.hypernet.stage_rows import StageRows
-from dpg_fast.hypernet.stored import StoredAdapters
 from dpg_fast.hypernet.trunk import Trunk, WideTrunk, mean_code_power
 from dpg_fast.hypernet.wording import describe
-from dpg_fast.personality.description import Description, character_of
+from dpg_fast.personality.description import Description
+from dpg_fast.personality.row import Row, RowItem, read_row
 from dpg_fast.personality.scores import MAX_SCORE, TRAITS, Personality
 from dpg_fast.util.errors import DPGError, WrongTypeError
 
-__all__ = ["HyperNetwork", "from_config"]
+__all__ = ["HyperNetwork"]
 
 
 class HyperNetwork(AdapterNetwork):
@@ -38,6 +37,8 @@ class HyperNetwork(AdapterNetwork):
         ValueError: no sites, an unknown target, or another encoder.
     """
 
+    generates = True
+
     def __init__(self, config: HypernetConfig, sites: Iterable[Site]) -> None:
         super().__init__()
         if config.encoder == "stored":
@@ -50,11 +51,10 @@ class HyperNetwork(AdapterNetwork):
         self.encoder: ScoresEncoder | TextEncoder = (
             TextEncoder(config, selected) if config.reads_text else ScoresEncoder()
         )
-        groups = len(set(input_groups(selected).values())) if config.per_layer_codes else 0
         self.trunk: Trunk | WideTrunk = (
-            WideTrunk(config.hidden, config.depth, config.features, groups)
+            WideTrunk(config.hidden, config.depth, config.features)
             if wide
-            else Trunk(config.codes, config.hidden, config.depth, config.features, groups)
+            else Trunk(config.codes, config.hidden, config.depth, config.features)
         )
 
     @property
@@ -67,39 +67,34 @@ class HyperNetwork(AdapterNetwork):
         if isinstance(self.encoder, TextEncoder):
             self.encoder.reader = value
 
-    def codes(self, items: Sequence[Personality | Description] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a, b), float32, of N personalities or descriptions, or of scores [N, 5]; [N, K] or [N, L, K] each.
+    def accepted(self, item: RowItem | Row) -> Row:
+        if not isinstance(item, (Personality, Description, Row)):
+            raise WrongTypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
+        row = read_row(item)
+        assert row is not None
+        if row.blend is not None:
+            raise DPGError(f"{item} names a stored adapter, and this hypernetwork has none")
+        if (refusal := self.refusal(row)) is not None:
+            raise DPGError(refusal)
+        return row
 
-        Differentiable in the trunk.
+    def refusal(self, row: Row) -> str | None:
+        """Why this network cannot give that row weights, or None when it can."""
+        if row.scores is not None or self.config.encoder == "text":
+            return None
+        return (
+            f"this hypernetwork reads {self._reads()}, and {row} has no scores; give it a personality=, or use a network with "
+            'encoder="text"'
+        )
 
-        Raises:
-            TypeError: an item that is neither.
-            ValueError: a Description without scores, where scores are read.
-        """
-        if isinstance(items, Tensor):
-            return self.scores_to_codes(items)
-        for item in items:
-            if not isinstance(item, (Personality, Description)):
-                raise WrongTypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
-            if character_of(item) is not None:
-                raise DPGError(f"{item} names a stored adapter, and this hypernetwork has none")
-            if (refusal := self.refuses(item)) is not None:
-                raise DPGError(refusal)
-        if self.config.encoder == "scores":
-            return self._codes_of_scores(self._scores(items))
-        texts = [describe(item) if isinstance(item, Personality) else item.text for item in items]
-        return self._from_features(self._text_features(texts, items))
-
-    def refuses(self, item: object) -> str | None:
-        """Why this network cannot give that item weights, or None when it can."""
-        scores = item.personality if isinstance(item, Description) else item
-        unknown = not isinstance(scores, Personality) or not scores.has_scores
-        if self.config.encoder in ("scores", "both") and unknown:
-            return (
-                f"this hypernetwork reads {self._reads()}, and {item!r} has no scores; give it a personality=, or use a "
-                f'network with encoder="text" or "layers"'
-            )
-        return None
+    def _codes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        if not self.config.reads_text:
+            return self._codes_of_scores(_scores(rows))
+        features: Tensor = self.encoder([describe(row.scores) if row.text is None else row.text for row in rows])  # type: ignore[arg-type]
+        if self.config.encoder == "both":  # the scores themselves in place of their estimates
+            unit = (_scores(rows) / MAX_SCORE).to(features)
+            features = torch.cat([features[:, :1], unit, features[:, 1 + len(TRAITS) :]], dim=1)
+        return self._from_features(features)
 
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (a, b), float32 contiguous, of scores [N, 5] in -5..5, OCEAN order.
@@ -118,15 +113,6 @@ class HyperNetwork(AdapterNetwork):
 
     forward = scores_to_codes
 
-    def part_of(self, item: Any) -> Any:
-        if character_of(item) is None:
-            return item
-        if isinstance(item, Description):
-            scores = item.personality
-            kept = scores.replace(character=None) if scores is not None and scores.has_scores else None
-            return Description(item.text, kept)
-        return item.replace(character=None) if isinstance(item, Personality) and item.has_scores else None
-
     def to_config(self) -> dict[str, Any]:
         return self._config_dict()
 
@@ -140,57 +126,11 @@ class HyperNetwork(AdapterNetwork):
             a, b = self.trunk(features.to(weight.device, weight.dtype))
         return a.float().contiguous(), b.float().contiguous()
 
-    def _text_features(self, texts: Sequence[str], items: Sequence[Personality | Description]) -> Tensor:
-        features: Tensor = self.encoder(texts)
-        if self.config.encoder == "both":  # the scores themselves in place of their estimates
-            unit = (self._scores(items) / MAX_SCORE).to(features)
-            features = torch.cat([features[:, :1], unit, features[:, 1 + len(TRAITS) :]], dim=1)
-        return features
-
-    def _scores(self, items: Sequence[Personality | Description]) -> Tensor:
-        people = [item.personality if isinstance(item, Description) else item for item in items]
-        rows = [person.scores for person in people if person is not None]
-        # Built on the CPU and copied once: one transfer, however many rows.
-        return torch.tensor(rows, dtype=torch.float32).reshape(-1, len(TRAITS))
-
     def _reads(self) -> str:
         return {"scores": "trait scores", "both": "trait scores and a text"}.get(self.config.encoder, "a text")
 
 
-def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> AdapterNetwork:
-    """The network that `to_config` described, with fresh weights: load its state dict next.
-
-    Args:
-        values: from `to_config`.
-        sites: the base model's layers; if given, every layer of the network must be there, in its size.
-
-    Raises:
-        ValueError: a missing or unknown field, or a layer that the base model lacks or has in another size.
-    """
-    if "characters" in values:
-        from dpg_fast.hypernet.combined import combined_from_config  # it is made of the networks of this module
-
-        return combined_from_config(values, sites)
-    unknown = sorted(set(values) - {"config", "sites", "names", "stages"})
-    missing = sorted({"config", "sites"} - set(values))
-    if unknown or missing:
-        raise DPGError(f"not a network's configuration: unknown {unknown}, missing {missing}")
-    config = HypernetConfig.from_dict(values["config"])
-    own = sort_sites(Site(*entry) for entry in values["sites"])
-    if sites is not None:
-        available = {site.name: site for site in sites}
-        for site in own:
-            found = available.get(site.name)
-            if found is None:
-                raise DPGError(f"the base model has no linear layer {site.name!r}, which the adapter changes")
-            if found != site:
-                raise DPGError(
-                    f"{site.name}: the base model has {found.in_features} -> {found.out_features}, "
-                    f"the adapter {site.in_features} -> {site.out_features}"
-                )
-    if config.encoder == "stored":
-        if "names" not in values:
-            raise DPGError("not a stored network's configuration: missing ['names']")
-        stages = StageRows.from_config(values["stages"]) if "stages" in values else None
-        return StoredAdapters(config, own, values["names"], stages)
-    return HyperNetwork(config, own)
+def _scores(rows: Sequence[Row]) -> Tensor:
+    """float32 [N, 5]; built on the CPU and copied once: one transfer, however many rows."""
+    found = [row.scores.scores for row in rows if row.scores is not None]
+    return torch.tensor(found, dtype=torch.float32).reshape(-1, len(TRAITS))

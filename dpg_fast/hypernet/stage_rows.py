@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpg_fast.personality.description import character_of
+from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.personality.stages import CharacterCard, stage_token, write_card
 from dpg_fast.util.errors import DPGError
 
@@ -128,7 +128,7 @@ def no_stage(character: str, stage: str, known: Sequence[str]) -> str:
 
 
 def character_files(
-    stages: StageRows | None, item: object, base_model: str, fingerprint: dict[str, Any] | None, tokenizer: Any
+    stages: StageRows | None, item: RowItem, base_model: str, fingerprint: dict[str, Any] | None, tokenizer: Any
 ) -> dict[str, Any]:
     """What `write_peft` gets besides the weights for an item that is a single character with stages; nothing for others.
 
@@ -141,7 +141,8 @@ def character_files(
     Raises:
         ValueError: the tokenizer would give the tokens other ids than they were tuned with.
     """
-    character = character_of(item)
+    row = read_row(item)
+    character = None if row is None else row.blend
     own = stages.of(character.names[0]) if stages is not None and character is not None else {}
     if stages is None or character is None or len(character.names) != 1 or not own:
         return {}

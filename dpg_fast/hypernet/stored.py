@@ -17,7 +17,7 @@ from dpg_fast.hypernet.config import MAX_CODES, MAX_RANK, HypernetConfig, select
 from dpg_fast.hypernet.interface import AdapterNetwork, wrong_kind
 from dpg_fast.hypernet.peft_io import PeftAdapter, PeftFormatError, read_peft
 from dpg_fast.hypernet.stage_rows import StageRows
-from dpg_fast.personality.description import character_of
+from dpg_fast.personality.row import Row, RowItem, read_row
 from dpg_fast.personality.scores import Character, Personality
 from dpg_fast.util.errors import DPGError, WrongTypeError
 
@@ -42,6 +42,8 @@ class StoredAdapters(AdapterNetwork):
         ValueError: repeated or empty names, a number of names other than `codes`, or another encoder.
     """
 
+    stores = True
+
     def __init__(
         self, config: HypernetConfig, sites: Iterable[Site], names: Sequence[str], stages: StageRows | None = None
     ) -> None:
@@ -60,29 +62,23 @@ class StoredAdapters(AdapterNetwork):
         self.bank = LoraBank(select_sites(sites, config.targets), config.rank, config.codes)
         self.stage_rows = stages
 
-    def codes(self, items: Sequence[Character | Personality] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (a [N, K], b [N, K]), float32, of N characters.
+    def accepted(self, item: RowItem | Row) -> Row:
+        row = read_row(item) if isinstance(item, (Personality, Character, Row)) else None
+        if row is None or row.blend is None or row.generated:
+            raise WrongTypeError(wrong_kind(item, "Character", "this model holds stored adapters"))
+        return row
 
-        Raises:
-            TypeError: an item that is not a Character, nor a Personality that is one alone.
-            ValueError: a name that is not stored; the message lists those that are.
-        """
-        if isinstance(items, Tensor):
-            return self.scores_to_codes(items)
-        a = torch.zeros(len(items), len(self.names), dtype=torch.float32)
+    def _codes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        a = torch.zeros(len(rows), len(self.names), dtype=torch.float32)
         b = torch.zeros_like(a)
-        for row, found in enumerate(items):
-            alone = isinstance(found, Personality) and not found.has_scores
-            item = found.character if isinstance(found, Personality) and alone else found
-            if not isinstance(item, Character):
-                raise WrongTypeError(wrong_kind(item, "Character", "this model holds stored adapters"))
-            for name, weight in item.weights:
+        for number, row in enumerate(rows):
+            for name, weight in row.blend.weights if row.blend is not None else ():
                 column = self._index.get(name)
                 if column is None:
                     raise DPGError(f"no stored adapter {name!r}; available: {', '.join(self.names)}")
                 root = math.sqrt(abs(weight))
-                a[row, column] = root
-                b[row, column] = math.copysign(root, weight)
+                a[number, column] = root
+                b[number, column] = math.copysign(root, weight)
         return a.to(self.device), b.to(self.device)
 
     def scores_to_codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +92,6 @@ class StoredAdapters(AdapterNetwork):
     @property
     def stages(self) -> StageRows | None:
         return self.stage_rows
-
-    def part_of(self, item: Any) -> Any:
-        return character_of(item)
 
 
 def from_peft(

@@ -55,21 +55,18 @@ class Trunk(nn.Module):
     of the same mean square (0.4): were both their code and their B entry zero, no gradient would ever reach
     them.
 
-    Features [N, F] give codes [N, K] each; with `groups` L they are [N, L, K], and the features may be [N, L, F], a row for
-    each group. Groups share the MLP's hidden layers and have linear maps of their own; they start alike.
+    Features [N, F] give codes [N, K] each.
 
     Args:
         codes: K; hidden: width; depth: hidden layers (0: the linear skip alone).
         features: F, the constant, five traits, then any others.
-        groups: L, or 0 for codes shared by all layers.
     """
 
-    def __init__(self, codes: int, hidden: int, depth: int, features: int = SCORE_FEATURES, groups: int = 0) -> None:
+    def __init__(self, codes: int, hidden: int, depth: int, features: int = SCORE_FEATURES) -> None:
         super().__init__()
         self.codes = codes
         self.features = features
-        self.groups = groups
-        outputs = 2 * codes * max(groups, 1)
+        outputs = 2 * codes
         self.skip = nn.Linear(features, outputs, bias=False)
         self.body = _body(features, hidden, depth)
         self.head = nn.Linear(hidden, outputs, bias=False) if depth else None
@@ -80,38 +77,31 @@ class Trunk(nn.Module):
         """Start again, as the class says."""
         _reset_linears(self.body)
         direct = min(self.codes, SCORE_FEATURES)
-        skip = self.skip.weight.view(-1, 2, self.codes, self.features)
+        skip = self.skip.weight.view(2, self.codes, self.features)
         skip.zero_()
-        skip[:, :, 0, 0] = 1.0
+        skip[:, 0, 0] = 1.0
         if direct == SCORE_FEATURES:
-            skip[:, :, 1:direct, 1:SCORE_FEATURES] = torch.eye(_TRAITS, dtype=skip.dtype, device=skip.device)
+            skip[:, 1:direct, 1:SCORE_FEATURES] = torch.eye(_TRAITS, dtype=skip.dtype, device=skip.device)
         elif direct > 1:
             mixtures = torch.empty(direct - 1, _TRAITS, dtype=skip.dtype, device=skip.device)
             nn.init.orthogonal_(mixtures)
-            skip[:, :, 1:direct, 1:SCORE_FEATURES] = mixtures
+            skip[:, 1:direct, 1:SCORE_FEATURES] = mixtures
         if self.head is None:
             return
-        head = self.head.weight.view(-1, 2, self.codes, self.head.in_features)
+        head = self.head.weight.view(2, self.codes, self.head.in_features)
         head.zero_()
         if self.codes > direct:
-            later = torch.randn_like(head[0, :, direct:])
+            later = torch.randn_like(head[:, direct:])
             outputs = torch.einsum("nh,skh->nsk", self.body(_draws(self.features, head.device, head.dtype)), later)
             mean_square = outputs.square().mean(dim=0).clamp_min(1e-12)
-            head[:, :, direct:] = later * (math.sqrt(_TRAIT_POWER) * mean_square.rsqrt()).unsqueeze(-1)
+            head[:, direct:] = later * (math.sqrt(_TRAIT_POWER) * mean_square.rsqrt()).unsqueeze(-1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self._apply_groups(self.skip, features)
+        codes = self.skip(features)
         if self.head is not None:
-            codes = codes + self._apply_groups(self.head, self.body(features[..., 1:]))
+            codes = codes + self.head(self.body(features[..., 1:]))
         a, b = codes.split(self.codes, dim=-1)
         return a, b
-
-    def _apply_groups(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        if not self.groups:
-            return layer(x)  # type: ignore[no-any-return]
-        if x.dim() == 2:
-            return layer(x).unflatten(-1, (self.groups, -1))  # type: ignore[no-any-return]
-        return torch.einsum("nlf,lcf->nlc", x, layer.weight.view(self.groups, -1, layer.in_features))
 
 
 class WideTrunk(nn.Module):
@@ -121,15 +111,14 @@ class WideTrunk(nn.Module):
 
     Args:
         hidden: width of h; depth: hidden layers, at least 1.
-        features, groups: as of `Trunk`; with groups and features [N, F] every group has the same h.
+        features: as of `Trunk`.
     """
 
     scale: Tensor
 
-    def __init__(self, hidden: int, depth: int, features: int = SCORE_FEATURES, groups: int = 0) -> None:
+    def __init__(self, hidden: int, depth: int, features: int = SCORE_FEATURES) -> None:
         super().__init__()
         self.features = features
-        self.groups = groups
         self.body = _body(features, hidden, depth)
         self.register_buffer("scale", torch.ones(()))
         self.reset_parameters()
@@ -143,7 +132,5 @@ class WideTrunk(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         h = self.body(features[..., 1:]) * self.scale
-        if self.groups and h.dim() == 2:
-            h = h[:, None].expand(-1, self.groups, -1)
         a = torch.cat([torch.ones_like(h[..., :1]), h], dim=-1)
         return a, a

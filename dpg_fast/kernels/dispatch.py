@@ -45,7 +45,7 @@ class Backend:
     verify: Verifier
 
 
-class Row(NamedTuple):
+class Served(NamedTuple):
     """One line of `explain()`."""
 
     op: str
@@ -127,22 +127,22 @@ def call(op: str, *args: Any) -> Any:
     return select(op, *args).run(*args)
 
 
-def explain(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> list[Row]:
+def explain(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> list[Served]:
     """Which backends could serve each op for tensors of this device and dtype, in order of preference."""
     from dpg_fast.kernels.samples import sample_arguments
 
-    rows: list[Row] = []
+    rows: list[Served] = []
     for op in OPS:
         try:
             args = sample_arguments(op, torch.device(device), dtype)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            rows.extend(Row(op, name, False, f"no tensors on {device}: {reason}") for name in ORDER)
+            rows.extend(Served(op, name, False, f"no tensors on {device}: {reason}") for name in ORDER)
             continue
         for name in ORDER:
             backend = _backends[op].get(name)
             ok, reason = backend.verify(*args) if backend else (False, ABSENT)
-            rows.append(Row(op, name, ok, reason))
+            rows.append(Served(op, name, ok, reason))
     return rows
 
 

@@ -1,18 +1,24 @@
-"""Conversations in, prompts and personalities out: what :meth:`PersonalityModel.chat` does before it generates."""
+"""Conversations in, answers out: chat prompts with the tokens of the characters' stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+from torch import Tensor
 
 from dpg_fast.hypernet.stage_rows import with_special_tokens
-from dpg_fast.model.stage_embedding import StageEmbedding, stage_of
-from dpg_fast.personality.row import per_row, read_rows
+from dpg_fast.model.stage_embedding import StageEmbedding
+from dpg_fast.model.wrapped import Wrapped
+from dpg_fast.personality.row import PersonalityLike, RowLike, per_row, read_row, read_rows
+from dpg_fast.personality.scores import Personality
 from dpg_fast.personality.stages import label_messages
 from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
+__all__ = ["Chatting", "Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
+
+ChatInput: TypeAlias = str | Sequence[Message] | Sequence[Sequence[Message]] | Sequence[str]
 
 
 class StageTokenizer:
@@ -30,13 +36,14 @@ class StageTokenizer:
         }
         self.tokenizer = with_special_tokens(tokenizer, list(self.names.values()))
 
-    def label(self, messages: Sequence[Message], item: object) -> list[Message]:
+    def label(self, messages: Sequence[Message], item: RowLike) -> list[Message]:
         """The conversation with the token of the item's stage before every user turn.
 
         Raises:
             ValueError: no such stage, no user turn, or a text that holds a stage token: it would choose the stage.
         """
-        stage = stage_of(item)
+        row = read_row(item)
+        stage = None if row is None else row.stage
         if stage is not None:
             self.stages.token_id(*stage)  # refuses a stage that is not there
         for message in messages:
@@ -64,6 +71,93 @@ class StageTokenizer:
         return batch
 
 
+class Chatting(Wrapped):
+    """The part of :class:`PersonalityModel` that answers conversations."""
+
+    _stage_tokenizer: tuple[Any, int, StageTokenizer] | None
+
+    def chat(
+        self,
+        conversation: ChatInput,
+        *,
+        personality: PersonalityLike = None,
+        tokenizer: Any = None,
+        system: str | None = None,
+        **kwargs: Any,
+    ) -> str | list[str]:
+        """Answer a conversation in the model's chat format and return the text.
+
+        Args:
+            conversation: a question, a list of messages, or a list of several such conversations. One conversation with a
+                list of personalities is answered by each of them, in one batch.
+            personality: as in :meth:`generate`.
+            tokenizer: by default the one saved with the base model.
+            system: an instruction put before the conversation.
+            **kwargs: passed to :meth:`generate` (``max_new_tokens``, ``do_sample``, ``streamer`` ...).
+
+        Returns:
+            One text, or a list when several conversations or personalities were given.
+        """
+        tokenizer = tokenizer or self._default_tokenizer()
+        self._tokenizer = self._tokenizer or tokenizer
+        many, batch, personalities = self._prompts(conversation, personality, tokenizer, system)
+        kwargs.setdefault("pad_token_id", padding(tokenizer, self.base))
+        output = self.generate(**batch, personality=personalities, **kwargs)
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        texts = tokenizer.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = [text.strip() for text in texts]
+        return answers if many or len(answers) != 1 else answers[0]
+
+    def prompts(
+        self,
+        conversation: ChatInput,
+        *,
+        personality: PersonalityLike = None,
+        tokenizer: Any = None,
+        system: str | None = None,
+    ) -> Any:
+        """What :meth:`chat` gives to :meth:`generate`: ``input_ids`` and ``attention_mask`` [rows, length], padded on the left.
+
+        Rows whose personality has a stage have its token before every user turn, as in training. Its id lies beyond the base
+        model's vocabulary (see :meth:`stage_token_id`); it is never generated.
+        """
+        tokenizer = tokenizer or self._default_tokenizer()
+        return self._prompts(conversation, personality, tokenizer, system)[1]
+
+    def stage_token_id(self, personality: Personality) -> int:
+        """The id that stands for a personality's stage in prompts.
+
+        Raises:
+            ValueError: it has no stage, or the model no such stage.
+        """
+        row = read_row(personality)
+        self._runtime.check([row])
+        if row is None or row.stage is None or self._runtime.stages is None:
+            raise DPGError(f"{personality} has no stage")
+        return self._runtime.stages.token_id(*row.stage)
+
+    def stage_tokenizer(self, tokenizer: Any) -> StageTokenizer | None:
+        """``tokenizer`` with the stage tokens of the model's characters, for prompts of one's own; None without stages."""
+        stages = self._runtime.stages
+        if stages is None:
+            return None
+        kept = self._stage_tokenizer
+        if kept is None or kept[0] is not tokenizer or kept[1] != len(tokenizer):
+            kept = self._stage_tokenizer = (tokenizer, len(tokenizer), StageTokenizer(tokenizer, stages))
+        return kept[2]
+
+    def _prompts(
+        self, conversation: Any, personality: Any, tokenizer: Any, system: str | None
+    ) -> tuple[bool, Any, Any]:
+        """(whether a list was asked for, encoded prompts, personality for them)."""
+        grown = self.stage_tokenizer(tokenizer)
+        if grown is None:
+            many, texts, personalities = prepare(conversation, personality, tokenizer, system)
+            return many, encode_prompts(tokenizer, texts, self.device), personalities
+        many, texts, personalities = prepare(conversation, personality, grown.tokenizer, system, grown)
+        return many, grown.encode(texts, self.device), personalities
+
+
 def prepare(
     conversation: Any, personality: Any, tokenizer: Any, system: str | None, stages: StageTokenizer | None = None
 ) -> tuple[bool, list[str], Any]:
@@ -79,8 +173,8 @@ def prepare(
     if one_each and not several:
         conversations = conversations * len(personality)
     if stages is not None:
-        items = read_rows(personality, len(conversations))
-        conversations = [stages.label(messages, item) for messages, item in zip(conversations, items, strict=True)]
+        personality = read_rows(personality, len(conversations))
+        conversations = [stages.label(messages, row) for messages, row in zip(conversations, personality, strict=True)]
     prompts = [chat_prompt(tokenizer, messages, system=system) for messages in conversations]
     if not prompts:
         raise DPGError("there is no conversation to answer")

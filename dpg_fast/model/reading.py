@@ -1,9 +1,9 @@
-"""The frozen base model reads a description: averaged inputs of its layers, without any adapter."""
+"""The frozen base model reads a description: its averaged hidden states, without any adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class BaseReader:
         return self  # a copied network reads with the same base model
 
     @torch.no_grad()
-    def __call__(self, text: str, sites: Sequence[str]) -> list[Tensor]:
+    def __call__(self, text: str) -> Tensor:
         """See `dpg_fast.hypernet.encoders.Reader`.
 
         Raises:
@@ -53,17 +53,20 @@ class BaseReader:
             raise DPGError(f"a description has 1 to {MAX_TOKENS} tokens, this one has {ids.shape[1]}: {text[:80]!r}")
         device = self._device()
         ids = ids.to(device)
-        found: dict[str, Tensor] = {}
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else kwargs["hidden_states"]
+            found.append(x.float().flatten(0, -2).mean(dim=0))
+
         decoder, layers = self._architecture.decoder, self._architecture.layers
-        with torch.inference_mode(False), self._state.lock, self._quiet(), ExitStack() as hooks:
-            for name in sites:
-                keep = _keeper(found, name)
-                hooks.callback(self._architecture.linears[name].register_forward_pre_hook(keep).remove)
-            if not sites:
-                late = layers[len(layers) * 5 // 6]
-                hooks.callback(late.register_forward_pre_hook(_keeper(found, ""), with_kwargs=True).remove)
-            decoder(input_ids=ids, use_cache=False)
-        return [found[name].to(device) for name in (sites or ("",))]
+        with torch.inference_mode(False), self._state.lock, self._quiet():
+            hook = layers[len(layers) * 5 // 6].register_forward_pre_hook(keep, with_kwargs=True)
+            try:
+                decoder(input_ids=ids, use_cache=False)
+            finally:
+                hook.remove()
+        return found[-1].to(device)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -79,11 +82,3 @@ class BaseReader:
             for module in training:
                 module.training = True
             self._state.put(call)
-
-
-def _keeper(found: dict[str, Tensor], name: str) -> Callable[..., None]:
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        x = args[0] if args else (kwargs or {})["hidden_states"]
-        found[name] = x.float().flatten(0, -2).mean(dim=0)
-
-    return keep

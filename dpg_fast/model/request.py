@@ -1,25 +1,23 @@
-"""What one call of the model carries: a slot for each row, and from which token on it is steered.
-
-Why: docs/decisions.md, "Which tokens are steered follows from the cache".
-"""
+"""What the patched layers read during one forward, and where they find it."""
 
 from __future__ import annotations
 
 import threading
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.slots import SlotValues
-from dpg_fast.model.steering import RandomMask, SteeringOptions
+from dpg_fast.model.steering import RandomMask
 from dpg_fast.util.errors import DPGError
 
+if TYPE_CHECKING:
+    from dpg_fast.model.speaking import Speaking
 
-class Call(NamedTuple):
+
+class ForwardCall(NamedTuple):
     """What the patched layers read during one forward of T tokens.
 
     Attributes:
@@ -38,7 +36,7 @@ class Call(NamedTuple):
     stages: bool = False
     several: Positions | None = None
 
-    def on(self, device: torch.device) -> Call:
+    def on(self, device: torch.device) -> ForwardCall:
         """The same call for layers that run on another device."""
         values = (self.values.mirrors or {}).get(device)
         if values is None:
@@ -47,7 +45,7 @@ class Call(NamedTuple):
         lora, steered = (None if t is None else t.to(device, non_blocking=soon) for t in self[:2])
         return self._replace(lora_slots=lora, steer_slots=steered, values=values)
 
-    def seen_by(self, name: str, x: Tensor) -> Call:
+    def seen_by(self, name: str, x: Tensor) -> ForwardCall:
         """This call as a layer reads it that may be given fewer positions than the model was.
 
         Args:
@@ -83,7 +81,7 @@ class Positions(NamedTuple):
     kept: int | Tensor | None
 
     def selected(self, name: str, x: Tensor) -> slice:
-        """Which positions of each row the layer ``name`` is given as ``x``; errors as in :meth:`Call.seen_by`."""
+        """Which positions of each row the layer ``name`` is given as ``x``; errors as in :meth:`ForwardCall.seen_by`."""
         if isinstance(self.kept, int) and self.kept > 0 and x.shape[:-1] == (self.rows, self.kept):
             return slice(-self.kept, None)
         wanted = "a tensor of positions" if isinstance(self.kept, Tensor) else self.kept or "all"
@@ -92,130 +90,6 @@ class Positions(NamedTuple):
             f"cannot be told (logits_to_keep: {wanted}), so neither can their personalities; layers may see all tokens, or the "
             "last N of each row with logits_to_keep=N"
         )
-
-
-@dataclass
-class Request:
-    """A personality for each of n rows, to be bound to every forward that the call makes.
-
-    Args:
-        row_slots: int32 [n], -1 for the base model.
-        values: contents of the slots.
-        lora: whether a bank takes part.
-        steering: whether neurons are steered.
-        steer_from: position (padding included) of the first token that is steered: one number, or int64 [n].
-        options: of the steering.
-        segments: int64 [rows, length], the personality (0 to n - 1, -1 for none) of each token of a packed forward; None
-            where each row has one.
-        stages: whether prompts may hold stage tokens.
-        widen: columns of -inf that are put behind the logits, for what ``generate`` does with the prompt's ids.
-        prompt: inside ``generate``, tokens of the prompt; None for a single forward.
-        forwards: that were bound so far.
-        steered: whether one of them steered a token; int32 [T], the last one's slots, where that is known on the device alone.
-    """
-
-    row_slots: Tensor
-    values: SlotValues
-    lora: bool
-    steering: bool
-    steer_from: int | Tensor
-    options: SteeringOptions = field(default_factory=SteeringOptions)
-    stages: bool = False
-    widen: int = 0
-    segments: Tensor | None = None
-    prompt: int | None = None
-    forwards: int = 0
-    steered: bool | Tensor = False
-    _step: int = 0
-    _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-    def bind(self, rows: int, length: int, past: int | Tensor | None, kept: int | Tensor | None = None) -> Call:
-        """Slots of the ``rows * length`` tokens of one forward that has ``past`` tokens before it (None: unknown).
-
-        ``kept``: see :class:`Positions`.
-
-        Generation may have repeated each row (beams, ``num_return_sequences``), side by side.
-
-        Raises:
-            ValueError: ``rows`` is not a multiple of n.
-            RuntimeError: which tokens are to be steered depends on how many came before them, and that cannot be told.
-        """
-        self.forwards += 1
-        call = self._bind(rows, length, past)
-        return call if length == 1 else call._replace(several=Positions(rows, length, kept))
-
-    def _bind(self, rows: int, length: int, past: int | Tensor | None) -> Call:
-        n = self.row_slots.numel()
-        if self.segments is not None:
-            return self._bind_segments(self.segments, rows, length)
-        if rows % n:
-            raise DPGError(f"the model was called with {rows} rows inside a call that gave {n} personalities")
-        slots = self._repeat(rows // n, length)
-        lora = slots if self.lora else None
-        if not self.steering:
-            return Call(lora, None, self.values, stages=self.stages)
-        if past is None:
-            everything = isinstance(self.steer_from, int) and self.steer_from == 0
-            if (
-                self.prompt is not None and length < self.prompt and not everything
-            ):  # a step of decoding, not the prompt
-                raise RuntimeError(
-                    f"generate() called the model with {length} of {self.prompt} prompt tokens and neither a cache nor an "
-                    "attention mask from which their position follows, so it cannot be told which tokens are to be "
-                    'steered; give use_cache=False, or steer_tokens="all"'
-                )
-            past = 0
-        if isinstance(past, Tensor):  # a static cache's, on the device of its layer
-            past = past.to(slots.device)
-        mask = self._mask()
-        start = self.steer_from
-        if isinstance(start, int) and isinstance(past, int):
-            if past >= start:
-                self.steered = True
-                return Call(lora, slots, self.values, mask, self.stages)
-            if past + length <= start:
-                return Call(lora, None, self.values, stages=self.stages)
-        position = past + torch.arange(length, device=slots.device)
-        first = start.to(slots.device)[:, None].repeat_interleave(rows // n, 0) if isinstance(start, Tensor) else start
-        steered = (position >= first).expand(rows, length).reshape(-1)
-        steer_slots = torch.where(steered, slots, -1).to(torch.int32)
-        if self.steered is not True:
-            self.steered = steer_slots
-        return Call(lora, steer_slots, self.values, mask, self.stages)
-
-    def steered_any(self) -> bool:
-        """Whether a token was steered (the last forward's, where only the device knows: then it waits for the device)."""
-        return self.steered if isinstance(self.steered, bool) else bool((self.steered >= 0).any())
-
-    def _bind_segments(self, segments: Tensor, rows: int, length: int) -> Call:
-        if segments.shape != (rows, length):
-            raise DPGError(f"segments have shape {list(segments.shape)}, the forward has [{rows}, {length}] tokens")
-        none = self.row_slots.new_full((1,), -1)
-        slots = torch.cat([self.row_slots, none])[segments.reshape(-1).to(none.device)]  # -1 is the last
-        lora, steered = (slots if wanted else None for wanted in (self.lora, self.steering))
-        return Call(lora, steered, self.values, self._mask(), self.stages)
-
-    def _mask(self) -> RandomMask | None:
-        keep = self.options.random_mask
-        if keep is None:
-            return None
-        self._step += 1
-        return RandomMask(keep, self.options.seed, self._step)
-
-    def rewrite(self, row_slots: Tensor) -> None:
-        """Other slots, in the tensors that forwards (and captured graphs) already read."""
-        self.row_slots.copy_(row_slots)
-        for (factor, length), repeated in self._rows.items():
-            repeated.copy_(self.row_slots.repeat_interleave(factor * length))
-
-    def _repeat(self, factor: int, length: int) -> Tensor:
-        if factor * length == 1:
-            return self.row_slots
-        key = (factor, length)
-        if key not in self._rows:
-            with lasting():  # for rewrite()
-                self._rows = {key: self.row_slots.repeat_interleave(factor * length)}
-        return self._rows[key]
 
 
 class CallState:
@@ -229,15 +103,15 @@ class CallState:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.request: ContextVar[Request | None] = ContextVar("dpg_fast_request", default=None)
-        self.call: Call | None = None
+        self.request: ContextVar[Speaking | None] = ContextVar("dpg_fast_request", default=None)
+        self.call: ForwardCall | None = None
         self.mirrors: tuple[CallMirror, ...] = ()
         #: whether a call of the wrapper is running; and one whose forward somebody has replaced
         self.inside: ContextVar[bool] = ContextVar("dpg_fast_inside", default=False)
         self.replaced: ContextVar[bool] = ContextVar("dpg_fast_replaced", default=False)
         self.reached: set[Any] | None = None
 
-    def put(self, call: Call | None) -> Call | None:
+    def put(self, call: ForwardCall | None) -> ForwardCall | None:
         """Make ``call`` the running one, on every device; returns the one before. Under the lock."""
         before, self.call = self.call, call
         for mirror in self.mirrors:
@@ -250,7 +124,7 @@ class CallMirror:
 
     def __init__(self, device: torch.device, state: CallState) -> None:
         self.device = device
-        self.call: Call | None = None
+        self.call: ForwardCall | None = None
         self._state = state
 
     @property

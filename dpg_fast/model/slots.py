@@ -7,20 +7,21 @@ their slot, -1 for the base model. A new personality is one row written; the wei
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from dpg_fast.personality.row import Row
 
 
 class SlotValues(NamedTuple):
     """Contents of n slots.
 
     Attributes:
-        codes_a, codes_b: float32 [n, K]; or [L, n, K] where each of L groups of layers has codes of its own.
+        codes_a, codes_b: float32 [n, K].
         strengths: float32 [n, 10].
-        of_group: with codes [L, n, K], the views (codes_a [n, K], codes_b [n, K]) of each group.
         pairs: site name -> (A [n, r, d_in], B [n, r, d_out]): weights of a wide head, read instead of the bank; each on the
             device of its layer.
         mirrors: device -> the same contents there, for layers that run on other devices than the first.
@@ -29,20 +30,8 @@ class SlotValues(NamedTuple):
     codes_a: Tensor
     codes_b: Tensor
     strengths: Tensor
-    of_group: tuple[tuple[Tensor, Tensor], ...] | None = None
     pairs: Mapping[str, tuple[Tensor, Tensor]] | None = None
     mirrors: Mapping[torch.device, SlotValues] | None = None
-
-    @classmethod
-    def make(cls, codes_a: Tensor, codes_b: Tensor, strengths: Tensor) -> SlotValues:
-        """With the views of the groups, where there are groups."""
-        if codes_a.dim() == 2:
-            return cls(codes_a, codes_b, strengths)
-        return cls(codes_a, codes_b, strengths, tuple(zip(codes_a.unbind(0), codes_b.unbind(0), strict=True)))
-
-    def codes(self, group: int) -> tuple[Tensor, Tensor]:
-        """(codes_a [n, K], codes_b [n, K]) for the layers of a group."""
-        return (self.codes_a, self.codes_b) if self.of_group is None else self.of_group[group]
 
     def mirrored(self, devices: Sequence[torch.device]) -> SlotValues:
         """With copies on ``devices``, which gradients reach."""
@@ -51,7 +40,7 @@ class SlotValues(NamedTuple):
         made = {}
         for device in devices:
             codes_a, codes_b, strengths = (t.to(device, non_blocking=device.type != "cpu") for t in self[:3])
-            made[device] = SlotValues.make(codes_a, codes_b, strengths)._replace(pairs=self.pairs)
+            made[device] = SlotValues(codes_a, codes_b, strengths, pairs=self.pairs)
         return self._replace(mirrors=made)
 
 
@@ -63,8 +52,11 @@ class SlotTable:
         device: of the buffers.
         capacity: slots at the start. When more distinct personalities are in use at once the buffers double, which moves
             them; captured CUDA graphs then have to be captured again.
-        groups: L, where each group of layers has codes of its own; 0 for codes shared by all.
         others: devices that hold the same contents, for the layers that run there.
+
+    Attributes:
+        values: the contents.
+        slots: row -> its slot, the least recently used first.
     """
 
     def __init__(
@@ -72,18 +64,16 @@ class SlotTable:
         codes: int,
         device: torch.device,
         capacity: int = 64,
-        groups: int = 0,
         others: Sequence[torch.device] = (),
     ) -> None:
-        shape = (groups, capacity, codes) if groups else (capacity, codes)
         self._others = tuple(others)
         with torch.inference_mode(False):  # what is made in that mode could only be changed in it
-            self.values = SlotValues.make(
-                torch.zeros(shape, device=device),
-                torch.zeros(shape, device=device),
+            self.values = SlotValues(
+                torch.zeros(capacity, codes, device=device),
+                torch.zeros(capacity, codes, device=device),
                 torch.zeros(capacity, 10, device=device),
             ).mirrored(self._others)
-        self._slot: OrderedDict[Hashable, int] = OrderedDict()
+        self.slots: OrderedDict[Row, int] = OrderedDict()
         self._pins: Counter[int] = Counter()
         self._free = list(range(capacity - 1, -1, -1))
 
@@ -91,28 +81,33 @@ class SlotTable:
     def capacity(self) -> int:
         return self.values.strengths.shape[0]
 
-    def acquire(self, items: Sequence[Hashable], fill: Callable[[list[Hashable]], SlotValues]) -> list[int]:
-        """Slots of ``items`` (distinct), pinned until :meth:`release`; ``fill`` computes those not yet there, in one call."""
-        slots: dict[Hashable, int] = {}
-        for item in items:
-            if item in self._slot:
-                slots[item] = self._slot[item]
-                self._slot.move_to_end(item)
-                self._pins[slots[item]] += 1
-        new = [item for item in items if item not in slots]
+    def acquire(self, rows: Iterable[Row | None], fill: Callable[[list[Row]], SlotValues]) -> dict[Row, int]:
+        """A slot for each distinct row, pinned until :meth:`release`; ``fill`` computes those not yet there, in one call."""
+        found: dict[Row, int] = {}
+        new: dict[Row, None] = {}
+        for row in rows:
+            if row is None or row in found:
+                continue
+            slot = self.slots.get(row)
+            if slot is None:
+                new[row] = None
+                continue
+            found[row] = slot
+            self.slots.move_to_end(row)
+            self._pins[slot] += 1  # before any slot is taken: what this call needs is not evicted for its own new rows
         if new:
             try:
-                values = fill(new)
+                values = fill(list(new))
             except BaseException:
-                self.release(list(slots.values()))
+                self.release(found.values())
                 raise
-            for item in new:
-                slots[item] = self._slot[item] = self._take()
-                self._pins[slots[item]] += 1
-            self._write([slots[item] for item in new], values)
-        return [slots[item] for item in items]
+            for row in new:
+                found[row] = self.slots[row] = self._take()
+                self._pins[found[row]] += 1
+            self._write([found[row] for row in new], values)
+        return found
 
-    def release(self, slots: Sequence[int]) -> None:
+    def release(self, slots: Iterable[int]) -> None:
         """Undo the pins of one :meth:`acquire`; the contents stay until the slot is needed."""
         for slot in slots:
             self._pins[slot] -= 1
@@ -120,11 +115,16 @@ class SlotTable:
                 del self._pins[slot]
 
     def _take(self) -> int:
+        """A slot that nobody holds: a free one, else the least recently used without pins, else one of twice as many.
+
+        Running calls read pinned slots at every forward, so those are never evicted, however old; when all are pinned the
+        buffers grow, which moves them. Eviction writes nothing: the slot is overwritten by what it was taken for.
+        """
         if self._free:
             return self._free.pop()
-        for item, slot in self._slot.items():
+        for row, slot in self.slots.items():
             if not self._pins[slot]:
-                del self._slot[item]
+                del self.slots[row]
                 return slot
         old = self.capacity
         self._grow()
@@ -133,15 +133,14 @@ class SlotTable:
 
     def _grow(self) -> None:
         with torch.inference_mode(False):
-            self.values = SlotValues.make(
-                *(torch.cat([buffer, torch.zeros_like(buffer)], dim=-2) for buffer in self.values[:3])
-            ).mirrored(self._others)
+            a, b, strengths = (torch.cat([buffer, torch.zeros_like(buffer)]) for buffer in self.values[:3])
+            self.values = SlotValues(a, b, strengths).mirrored(self._others)
 
     def _write(self, slots: list[int], values: SlotValues) -> None:
         for written in self._written():
             index = torch.tensor(slots, device=written.strengths.device)
             for buffer, rows in zip(written[:3], values[:3], strict=True):
-                buffer.index_copy_(buffer.dim() - 2, index, rows.to(buffer))
+                buffer.index_copy_(0, index, rows.to(buffer))
 
     def _written(self) -> tuple[SlotValues, ...]:
         """The buffers of every device."""

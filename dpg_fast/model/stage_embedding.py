@@ -22,21 +22,12 @@ from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.model.layers.changes import Change, Changed
 from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.request import CallState
-from dpg_fast.personality.description import Description
-from dpg_fast.personality.scores import Personality
+from dpg_fast.personality.row import Row
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["StageEmbedding", "check_stage_tokens", "stage_of"]
+__all__ = ["StageEmbedding", "check_stage_tokens"]
 
 ATTRIBUTE = "dpg_stages"
-
-
-def stage_of(item: object) -> tuple[str, str] | None:
-    """(character, stage) of a row's item; None for items without a stage."""
-    scores = item.personality if isinstance(item, Description) else item
-    if not isinstance(scores, Personality) or scores.stage is None or scores.character is None:
-        return None
-    return scores.character.names[0], scores.stage
 
 
 def check_stage_tokens(base: Any) -> None:
@@ -119,17 +110,17 @@ class StageEmbedding:
                 self._copy = self.rows.rows.to(y.device, y.dtype) * self.scale
         return self._copy
 
-    def check_prompt(self, items: Sequence[object], ids: Tensor | None) -> None:
+    def check_prompt(self, rows: Sequence[Row | None], ids: Tensor | None) -> None:
         """Refuse a prompt without the stage token that its row asks for: the stage would have no effect.
 
         Args:
-            items: one for each row.
+            rows: what each row asks for.
             ids: int64 [rows, length], or None for a prompt given as embeddings.
 
         Raises:
             ValueError: a token is missing.
         """
-        wanted = [(row, found) for row, found in enumerate(map(stage_of, items)) if found is not None]
+        wanted = [(n, row.stage) for n, row in enumerate(rows) if row is not None and row.stage is not None]
         if not wanted:
             return
         if ids is None:

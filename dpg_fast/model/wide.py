@@ -7,15 +7,19 @@ its slot's weights, where a compact bank writes 2 K numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpg_fast.compat.torch import still_held
 from dpg_fast.hypernet import Site
 from dpg_fast.model.layers.places import Places
 from dpg_fast.model.layers.surgery import Surgery
 from dpg_fast.model.slots import SlotTable, SlotValues
+from dpg_fast.model.supply import Supply
+from dpg_fast.personality.row import Row
 
 SLOTS = 8
 
@@ -59,14 +63,14 @@ class WideTable(SlotTable):
         self._one_hot()
         self._surgery.set_bank(self._weights.__getitem__, stacked=True)
 
-    def refresh(self, fill: Callable[[list[Hashable]], SlotValues]) -> None:
+    def refresh(self, fill: Callable[[list[Row]], SlotValues]) -> None:
         """Make the weights of slots in use again; others are forgotten."""
-        for item, slot in list(self._slot.items()):
+        for item, slot in list(self.slots.items()):
             if not self._pins[slot]:
-                del self._slot[item]
+                del self.slots[item]
                 self._free.append(slot)
-        if self._slot:
-            self._write(list(self._slot.values()), fill(list(self._slot)))
+        if self.slots:
+            self._write(list(self.slots.values()), fill(list(self.slots)))
 
     @torch.no_grad()
     def _write(self, slots: list[int], values: SlotValues) -> None:
@@ -96,6 +100,56 @@ class WideTable(SlotTable):
         if self.values.codes_a.shape != codes.shape:
             with torch.inference_mode(False):
                 self.values = SlotValues(codes, codes, self.values.strengths).mirrored(self._others)
+
+
+class WideSupply(Supply):
+    """Slots that hold weights: they are made again, in place, when the head that made them has changed.
+
+    Args:
+        moved: called with the new values when slots were doubled; see `Supply` for the others.
+    """
+
+    def __init__(self, *parts: Any, moved: Callable[[SlotValues], None]) -> None:
+        super().__init__(*parts)
+        self._moved = moved
+
+    def table(self) -> SlotTable:
+        assert self.hypernet is not None
+        self.device()
+        intact = still_held(self._surgery.held)
+        if not intact:
+            self.place()
+        self.hand_out_steering()
+        place = (self.places, self.dtype)
+        made_of = (self.calibration, *((id(p), p._version) for p in self.hypernet.parameters()))
+        if not isinstance(self.current, WideTable) or self._bank_key != place:
+            rank = self.hypernet.config.rank
+            self.current = WideTable(self.hypernet.sites, rank, self._surgery, self.places, self.dtype, self._moved)
+            self.current.attach()
+            self._bank_key, self._codes_key = place, made_of
+        elif not intact:
+            self.current.attach()
+        if self._codes_key != made_of:
+            with torch.no_grad():
+                self.current.refresh(self.values)
+            self._codes_key = made_of
+        return self.current
+
+    def for_training(self, rows: Sequence[Row]) -> SlotValues:
+        self.device()
+        self.hand_out_steering()
+        return self.values(rows).mirrored(
+            self.places.others
+        )  # the weights travel with the call: recomputed layers find them
+
+    def values(self, rows: Sequence[Row]) -> SlotValues:
+        assert self.hypernet is not None
+        device = self.device()
+        pairs = self.hypernet.bank.materialise_all(*self.hypernet.codes_of(rows), self.dtype)
+        if self.places.others:
+            pairs = {n: (A.to(self.places.of[n]), B.to(self.places.of[n])) for n, (A, B) in pairs.items()}
+        codes = one_hot(len(rows), device)
+        return SlotValues(codes, codes, self._strengths(rows).to(device), pairs=pairs)
 
 
 def one_hot(slots: int, device: torch.device) -> Tensor:

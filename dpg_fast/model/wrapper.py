@@ -4,41 +4,36 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpg_fast.architecture.layers import find_architecture
-from dpg_fast.compat.hooks import overrides_hook
 from dpg_fast.compat.peft import underlying
-from dpg_fast.compat.transformers import cache_of, enable_checkpointing, new_tokens, prompt_of
-from dpg_fast.compat.transformers_models import model_name
+from dpg_fast.compat.transformers import cache_of, new_tokens, prompt_of
 from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
-from dpg_fast.model import artifact, characters, chatting, untrained
+from dpg_fast.model import artifact, characters
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.fingerprint import fingerprint
-from dpg_fast.model.layers.changes import NOT_PICKLED
+from dpg_fast.model.chatting import Chatting
 from dpg_fast.model.layers.freezing import Frozen
-from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.layers.root import is_wrapped
-from dpg_fast.model.runtime import Runtime, Speaking
+from dpg_fast.model.runtime import Runtime
+from dpg_fast.model.saving import Saving
 from dpg_fast.model.signature import PassesOn
-from dpg_fast.model.stage_embedding import stage_of
+from dpg_fast.model.speaking import Speaking
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
+from dpg_fast.model.trainable import Trainable
 from dpg_fast.model.verification.table import Verification
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import PersonalityLike, Row, per_row, read_rows
-from dpg_fast.personality.scores import Character, Personality
 from dpg_fast.util.errors import DPGError
 
 
-class PersonalityModel(nn.Module):
+class PersonalityModel(Saving, Chatting, Trainable):
     """A causal LM with a controllable Big Five personality, given with each call.
 
     Use :meth:`from_pretrained` or :meth:`from_model`. Attributes that are not defined here (``config``, ``device``, ...) are
@@ -65,40 +60,17 @@ class PersonalityModel(nn.Module):
         self.base = base
         self.hypernet = hypernet
         self.steering = steering
-        self._tokenizer: Any = tokenizer
+        self._tokenizer = tokenizer
         self._runtime = Runtime(base, hypernet, steering, calibration or Calibration(), self._default_tokenizer)
         self.steering_options = steering_options or SteeringOptions()
         self._frozen = Frozen(base)
-        self._about_base: dict[str, Any] | None = None
-        self._stage_tokenizer: tuple[Any, int, chatting.StageTokenizer] | None = None
-        self._checkpointing: dict[str, Any] = {}
+        self._about_base = None
+        self._stage_tokenizer = None
+        self._checkpointing = {}
         self._loaded = True
         self.training = base.training
 
     # ---------------------------------------------------------------- building
-
-    @property
-    def device(self) -> torch.device:
-        """Where input ids go: the base model's device, and with several that of its input embedding."""
-        return self._runtime.device()
-
-    @property
-    def calibration(self) -> Calibration:
-        """Level -> steering strength; may be replaced at any time."""
-        return self._runtime.calibration
-
-    @calibration.setter
-    def calibration(self, value: Calibration) -> None:
-        self._runtime.calibration = value
-
-    @property
-    def steering_options(self) -> SteeringOptions:
-        """Which tokens are steered, and the random mask; may be replaced at any time. Not saved with the adapter."""
-        return self._runtime.options
-
-    @steering_options.setter
-    def steering_options(self, value: SteeringOptions) -> None:
-        self._runtime.options = value
 
     @classmethod
     @torch.inference_mode(False)  # here and below: what is made outlives the call
@@ -178,100 +150,6 @@ class PersonalityModel(nn.Module):
             self.hypernet = network
             self._stage_tokenizer = None
 
-    @classmethod
-    @torch.inference_mode(False)
-    def from_pretrained(
-        cls, base: str | Path, adapter: str | Path | None = None, *, allow_mismatch: bool = False, **kwargs: Any
-    ) -> PersonalityModel:
-        """Load a base model by ``AutoModelForCausalLM.from_pretrained`` and put an adapter on it.
-
-        Args:
-            base: Hub id or directory of the base model.
-            adapter: directory or Hub id of what :meth:`save_pretrained` wrote; None gives the base model alone, to which
-                no personality can be given yet.
-            allow_mismatch: accept a base whose weights are not those that the adapter was made for.
-            **kwargs: passed on (``dtype=``, ``device_map=``, ``revision=`` ...); the model may lie on several devices, or be
-                offloaded: inputs go to :attr:`device`.
-
-        Raises:
-            ValueError: the adapter was made for another base.
-        """
-        from transformers import AutoModelForCausalLM
-
-        directory = None if adapter is None else artifact.locate(adapter)  # before the base, which takes long to load
-        model = AutoModelForCausalLM.from_pretrained(str(base), **kwargs)
-        if directory is None:
-            return cls(model)
-        return cls.load(model, directory, allow_mismatch=allow_mismatch)
-
-    @classmethod
-    @torch.inference_mode(False)
-    def load(
-        cls, model: nn.Module, adapter: str | Path, *, allow_mismatch: bool = False, tokenizer: Any = None
-    ) -> PersonalityModel:
-        """Put a saved adapter on a loaded model; arguments and errors as in :meth:`from_pretrained` and :meth:`from_model`."""
-        parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
-        return cls(model, parts.hypernet, parts.steering, parts.calibration, tokenizer=tokenizer)
-
-    def save_pretrained(
-        self,
-        directory: str | Path,
-        *,
-        notes: str = "",
-        bank_dtype: torch.dtype | None = None,
-        state_dict: Mapping[str, Tensor] | None = None,
-        is_main_process: bool = True,
-        safe_serialization: bool = True,
-    ) -> None:
-        """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
-
-        Args:
-            directory: made if needed; files are replaced one by one, each atomically.
-            notes: Markdown put into the card, for example measured traits.
-            bank_dtype: of the bank in the file, for example bfloat16 for half the size; float32 by default.
-            state_dict: of this whole model, where several processes hold parts of it; the hypernetwork's weights are taken
-                from it.
-            is_main_process: False writes nothing.
-            safe_serialization: True; nothing else is written.
-
-        Raises:
-            ValueError: ``safe_serialization=False``, or a ``state_dict`` without the hypernetwork's weights.
-        """
-        self._require_loaded()
-        if not safe_serialization:
-            raise DPGError("adapters are written as safetensors alone; leave safe_serialization out")
-        gathered = None
-        if state_dict is not None and self.hypernet is not None:
-            gathered = {n.removeprefix("hypernet."): t for n, t in state_dict.items() if n.startswith("hypernet.")}
-            missing = sorted(set(self.hypernet.state_dict()) - set(gathered))
-            if missing:
-                raise DPGError(
-                    f"state_dict= lacks weights of the hypernetwork: hypernet.{', hypernet.'.join(missing[:3])}"
-                )
-        if is_main_process:
-            about = artifact.describe_base(self.base) if gathered is None else self._about_base
-            parts = (self.hypernet, self.steering, self.calibration)
-            artifact.write(
-                Path(directory), about or artifact.describe_base(self.base), *parts, notes, bank_dtype, gathered
-            )
-
-    def load_weights(self, directory: str | Path) -> None:
-        """Put the hypernetwork's weights of a saved adapter into this model, as when training is resumed.
-
-        Raises:
-            ValueError: this model has no hypernetwork, or there are none in ``directory``.
-            RuntimeError: they are of another hypernetwork.
-        """
-        self._require_loaded()
-        if self.hypernet is None:
-            raise DPGError("this model has no hypernetwork to load weights into")
-        self.hypernet.load_state_dict(artifact.load_hypernet(Path(directory)))
-
-    def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
-        """Upload the adapter to the Hugging Face Hub and return its address; ``kwargs`` go to ``HfApi.create_repo``."""
-        self._require_loaded()
-        return artifact.push(repo_id, lambda directory: self.save_pretrained(directory, notes=notes), **kwargs)
-
     def unload(self) -> nn.Module:
         """Undo every change to the base model and return it; this object cannot be used afterwards.
 
@@ -302,14 +180,6 @@ class PersonalityModel(nn.Module):
         if self._runtime.checkpointing:
             made.gradient_checkpointing_enable(**self._checkpointing)
         return made
-
-    def __copy__(self) -> PersonalityModel:
-        raise TypeError(
-            "a shallow copy would share the changes to the base model; use the model itself, or copy.deepcopy()"
-        )
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(NOT_PICKLED)
 
     def _wrap_again(self) -> None:
         """After :meth:`unload`: the same changes again."""
@@ -414,32 +284,20 @@ class PersonalityModel(nn.Module):
         segments: Tensor | None = None,
     ) -> Iterator[Callable[[Any], Any]]:
         """Forwards of the base inside the block have these personalities; gives what the output has to go through."""
-        rows, _ = _prompt_shape(kwargs)
-        items = self._items(personality, rows) if segments is None else _read_segments(personality, segments)
+        self._require_loaded()
         if segments is not None:
-            self._require_loaded()
-            steer_from = 0
-            if any(stage_of(item) is not None for item in items):
+            steer_from, rows = 0, _read_segments(personality, segments)
+            if any(row is not None and row.stage is not None for row in rows):
                 raise DPGError("packed rows take no stages")
-        elif cache_of((), kwargs) is None:
-            self._check_stages(items, kwargs)
-        finish = self._finisher(items, personality is not None, kwargs)
-        with self._runtime.request(items, steer_from, segments=segments):
+        else:
+            prompt = prompt_of((), kwargs)
+            rows = read_rows(personality, 1 if prompt is None else len(prompt))
+        speaking = Speaking(self._runtime, rows, steer_from, segments=segments)
+        if speaking.stages and cache_of((), kwargs) is None:
+            self._runtime.check_stages(rows, kwargs)
+        finish = self._finisher(rows, personality is not None, kwargs)
+        with speaking:
             yield finish
-
-    def _finisher(self, items: Sequence[Row], given: bool, kwargs: dict[str, Any]) -> Callable[[Any], Any]:
-        """A backward pass from a call without any personality is an error unless something else is trained by it."""
-        embeds = kwargs.get("inputs_embeds")
-        learns = any(item is not None for item in items) or not (self.training and torch.is_grad_enabled())
-        if learns or not self._runtime.only_hypernet_trains() or (embeds is not None and embeds.requires_grad):
-            return lambda output: output
-        if not given and kwargs.get("labels") is not None:
-            raise DPGError(untrained.NOTHING)
-        if given:
-            warnings.warn("every row of a batch has personality None: nothing is learnt from it", stacklevel=5)
-        assert self.hypernet is not None
-        trained = [p for p in self.hypernet.parameters() if p.requires_grad]
-        return lambda output: untrained.anchored(output, trained, given)
 
     @torch.no_grad()
     def generate(
@@ -469,16 +327,27 @@ class PersonalityModel(nn.Module):
             NoEffectError: the personality could not act: changed modules were not reached (on the first call), or tokens were
                 generated and none was steered.
         """
-        steer_tokens = steer_tokens or self.steering_options.tokens
-        check_tokens(steer_tokens)
+        if not self._loaded:
+            self._require_loaded()
         if inputs is not None:
             kwargs["inputs"] = inputs
-        rows, length = _prompt_shape(kwargs)
-        items = self._items(personality, rows)
-        self._check_stages(items, kwargs)
-        with self._runtime.request(items, length if steer_tokens == "decode" else 0, prompt=length) as request:
-            output = self.base.generate(**kwargs)  # type: ignore[operator]
-        self._runtime.require_steered(request, items, new_tokens(output, kwargs))
+        runtime = self._runtime
+        if steer_tokens is None:
+            steer_tokens = runtime.options.tokens
+        else:
+            check_tokens(steer_tokens)
+        prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        if prompt is None:
+            prompt = prompt_of((), kwargs)
+        # without a prompt, generate() starts from a beginning-of-sequence token
+        count, length = (1, 1) if prompt is None else (int(prompt.shape[0]), int(prompt.shape[1]))
+        rows = read_rows(personality, count)
+        speaking = Speaking(runtime, rows, length if steer_tokens == "decode" else 0, prompt=length)
+        if speaking.stages:
+            runtime.check_stages(rows, kwargs)
+        with speaking:
+            output = runtime.base.generate(**kwargs)  # type: ignore[operator]
+        speaking.require_steered(new_tokens(output, kwargs))
         return output
 
     def speaking(
@@ -497,147 +366,9 @@ class PersonalityModel(nn.Module):
             ValueError, TypeError: see :meth:`generate`.
         """
         self._require_loaded()
-        items = read_rows(personality, rows)
-        if any(item is not None for item in items):
-            self._runtime.check_items(items)
-        return self._runtime.speaking(items, steer_from, self._runtime.steering is not None)
-
-    def chat(
-        self,
-        conversation: str | Sequence[chatting.Message] | Sequence[Sequence[chatting.Message]] | Sequence[str],
-        *,
-        personality: PersonalityLike = None,
-        tokenizer: Any = None,
-        system: str | None = None,
-        **kwargs: Any,
-    ) -> str | list[str]:
-        """Answer a conversation in the model's chat format and return the text.
-
-        Args:
-            conversation: a question, a list of messages, or a list of several such conversations. One conversation with a
-                list of personalities is answered by each of them, in one batch.
-            personality: as in :meth:`generate`.
-            tokenizer: by default the one saved with the base model.
-            system: an instruction put before the conversation.
-            **kwargs: passed to :meth:`generate` (``max_new_tokens``, ``do_sample``, ``streamer`` ...).
-
-        Returns:
-            One text, or a list when several conversations or personalities were given.
-        """
-        tokenizer = tokenizer or self._default_tokenizer()
-        self._tokenizer = self._tokenizer or tokenizer
-        many, batch, personalities = self._prompts(conversation, personality, tokenizer, system)
-        kwargs.setdefault("pad_token_id", chatting.padding(tokenizer, self.base))
-        output = self.generate(**batch, personality=personalities, **kwargs)
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        texts = tokenizer.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        answers = [text.strip() for text in texts]
-        return answers if many or len(answers) != 1 else answers[0]
-
-    def prompts(
-        self,
-        conversation: str | Sequence[chatting.Message] | Sequence[Sequence[chatting.Message]] | Sequence[str],
-        *,
-        personality: PersonalityLike = None,
-        tokenizer: Any = None,
-        system: str | None = None,
-    ) -> Any:
-        """What :meth:`chat` gives to :meth:`generate`: ``input_ids`` and ``attention_mask`` [rows, length], padded on the left.
-
-        Rows whose personality has a stage have its token before every user turn, as in training. Its id lies beyond the base
-        model's vocabulary (see :meth:`stage_token_id`); it is never generated.
-        """
-        tokenizer = tokenizer or self._default_tokenizer()
-        return self._prompts(conversation, personality, tokenizer, system)[1]
-
-    def stage_token_id(self, personality: Personality) -> int:
-        """The id that stands for a personality's stage in prompts.
-
-        Raises:
-            ValueError: it has no stage, or the model no such stage.
-        """
-        self._runtime.check_items([personality])
-        stage = stage_of(personality)
-        if stage is None or self._runtime.stages is None:
-            raise DPGError(f"{personality} has no stage")
-        return self._runtime.stages.token_id(*stage)
-
-    def stage_tokenizer(self, tokenizer: Any) -> chatting.StageTokenizer | None:
-        """``tokenizer`` with the stage tokens of the model's characters, for prompts of one's own; None without stages."""
-        stages = self._runtime.stages
-        if stages is None:
-            return None
-        kept = self._stage_tokenizer
-        if kept is None or kept[0] is not tokenizer or kept[1] != len(tokenizer):
-            kept = self._stage_tokenizer = (tokenizer, len(tokenizer), chatting.StageTokenizer(tokenizer, stages))
-        return kept[2]
-
-    def to_peft(
-        self,
-        personality: Personality | Character,
-        directory: str | Path,
-        *,
-        tokenizer: Any = None,
-        dtype: torch.dtype = torch.float32,
-        overwrite: bool = False,
-    ) -> Path:
-        """Write what the hypernetwork and the characters make of a personality as a PEFT LoRA directory.
-
-        A single character keeps its stages: trained token rows, `character.json` and, with the base model's ``tokenizer``, the
-        tokenizer with the stage tokens. A blend of several has none. Neuron steering is not in it.
-
-        Raises:
-            FileExistsError: the directory exists and ``overwrite`` is false.
-            ValueError: no hypernetwork or characters, or none that could give the personality.
-        """
-        self._require_loaded()
-        if self.hypernet is None:
-            raise DPGError("this model has neither a hypernetwork nor characters, so there are no weights to write")
-        return self.hypernet.to_peft(
-            personality,
-            directory,
-            base_model=model_name(self.base),
-            dtype=dtype,
-            overwrite=overwrite,
-            fingerprint=fingerprint(self.base),
-            tokenizer=tokenizer,
-            **self._runtime.export_options(),
-        )
-
-    def describe(self) -> str:
-        """Which linear layers have LoRA, which neurons are steered, and what of the decoder's layers stays as it is."""
-        sites = self.hypernet.sites if self.hypernet is not None else ()
-        names = {site.name for site in sites}
-        return self._runtime.architecture.describe(names, neurons=self.steering is not None)
-
-    def compile(self, **options: Any) -> None:  # type: ignore[override]
-        """Compile the base model's forward in place: ``torch.compile(**options)``, ``fullgraph=True`` included.
-
-        A new personality is new values in the same buffers: nothing is compiled again. Calls with and without
-        personalities, and with and without steered tokens, have a graph each.
-        """
-        self._require_loaded()
-        self._runtime.compile(**options)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """Checkpoint the base model's layers; recomputation in the backward pass sees the same personalities."""
-        given = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs, **kwargs}
-        options = dict(gradient_checkpointing_kwargs or {})
-        if options.get("use_reentrant"):
-            raise DPGError("re-entrant checkpointing cannot carry a personality; leave use_reentrant out or False")
-        options |= {"use_reentrant": False, "context_fn": self._runtime.checkpoint_contexts}
-        enable_checkpointing(self.base, options, **kwargs)
-        self._runtime.checkpointing = True
-        self._checkpointing = given
-
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """The same under the name that newer trainers call."""
-        options = {name: value for name, value in kwargs.items() if value not in (None, False, 1)}
-        self.gradient_checkpointing_enable(gradient_checkpointing_kwargs=activation_checkpointing_kwargs, **options)
+        asked = read_rows(personality, rows)
+        self._runtime.check(asked)
+        return Speaking(self._runtime, asked, steer_from, changing=True)
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -653,77 +384,8 @@ class PersonalityModel(nn.Module):
         serve_pipelines(PersonalityModel)
         return bool(self.base.can_generate())  # type: ignore[operator]
 
-    @overrides_hook
-    def _replicate_for_data_parallel(self) -> Any:
-        raise DPGError(
-            "nn.DataParallel, which Trainer uses for several GPUs in one process, would run replicas with the changes of "
-            "the original; start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU"
-        )
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in ("base", "_modules"):
-                raise
-            return getattr(super().__getattr__("base"), name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PersonalityModel:
-        def keep_dtype(tensor: Tensor) -> Tensor:  # master weights stay float32 when the model is cast
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        def keep_offloaded(tensor: Tensor) -> Tensor:  # weights that a hook brings stay where they are
-            return tensor.to(fn(tensor.new_empty(0, device="cpu")).dtype) if tensor.is_meta else fn(tensor)
-
-        dispatched = self._runtime.check_move(fn)
-        with lasting():
-            self.base._apply(keep_offloaded if dispatched else fn, recurse)
-            if self.hypernet is not None:
-                self.hypernet._apply(keep_dtype, recurse)
-        return self
-
-    def _items(self, personality: PersonalityLike, rows: int) -> list[Row]:
-        self._require_loaded()
-        return read_rows(personality, rows)
-
-    def _check_stages(self, items: Sequence[Row], kwargs: dict[str, Any]) -> None:
-        if any(stage_of(item) is not None for item in items):
-            self._runtime.check_items(items)
-            assert self._runtime.stages is not None  # or the check above had refused the stage
-            ids = kwargs.get("input_ids", kwargs.get("inputs"))
-            self._runtime.stages.check_prompt(items, ids)
-
-    def _prompts(
-        self, conversation: Any, personality: Any, tokenizer: Any, system: str | None
-    ) -> tuple[bool, Any, Any]:
-        """(whether a list was asked for, encoded prompts, personality for them)."""
-        grown = self.stage_tokenizer(tokenizer)
-        if grown is None:
-            many, texts, personalities = chatting.prepare(conversation, personality, tokenizer, system)
-            return many, chatting.encode_prompts(tokenizer, texts, self.device), personalities
-        many, texts, personalities = chatting.prepare(conversation, personality, grown.tokenizer, system, grown)
-        return many, grown.encode(texts, self.device), personalities
-
-    def _default_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            name = model_name(self.base)
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(name)
-            except (OSError, ValueError) as error:
-                raise DPGError(
-                    f"no tokenizer was saved with the base model {name!r}; give tokenizer= to from_model(), load() or chat()"
-                ) from error
-        return self._tokenizer
-
-    def _require_loaded(self) -> None:
-        if not self._loaded:
-            raise RuntimeError("this model was unloaded; wrap the base model again")
-
-
-def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
+def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row | None]:
     count = len(personality) if per_row(personality) else 0  # type: ignore[arg-type]
     if segments.is_floating_point() or segments.dim() != 2 or not count:
         raise DPGError("segments are int64 [rows, length], and personality= a list or tensor with one for each segment")
@@ -731,9 +393,3 @@ def _read_segments(personality: PersonalityLike, segments: Tensor) -> list[Row]:
     if low < -1 or high >= count:
         raise DPGError(f"segments run from {low} to {high}, and there are {count} personalities")
     return read_rows(personality, count)
-
-
-def _prompt_shape(kwargs: dict[str, Any]) -> tuple[int, int]:
-    """Rows and tokens of the prompt; ``generate`` without one starts from a beginning-of-sequence token."""
-    prompt = prompt_of((), kwargs)
-    return (1, 1) if prompt is None else (int(prompt.shape[0]), int(prompt.shape[1]))

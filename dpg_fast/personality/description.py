@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from dpg_fast.personality.scores import Character, Personality
+from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["MAX_CHARACTERS", "Description", "character_of"]
+__all__ = ["MAX_CHARACTERS", "Description"]
 
 MAX_CHARACTERS = 8192
 
@@ -15,8 +15,8 @@ MAX_CHARACTERS = 8192
 class Description:
     """A person described in one's own words. Immutable and hashable; accepted wherever a personality is.
 
-    `Description("a shy librarian who loves old maps")` is for networks that read text (`HypernetConfig.encoder` "text" or
-    "layers"). Scores beside it (`personality=`) are what networks that read scores, and steered neurons, go by; the encoder
+    `Description("a shy librarian who loves old maps")` is for networks that read text (`HypernetConfig.encoder` "text").
+    Scores beside it (`personality=`) are what networks that read scores, and steered neurons, go by; the encoder
     "both" reads text and scores.
 
     Args:
@@ -74,10 +74,3 @@ class Description:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._text, self._personality)
-
-
-def character_of(item: object) -> Character | None:
-    """The character that a row's item names: a Character itself, or that of a Personality, also one beside a Description."""
-    if isinstance(item, Description):
-        item = item.personality
-    return item.character if isinstance(item, Personality) else item if isinstance(item, Character) else None

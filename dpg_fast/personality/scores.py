@@ -9,72 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from dpg_fast.personality.blend import (
-    Character,
-    check_stage,
-    finite_number,
-    mix_characters,
-    read_character,
-    write_character,
-)
-from dpg_fast.personality.traits import ACCEPTED, MINUS_SIGNS, POLES, TRAIT_OF_NAME, TRAITS, Pole, Trait
+from dpg_fast.personality import parsing
+from dpg_fast.personality.blend import Character, check_stage, finite_number, mix_characters, write_character
+from dpg_fast.personality.traits import MAX_SCORE, MIN_SCORE, POLES, TRAITS, Pole, Trait
 from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
+# fmt: off
 __all__ = [
-    "MAX_SCORE",
-    "MIN_SCORE",
-    "POLES",
-    "PRESETS",
-    "TRAITS",
-    "Character",
-    "Personality",
-    "Pole",
-    "Trait",
-    "parse_personality",
+    "MAX_SCORE", "MIN_SCORE", "POLES", "PRESETS", "TRAITS", "Character", "Personality", "Pole", "Trait", "parse_personality",
 ]
-
-MIN_SCORE = -5.0
-MAX_SCORE = 5.0
-
-_CLIPPED = "; Personality.clipped(scores) moves each score into range"
-_EMPTY = 'empty personality string; use None for the base model, or "neutral" for all five scores 0'
-# No exponents: in "O3C-1E0A5N-5" the E is extraversion.
-_TERM = re.compile(r"([^\W\d_]+)\s*[=:]?\s*([+-]?)\s*(\d+(?:\.\d*)?|\.\d+)")
-_SEPARATOR = re.compile(r"\s*[,;]?\s*")
-
-
-def _score(trait: Trait, value: object, hint: str = "") -> float:
-    number = finite_number(value, trait.value)
-    if not MIN_SCORE <= number <= MAX_SCORE:
-        raise DPGError(f"{trait.value} = {number:g} is out of range; scores lie in -5..5{hint}")
-    return number
-
-
-def _five(values: Iterable[object], what: str) -> list[object]:
-    if isinstance(values, (str, bytes)):
-        raise TypeError(f"{what} takes five numbers, not a string")
-    found = list(values)
-    if len(found) != len(TRAITS):
-        raise DPGError(f"{what} takes five numbers (order O, C, E, A, N), not {len(found)}")
-    return found
-
-
-def _decimal(number: float) -> str:
-    """The shortest decimal that reads back as the same float, without an exponent."""
-    text = format(Decimal(repr(number)), "f")
-    return text[:-2] if text.endswith(".0") else text
-
+# fmt: on
 
 _UNSET: Any = object()
 
@@ -105,12 +58,13 @@ class Personality:
         TypeError: anything else than the forms above.
     """
 
-    __slots__ = ("_character", "_scored", "_scores", "_stage")
+    __slots__ = ("_character", "_hash", "_scored", "_scores", "_stage")
 
     _scores: tuple[float, float, float, float, float]
     _character: Character | None
     _stage: str | None
     _scored: bool
+    _hash: int
     NEUTRAL: ClassVar[Personality]
 
     def __new__(
@@ -123,7 +77,9 @@ class Personality:
         **traits: float,
     ) -> Personality:
         if value is _UNSET:
-            return cls._build(cls._from_items(traits.items()), character=character, stage=stage, scored=bool(traits))
+            return cls._build(
+                parsing.read_traits(traits.items()), character=character, stage=stage, scored=bool(traits)
+            )
         if traits:
             raise TypeError("give one value or keywords, not both; to change traits use replace(E=3)")
         found = cls._read(value)
@@ -163,27 +119,14 @@ class Personality:
         scored: bool = True,
     ) -> Personality:
         self = object.__new__(cls)
-        checked = tuple(_score(trait, value, hint) for trait, value in zip(Trait, scores, strict=True))
+        checked = parsing.checked(scores, hint)
         found = None if character is None else Character(character)
         object.__setattr__(self, "_scores", checked)
         object.__setattr__(self, "_character", found)
         object.__setattr__(self, "_stage", check_stage(found, stage))
         object.__setattr__(self, "_scored", scored or found is None)
+        object.__setattr__(self, "_hash", hash(checked if found is None else self._key()))
         return self
-
-    @staticmethod
-    def _from_items(items: Iterable[tuple[Any, Any]], start: Sequence[object] = (0.0,) * 5) -> list[object]:
-        scores = list(start)
-        seen: set[Trait] = set()
-        for name, value in items:
-            trait = Trait.parse(name)
-            if trait in seen:
-                raise DPGError(f"{trait.value} is given twice")
-            seen.add(trait)
-            scores[trait.position] = value
-        return scores
-
-    # --- other ways in ---
 
     @classmethod
     def parse(cls, text: str) -> Personality:
@@ -195,51 +138,17 @@ class Personality:
         Raises:
             ValueError: empty, unreadable, an unknown or repeated trait, or a score out of range.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"Personality.parse takes a string, not {type(text).__name__}")
-        if text.lstrip().startswith("@"):
-            character, stage, rest = read_character(text.strip())
-            scores = cls.parse(rest)._scores if rest else (0.0,) * 5
-            return cls._build(scores, character=character, stage=stage, scored=bool(rest))
-        body = text.translate(MINUS_SIGNS).strip()
-        if not body:
-            raise DPGError(_EMPTY)
-        preset = PRESETS.get(body.lower())
-        if preset is not None:
-            return cls._build(preset._scores)
-        items: list[tuple[str, float]] = []
-        position = 0
-        while position < len(body):
-            term = _TERM.match(body, position)
-            if term is None:
-                cls._unreadable(text, body[position:])
-            name, sign, digits = term.groups()
-            items.append((name, float(sign + digits)))
-            position = term.end()
-            if position < len(body):
-                separator = _SEPARATOR.match(body, position)
-                position = separator.end() if separator else position
-        return cls._build(cls._from_items(items))
-
-    @staticmethod
-    def _unreadable(text: str, rest: str) -> NoReturn:
-        word = re.match(r"[^\W\d_]+", rest)
-        if word and word.group().lower() in TRAIT_OF_NAME:
-            raise DPGError(f'{text!r}: no score after {word.group()!r}; write a number, like "E+4"')
-        raise DPGError(
-            f'cannot read {rest!r} in personality {text!r}; write traits with scores, like "E+4 N-2", '
-            f"or one of: {', '.join(PRESETS)}. Traits: {ACCEPTED}; a character is @name or @name/stage, before the traits"
-        )
+        return cls._build(**parsing.read_text(text))
 
     @classmethod
     def from_scores(cls, scores: Iterable[float]) -> Personality:
         """From five numbers in OCEAN order (any iterable of real numbers)."""
-        return cls._build(_five(scores, "Personality.from_scores"))
+        return cls._build(parsing.five(scores, "Personality.from_scores"))
 
     @classmethod
     def clipped(cls, scores: Iterable[float]) -> Personality:
         """From five finite numbers in OCEAN order, each moved into [-5, 5] first."""
-        values = _five(scores, "Personality.clipped")
+        values = parsing.five(scores, "Personality.clipped")
         numbers = [finite_number(v, t.value) for t, v in zip(Trait, values, strict=True)]
         return cls._build([min(MAX_SCORE, max(MIN_SCORE, number)) for number in numbers])
 
@@ -248,7 +157,7 @@ class Personality:
         """From a mapping of trait names or letters to scores, traits left out are 0; it may have "character" and "stage"."""
         traits = {name: value for name, value in scores.items() if name not in ("character", "stage")}
         character, stage = scores.get("character"), scores.get("stage")
-        return cls._build(cls._from_items(traits.items()), character=character, stage=stage, scored=bool(traits))
+        return cls._build(parsing.read_traits(traits.items()), character=character, stage=stage, scored=bool(traits))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Personality:
@@ -269,8 +178,6 @@ class Personality:
         if found is None:
             raise DPGError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
         return found
-
-    # --- reading ---
 
     @property
     def scores(self) -> tuple[float, float, float, float, float]:
@@ -347,7 +254,7 @@ class Personality:
 
     def __str__(self) -> str:
         terms = [
-            f"{trait.letter}{'+' if score > 0 else ''}{_decimal(score)}"
+            f"{trait.letter}{'+' if score > 0 else ''}{parsing.decimal(score)}"
             for trait, score in zip(Trait, self._scores, strict=True)
             if score != 0
         ]
@@ -367,7 +274,7 @@ class Personality:
         return self._key() == other._key() if isinstance(other, Personality) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._scores) if self._character is None else hash(self._key())
+        return self._hash
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a Personality cannot be changed; use replace(E=3) to get a changed copy")
@@ -393,7 +300,7 @@ class Personality:
                 f"stages cannot be mixed: {', '.join(sorted(map(str, stages)))}; replace(stage=...) sets one"
             )
         scored = any(part._scored for part in taking)
-        return cls._build(scores, _CLIPPED, character=character, stage=stages.pop(), scored=scored)
+        return cls._build(scores, parsing.CLIPPED, character=character, stage=stages.pop(), scored=scored)
 
     def __add__(self, other: object) -> Personality:
         if not isinstance(other, Personality):
@@ -423,7 +330,7 @@ class Personality:
 
         Another character comes without the old one's stage; None takes a character or a stage away.
         """
-        scores = self._from_items(traits.items(), self._scores)
+        scores = parsing.read_traits(traits.items(), self._scores)
         if stage is _UNSET:
             stage = self._stage if character is _UNSET else None
         kept = self._character if character is _UNSET else character
@@ -456,8 +363,6 @@ class Personality:
         """Euclidean distance between the two score vectors, 0 to 10 * sqrt(5); characters do not count."""
         return math.dist(self._scores, other._scores)
 
-    # --- pydantic ---
-
     @classmethod
     def _validate(cls, value: object) -> Personality:
         try:
@@ -468,53 +373,15 @@ class Personality:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """As a field of a pydantic v2 model: reads a string, an object or five numbers; dumps an object."""
-        from pydantic_core import core_schema
-
-        number = core_schema.float_schema(ge=MIN_SCORE, le=MAX_SCORE)
-        name = core_schema.str_schema(min_length=1)
-        blend = core_schema.dict_schema(name, core_schema.float_schema())  # a character's name -> weight
-        record = core_schema.dict_schema(name, core_schema.union_schema([number, name, blend]))
-        accepted = core_schema.union_schema(
-            [
-                name,
-                record,
-                core_schema.list_schema(number, min_length=len(TRAITS), max_length=len(TRAITS)),
-            ]
-        )
-        return core_schema.no_info_plain_validator_function(
-            cls._validate,
-            json_schema_input_schema=accepted,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                cls.to_dict, return_schema=record, when_used="json"
-            ),
-        )
+        return parsing.pydantic_schema(cls._validate, cls.to_dict)
 
 
 Personality.NEUTRAL = Personality()
 
 
-def _make_presets() -> Mapping[str, Personality]:
-    def of(*scores: float) -> Personality:
-        return Personality.from_scores(scores)
-
-    return MappingProxyType(
-        {  # O, C, E, A, N; the values are this project's own, not from a publication
-            "neutral": Personality.NEUTRAL,
-            "leader": of(2, 4, 4, 1, -3),
-            "recluse": of(1, 0, -5, -2, 1),
-            "anxious": of(0, 1, -2, 1, 5),
-            "free-spirit": of(5, -3, 2, 1, -2),
-            "caretaker": of(1, 3, 1, 5, -1),
-            "villain": of(1, 3, 2, -5, -2),
-            "scholar": of(4, 4, -3, 0, -1),
-            "rebel": of(3, -4, 2, -3, 1),
-            "optimist": of(2, 1, 3, 3, -4),
-            "perfectionist": of(-1, 5, -1, -1, 3),
-        }
-    )
-
-
-PRESETS: Mapping[str, Personality] = _make_presets()
+PRESETS: Mapping[str, Personality] = MappingProxyType(
+    {name: Personality.from_scores(scores) for name, scores in parsing.PRESET_SCORES.items()}
+)
 """Named personalities, lower-case names in a fixed order."""
 
 

@@ -11,6 +11,9 @@ from enum import StrEnum
 
 from dpg_fast.util.errors import DPGError
 
+MIN_SCORE = -5.0
+MAX_SCORE = 5.0
+
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 ACCEPTED = "O, C, E, A, N (openness, conscientiousness, extraversion, agreeableness, neuroticism)"
 MINUS_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-"})

@@ -26,7 +26,6 @@ from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
 from dpg_fast.model.identity import model_identity
-from dpg_fast.model.stage_embedding import stage_of
 from dpg_fast.questionnaire import forms as form_texts
 from dpg_fast.questionnaire.forms import Form
 from dpg_fast.questionnaire.inventory import Inventory, Item
@@ -167,7 +166,7 @@ class _Asker:
         if earlier:
             ids, before, options = self._encode(form, place, earlier, respondent)
         else:  # the same prompt serves all respondents
-            key = (form.number, item.id, respondent.system, stage_of(respondent.personality))
+            key = (form.number, item.id, respondent.system, respondent.stage)
             if key not in self._prompts:
                 self._prompts[key] = self._encode(form, place, (), respondent)
             ids, before, options = self._prompts[key]
@@ -224,7 +223,7 @@ class _Asker:
         # Prompts of one form begin alike: that part runs once for each respondent, and its cache serves all items.
         groups: dict[tuple[Any, ...], dict[str, list[_Task]]] = {}
         for task in todo:
-            place = (task.form.number, task.respondent.system, stage_of(task.respondent.personality))
+            place = (task.form.number, task.respondent.system, task.respondent.stage)
             groups.setdefault(place, {}).setdefault(task.respondent.label, []).append(task)
         for people in groups.values():
             lists = sorted(people.values(), key=len)

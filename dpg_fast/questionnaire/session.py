@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.forms import Form, Status
 from dpg_fast.questionnaire.inventory import Inventory
@@ -35,7 +35,7 @@ class Respondent:
     """
 
     label: str
-    personality: Row = None
+    personality: RowItem = None
     system: str | None = None
     asked: Personality | None = None
 
@@ -43,6 +43,12 @@ class Respondent:
     def target(self) -> Personality | None:
         """The five scores asked for, by whatever means; None if there are none."""
         return self.personality if isinstance(self.personality, Personality) else self.asked
+
+    @property
+    def stage(self) -> tuple[str, str] | None:
+        """(character, stage of its life) that the personality names, or None."""
+        row = read_row(self.personality)
+        return None if row is None else row.stage
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a personality as text."""

@@ -31,8 +31,7 @@ from torch import Tensor
 from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import StageTokenizer, padding
-from dpg_fast.model.stage_embedding import stage_of
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.questionnaire.forms import Form
 from dpg_fast.questionnaire.inventory import Inventory, Item
 from dpg_fast.questionnaire.session import AdministrationSettings, Answer, Respondent
@@ -64,12 +63,13 @@ class TextRow:
 
     ids: tuple[int, ...]
     length: int
-    personality: Row = None
+    personality: RowItem = None
 
 
-def grown_tokenizer(model: Any, tokenizer: Any, personality: Row) -> StageTokenizer | None:
+def grown_tokenizer(model: Any, tokenizer: Any, personality: RowItem) -> StageTokenizer | None:
     """The tokenizer with stage tokens for somebody whose personality has a stage; None for everybody else."""
-    if stage_of(personality) is None or not isinstance(model, PersonalityModel):
+    row = read_row(personality)
+    if row is None or row.stage is None or not isinstance(model, PersonalityModel):
         return None
     return model.stage_tokenizer(tokenizer)
 
@@ -208,13 +208,13 @@ class TextReader:
                 )
         return result
 
-    def _prefix(self, ids: tuple[int, ...], personality: Row) -> Any:
+    def _prefix(self, ids: tuple[int, ...], personality: RowItem) -> Any:
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.last_only else {}
         batch = torch.tensor([ids], device=self.model.device)
         return output_cache(self._forward(batch, [personality], len(ids), **extra))
 
     def _ask(
-        self, prompts: Sequence[tuple[int, ...]], personality: Row, cache: Any, cached: int
+        self, prompts: Sequence[tuple[int, ...]], personality: RowItem, cache: Any, cached: int
     ) -> tuple[Tensor, Any, Tensor]:
         """What comes after each prompt: log-probabilities [n, vocabulary], the cache, and its mask [n, tokens]."""
         width = max(map(len, prompts)) - cached
@@ -265,7 +265,7 @@ class TextReader:
         return sums
 
     def _forward(
-        self, ids: Tensor, people: Sequence[Row], answer_from: int, *, mask: Tensor | None = None, **extra: Any
+        self, ids: Tensor, people: Sequence[RowItem], answer_from: int, *, mask: Tensor | None = None, **extra: Any
     ) -> Any:
         """One pass; ``answer_from`` is the first token that steer="answer" steers, earlier tokens of the cache counted."""
         if isinstance(self.model, PersonalityModel):

@@ -83,9 +83,7 @@ def _tell_cost(model: PersonalityModel) -> None:
 def _network(settings: TrainSettings) -> HypernetConfig:
     if not settings.plain_lora:
         return settings.hypernet
-    return dataclasses.replace(
-        settings.hypernet, codes=1, depth=0, encoder="scores", head="bank", per_layer_codes=False
-    )
+    return dataclasses.replace(settings.hypernet, codes=1, depth=0, encoder="scores", head="bank")
 
 
 def trainer_arguments(settings: TrainSettings) -> TrainingArguments:

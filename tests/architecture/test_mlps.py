@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpg_fast import HypernetConfig, Personality, PersonalityModel
+from dpg_fast.architecture.finder import MlpFinder, activation_of, is_activation
 from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
-from dpg_fast.architecture.mlps import ACTIVATIONS, MlpFinder, activation_of, is_activation
+from dpg_fast.architecture.mlps import ACTIVATIONS
 from tests.model.test_wrapper import greedy, random_table
 from tests.model.tiny import prompts, tiny_model
 
@@ -160,16 +161,14 @@ KINDS: dict[str, Any] = {
 FUSED = ("w1 w3 w2", "up before gate", "merged", "merged, up first")
 
 
-@pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_bank_and_neurons_of_any_mlp(kind: str, per_layer: bool) -> None:
+def test_bank_and_neurons_of_any_mlp(kind: str) -> None:
     """Against merged weights and a hook behind the activation, on a copy."""
     people = [Personality("E+4 N-2"), None, Personality("O-5")]
     base, bare = with_mlps(KINDS[kind]), with_mlps(KINDS[kind])
     table = random_table(3, NEURONS)
     torch.manual_seed(5)
-    config = HypernetConfig(rank=3, per_layer_codes=per_layer)
-    model = PersonalityModel.from_model(base, hypernet=config, steering=table)
+    model = PersonalityModel.from_model(base, hypernet=HypernetConfig(rank=3), steering=table)
     network: Any = model.hypernet
     network.randomize_(torch.Generator().manual_seed(1), std=0.1)
     assert all(a.fused == (kind in FUSED) for a in model._runtime._surgery.mlp_adapters.values())
@@ -300,14 +299,13 @@ def test_what_is_adapted_is_said() -> None:
 
 
 @pytest.mark.parametrize("name", ["GPT-2", "OPT", "Llama 4, dense", "LFM2", "Zamba 2"])
-@pytest.mark.parametrize("encoder", ["text", "layers"])
-def test_descriptions_are_read_by_models_of_other_names(name: str, encoder: str) -> None:
+def test_descriptions_are_read_by_models_of_other_names(name: str) -> None:
     from tests.families.registry import FAMILIES
 
     base = FAMILIES[name].build()
     model = PersonalityModel.from_model(
         base,
-        hypernet=HypernetConfig(rank=2, encoder=encoder, text_features=3),  # type: ignore[arg-type]
+        hypernet=HypernetConfig(rank=2, encoder="text", text_features=3),
         tokenizer=lambda text, return_tensors: {
             "input_ids": torch.tensor([[2 + sum(map(ord, word)) % 90 for word in text.split()][:100]])
         },

@@ -74,7 +74,7 @@ def test_config_round_trip() -> None:
         ({"hidden": 0}, "hidden"),
         ({"depth": -1}, "depth"),
         ({"depth": 0, "codes": 7}, "linear in the scores"),
-        ({"encoder": "voice"}, "scores, text, layers, both, stored"),
+        ({"encoder": "voice"}, "scores, text, both, stored"),
         ({"targets": "q_proj"}, 'targets must be "all".*q_proj'),
         ({"targets": ()}, "targets is empty"),
         ({"targets": ("q", "q")}, "repeats"),

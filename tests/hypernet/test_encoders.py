@@ -1,4 +1,4 @@
-"""Wording, the fixed map of text encoders, trunks with groups, and their settings."""
+"""Wording, the fixed map of text encoders, and their settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpg_fast import Description, HypernetConfig, HyperNetwork, Personality
-from dpg_fast.hypernet import Site, Trunk, WideTrunk, describe, from_config, input_groups
+from dpg_fast.hypernet import Site, WideTrunk, describe, from_config
 from dpg_fast.hypernet.encoders import fit_projection
 from dpg_fast.hypernet.trunk import TEXT_SPREAD
 from dpg_fast.hypernet.wording import WORDINGS, reference_people
@@ -73,36 +73,6 @@ def test_the_fixed_map_finds_scores_and_components() -> None:
     assert flat.shape == (2,) and torch.equal(more[:, 7:], torch.zeros(2, 2))
 
 
-def test_sites_of_one_input_share_a_group() -> None:
-    groups = input_groups(SITES)
-    own = [groups[f"model.layers.0.{name}"] for name in (*NAMES, "mlp.down_proj")]
-    assert own[0] == own[1] == own[2] and own[4] == own[5]
-    assert len(set(own)) == 4 and len(set(groups.values())) == 8
-    assert sorted(set(groups.values())) == list(range(8))
-
-
-@pytest.mark.parametrize("codes", [3, 6, 9])
-@pytest.mark.parametrize("features", [6, 10])
-def test_groups_start_alike_and_have_weights_of_their_own(codes: int, features: int) -> None:
-    plain, grouped = Trunk(codes, 7, 2, features), Trunk(codes, 7, 2, features, groups=3)
-    for trunk in (plain, grouped):
-        torch.manual_seed(0)
-        trunk.reset_parameters()
-    x = torch.randn(4, features)
-    x[:, 0] = 1.0
-    a, b = plain(x)
-    for shared in (x, x[:, None].expand(-1, 3, -1)):
-        many_a, many_b = grouped(shared)
-        assert many_a.shape == (4, 3, codes)
-        for group in range(3):
-            torch.testing.assert_close(many_a[:, group], a)
-            torch.testing.assert_close(many_b[:, group], b)
-    with torch.no_grad():
-        grouped.skip.weight[: 2 * codes].add_(1.0)
-    changed, _ = grouped(x)
-    assert not torch.allclose(changed[:, 0], a) and torch.allclose(changed[:, 1], a)
-
-
 def test_a_wide_trunk_has_the_power_of_a_banks_traits() -> None:
     torch.manual_seed(0)
     trunk = WideTrunk(32, 2)
@@ -115,24 +85,22 @@ def test_a_wide_trunk_has_the_power_of_a_banks_traits() -> None:
 def test_settings_of_encoders_and_heads() -> None:
     wide = HypernetConfig(head="wide", hidden=200, codes=6)
     assert wide.codes == 201 and HypernetConfig.from_dict(wide.to_dict()) == wide
-    assert HypernetConfig(encoder="layers").per_layer_codes
     assert HypernetConfig(encoder="text").features == 6 + 32 and HypernetConfig().features == 6
     for fields, words in (
         ({"head": "tall"}, "head must be one of bank, wide"),
         ({"head": "wide", "depth": 0}, "depth >= 1"),
         ({"head": "wide", "hidden": 5000}, r"hidden must be a whole number in 1\.\.1024"),
         ({"encoder": "stored", "head": "wide"}, "no head"),
-        ({"encoder": "stored", "per_layer_codes": True}, "one code for all layers"),
         ({"text_features": 0}, r"text_features must be a whole number in 1\.\.256"),
         ({"codes": 65}, r"codes must be a whole number in 1\.\.64"),
     ):
         with pytest.raises(ValueError, match=words):
             HypernetConfig(**fields)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="per_layer_codes must be true or false"):
-        HypernetConfig(per_layer_codes=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="dense_only must be true or false"):
+        HypernetConfig(dense_only=1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("encoder", ["scores", "text", "layers", "both"])
+@pytest.mark.parametrize("encoder", ["scores", "text", "both"])
 @pytest.mark.parametrize("head", ["bank", "wide"])
 def test_configurations_round_trip(encoder: str, head: str) -> None:
     torch.manual_seed(0)
@@ -147,19 +115,10 @@ def test_configurations_round_trip(encoder: str, head: str) -> None:
             again.codes([Personality("E+4")])
 
 
-def test_codes_for_each_layer_and_what_they_materialise() -> None:
-    torch.manual_seed(0)
-    network = HyperNetwork(HypernetConfig(rank=2, hidden=5, per_layer_codes=True), SITES)
-    network.randomize_(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        network.trunk.skip.weight.add_(0.3 * torch.randn_like(network.trunk.skip.weight))  # type: ignore[union-attr]
-        people = [Personality("E+4"), Personality("N-2")]
-        a, b = network.codes(people)
-        assert a.shape == b.shape == (2, 8, 6)
-        groups = network.groups
-        assert groups is not None
-        for row, person in enumerate(people):
-            for name, (A, B) in network.materialise(person).items():
-                one_a, one_b = network.bank.materialise(a[row, groups[name]], b[row, groups[name]])[name]
-                torch.testing.assert_close(A, one_a)
-                torch.testing.assert_close(B, one_b)
+def test_files_of_earlier_versions() -> None:
+    stored = HypernetConfig(rank=2).to_dict()
+    assert HypernetConfig.from_dict({**stored, "per_layer_codes": False}) == HypernetConfig(rank=2)
+    with pytest.raises(ValueError, match="per_layer_codes"):
+        HypernetConfig.from_dict({**stored, "per_layer_codes": True})
+    with pytest.raises(ValueError, match="encoder must be one of scores, text, both, stored"):
+        HypernetConfig.from_dict({**stored, "encoder": "layers"})

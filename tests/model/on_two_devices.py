@@ -102,7 +102,7 @@ def main() -> None:
     def steered(base: Any) -> PersonalityModel:
         return PersonalityModel.from_model(base, steering=table)
 
-    for name in ("scores", "per layer", "wide"):
+    for name in ("scores", "wide"):
         compare(
             name,
             personality_model(tiny_model("llama"), None, VARIANTS[name]),
@@ -112,8 +112,8 @@ def main() -> None:
         )
     compare("neurons", steered(tiny_model("llama")), steered(spread()), ROWS, OTHERS)
     compare("by hand", steered(tiny_model("llama")), steered(spread("cpu", "twin:1", by_hand=True)), ROWS, OTHERS)
-    text = personality_model(tiny_model("llama"), tokenizer, VARIANTS["layers"])
-    there = personality_model(spread(), tokenizer, VARIANTS["layers"])
+    text = personality_model(tiny_model("llama"), tokenizer, VARIANTS["text"])
+    there = personality_model(spread(), tokenizer, VARIANTS["text"])
     there.hypernet.load_state_dict(text.hypernet.state_dict())  # type: ignore[union-attr]
     compare("descriptions", text, there, [Description("a shy man"), None], [None, Description("loud")])
 
@@ -127,7 +127,7 @@ def main() -> None:
         compare("characters", plain, PersonalityModel.from_model(spread(), characters=tuned), rows, rows[::-1])
 
     config = HypernetConfig(**SMALL)
-    for changes in ({}, {"per_layer_codes": True}, {"head": "wide"}):
+    for changes in ({}, {"head": "wide"}):
         config = HypernetConfig(**{**SMALL, **changes})
         plain = personality_model(tiny_model("llama"), None, config)
         model = personality_model(spread("cpu", "twin:0"), None, config)

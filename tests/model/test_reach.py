@@ -13,10 +13,10 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import nn
 
-from dpg_fast.model import runtime
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.layers.reach import WATCHED, NoEffectError
 from dpg_fast.personality.scores import POLES
+from tests.model.test_verify import past_is
 from tests.model.test_wrapper import PEOPLE, personality_model
 from tests.model.tiny import prompts, tiny_model
 
@@ -148,7 +148,7 @@ def test_one_call_reaches_all_and_nothing_is_watched_afterwards(family: str, way
         COMPLETE[way](model)
     assert reached(model)
     assert not any(module._forward_pre_hooks for module in model.base.modules())
-    assert model._runtime._state.reached is None
+    assert model._runtime.state.reached is None
 
 
 def test_the_watched_forward_is_the_same() -> None:
@@ -229,7 +229,7 @@ def test_compiled_forwards_are_watched_before_they_are_compiled() -> None:
 @pytest.fixture
 def all_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every forward is taken for the prompt's, as when a cache is overlooked."""
-    monkeypatch.setattr(runtime, "tokens_before", lambda *_: 0)
+    past_is(monkeypatch, lambda _: 0)
 
 
 @pytest.mark.usefixtures("all_prompt")
@@ -259,6 +259,6 @@ def test_generations_that_have_nothing_to_steer() -> None:
 def test_slots_that_only_the_device_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped(tiny_model("llama"), lora=False)
     model.generate(IDS, personality=PEOPLE, cache_implementation="static", **SHORT)
-    monkeypatch.setattr(runtime, "tokens_before", lambda *_: torch.tensor(0))
+    past_is(monkeypatch, lambda _: torch.tensor(0))
     with pytest.raises(NoEffectError, match="none was steered"):
         model.generate(IDS, personality=PEOPLE, **SHORT)

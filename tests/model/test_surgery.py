@@ -541,7 +541,7 @@ def model_lock(model: PersonalityModel) -> Any:
             taken = threading.Event()
 
             def hold() -> None:
-                with model._runtime._state.lock:
+                with model._runtime.state.lock:
                     taken.set()
                     self.free.wait(20)
 

@@ -14,7 +14,7 @@ from dpg_fast import PersonalityModel
 from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.cli.app import app
 from dpg_fast.compat import transformers as names
-from dpg_fast.model import request, runtime
+from dpg_fast.model import speaking
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.layers import surgery
 from dpg_fast.model.layers.stacks import Stack
@@ -61,26 +61,46 @@ def test_prints() -> None:
 # ---------------------------------------------------------------- planted faults
 
 
+def entered(patch: Patch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """The slots of a call's rows are others."""
+    own = speaking.Speaking.__enter__
+
+    def enter(self: Any) -> Any:
+        made = own(self)
+        if self.active:
+            self.row_slots = change(self.row_slots)
+        return made
+
+    patch.setattr(speaking.Speaking, "__enter__", enter)
+
+
 def rolled(patch: Patch, _: Any) -> None:
     """Rows of a batch are given each other's slots."""
-    own = runtime.Runtime._row_slots
-    patch.setattr(runtime.Runtime, "_row_slots", lambda *args: own(*args).roll(1))
+    entered(patch, lambda slots: slots.roll(1))
 
 
 def leaky(patch: Patch, _: Any) -> None:
     """Beside others, a None row is given slot 0."""
-    own = runtime.Runtime._row_slots
-    patch.setattr(runtime.Runtime, "_row_slots", lambda *args: own(*args).clamp(min=0))
+    entered(patch, lambda slots: slots.clamp(min=0))
+
+
+def past_is(patch: Patch, change: Callable[[Any], Any]) -> None:
+    own = speaking.forward_shape
+
+    def shape(*args: Any) -> Any:
+        rows, length, past, kept = own(*args)
+        return rows, length, change(past), kept
+
+    patch.setattr(speaking, "forward_shape", shape)
 
 
 def overlooked_cache(patch: Patch, _: Any) -> None:
-    patch.setattr(runtime, "tokens_before", lambda *_: 0)
+    past_is(patch, lambda _: 0)
 
 
 def one_behind(patch: Patch, _: Any) -> None:
     """The cache is taken to hold one token less: the first new token is not steered."""
-    own = runtime.tokens_before
-    patch.setattr(runtime, "tokens_before", lambda *args: max(0, (own(*args) or 0) - 1))
+    past_is(patch, lambda past: max(0, (past or 0) - 1))
 
 
 def no_names(patch: Patch, _: Any) -> None:
@@ -92,15 +112,15 @@ def no_names(patch: Patch, _: Any) -> None:
 
 def pads_counted_out(patch: Patch, _: Any) -> None:
     """Of the padded batch, which is longer than any prompt, the prompt's last tokens are steered."""
-    own = request.Request._bind
+    own = speaking.Speaking.bind
 
-    def bind(self: Any, rows: int, length: int, past: Any) -> Any:
+    def bind(self: Any, *args: Any) -> Any:
         start, longest = self.steer_from, 11
         if isinstance(start, int) and start > longest:
             self.steer_from = start - 3
-        return own(self, rows, length, past)
+        return own(self, *args)
 
-    patch.setattr(request.Request, "_bind", bind)
+    patch.setattr(speaking.Speaking, "bind", bind)
 
 
 def one_end_off(_: Patch, model: Any) -> None:

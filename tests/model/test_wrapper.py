@@ -198,7 +198,7 @@ def test_changing_personalities_moves_no_weights() -> None:
             for t in (getattr(a, n, None) for n in ("A", "B", "B_gate", "B_up", "add"))
             if t is not None
         ]
-        tensors += [*model.parameters(), *model._runtime._table.values[:3]]
+        tensors += [*model.parameters(), *model._runtime.supply.current.values[:3]]
         return [(id(t), t.data_ptr()) for t in tensors]
 
     before = layout()
@@ -216,7 +216,7 @@ def test_more_personalities_than_slots() -> None:
         logits = model(ids, personality=people).logits
         for row in (0, 64, 129):
             assert torch.allclose(logits[row], model(ids[:1], personality=people[row]).logits[0], atol=1e-5)
-    assert model._runtime._table.capacity >= 130
+    assert model._runtime.supply.current.capacity >= 130
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
@@ -499,14 +499,15 @@ def test_speaking_changes_personalities_in_place(parts: str) -> None:
     rounds = [[PEOPLE[0], None, PEOPLE[2]], [PEOPLE[3], PEOPLE[0], None], [None, None, PEOPLE[0]], [None, None, None]]
     wanted = [model(ids, personality=people).logits for people in rounds]
     with torch.no_grad(), model.speaking(rounds[0], rows=3) as speaking:
-        request = speaking.request
         found = [model.base(ids).logits]
-        kept = [request.row_slots, *request._rows.values(), *request.values[:3]]
+        kept = [speaking.row_slots, *speaking._repeated.values(), *speaking.values[:3]]
         places = [t.data_ptr() for t in kept]
         for people in rounds[1:]:
             assert speaking.change(people)
             found.append(model.base(ids).logits)
-        assert places == [t.data_ptr() for t in (request.row_slots, *request._rows.values(), *request.values[:3])]
+        assert places == [
+            t.data_ptr() for t in (speaking.row_slots, *speaking._repeated.values(), *speaking.values[:3])
+        ]
         with pytest.raises(ValueError, match="2 personalities were given for 3 rows"):
             speaking.change(PEOPLE[:2])
         many = [[Personality(openness=i / 100, neuroticism=j) for j in (-1, 0, 1)] for i in range(30)]
@@ -519,7 +520,7 @@ def test_speaking_changes_personalities_in_place(parts: str) -> None:
         speaking.change("E+5")
         assert (model.base(ids).logits - bare).norm() > 1e-3 * bare.norm()
     assert torch.equal(model.base(ids).logits, bare)
-    table = model._runtime._table
+    table = model._runtime.supply.current
     assert table is not None and not table._pins
 
 

@@ -12,11 +12,9 @@ SMALL: dict[str, Any] = {"rank": 3, "codes": 6, "alpha": 6.0, "hidden": 8, "dept
 VARIANTS: dict[str, HypernetConfig] = {
     "scores": HypernetConfig(**SMALL),
     "text": HypernetConfig(**SMALL, encoder="text"),
-    "layers": HypernetConfig(**SMALL, encoder="layers"),
     "both": HypernetConfig(**SMALL, encoder="both"),
-    "per layer": HypernetConfig(**SMALL, per_layer_codes=True),
     "wide": HypernetConfig(**SMALL, head="wide"),
-    "wide layers": HypernetConfig(**SMALL, head="wide", encoder="layers"),
+    "wide text": HypernetConfig(**SMALL, head="wide", encoder="text"),
 }
 
 

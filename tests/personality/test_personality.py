@@ -29,7 +29,7 @@ def test_importing_does_not_import_torch_or_pydantic() -> None:
         "package = types.ModuleType('dpg_fast');"
         f"package.__path__ = [{str(Path(dpg_fast.__file__).parent)!r}];"
         "sys.modules['dpg_fast'] = package;"
-        "import dpg_fast.personality.scores;"
+        "import dpg_fast.personality.row;"
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -98,9 +98,7 @@ def test_segments_that_do_not_fit_are_refused(tiny_llama: Any, byte_tokenizer: A
         assert not torch.allclose(packed[:, 0], model(ids).logits[:, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "changes", [["data.pack=64", "hypernet.encoder=text"], ["hypernet.head=wide"], ["hypernet.encoder=layers"]]
-)
+@pytest.mark.parametrize("changes", [["data.pack=64", "hypernet.encoder=text"], ["hypernet.head=wide"]])
 def test_a_run_tells_its_cost_and_is_resumed(
     changes: list[str],
     project: Path,  # noqa: F811

@@ -13,7 +13,7 @@ from torch import Tensor
 from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.compat.transformers_models import longest_text
 from dpg_fast.model.steering import SteerTokens, check_tokens
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.text.prompting import encode_prompts, with_system
 from dpg_fast.util.errors import DPGError
 
@@ -38,7 +38,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self,
         model: Any,
         tokenizer: Any,
-        personality: Row,
+        personality: RowItem,
         *,
         steer_tokens: SteerTokens = "all",
         batch_size: int = 16,

@@ -15,7 +15,7 @@ from dpg_fast.evaluation.harness.tasks import CHOICES, OFFLINE, named_task, offl
 from dpg_fast.judges.runner import fill
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.steering import SteerTokens
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
@@ -67,7 +67,7 @@ class Examinee:
     """
 
     model: Any
-    personality: Row
+    personality: RowItem
     instruction: str = ""
 
 

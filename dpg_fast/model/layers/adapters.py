@@ -17,7 +17,7 @@ from dpg_fast.kernels import GatedLora, Steering, lora_add, lora_combine, lora_s
 from dpg_fast.kernels.ops.steered_gated_act.reference import steered_gated_act_reference
 from dpg_fast.model.layers.changes import Changed
 from dpg_fast.model.layers.stacks import Stack
-from dpg_fast.model.request import Call, CallMirror, CallState
+from dpg_fast.model.request import CallMirror, CallState, ForwardCall
 
 ADAPTER = "dpg_adapter"
 
@@ -28,19 +28,17 @@ class LinearAdapter:
     Attributes:
         state: where it finds the running call, on its own device.
         name: of the layer.
-        group: of its codes.
         A, B: [K, r, d_in] and [K, r, d_out], in the layer's compute dtype.
         stack, index: the product that also makes this layer's, and its place there; ``stack`` is None where the layer
             keeps its own product.
         own: a forward that the layer has on the instance, to be run in place of the class's; None without one.
     """
 
-    __slots__ = ("A", "B", "group", "index", "name", "own", "scale", "stack", "state")
+    __slots__ = ("A", "B", "index", "name", "own", "scale", "stack", "state")
 
-    def __init__(self, state: CallState, scale: float, name: str, group: int) -> None:
+    def __init__(self, state: CallState, scale: float, name: str) -> None:
         self.state: CallState | CallMirror = state
         self.name = name
-        self.group = group
         self.scale = scale
         self.A: Tensor | None = None
         self.B: Tensor | None = None
@@ -59,10 +57,9 @@ class LinearAdapter:
         assert slots is not None
         A, B = (self.A, self.B) if call.values.pairs is None else call.values.pairs[self.name]
         assert A is not None and B is not None
-        codes_a, codes_b = call.values.codes(self.group)
         if y.dtype != A.dtype or x.dtype != A.dtype:  # under autocast the product's dtype is not the weights'
             x, A, B = x.to(y.dtype), A.to(y.dtype), B.to(y.dtype)
-        return lora_add(y, x, A, B, codes_a, codes_b, slots, self.scale)
+        return lora_add(y, x, A, B, call.values.codes_a, call.values.codes_b, slots, self.scale)
 
 
 class MlpAdapter:
@@ -74,7 +71,6 @@ class MlpAdapter:
         fused: the MLP's own forward is replaced; otherwise its layers and its activation are changed one by one.
         name: of the changed module: the MLP, or its activation.
         has_bank: gate and up both have a bank entry, so their expands ride along in the activation.
-        group: of their codes.
         partial: the bank's part when only one of them has.
         A: [G, K, r, d_in], both A sides of gate and up (G = 2), or that of their merged product (G = 1).
         B_gate, B_up: [K, r, I].
@@ -83,18 +79,15 @@ class MlpAdapter:
     """
 
     __slots__ = (
-        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "fused", "group", "has_bank", "mlp"),
+        *("A", "B_gate", "B_up", "act_module", "add", "clamp_mask", "device", "fused", "has_bank", "mlp"),
         *("name", "partial", "scale", "stack", "state"),
     )
 
-    def __init__(
-        self, state: CallState, mlp: Mlp, scale: float, has_bank: bool, group: int = 0, fused: bool = True
-    ) -> None:
+    def __init__(self, state: CallState, mlp: Mlp, scale: float, has_bank: bool, fused: bool = True) -> None:
         self.state: CallState | CallMirror = state
         self.device: torch.device | None = None
         self.fused = fused
         self.name = mlp.name if fused else f"{mlp.name}.{mlp.layout.act}"
-        self.group = group
         self.mlp = mlp
         self.act_module = mlp.act_module
         self.scale = scale
@@ -120,7 +113,7 @@ class MlpAdapter:
             assert call.lora_slots is not None
             y, S = self.stack.product(x)
             gate, up = self.mlp.halves(y)
-            u = lora_combine(S, call.values.codes(self.group)[0], call.lora_slots, len(self.stack.widths))
+            u = lora_combine(S, call.values.codes_a, call.lora_slots, len(self.stack.widths))
             lora = self._expands(call, u, self.B_gate, self.B_up)
         else:
             gate, up = split_gate_up(self.mlp, x)
@@ -149,7 +142,7 @@ class MlpAdapter:
         steering = self._steering(call)
         return v if steering is None else steered(v, steering)
 
-    def _steering(self, call: Call) -> Steering | None:
+    def _steering(self, call: ForwardCall) -> Steering | None:
         if call.steer_slots is None or self.clamp_mask is None:
             return None
         assert self.add is not None
@@ -164,7 +157,7 @@ class MlpAdapter:
         plain = act is self.act_module and "forward" not in act.__dict__ and not has_hooks(act)
         return None if plain and not all_modules_hooked() else act
 
-    def _ride_along(self, call: Call, x: Tensor, gate: Tensor) -> GatedLora:
+    def _ride_along(self, call: ForwardCall, x: Tensor, gate: Tensor) -> GatedLora:
         assert call.lora_slots is not None
         A, B_gate, B_up = self.A, self.B_gate, self.B_up
         if call.values.pairs is not None:
@@ -172,14 +165,13 @@ class MlpAdapter:
         assert A is not None and B_gate is not None and B_up is not None
         if gate.dtype != A.dtype or x.dtype != A.dtype:
             x, A, B_gate, B_up = (t.to(gate.dtype) for t in (x, A, B_gate, B_up))
-        return self._expands(call, lora_shrink(x, A, call.values.codes(self.group)[0], call.lora_slots), B_gate, B_up)
+        return self._expands(call, lora_shrink(x, A, call.values.codes_a, call.lora_slots), B_gate, B_up)
 
-    def _expands(self, call: Call, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
+    def _expands(self, call: ForwardCall, u: Tensor, B_gate: Tensor | None, B_up: Tensor | None) -> GatedLora:
         """``u`` [2, T, r], or [1, T, r] where gate and up are one layer."""
         assert call.lora_slots is not None and B_gate is not None and B_up is not None
         first, second = (u, None) if len(u) == 2 else (u[0], u[0])
-        codes = call.values.codes(self.group)[1]
-        return GatedLora(first, B_gate, second, B_up, codes, call.lora_slots, self.scale)
+        return GatedLora(first, B_gate, second, B_up, call.values.codes_b, call.lora_slots, self.scale)
 
 
 class PersonalityLinear(Changed):
@@ -232,7 +224,7 @@ class PersonalityActivation(Changed):
         return adapter.steer(super().forward(x))  # type: ignore[misc]
 
 
-def _bank_alone(call: Call) -> bool:
+def _bank_alone(call: ForwardCall) -> bool:
     """Whether a bank takes part, and the call brings no weights of its own."""
     return call.lora_slots is not None and call.values.pairs is None
 

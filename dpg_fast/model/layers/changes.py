@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.compat import accelerate
-from dpg_fast.compat.torch import children_of
+from dpg_fast.compat.torch import Placed
 from dpg_fast.util.errors import DPGError
 
 __all__ = ["NOT_PICKLED", "Change", "Changed", "NoEffectError", "Watch", "leads_to", "subclass_with"]
@@ -108,7 +108,6 @@ class Change:
         module.__dict__[attribute] = part
         module.__class__ = self.cls
         self.lead_here()
-        self.seen = module.__dict__.get("forward")
 
     def lead_here(self) -> None:
         """Let a call of the instance reach the changed class, below accelerate's hooks if there are any."""
@@ -151,7 +150,6 @@ class Change:
             self.lead_here()
         elif found is not None and not leads_to(found, self.cls.forward, self.module):
             return False
-        self.seen = self.module.__dict__.get("forward")
         return True
 
     def _leads(self, name: str) -> bool:
@@ -170,41 +168,33 @@ class Watch:
     Args:
         base: the model that holds them.
         changes: one for each.
+
+    Attributes:
+        placed: how the modules were when :meth:`look` saw them last; ask `unmoved` about it before every call.
     """
 
     def __init__(self, base: nn.Module, changes: Iterable[Change]) -> None:
         self._base = base
-        parents = {id(child): (module, name) for module in base.modules() for name, child in module.named_children()}
-        self._watched = [_watched(change, parents) for change in changes]
+        self._changes = tuple(changes)
+        self.placed = self._found()
 
-    def check(self) -> bool:
-        """Whether all is as it was when this was asked last.
+    def require_own_classes(self) -> None:
+        """Raises RuntimeError naming a module whose class is no longer the one that it was given here."""
+        for change in self._changes:
+            if (cls := type(change.module)) is not change.cls:
+                raise RuntimeError(
+                    f"the class of {change.name} was changed after the model was wrapped, to {cls.__name__}; that has to be "
+                    "undone first"
+                )
+
+    def look(self) -> None:
+        """Something is not as it was: find out whether the modules are still reached.
 
         Raises:
             NoEffectError: names a module that was replaced, or whose class or forward was, since the model was wrapped.
         """
-        for change, module, cls, parent, name in self._watched:
-            if (
-                module.__dict__.get("forward") is not change.seen
-                or type(module) is not cls
-                or children_of(parent).get(name) is not module
-            ):
-                self._look()
-                return False
-        return True
-
-    def require_own_classes(self) -> None:
-        """Raises RuntimeError naming a module whose class is no longer the one that it was given here."""
-        for change, module, *_ in self._watched:
-            if type(module) is not change.cls:
-                raise RuntimeError(
-                    f"the class of {change.name} was changed after the model was wrapped, to {type(module).__name__}; that has "
-                    "to be undone first"
-                )
-
-    def _look(self) -> None:
         present = {id(module) for module in self._base.modules()}
-        for change, *_ in self._watched:
+        for change in self._changes:
             if id(change.module) not in present:
                 why = "another module was put in its place"
             elif change.reached():
@@ -217,15 +207,14 @@ class Watch:
                 f"a personality would not reach {change.name}: {why} after the model was wrapped. Take that back (with "
                 "use_liger_kernel: leave swiglu out), or unload() and wrap the model as it is now"
             )
+        self.placed = self._found()
+
+    def _found(self) -> list[Placed]:
         parents = {
             id(child): (parent, name) for parent in self._base.modules() for name, child in parent.named_children()
         }
-        self._watched = [_watched(change, parents) for change, *_ in self._watched]
-
-
-def _watched(change: Change, parents: Mapping[int, tuple[nn.Module, str]]) -> Any:
-    module = change.module
-    return change, module, type(module), *parents[id(module)]
+        modules = [change.module for change in self._changes]
+        return [Placed(m, type(m), m.__dict__.get("forward"), *parents[id(m)]) for m in modules]
 
 
 def leads_to(function: Any, target: Any, owner: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dpg_fast.architecture.layers import Architecture, UnsupportedArchitectureError
-from dpg_fast.compat.accelerate import execution_device, input_device, placed_by
+from dpg_fast.compat.accelerate import execution_device, input_device
 
 META = torch.device("meta")
 
@@ -57,8 +57,3 @@ class Places:
     @property
     def all(self) -> tuple[torch.device, ...]:
         return (self.first, *self.others)
-
-
-def mark(base: Any) -> tuple[Any, ...]:
-    """Changes when the model is moved as a whole or dispatched again."""
-    return next(base.parameters()).device, *placed_by(base)

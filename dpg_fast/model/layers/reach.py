@@ -38,6 +38,9 @@ class Reach:
         base: the model.
         state: shared by the changed layers, which put their adapter into ``state.reached``.
         changed: the changed modules; each has its adapter as ``dpg_adapter``.
+
+    Attributes:
+        complete: nothing is waited for any more.
     """
 
     def __init__(self, base: nn.Module, state: CallState, changed: Sequence[nn.Module]) -> None:
@@ -50,11 +53,7 @@ class Reach:
         """Watch again, as after wrapping."""
         self._waiting: dict[Any, nn.Module] = {module.dpg_adapter: module for module in self._changed}
         self._forwards = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is waited for any more."""
-        return not self._waiting
+        self.complete = not self._waiting
 
     @property
     def unreached(self) -> list[str]:
@@ -84,6 +83,7 @@ class Reach:
         self._forwards += 1
         past = {a: m for a, m in self._waiting.items() if a not in reached and self._past(a, m, called, mode.used)}
         self._waiting = {adapter: module for adapter, module in self._waiting.items() if adapter not in reached}
+        self.complete = not self._waiting
         if past:
             raise NoEffectError(_past_message(self._base, past))
         if self._waiting and self._forwards >= WATCHED and not self._whole_kinds():
@@ -92,6 +92,7 @@ class Reach:
                 stacklevel=2,
             )
             self._waiting = {}
+        self.complete = not self._waiting
         return output
 
     def conclude(self) -> None:

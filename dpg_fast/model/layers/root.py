@@ -33,6 +33,7 @@ class Root:
 
     Attributes:
         original: the forward that was there, the user's own included.
+        seen: what the instance's ``forward`` is now; while it is, nothing was replaced.
     """
 
     def __init__(self, base: nn.Module, call: Callable[..., Any]) -> None:
@@ -42,13 +43,13 @@ class Root:
         self.original = base.forward
         self._key = f"{_ROOT}_{next(_numbers)}"  # one that was undone may still be called by the user's own forward
         base.__dict__[self._key] = self
-        base.__dict__["forward"] = self._seen = MethodType(_with_signature_of(self.original, self._key), base)
+        base.__dict__["forward"] = self.seen = MethodType(_with_signature_of(self.original, self._key), base)
 
     def check(self) -> None:
         """Raises NoEffectError when the model's forward was replaced by one that does not call this one."""
         assert self._base is not None
         forward = self._base.__dict__.get("forward")
-        if forward is self._seen:
+        if forward is self.seen:
             return
         slot = accelerate.innermost(self._base)
         if not leads_to(self._base.__dict__.get(slot), self._function, self._base):
@@ -79,12 +80,10 @@ class Root:
 
     @property
     def _function(self) -> Any:
-        return self._seen.__func__
+        return self.seen.__func__
 
     def run(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a call of ``base`` gives."""
-        if self._call is not None:
-            return self._call(*args, **kwargs)
+        """What a call of ``base``, or of a copy of it, gives without the change."""
         return (type(base).forward.__get__(base) if self._found is None else self._found)(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Root:
@@ -119,6 +118,8 @@ def _with_signature_of(original: Callable[..., Any], key: str) -> Any:
         root = model.__dict__.get(key)
         if root is None:  # called past an undo(), by somebody who kept it
             return type(model).forward(model, *args, **kwargs)
+        if root._call is not None:
+            return root._call(*args, **kwargs)
         return root.run(model, args, kwargs)
 
     functools.update_wrapper(forward, original, updated=())

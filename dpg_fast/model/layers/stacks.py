@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpg_fast.compat.accelerate import brings_weights, runs_class_forward
-from dpg_fast.compat.torch import children_of, has_hooks
+from dpg_fast.compat.torch import Held, children_of, has_hooks, still_held, where
 from dpg_fast.kernels import linear_product, lora_stacked_add
 from dpg_fast.model.layers.lasting import lasting
-from dpg_fast.model.request import Call
+from dpg_fast.model.request import ForwardCall
 
 
 class Stack:
@@ -27,22 +27,22 @@ class Stack:
 
     Args:
         layers: plain linear layers (see :func:`stackable`).
-        group: of their codes.
         holder: the module that calls them itself, where the layers are not changed; they must still be its own.
 
     Attributes:
         widths: outputs of each layer.
+        held: the layers and where their weights lie in the buffer; empty without one.
         B: [K, r, sum(widths)], their banks' B sides next to each other; None until :meth:`fill`.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], group: int = 0, holder: nn.Module | None = None) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], holder: nn.Module | None = None) -> None:
         self.layers = tuple(layers)
-        self.group = group
         self._holder = holder
         self.widths = tuple(layer.out_features for layer in layers)
         self.B: Tensor | None = None
         self._weight: Tensor | None = None
         self._bias: Tensor | None = None
+        self.held: tuple[Held, ...] = ()
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
@@ -97,17 +97,13 @@ class Stack:
             begin += B.shape[2]
 
     def intact(self) -> bool:
-        """Whether the layers' weights are still the views made here (moving or replacing them ends that)."""
-        if self._weight is None or not self._plain():
-            return False
-        begin = 0
-        for layer, width in zip(self.layers, self.widths, strict=True):
-            if not _same_place(layer.weight, self._weight, begin):
-                return False
-            if layer.bias is not None and (self._bias is None or not _same_place(layer.bias, self._bias, begin)):
-                return False
-            begin += width
-        return True
+        """Whether the product may still stand for the layers' own.
+
+        So it may as long as their weights are the views made here, and nothing is attached to them. In-place updates
+        (training, ``load_state_dict``) write through the views; ``to()``, a cast, ``param.data =`` or a new Parameter give a
+        layer memory of its own, and the buffer would go on with the old numbers.
+        """
+        return self._weight is not None and still_held(self.held)
 
     def release(self) -> None:
         """Give each layer memory of its own again."""
@@ -117,6 +113,7 @@ class Stack:
                     if part is not None and whole is not None and _same_storage(part, whole):
                         part.data = part.data.clone()
         self._weight = self._bias = self.B = None
+        self.held = ()
 
     def takes(self, x: Tensor) -> bool:
         """Whether the stacked product may stand for the layers' own (not under autocast, not when gradients are due)."""
@@ -134,7 +131,7 @@ class Stack:
         total = sum(self.widths)
         return out[..., :total], out[..., total:]
 
-    def output(self, index: int, x: Tensor, call: Call, scale: float) -> Tensor:
+    def output(self, index: int, x: Tensor, call: ForwardCall, scale: float) -> Tensor:
         """What layer ``index`` gives for ``x``, LoRA included.
 
         The layers are called one after another on one input: the first call computes for all, the others collect.
@@ -142,8 +139,9 @@ class Stack:
         if self._input is not x or self._outputs[index] is None:
             assert self.B is not None and call.lora_slots is not None
             y, S = self.product(x)
-            codes_a, codes_b = call.values.codes(self.group)
-            lora_stacked_add(y, S, self.B, codes_a, codes_b, call.lora_slots, self.widths, scale)
+            lora_stacked_add(
+                y, S, self.B, call.values.codes_a, call.values.codes_b, call.lora_slots, self.widths, scale
+            )
             if len(self.widths) == 1:
                 return y
             self._outputs = list(y.split(self.widths, -1))
@@ -175,6 +173,7 @@ class Stack:
                 layer.bias.data = bias[rows]
             begin = rows.stop
         self._weight, self._bias = weight, bias
+        self.held = tuple(Held(x, where(x.weight), where(x.bias), self._holder) for x in self.layers)
 
 
 def stackable(layer: nn.Module) -> bool:
@@ -191,8 +190,3 @@ def stackable(layer: nn.Module) -> bool:
 
 def _same_storage(part: Tensor, whole: Tensor) -> bool:
     return part.device == whole.device and part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-
-
-def _same_place(part: Tensor, whole: Tensor, row: int) -> bool:
-    offset = row * whole.stride(0) * whole.element_size()
-    return part.device == whole.device and part.dtype == whole.dtype and part.data_ptr() == whole.data_ptr() + offset

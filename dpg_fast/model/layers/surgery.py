@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 
 import torch
 from torch import Tensor, nn
 
+from dpg_fast.architecture.finder import fuses
 from dpg_fast.architecture.layers import SHARED_INPUT, Architecture
-from dpg_fast.architecture.mlps import fuses
+from dpg_fast.compat.torch import Held
 from dpg_fast.model.layers.adapters import (
     ADAPTER,
     LinearAdapter,
@@ -44,7 +45,6 @@ class Surgery:
         sites: names of the linear layers that have a bank entry.
         scale: of the bank.
         steered: whether the MLPs steer neurons.
-        groups: site name -> its group of codes; None where all share one.
 
     Raises:
         UnsupportedArchitectureError: an MLP does not compute what its structure suggests, or has a forward of its own on the
@@ -59,11 +59,11 @@ class Surgery:
         sites: Set[str],
         scale: float,
         steered: bool,
-        groups: Mapping[str, int] | None = None,
     ) -> None:
         self.architecture = architecture
         self._state = state
-        self._groups = dict.fromkeys(sites, 0) if groups is None else groups
+        #: layers whose weights lie in stacks in use, which must stay as they are for these to be right
+        self.held: list[Held] = []
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
         self.changes: list[Change] = []
@@ -84,20 +84,16 @@ class Surgery:
                     patches.append((adapter.name, mlp.act_module, PersonalityActivation, adapter))
                 continue
             inside.update(names.values())
-            groups_here = {self._groups[full] for full in adapted.values()}
-            has_bank = len(adapted) == len(names) and len(groups_here) == 1
-            adapter = MlpAdapter(state, mlp, scale, has_bank, min(groups_here, default=0))
+            adapter = MlpAdapter(state, mlp, scale, has_bank=len(adapted) == len(names))
             if adapted and not adapter.has_bank:
-                adapter.partial = {
-                    n: LinearAdapter(state, scale, full, self._groups[full]) for n, full in adapted.items()
-                }
+                adapter.partial = {n: LinearAdapter(state, scale, full) for n, full in adapted.items()}
                 self.linear_adapters.update({adapted[n]: a for n, a in adapter.partial.items()})
             self.mlp_adapters[mlp.layer] = adapter
             patches.append((mlp.name, mlp.module, PersonalityMlp, adapter))
         for name in sorted(sites):
             if name in inside:
                 continue
-            linear_adapter = LinearAdapter(state, scale, name, self._groups[name])
+            linear_adapter = LinearAdapter(state, scale, name)
             self.linear_adapters[name] = linear_adapter
             patches.append((name, architecture.linears[name], PersonalityLinear, linear_adapter))
         self.place(places)
@@ -131,9 +127,8 @@ class Surgery:
         for names, adapter in plans:
             layers = [linears[name] for name in names]
             if all(stackable(layer) and id(layer.weight) not in self._tied for layer in layers):
-                group = self._groups[names[0]]
                 holder = adapter.mlp.module if adapter is not None else None
-                self._stacks.append((Stack(layers, group, holder), names, adapter))  # type: ignore[arg-type]
+                self._stacks.append((Stack(layers, holder), names, adapter))  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Give every module its own class and its weights their own memory back."""
@@ -176,6 +171,13 @@ class Surgery:
             for index, name in enumerate(names):
                 linear = self.linear_adapters[name]
                 linear.stack, linear.index = stack, index
+        self.held = [layer for stack in self._used() for layer in stack.held]
+
+    def _used(self) -> list[Stack]:
+        """The stacks whose products stand for layers now."""
+        found = [adapter.stack for adapter in self.linear_adapters.values()]
+        found += [adapter.stack for adapter in self.mlp_adapters.values()]
+        return [stack for stack in dict.fromkeys(found) if stack is not None]
 
     def update_bank(self, index: Tensor, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
         """Copies of the bank take over its changed entries ``index`` (int64); `pair` gives the tensors of :meth:`set_bank`."""
@@ -183,10 +185,9 @@ class Surgery:
             if adapter.has_bank and adapter.A is not None:
                 rows = mlp_bank(adapter.mlp, lambda name: _rows(pair(name), index))[0]
                 adapter.A.index_copy_(1, index.to(rows.device), rows)
-        used = {id(linear.stack) for linear in self.linear_adapters.values()}
-        used |= {id(mlp.stack) for mlp in self.mlp_adapters.values()}
+        used = self._used()
         for stack, names, _ in self._stacks:
-            if id(stack) in used:
+            if stack in used:
                 pairs = [pair(name) for name in names]
                 stack.update(index.to(pairs[0][0].device), pairs)
 
@@ -194,12 +195,6 @@ class Surgery:
     def changed(self) -> list[nn.Module]:
         """The modules that have another class until :meth:`undo`."""
         return [change.module for change in self.changes]
-
-    def intact(self) -> bool:
-        """False when stacked weights have been moved or replaced since the bank was handed out."""
-        stacks = {id(adapter.stack): adapter.stack for adapter in self.linear_adapters.values()}
-        stacks |= {id(adapter.stack): adapter.stack for adapter in self.mlp_adapters.values()}
-        return all(stack is None or stack.intact() for stack in stacks.values())
 
     def _set_mlp_bank(self, adapter: MlpAdapter, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:
         if adapter.has_bank:

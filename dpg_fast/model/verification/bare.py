@@ -57,7 +57,7 @@ def difference(found: Tensor, wanted: Tensor) -> float:
     return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-30)).max())
 
 
-class BareModel:
+class BareLogits:
     """Logits of the unwrapped model, and its own differences: in a batch, without a cache, padded, rounded."""
 
     def __init__(self, base: Any, prompts: Sequence[Tensor], tokens: int, rows: int) -> None:

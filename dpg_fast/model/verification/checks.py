@@ -23,9 +23,9 @@ from dpg_fast.hypernet import CombinedNetwork, StoredAdapters
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.layers.snapshot import left_behind, snapshot
 from dpg_fast.model.steering import SteeringOptions
-from dpg_fast.model.verification.bare import BareModel, difference, forced_logits, uncached
+from dpg_fast.model.verification.bare import BareLogits, difference, forced_logits, uncached
 from dpg_fast.model.verification.table import Check, Verification
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.personality.scores import POLES, Character, Personality
 from dpg_fast.util.errors import DPGError
 
@@ -55,7 +55,7 @@ def verify(
     """Behind :meth:`PersonalityModel.verify`."""
     runtime = model._runtime
     model._require_loaded()
-    if runtime.busy:
+    if runtime.live:
         raise RuntimeError("verify() takes the model apart for a while: not while calls are running")
     ids = _prompts(model, prompts, tokenizer)[: QUICK_PROMPTS if quick else None]
     people = _people(model)
@@ -73,7 +73,7 @@ def verify(
         model.unload()
         try:
             before = snapshot(base)
-            bare = BareModel(base, ids, QUICK_TOKENS if quick else TOKENS, len(people) + 1)
+            bare = BareLogits(base, ids, QUICK_TOKENS if quick else TOKENS, len(people) + 1)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             return Verification(title, (reached, Check("the bare model generates", "", None, None, "failed", message)))
@@ -88,7 +88,7 @@ def verify(
     return Verification(title, tuple(rows), bare.rounding)
 
 
-def _reached(model: PersonalityModel, ids: Tensor, people: dict[str, Row]) -> tuple[float, float, str]:
+def _reached(model: PersonalityModel, ids: Tensor, people: dict[str, RowItem]) -> tuple[float, float, str]:
     reach = model._runtime.reach
     reach.restart()
     model(input_ids=ids, personality=next(iter(people.values())))
@@ -102,9 +102,9 @@ def _reached(model: PersonalityModel, ids: Tensor, people: dict[str, Row]) -> tu
 
 
 class _Checks:
-    def __init__(self, model: PersonalityModel, bare: BareModel, people: dict[str, Row], quick: bool) -> None:
+    def __init__(self, model: PersonalityModel, bare: BareLogits, people: dict[str, RowItem], quick: bool) -> None:
         self.model, self.bare, self.people, self.quick = model, bare, people, quick
-        self.rows: list[Row] = [None, *people.values()]
+        self.rows: list[RowItem] = [None, *people.values()]
 
     def run(self) -> list[Check]:
         bare = self.bare
@@ -140,7 +140,7 @@ class _Checks:
         finally:
             self.model.calibration = before
 
-    def generation(self, index: int, rows: Sequence[Row]) -> Tensor:
+    def generation(self, index: int, rows: Sequence[RowItem]) -> Tensor:
         ids, new = self.bare.prompts[index], self.bare.tokens[index]
         return forced_logits(self.model, ids.repeat(len(rows), 1), new, self.bare.vocabulary, personality=list(rows))
 
@@ -230,7 +230,7 @@ def _check(name: str, compared: str, measure: Callable[[], tuple[Any, ...]], apa
 
 
 def _unload(
-    model: PersonalityModel, bare: BareModel, served: dict[str, Any], before: dict[str, Any]
+    model: PersonalityModel, bare: BareLogits, served: dict[str, Any], before: dict[str, Any]
 ) -> tuple[float, float, str]:
     """Unload the model that was used, compare it with what it was before (with and without personality), and wrap it again."""
     base = model.unload()
@@ -274,22 +274,22 @@ def _prompts(model: PersonalityModel, prompts: Any, tokenizer: Any) -> list[Tens
     return [torch.randint(size // 8, size, (1, length), generator=generator).to(device) for length in LENGTHS]
 
 
-def _people(model: PersonalityModel) -> dict[str, Row]:
+def _people(model: PersonalityModel) -> dict[str, RowItem]:
     """Everything the model can be asked for, one thing at a time: ends of traits ("E+5") and characters ("@name").
 
     Raises:
         ValueError: there is nothing.
     """
-    wanted: dict[str, Row] = {f"{pole}5": Personality(f"{pole}5") for pole in POLES}
+    wanted: dict[str, RowItem] = {f"{pole}5": Personality(f"{pole}5") for pole in POLES}
     network = model.hypernet
     stored = network.stored if isinstance(network, CombinedNetwork) else network
     if isinstance(stored, StoredAdapters):
         wanted |= {f"@{name}": Character(name) for name in stored.names[:CHARACTERS]}
-    found: dict[str, Row] = {}
+    found: dict[str, RowItem] = {}
     reason: ValueError | None = None
     for label, item in wanted.items():
         try:
-            model._runtime.check_items([item])
+            model._runtime.check([read_row(item)])
         except ValueError as error:
             reason = error
         else:

@@ -14,7 +14,7 @@ import torch
 from dpg_fast.evaluation.methods import Wrapping
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import padding
-from dpg_fast.personality.row import Row
+from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import Personality
 from dpg_fast.personality.stages import read_card
 from dpg_fast.personified.data.reading import count_words
@@ -74,7 +74,7 @@ class BareSystem(Wrapping):
         """The instruction put before the question."""
         return None
 
-    def row(self, person: Person, stage: str) -> Row:
+    def row(self, person: Person, stage: str) -> RowItem:
         """The personality given to the model."""
         return None
 
@@ -82,7 +82,7 @@ class BareSystem(Wrapping):
         """The wrapped model."""
         return PersonalityModel.from_model(self.base)
 
-    def chats(self, requests: Sequence[Request]) -> tuple[list[list[Message]], list[Row]]:
+    def chats(self, requests: Sequence[Request]) -> tuple[list[list[Message]], list[RowItem]]:
         """Conversations and personalities of requests."""
         chats, rows = [], []
         for request in requests:
@@ -203,7 +203,7 @@ class TunedSystem(BareSystem):
     def make(self) -> PersonalityModel:
         return PersonalityModel.from_model(self.base, characters=dict(self.characters.values()))
 
-    def row(self, person: Person, stage: str) -> Row:
+    def row(self, person: Person, stage: str) -> RowItem:
         return Personality(character=self.characters[person.name][0], stage=stage)
 
 
@@ -253,7 +253,7 @@ def reply_likelihoods(
     model: PersonalityModel,
     tokenizer: Any,
     chats: Sequence[Sequence[Message]],
-    personalities: Sequence[Row],
+    personalities: Sequence[RowItem],
     texts: Sequence[str],
     prefixes: Sequence[str],
 ) -> list[Likelihood]:

@@ -31,7 +31,7 @@ PIECES = 16  # of d, at most
 PLANES = 32  # partial results, at most
 
 
-class Plan(NamedTuple):
+class ShrinkCut(NamedTuple):
     """How a bank [K, r, d] is cut up; the same for any number of tokens."""
 
     RANK: int  # r, padded
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
         return self.pieces * self.groups
 
 
-def plan(d: int, K: int, r: int, dtype: torch.dtype) -> Plan:
+def plan(d: int, K: int, r: int, dtype: torch.dtype) -> ShrinkCut:
     """The order of all sums over d and k."""
     rank = power_of_2(r)
     kb = max(16 // rank, min(power_of_2(K), max(ROWS // rank, 1)), 1)
@@ -57,7 +57,7 @@ def plan(d: int, K: int, r: int, dtype: torch.dtype) -> Plan:
     pieces = max(triton.cdiv(d, piece), 1)
     products = max(triton.cdiv(K, kb), 1)
     group = triton.cdiv(products, max(PLANES // pieces, 1))
-    return Plan(rank, kb, bd, piece, pieces, group, triton.cdiv(products, group))
+    return ShrinkCut(rank, kb, bd, piece, pieces, group, triton.cdiv(products, group))
 
 
 #: Candidates: with 4 warps or more, all use the same matrix instruction for the same bank. At most 32 tokens: with 64,
