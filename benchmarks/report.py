@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dpg_fast.reporting.render import markdown_table
 from dpg_fast.util.files import write_text
 
 
@@ -58,48 +59,38 @@ Line = Result | Absent
 
 def markdown(title: str, machine: Mapping[str, str], lines: Sequence[Line], notes: Sequence[str]) -> str:
     """A table for each group, under the machine it was measured on; what has no figure is listed below its table."""
-    text = [
-        f"# {title}",
-        "",
-        *(f"- {key}: {value}" for key, value in machine.items()),
-        *(f"- {note}" for note in notes),
-    ]
+    about = [*(f"- {key}: {value}" for key, value in machine.items()), *(f"- {note}" for note in notes)]
+    parts = [f"# {title}", "\n".join(about)]
     groups: dict[str, list[Line]] = {}
     for line in lines:
         groups.setdefault(line.group, []).append(line)
     for group, members in groups.items():
-        text += ["", f"## {group}"]
+        parts.append(f"## {group}")
         results = [line for line in members if isinstance(line, Result)]
         if results:
-            text += ["", *(_detailed(results) if results[0].p10 is not None else _plain(results))]
+            parts.append(_detailed(results) if results[0].p10 is not None else _plain(results))
         absent = [line for line in members if isinstance(line, Absent)]
-        if absent:
-            text += ["", *(f"- {a.name}: {'WRONG, ' if a.wrong else ''}{a.reason}" for a in absent)]
-    return "\n".join(text) + "\n"
+        parts.append("\n".join(f"- {a.name}: {'WRONG, ' if a.wrong else ''}{a.reason}" for a in absent))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _plain(results: Sequence[Result]) -> list[str]:
+def _plain(results: Sequence[Result]) -> str:
     rows = [
-        f"| {r.name} | {r.milliseconds:.2f} | {r.ratio:.2f} | {_number(r.lowest, 2)} - {_number(r.highest, 2)} |"
+        [r.name, f"{r.milliseconds:.2f}", f"{r.ratio:.2f}", f"{_number(r.lowest, 2)} - {_number(r.highest, 2)}"]
         for r in results
     ]
-    return ["| way | ms | time / first | range over rounds |", "|---|---:|---:|---:|", *rows]
+    return markdown_table(["way", "ms", "time / first", "range over rounds"], rows)
 
 
-def _detailed(results: Sequence[Result]) -> list[str]:
+def _detailed(results: Sequence[Result]) -> str:
     rows = []
     for r in results:
         p10, p90 = (_number(v * 1e3 if v is not None else None, 1) for v in (r.p10, r.p90))
         work = f"{_size(r.bytes, 'B')}, {_size(r.flops, 'FLOP')}" if r.bytes is not None else ""
-        rows.append(
-            f"| {r.name} | {r.milliseconds * 1e3:.1f} | {p10} - {p90} | {r.ratio:.3f} | {work} | "
-            f"{_percent(r.bandwidth)} | {_percent(r.compute)} | {_number(r.error, 2)} | {r.mode} |"
-        )
-    return [
-        "| way | us | p10 - p90 | time / first | work | bandwidth | compute | error / unfused | timed |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
-        *rows,
-    ]
+        shares = (_percent(r.bandwidth), _percent(r.compute), _number(r.error, 2))
+        rows.append([r.name, f"{r.milliseconds * 1e3:.1f}", f"{p10} - {p90}", f"{r.ratio:.3f}", work, *shares, r.mode])
+    head = ["way", "us", "p10 - p90", "time / first", "work", "bandwidth", "compute", "error / unfused", "timed"]
+    return markdown_table(head, rows)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -19,7 +19,7 @@ from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
-from dpg_fast.util.stats import Interval, bootstrap_interval
+from dpg_fast.util.stats import Interval, bootstrap
 from dpg_fast.util.store import Store
 
 FOLDER = "capability"
@@ -220,7 +220,14 @@ def _label(personality: Personality | None) -> str:
 def _share(tables: Sequence[Values], bare: Sequence[Values]) -> Share:
     """The share in values [personalities, items] for each task; items are resampled within their task, with all personalities."""
     differences = [table.mean(0) - base for table, base in zip(tables, bare, strict=True)]
-    return Share(_mean(tables), bootstrap_interval(lambda *drawn: _mean(drawn), *differences))
+    return Share(
+        _mean(tables),
+        bootstrap(
+            lambda *drawn: _mean([own[rows] for own, rows in zip(differences, drawn, strict=True)]),
+            *map(len, differences),
+            resamples=2000,
+        ),
+    )
 
 
 def _mean(tasks: Any) -> float:

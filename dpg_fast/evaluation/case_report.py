@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,9 @@ import numpy as np
 from dpg_fast.evaluation.cases import Case, CaseFigures, JudgedCases, case_figures, compare_methods
 from dpg_fast.judges.sections import closing_sections, fidelity_table, software
 from dpg_fast.personality.scores import Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.markdown import write_markdown
-from dpg_fast.reporting.page import (
-    Block,
-    Page,
-    Picture,
-    Quote,
-    Quotes,
-    Section,
-    Table,
-    Text,
-    bounds,
-    number,
-    write_page,
-)
-from dpg_fast.util.results import json_ready
+from dpg_fast.reporting import Page, Picture, Quote, Quotes, Section, Table, Text, bounds, charts, number, write_report
+from dpg_fast.reporting.page import SIGNED
 from dpg_fast.util.stats import Interval
-
-_SIGNED = "{:+.2f}"
 
 
 @dataclass(frozen=True)
@@ -118,32 +102,35 @@ def write_case_report(
     )
     people = len({case.key[0] for case in cases})
     about = {**settings, "software": software()}
-    best = report.figures[report.compared].mean
-    sections = [
-        _figures(report, people),
-        _beside(report),
-        _levels(report),
-        _examples(cases, report),
-        *closing_sections(descriptions, judge, about),
-    ]
+    best = bounds(report.figures[report.compared].mean)
+    lead = f"{report.compared}: mean Spearman between the level asked for and the judged score {best}."
+    levels = Picture(
+        "levels.png",
+        "Judged level against the level asked for",
+        "How often a level asked for (row) was judged as which level (column), a row of maps for each method.",
+    )
     page = Page(
         title=task,
         subtitle=f"{people} people, {len(cases)} answers of each of {len(report.figures)} methods",
-        lead=f"{report.compared}: mean Spearman between the level asked for and the judged score {bounds(best)}. "
-        + " ".join(notes),
-        sections=[section for section in sections if section is not None],
+        lead=" ".join([lead, *notes]),
+        sections=[
+            _figures(report, people),
+            _beside(report),
+            Section("Levels", [levels]),
+            _examples(cases, report),
+            *closing_sections(descriptions, judge, about),
+        ],
         data={"settings": about, "judge": judge, **_data(report)},
     )
-    write_markdown(page, directory)
-    return write_page(page, directory)
+    return write_report(page, directory)
 
 
 def _figures(report: CaseReport, people: int) -> Section:
     rows = [
         [
             name,
-            bounds(found.mean, _SIGNED),
-            *(bounds(found.spearman[t], _SIGNED) for t in Trait),
+            bounds(found.mean, SIGNED),
+            *(bounds(found.spearman[t], SIGNED) for t in Trait),
             number(report.judged[name].perplexity),
             number(report.judged[name].repetition, "{:.1%}"),
             number(report.judged[name].empty, "{:.0%}"),
@@ -155,20 +142,22 @@ def _figures(report: CaseReport, people: int) -> Section:
         "Spearman between the level asked for and the judged score, over answers; brackets: 95% bootstrap intervals, people "
         "resampled. Perplexity: of the answers under the bare model. Repetition: share of repeated word 4-grams."
     )
-    blocks: list[Block] = [Table(head, rows, caption)]
-    if people < 20:
-        blocks.append(Text(f"Only {people} people: the intervals are too narrow to be trusted.", strong=True))
-    if report.groups:
-        names = list(report.groups)
-        blocks.append(
-            Table(
-                ["method", *(f"{group} ({report.sizes[group]} answers)" for group in names)],
-                [[name, *(bounds(report.groups[g][name], _SIGNED) for g in names)] for name in report.figures],
-                "Mean Spearman over parts of the cases.",
-            )
-        )
-    blocks.append(fidelity_table({name: found.compared for name, found in report.figures.items()}))
-    return Section("Figures", blocks)
+    parts = list(report.groups)
+    groups = Table(
+        ["method", *(f"{part} ({report.sizes[part]} answers)" for part in parts)],
+        [[name, *(bounds(report.groups[part][name], SIGNED) for part in parts)] for name in report.figures],
+        "Mean Spearman over parts of the cases.",
+    )
+    few = f"Only {people} people: the intervals are too narrow to be trusted."
+    return Section(
+        "Figures",
+        [
+            Table(head, rows, caption),
+            Text(few, strong=True) if people < 20 else None,
+            groups if parts else None,
+            fidelity_table({name: found.compared for name, found in report.figures.items()}),
+        ],
+    )
 
 
 def _beside(report: CaseReport) -> Section | None:
@@ -178,20 +167,13 @@ def _beside(report: CaseReport) -> Section | None:
         "Mean Spearman of the first minus that of the second, the same people drawn for both (paired bootstrap, 95%). Intervals "
         "are not corrected for the number of comparisons."
     )
-    rows = [[name, bounds(found, _SIGNED), said(found)] for name, found in report.against.items()]
+    rows = [[name, bounds(found, SIGNED), said(found)] for name, found in report.against.items()]
     return Section(f"{report.compared} beside the others", [Table(["other method", "difference", ""], rows, caption)])
 
 
 def said(difference: Interval) -> str:
     """What the interval of a difference says."""
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "no difference shown"
-
-
-def _levels(report: CaseReport) -> Section:
-    caption = "How often a level asked for (row) was judged as which level (column), a row of maps for each method."
-    return Section("Levels", [Picture("levels.png", "Judged level against the level asked for", caption)])
+    return ("no difference shown", "better", "worse")[difference.sign]
 
 
 def _examples(cases: Sequence[Case], report: CaseReport) -> Section:
@@ -208,8 +190,8 @@ def _examples(cases: Sequence[Case], report: CaseReport) -> Section:
 def _data(report: CaseReport) -> dict[str, Any]:
     figures = {
         name: {
-            "mean_spearman": asdict(found.mean),
-            "spearman": {t: asdict(v) for t, v in found.spearman.items()},
+            "mean_spearman": found.mean,
+            "spearman": found.spearman,
             "perplexity": report.judged[name].perplexity,
             "repetition": report.judged[name].repetition,
             "empty": report.judged[name].empty,
@@ -217,12 +199,5 @@ def _data(report: CaseReport) -> dict[str, Any]:
         }
         for name, found in report.figures.items()
     }
-    found: dict[str, Any] = json_ready(
-        {
-            "figures": figures,
-            "against": {name: asdict(v) for name, v in report.against.items()},
-            "groups": {group: {name: asdict(v) for name, v in own.items()} for group, own in report.groups.items()},
-            "answers": {name: own.answers for name, own in report.judged.items()},
-        }
-    )
-    return found
+    answers = {name: own.answers for name, own in report.judged.items()}
+    return {"figures": figures, "against": report.against, "groups": report.groups, "answers": answers}

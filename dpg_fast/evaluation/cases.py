@@ -26,8 +26,7 @@ from dpg_fast.text.fluency import Likelihood, perplexity
 from dpg_fast.text.records import DialogueRecord
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
-from dpg_fast.util.reliability import spearman
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.stats import Interval, bootstrap, bootstrap_all, mean_of, spearman
 from dpg_fast.util.store import Key, Row
 
 NEW_LEVELS = (-5.0, -2.0, 2.0, 5.0)
@@ -207,13 +206,13 @@ class CaseFigures:
 def case_figures(cases: Sequence[Case], judged: Scores, *, resamples: int = 1000, seed: int = 0) -> CaseFigures:
     """The figures of one method's scores [cases, 5]."""
     asked = np.array([case.personality.scores for case in cases])
-    draws = [correlations(asked[rows], judged[rows]) for rows in _draws(cases, resamples, seed)]
-    whole = correlations(asked, judged)
-    return CaseFigures(
-        {t: _interval(whole[t.position], [d[t.position] for d in draws]) for t in Trait},
-        _interval(_mean(whole), [_mean(d) for d in draws]),
-        compare_prompted(asked, judged),
-    )
+
+    def statistics(rows: Any) -> list[float]:
+        own = [spearman(*columns) for columns in zip(asked[rows].T, judged[rows].T, strict=True)]
+        return [*own, mean_of(own)]
+
+    *traits, mean = bootstrap_all(statistics, _people(cases), resamples=resamples, seed=seed)
+    return CaseFigures(dict(zip(Trait, traits, strict=True)), mean, compare_prompted(asked, judged))
 
 
 def compare_methods(
@@ -222,40 +221,14 @@ def compare_methods(
     """Mean Spearman of the first method's scores minus that of the second's, with the same people drawn for both."""
     asked = np.array([case.personality.scores for case in cases])
 
-    def difference(rows: Any) -> float:
-        return _mean(correlations(asked[rows], first[rows])) - _mean(correlations(asked[rows], second[rows]))
+    def mean(judged: Scores, rows: Any) -> float:
+        return mean_of(spearman(*columns) for columns in zip(asked[rows].T, judged[rows].T, strict=True))
 
-    return _interval(difference(slice(None)), [difference(rows) for rows in _draws(cases, resamples, seed)])
-
-
-def correlations(asked: Scores, judged: Scores) -> Scores:
-    """Spearman of each column [5]; nan where fewer than two were judged or one side has no spread."""
-    found = np.full(len(Trait), np.nan)
-    for column in range(len(Trait)):
-        there = np.isfinite(judged[:, column])
-        if there.sum() > 1:
-            found[column] = spearman(asked[there, column], judged[there, column])
-    return found
+    return bootstrap(
+        lambda rows: mean(first, rows) - mean(second, rows), _people(cases), resamples=resamples, seed=seed
+    )
 
 
-def _draws(cases: Sequence[Case], resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """Rows of resampled people: answers of one person belong together."""
-    people: dict[str, list[int]] = {}
-    for row, case in enumerate(cases):
-        people.setdefault(case.key[0], []).append(row)
-    groups = [np.array(rows) for rows in people.values()]
-    random = np.random.default_rng(seed)
-    return [
-        np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(resamples)
-    ]
-
-
-def _mean(values: Scores) -> float:
-    there = np.isfinite(values)
-    return float(values[there].mean()) if there.any() else float("nan")
-
-
-def _interval(estimate: float, draws: Sequence[float]) -> Interval:
-    kept = np.array([d for d in draws if np.isfinite(d)])
-    low, high = np.quantile(kept, [0.025, 0.975]) if kept.size else (np.nan, np.nan)
-    return Interval(float(estimate), float(low), float(high), 0.95, int(kept.size))
+def _people(cases: Sequence[Case]) -> list[str]:
+    """Units of the bootstrap: answers of one person belong together."""
+    return [case.key[0] for case in cases]

@@ -22,9 +22,8 @@ from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.text.prompting import Message, with_system
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
-from dpg_fast.util.reliability import bootstrap_rows
 from dpg_fast.util.results import json_ready
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.stats import Interval, bootstrap, mean_interval, mean_of
 from dpg_fast.util.store import Store
 
 ANSWERS, SCORES = "answers", "scores"
@@ -90,7 +89,7 @@ class Drift:
         third = max(1, len(self.turns) // 3)
         for trait, slope in self.slopes.items():
             judged = self.scores[:, :, trait.position]
-            ends = (_mean(judged[:, :third]), _mean(judged[:, -third:]))
+            ends = (mean_of(judged[:, :third].ravel()), mean_of(judged[:, -third:].ravel()))
             interval = f"[{slope.low:+.3f}, {slope.high:+.3f}]"
             table.add_row(trait.value, *(f"{v:+.2f}" for v in ends), f"{slope.estimate:+.3f}", interval)
         return table
@@ -213,22 +212,20 @@ def _judged(
 def slopes(scores: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> dict[Trait, Interval]:
     """Least-squares change per turn of [people, turns, 5] scores, of every trait that was judged; see `Drift.slopes`."""
     found = {}
+    turns = np.arange(scores.shape[1])
     for trait in Trait:
         column = scores[:, :, trait.position]
-        if not np.isfinite(column).any():
-            continue
-        people, turns = column.shape
-        if people > 1:
-            each = np.array([[_slope(np.arange(turns), row)] for row in column])
-            each = each[np.isfinite(each[:, 0])]
-            if not each.size:
-                continue
-            found[trait] = bootstrap_rows(lambda rows: float(rows.mean()), each, resamples=resamples, seed=seed)
-        else:
-            points = np.stack([np.arange(turns), column[0]], axis=1)
-            points = points[np.isfinite(points[:, 1])]
-            found[trait] = bootstrap_rows(
-                lambda rows: _slope(rows[:, 0], rows[:, 1]), points, resamples=resamples, seed=seed
+        if len(column) > 1:
+            each = np.array([_slope(turns, row) for row in column])
+            if np.isfinite(each).any():
+                found[trait] = mean_interval(each[np.isfinite(each)], resamples=resamples, seed=seed)
+        elif np.isfinite(column).any():
+            there = np.flatnonzero(np.isfinite(column[0]))
+            found[trait] = bootstrap(
+                lambda rows, x=there, y=column[0][there]: _slope(x[rows], y[rows]),
+                len(there),
+                resamples=resamples,
+                seed=seed,
             )
     return found
 
@@ -250,9 +247,4 @@ def _distances(scores: NDArray[np.float64], rows: Sequence[RowItem]) -> tuple[fl
     """Over the scores asked for that are not 0: a neutral trait is asked of nobody."""
     asked = np.array(_targets(rows))
     gaps = np.where(asked[:, None, :] != 0, np.abs(scores - asked[:, None, :]), math.nan)
-    return tuple(_mean(gaps[:, turn]) for turn in range(scores.shape[1]))
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if kept.size else math.nan
+    return tuple(mean_of(gaps[:, turn].ravel()) for turn in range(scores.shape[1]))

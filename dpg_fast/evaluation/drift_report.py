@@ -11,8 +11,7 @@ import numpy as np
 
 from dpg_fast.judges.sections import software, system_names
 from dpg_fast.personality.scores import Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.page import (
+from dpg_fast.reporting import (
     Block,
     Cards,
     Page,
@@ -22,10 +21,14 @@ from dpg_fast.reporting.page import (
     Section,
     Settings,
     Table,
+    bounds,
+    charts,
     number,
-    write_page,
 )
+from dpg_fast.reporting.page import MISSING
+from dpg_fast.reporting.render import write_report
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.stats import mean_of
 
 _PEOPLE = 6  # whose first and last answers are shown
 
@@ -70,7 +73,7 @@ def write_drift_report(runs: Sequence[Mapping[str, Any]], directory: Path) -> Pa
         sections=sections,
         data={"systems": {name: dict(run) for name, run in named.items()}},
     )
-    return write_page(page, directory)
+    return write_report(page, directory)
 
 
 def _lead(run: Mapping[str, Any], name: str) -> str:
@@ -85,20 +88,12 @@ def _lead(run: Mapping[str, Any], name: str) -> str:
     return f"{who}No trait's mean score is shown to move over the chat: every slope's interval includes 0."
 
 
-def _thirds(distances: Sequence[float | None]) -> tuple[float, float]:
-    third = max(1, len(distances) // 3)
-    ends = (distances[:third], distances[-third:])
-    first, last = (
-        float(np.mean([v for v in part if v is not None])) if any(v is not None for v in part) else math.nan
-        for part in ends
-    )
-    return first, last
-
-
 def _cards(named: Mapping[str, Mapping[str, Any]]) -> Cards:
     cards = []
     for name, run in named.items():
-        first, last = _thirds(run["distances"])
+        distances = [math.nan if value is None else value for value in run["distances"]]
+        third = max(1, len(distances) // 3)
+        first, last = mean_of(distances[:third]), mean_of(distances[-third:])
         lead = f"{name}: " if len(named) > 1 else ""
         cards.append((f"{lead}distance, first third", number(first), "levels from what was asked for"))
         cards.append((f"{lead}distance, last third", number(last), "larger means that it was lost"))
@@ -106,13 +101,14 @@ def _cards(named: Mapping[str, Mapping[str, Any]]) -> Cards:
 
 
 def _slopes(named: Mapping[str, Mapping[str, Any]]) -> Table:
-    rows = []
-    for name, run in named.items():
-        for trait, s in run["slopes"].items():
-            interval = f"[{number(s['low'], '{:+.3f}')}, {number(s['high'], '{:+.3f}')}]"
-            rows.append([name, trait, number(s["per_turn"], "{:+.3f}"), interval])
+    rows = [[name, trait, slope_text(s)] for name, run in named.items() for trait, s in run["slopes"].items()]
     caption = "Change of the mean score per turn, with 95% bootstrap interval over people (over turns with one person)"
-    return Table(["system", "trait", "per turn", "interval"], rows, caption, left=2)
+    return Table(["system", "trait", "per turn"], rows, caption, left=2)
+
+
+def slope_text(slope: Mapping[str, float | None]) -> str:
+    """A slope of a ``drift.json`` with its interval."""
+    return bounds({**slope, "estimate": slope["per_turn"]}, "{:+.3f}")
 
 
 def _distances(named: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -120,7 +116,7 @@ def _distances(named: Mapping[str, Mapping[str, Any]]) -> Table:
     longest = max(len(run["turns"]) for run in named.values())
     for n in range(longest):
         turn = next(run["turns"][n] for run in named.values() if n < len(run["turns"]))
-        cells = [number(run["distances"][n]) if n < len(run["turns"]) else "–" for run in named.values()]
+        cells = [number(run["distances"][n]) if n < len(run["turns"]) else MISSING for run in named.values()]
         rows.append([str(n + 1), turn, *cells])
     caption = "Mean absolute distance between judged and asked-for scores, on traits that were asked for"
     return Table(["turn", "what the user says", *named], rows, caption, left=2)

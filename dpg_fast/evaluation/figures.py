@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from dpg_fast.evaluation.protocol import Results
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.fluency import Likelihood, perplexity
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.stats import Interval, bootstrap, mean_interval, mean_of, spearman, variance_of
 from dpg_fast.util.store import Row
 
 Scores = NDArray[np.float64]
-RESAMPLES = 1000
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -100,20 +99,21 @@ class MethodFigures:
         return float(np.mean([(f.variance_high + f.variance_low) / 2 for f in self.traits.values()]))
 
 
-def method_figures(results: Results, method: str, *, seed: int = 0) -> MethodFigures:
-    """Compute everything about one method."""
+def method_figures(results: Results, method: str, *, resamples: int = 1000, seed: int = 0) -> MethodFigures:
+    """Compute everything about one method; ``resamples`` and ``seed`` are those of each bootstrap."""
+    draw = {"resamples": resamples, "seed": seed}
     plan = results.plan
     ends = [row for trait in plan.traits for level in plan.ends for row in results.cell(method, trait, level)]
     cross = None
     if plan.cross:
         cross = {
-            moved: {judged: _difference(results, method, moved, judged, seed) for judged in plan.traits}
+            moved: {judged: _difference(results, method, moved, judged, draw) for judged in plan.traits}
             for moved in plan.traits
         }
     return MethodFigures(
         method,
         results.descriptions[method],
-        {trait: _trait(results, method, trait, seed) for trait in plan.traits},
+        {trait: _trait(results, method, trait, draw) for trait in plan.traits},
         cross,
         _perplexity(ends),
         float(np.mean([row["repetition"] for row in ends])),
@@ -122,47 +122,25 @@ def method_figures(results: Results, method: str, *, seed: int = 0) -> MethodFig
     )
 
 
-def spearman(levels: Scores, scores: Scores) -> float:
-    """Rank correlation, ties sharing their mean rank; 0 where either does not vary at all.
+def mean_spearman(
+    results: Results, method: str, *, minus: str | None = None, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean over traits of Spearman between level and judged score over answers; each trait's questions resampled.
 
-    Raises:
-        ImportError: scipy is missing.
+    Args:
+        results: of the evaluation.
+        method: whose correlations.
+        minus: another method, whose correlations are subtracted; the same questions are drawn for both (paired bootstrap).
+        resamples, seed: of the bootstrap.
     """
-    try:
-        from scipy.stats import rankdata
-    except ImportError:
-        raise ImportError("evaluations need scipy: pip install 'dpg-fast[eval]'") from None
-    if levels.size < 2 or np.ptp(levels) == 0 or np.ptp(scores) == 0:
-        return 0.0
-    return float(np.corrcoef(rankdata(levels), rankdata(scores))[0, 1])
-
-
-def mean_spearman(results: Results, method: str, *, seed: int = 0) -> Interval:
-    """Mean over traits of Spearman between level and judged score over answers; each trait's questions resampled."""
-    return _over_traits(results, [method], seed)
-
-
-def mean_difference(results: Results, first: str, second: str, *, seed: int = 0) -> Interval:
-    """Mean Spearman of the first method minus that of the second, the same questions drawn for both (paired bootstrap)."""
-    return _over_traits(results, [first, second], seed)
-
-
-def _over_traits(results: Results, methods: Sequence[str], seed: int) -> Interval:
-    """Mean over traits of the first method's correlation, minus the second's if there is one."""
     levels = np.asarray(results.plan.levels, dtype=np.float64)
-    tables = [[_table(results, method, trait) for method in methods] for trait in results.plan.traits]
+    tables = [[_table(results, name, trait) for name in (method, minus) if name] for trait in results.plan.traits]
 
-    def statistic(draws: Sequence[NDArray[np.int64]]) -> float:
-        values = [
-            [pooled_spearman(levels, table[:, rows]) for table in own] for own, rows in zip(tables, draws, strict=True)
-        ]
-        return float(np.mean([row[0] - (row[1] if len(row) > 1 else 0.0) for row in values]))
+    def statistic(*draws: Rows) -> float:
+        found = [[pooled_spearman(levels, t[:, rows]) for t in own] for own, rows in zip(tables, draws, strict=True)]
+        return mean_of(row[0] - sum(row[1:]) for row in found)
 
-    sizes = [own[0].shape[1] for own in tables]
-    generator = np.random.default_rng(seed)
-    drawn = [statistic([generator.integers(size, size=size) for size in sizes]) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(statistic([np.arange(size) for size in sizes]), float(low), float(high), 0.95, RESAMPLES)
+    return bootstrap(statistic, *(own[0].shape[1] for own in tables), resamples=resamples, seed=seed)
 
 
 def _table(results: Results, method: str, trait: Trait) -> Scores:
@@ -172,48 +150,30 @@ def _table(results: Results, method: str, trait: Trait) -> Scores:
 
 def pooled_spearman(levels: Scores, table: Scores) -> float:
     """Between levels [n] and all the scores [n, questions] given there; nan stands for no score."""
-    there = ~np.isnan(table)
-    return spearman(np.broadcast_to(levels[:, None], table.shape)[there], table[there])
+    return spearman(np.broadcast_to(levels[:, None], table.shape), table)
 
 
-def _trait(results: Results, method: str, trait: Trait, seed: int) -> TraitFigures:
+def _trait(results: Results, method: str, trait: Trait, draw: dict[str, int]) -> TraitFigures:
     plan = results.plan
     table = _table(results, method, trait)
     levels = np.asarray(plan.levels, dtype=np.float64)
-
-    def pooled(questions: NDArray[np.int64]) -> float:
-        return pooled_spearman(levels, table[:, questions])
-
-    means = np.array([np.nan if np.isnan(row).all() else np.nanmean(row) for row in table])
-    seen = ~np.isnan(means)
-    lowest, highest = (_ratings(table[i]) for i in (0, -1))
+    lowest, highest = (table[i][~np.isnan(table[i])] / 2.5 + 3.0 for i in (0, -1))  # on the paper's scale from 1 to 5
     return TraitFigures(
         tuple(_level(results.cell(method, trait, level), trait, level) for level in plan.levels),
-        _resample(pooled, table.shape[1], seed),
-        spearman(levels[seen], means[seen]),
-        _difference(results, method, trait, trait, seed),
-        _mean(highest),
-        _mean(lowest),
-        _variance(highest),
-        _variance(lowest),
+        bootstrap(lambda rows: pooled_spearman(levels, table[:, rows]), table.shape[1], **draw),
+        spearman(levels, [mean_of(row) for row in table]),
+        _difference(results, method, trait, trait, draw),
+        mean_of(highest),
+        mean_of(lowest),
+        variance_of(highest),
+        variance_of(lowest),
     )
 
 
-def _difference(results: Results, method: str, moved: Trait, judged: Trait, seed: int) -> Interval:
+def _difference(results: Results, method: str, moved: Trait, judged: Trait, draw: dict[str, int]) -> Interval:
     low, high = (_scores(results.cell(method, moved, level), judged) for level in results.plan.ends)
     change = high - low
-    change = change[~np.isnan(change)]
-    if change.size == 0:
-        return Interval(math.nan, math.nan, math.nan, 0.95, 0)
-    return _resample(lambda drawn: float(change[drawn].mean()), change.size, seed)
-
-
-def _resample(statistic: Callable[[NDArray[np.int64]], float], questions: int, seed: int) -> Interval:
-    """A statistic of all questions, and its 95% percentile interval over questions drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    draws = [statistic(generator.integers(questions, size=questions)) for _ in range(RESAMPLES)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(statistic(np.arange(questions)), float(low), float(high), 0.95, RESAMPLES)
+    return mean_interval(change[~np.isnan(change)], **draw)
 
 
 def _level(rows: Sequence[Row], trait: Trait, level: float) -> LevelFigures:
@@ -221,7 +181,7 @@ def _level(rows: Sequence[Row], trait: Trait, level: float) -> LevelFigures:
     judged = scores[~np.isnan(scores)]
     return LevelFigures(
         float(level),
-        _mean(judged),
+        mean_of(judged),
         judged.size,
         len(rows),
         _perplexity(rows),
@@ -233,19 +193,6 @@ def _level(rows: Sequence[Row], trait: Trait, level: float) -> LevelFigures:
 
 def _scores(rows: Sequence[Row], trait: Trait) -> Scores:
     return np.array([row["scores"].get(trait.value, np.nan) for row in rows], dtype=np.float64)
-
-
-def _ratings(scores: Scores) -> Scores:
-    """Scores in -5..5 on the paper's scale from 1 to 5; those that are there."""
-    return scores[~np.isnan(scores)] / 2.5 + 3.0
-
-
-def _mean(values: Scores) -> float:
-    return float(values.mean()) if values.size else math.nan
-
-
-def _variance(values: Scores) -> float:
-    return float(values.var(ddof=1)) if values.size > 1 else math.nan
 
 
 def _perplexity(rows: Sequence[Row]) -> float:

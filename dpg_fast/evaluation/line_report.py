@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import numpy as np
 from dpg_fast.evaluation.dpg.interpolation import Line, TraitLine
 from dpg_fast.judges.sections import closing_sections, software
 from dpg_fast.personality.scores import Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.markdown import write_markdown
-from dpg_fast.reporting.page import Page, Picture, Section, Table, bounds, number, write_page
-from dpg_fast.util.results import json_ready
+from dpg_fast.reporting import Page, Picture, Section, Table, bounds, charts, number, write_report
+from dpg_fast.reporting.page import SIGNED
 
 #: method -> figures of each trait that changes
 LineFigures = Mapping[str, Mapping[Trait, TraitLine]]
@@ -58,7 +55,7 @@ def write_line_report(
                         line.label,
                         trait.value,
                         name,
-                        bounds(own.spearman, "{:+.2f}"),
+                        bounds(own.spearman, SIGNED),
                         bounds(own.ordered, "{:.0%}"),
                         number(own.wrong, "{:.1f}"),
                         bounds(own.change, "{:+.1f}"),
@@ -79,33 +76,26 @@ def write_line_report(
         "by chance); largest single step in the wrong direction; change from the first to the last step, the way asked for."
     )
     about = {**settings, "software": software()}
+    picture = Picture(
+        "interpolation.png",
+        "Mean judged score against the way from one personality to the other",
+        "Bands: 95% bootstrap intervals over questions. Dotted: the level asked for.",
+    )
     page = Page(
         title="From one personality to another",
         subtitle=f"{len(lines)} pairs, {steps} steps each",
         lead=f"In {good} of {every} cases the mean judged score follows the way with a rank correlation of at least {_STEADY}.",
         sections=[
-            Section(
-                "Judged scores on the way",
-                [
-                    Picture(
-                        "interpolation.png",
-                        "Mean judged score against the way from one personality to the other",
-                        "Bands: 95% bootstrap intervals over questions. Dotted: the level asked for.",
-                    ),
-                    Table(head, rows, caption, left=3),
-                ],
-            ),
+            Section("Judged scores on the way", [picture, Table(head, rows, caption, left=3)]),
             *closing_sections(descriptions, judge, about),
         ],
-        data={"settings": about, "judge": judge, "lines": [_plain_line(*one) for one in lines]},
+        data={
+            "settings": about,
+            "judge": judge,
+            "lines": [
+                {"label": line.label, "people": [person.scores for person in line.people], "methods": found}
+                for line, found in lines
+            ],
+        },
     )
-    write_markdown(page, directory)
-    return write_page(page, directory)
-
-
-def _plain_line(line: Line, methods: LineFigures) -> dict[str, Any]:
-    return {
-        "label": line.label,
-        "people": [list(person.scores) for person in line.people],
-        "methods": {name: json_ready({t: asdict(f) for t, f in found.items()}) for name, found in methods.items()},
-    }
+    return write_report(page, directory)

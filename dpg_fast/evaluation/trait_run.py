@@ -9,7 +9,7 @@ from dpg_fast.evaluation.capability import CapabilityPlan, CapabilityRun
 from dpg_fast.evaluation.figures import method_figures
 from dpg_fast.evaluation.lineup import Lineup
 from dpg_fast.evaluation.protocol import TraitPlan, run_evaluation
-from dpg_fast.evaluation.report import cost_sentence, verdict, write_report
+from dpg_fast.evaluation.report import cost_sentence, verdict, write_evaluation_report
 from dpg_fast.judges.choice import JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model.identity import adapter_identity, base_identity
@@ -80,7 +80,7 @@ class TraitEvaluation:
         )
         capability = None if exam is None else exam.run(progress)
         figures = [method_figures(results, method.name) for method in methods]
-        written = write_report(
+        written = write_evaluation_report(
             results,
             figures,
             self.out,

@@ -13,33 +13,40 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from dpg_fast.judges.metrics import LEVELS, nearest_level
-from dpg_fast.judges.results import RESULTS, load_scores
-from dpg_fast.personality.scores import MAX_SCORE, Trait
+from dpg_fast.judges.results import RESULTS, load_scores, parse_scores
+from dpg_fast.personality.scores import Trait
+from dpg_fast.reporting.page import Table, bounds, number
+from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.reliability import (
+from dpg_fast.util.results import json_ready
+from dpg_fast.util.stats import (
     ICC,
-    bootstrap_rows,
-    correlation_interval,
+    ICC_KINDS,
+    Interval,
+    bootstrap_all,
     fleiss_kappa,
-    icc_interval,
-    kappa_interval,
+    icc,
+    pearson,
+    spearman,
+    weighted_kappa,
 )
-from dpg_fast.util.stats import Interval
 
+Table2D = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Draw = Callable[..., list[Interval]]
 ALL = "all traits"
-ICCS: tuple[ICC, ...] = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
 _LEAST = 3  # texts
 
 
@@ -60,7 +67,8 @@ class Ratings:
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """Two judges on one trait (or on all traits' scores together), with 95% bootstrap intervals over texts.
+    """Two judges on one trait (or on all traits' scores together), with 95% bootstrap intervals over texts: all traits'
+    scores of one text are drawn together.
 
     Attributes:
         n: scores that both gave.
@@ -128,52 +136,53 @@ class JudgeAgreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; undefined values are None."""
-        return {
-            "judges": list(self.judges),
-            "texts": self.texts,
-            "pairs": [
-                {"judges": list(p.judges), "trait": p.trait, "n": p.n}
-                | {name: v.to_dict() if isinstance(v := getattr(p, name), Interval) else v for name in _PAIR}
-                for p in self.pairs
-            ],
-            "groups": [
-                {"trait": g.trait, "n": g.n, "icc": {kind: v.to_dict() for kind, v in g.icc.items()}}
-                | {"fleiss": g.fleiss.to_dict()}
-                for g in self.groups
-            ],
-            "differences": [
-                {"text": d.text, "trait": d.trait.value, "scores": d.scores, "range": d.range} for d in self.differences
-            ],
-        }
+        found: dict[str, Any] = json_ready(self)
+        return found
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[RichTable]:
         """For the terminal."""
-        # two narrow tables: one with everything does not fit a terminal
-        order = Table(title=f"Agreement of judges on {self.texts} texts, with 95% bootstrap intervals")
-        levels = Table(title="The same levels: shares, and weighted kappa")
-        names = ("judges", "trait", "n", "MAE", "bias", "Pearson", "Spearman")
-        for table, columns in ((order, names), (levels, (*names[:3], "exact", "within 1", "linear", "quadratic"))):
-            for column in columns:
-                table.add_column(column, justify="left" if column in ("judges", "trait") else "right")
-        for p in self.pairs:
-            who = (escape(" / ".join(p.judges)), p.trait, str(p.n))
-            order.add_row(*who, f"{p.mae:.2f}", *map(_text, (p.bias, p.pearson, p.spearman)))
-            shares = (f"{p.exact:.2f}", f"{p.within_one:.2f}")
-            levels.add_row(*who, *shares, *map(_text, (p.kappa_linear, p.kappa_quadratic)))
-        groups = Table(title="All judges: intraclass correlations, and Fleiss' kappa of low, middle, high")
-        for column in ("trait", "n", *(f"ICC({kind})" for kind in ICCS), "Fleiss"):
-            groups.add_column(column, justify="left" if column == "trait" else "right")
-        for g in self.groups:
-            groups.add_row(g.trait, str(g.n), *(_text(g.icc[kind]) for kind in ICCS), _text(g.fleiss))
-        furthest = Table(title="Largest disagreements")
-        for column in ("text", "trait", *self.judges):
-            furthest.add_column(column, justify="left" if column in ("text", "trait") else "right")
-        for d in self.differences:
-            furthest.add_row(escape(d.text[:80]), d.trait.value, *(f"{d.scores[judge]:+.1f}" for judge in self.judges))
-        return [order, levels, groups, *([furthest] if self.differences else [])]
+        return [on_terminal(table) for table in [*agreement_tables(self), furthest_table(self)] if table.rows]
 
 
-_PAIR = ("bias", "mae", "exact", "within_one", "pearson", "spearman", "kappa_linear", "kappa_quadratic")
+def agreement_tables(found: JudgeAgreement) -> list[Table]:
+    """Every two judges, in two tables that fit a terminal, and all judges together."""
+    order, levels = [], []
+    for p in found.pairs:
+        who = (" / ".join(p.judges), p.trait, str(p.n))
+        order.append([*who, number(p.mae), *map(bounds, (p.bias, p.pearson, p.spearman))])
+        shares = (number(p.exact), number(p.within_one))
+        levels.append([*who, *shares, *map(bounds, (p.kappa_linear, p.kappa_quadratic))])
+    all_of_them = [
+        [g.trait, str(g.n), *(bounds(g.icc[kind]) for kind in ICC_KINDS), bounds(g.fleiss)] for g in found.groups
+    ]
+    return [
+        Table(
+            ["judges", "trait", "n", "MAE", "bias", "Pearson", "Spearman"],
+            order,
+            f"Every two judges, {found.texts} texts; 95% intervals resample texts; bias: the second's mean less the first's",
+            left=2,
+        ),
+        Table(
+            ["judges", "trait", "n", "exact", "within 1", "kappa linear", "kappa quadratic"],
+            levels,
+            "The same levels: shares, and weighted kappa",
+            left=2,
+        ),
+        Table(
+            ["trait", "n", *(f"ICC({kind})" for kind in ICC_KINDS), "Fleiss' kappa"],
+            all_of_them,
+            "All judges. ICC: (1,·) other judges for each text, (2,·) a sample of judges, (3,·) these; k: of their mean. Fleiss' "
+            "kappa: of low, middle, high",
+        ),
+    ]
+
+
+def furthest_table(found: JudgeAgreement) -> Table:
+    """The texts that the judges place furthest apart."""
+    rows = [
+        [d.text[:80], d.trait.value, *(f"{d.scores[judge]:+.1f}" for judge in found.judges)] for d in found.differences
+    ]
+    return Table(["text", "trait", *found.judges], rows, "Largest disagreements", left=2)
 
 
 def read_ratings(path: Path | str, key: Sequence[str] = ()) -> Ratings:
@@ -238,20 +247,20 @@ def judge_agreement(
         )
     cube = np.array([[r.scores[text] for text in known] for r in ratings]).reshape(len(ratings), len(known), len(Trait))
     pairs, groups = [], []
-    options = {"resamples": resamples, "seed": seed}
+    draw = partial(bootstrap_all, resamples=resamples, seed=seed)
     # `cube` is [judges, texts, traits]; `flat` has a judge in each row and, in its columns, the texts (of all traits together:
     # each text once for each trait). A pair keeps the columns that both scored, a group those that all did, so their n differ.
     for trait in [*Trait, None]:
         flat = cube.reshape(len(ratings), -1) if trait is None else cube[:, :, trait.position]
+        texts_of = np.repeat(np.arange(len(known)), flat.shape[1] // len(known))
         name = ALL if trait is None else trait.value
         for i, j in combinations(range(len(ratings)), 2):
-            both = flat[[i, j]].T
-            both = both[np.isfinite(both).all(axis=1)]
-            if len(both) >= _LEAST:
-                pairs.append(_pair((judges[i], judges[j]), name, both, options))
-        every = flat.T[np.isfinite(flat).all(axis=0)]
-        if len(every) >= _LEAST:
-            groups.append(_group(name, every, options))
+            there = np.isfinite(flat[[i, j]]).all(axis=0)
+            if there.sum() >= _LEAST:
+                pairs.append(_pair((judges[i], judges[j]), name, flat[[i, j]][:, there].T, texts_of[there], draw))
+        there = np.isfinite(flat).all(axis=0)
+        if there.sum() >= _LEAST:
+            groups.append(_group(name, flat[:, there].T, texts_of[there], draw))
     if not pairs:
         raise DPGError(f"no trait has {_LEAST} texts that two of the judges scored")
     if len({p.trait for p in pairs}) == 2:  # one trait alone: all traits together are the same figures
@@ -262,30 +271,42 @@ def judge_agreement(
     return JudgeAgreement(judges, shared, tuple(pairs), tuple(groups), _furthest(judges, texts, cube, top))
 
 
-def _pair(judges: tuple[str, str], trait: str, both: NDArray[np.float64], options: dict[str, int]) -> PairAgreement:
+def _pair(judges: tuple[str, str], trait: str, both: Table2D, texts: Rows, draw: Draw) -> PairAgreement:
+    """Of [scores, 2]; scores of one text are drawn together."""
     levels = nearest_level(both)
     gap = np.abs(levels[:, 1] - levels[:, 0])
+
+    def statistics(rows: Rows) -> list[float]:
+        (a, b), (x, y) = both[rows].T, levels[rows].T
+        kappas = [weighted_kappa(x, y, categories=LEVELS, weights=weights) for weights in ("linear", "quadratic")]
+        return [float((b - a).mean()), pearson(a, b), spearman(a, b), *kappas]
+
+    bias, linear, ordered, kappa_linear, kappa_quadratic = draw(statistics, texts.tolist())
     return PairAgreement(
         judges,
         trait,
         len(both),
-        bootstrap_rows(lambda rows: float((rows[:, 1] - rows[:, 0]).mean()), both, **options),  # type: ignore[arg-type]
+        bias,
         float(np.abs(both[:, 1] - both[:, 0]).mean()),
         float((gap == 0).mean()),
         float((gap <= 1).mean()),
-        correlation_interval(both[:, 0], both[:, 1], "pearson", **options),  # type: ignore[arg-type]
-        correlation_interval(both[:, 0], both[:, 1], "spearman", **options),  # type: ignore[arg-type]
-        kappa_interval(levels, categories=LEVELS, weights="linear", **options),  # type: ignore[arg-type]
-        kappa_interval(levels, categories=LEVELS, weights="quadratic", **options),  # type: ignore[arg-type]
+        linear,
+        ordered,
+        kappa_linear,
+        kappa_quadratic,
     )
 
 
-def _group(trait: str, every: NDArray[np.float64], options: dict[str, int]) -> GroupAgreement:
-    def fleiss(rows: NDArray[np.float64]) -> float:
-        return fleiss_kappa(np.stack([(rows < -1).sum(1), (np.abs(rows) <= 1).sum(1), (rows > 1).sum(1)], axis=1))
+def _group(trait: str, every: Table2D, texts: Rows, draw: Draw) -> GroupAgreement:
+    """Of [scores, judges]; scores of one text are drawn together."""
 
-    iccs = {kind: icc_interval(every, kind, **options) for kind in ICCS}  # type: ignore[arg-type]
-    return GroupAgreement(trait, len(every), iccs, bootstrap_rows(fleiss, every, **options))  # type: ignore[arg-type]
+    def statistics(rows: Rows) -> list[float]:
+        x = every[rows]
+        thirds = np.stack([(x < -1).sum(1), (np.abs(x) <= 1).sum(1), (x > 1).sum(1)], axis=1)
+        return [*icc(x, *ICC_KINDS), fleiss_kappa(thirds)]
+
+    *iccs, fleiss = draw(statistics, texts.tolist())
+    return GroupAgreement(trait, len(every), dict(zip(ICC_KINDS, iccs, strict=True)), fleiss)
 
 
 def _furthest(
@@ -309,10 +330,10 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DPGError(f"{path.name}: not UTF-8 text ({error})") from error
-    for number, line in enumerate(content.split("\n"), 1):
+    for n, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path.name}, line {number}"
+        where = f"{path.name}, line {n}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -329,21 +350,9 @@ def _scores(row: Mapping[str, Any], where: str) -> dict[Trait, float]:
         if len(values) != len(Trait):
             raise DPGError(f'{where}: "personality" has five numbers in OCEAN order, not {len(values)}')
         given = {trait.value: value for trait, value in zip(Trait, values, strict=True)}
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
+    if not isinstance(given or {}, dict):
         raise DPGError(f'{where}: "scores" is an object of traits, not {type(given).__name__}')
-    found = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-            raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
-        try:
-            found[Trait.parse(name)] = float(value)
-        except ValueError as error:
-            raise DPGError(f"{where}: {error}") from error
-    return found
+    return parse_scores(given or {}, where)
 
 
 def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[str, str]:
@@ -362,7 +371,3 @@ def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[s
 
 
 _KEYS = (("id",), ("question", "answer"), ("messages",))
-
-
-def _text(value: Interval) -> str:
-    return "-" if math.isnan(value.estimate) else f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"

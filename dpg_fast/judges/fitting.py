@@ -15,7 +15,7 @@ from dpg_fast.text.assets import DescriptionSplit, PersonalityBench, QuestionSpl
 from dpg_fast.text.personas import PersonaAnswer, generate_answers
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
-from dpg_fast.util.stats import auc, bootstrap_interval, cohens_d
+from dpg_fast.util.stats import auc, bootstrap, cohens_d
 
 Item = tuple[Pole, str, str]
 
@@ -143,7 +143,10 @@ def separation(
         high, low = split_by_pole(answers, judgements, trait)
         if not high or not low:
             continue
-        interval = bootstrap_interval(auc, high, low, resamples=1000, seed=seed)
+        above, below = np.array(high), np.array(low)
+        interval = bootstrap(
+            lambda a, b, x=above, y=below: auc(x[a], y[b]), above.size, below.size, resamples=1000, seed=seed
+        )
         scores = split_by_pole(answers, judgements, trait, "scores")
         asked = sum(answer.pole.trait == trait for answer in answers)
         table[trait.value] = {
@@ -152,7 +155,7 @@ def separation(
             "auc": round(interval.estimate, 4),
             "auc_low": round(interval.low, 4),
             "auc_high": round(interval.high, 4),
-            "cohens_d": round(cohens_d(high, low), 3) if min(len(high), len(low)) > 1 else math.nan,
+            "cohens_d": round(cohens_d(high, low), 3),
             "mean_score_high": round(float(np.mean(scores[0])), 3),
             "mean_score_low": round(float(np.mean(scores[1])), 3),
         }

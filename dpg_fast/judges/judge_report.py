@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpg_fast.judges.agreement import ALL, ICCS, JudgeAgreement
+from dpg_fast.judges.agreement import ALL, JudgeAgreement, agreement_tables
 from dpg_fast.judges.sections import software
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.page import (
-    Block,
+from dpg_fast.reporting import (
     Cards,
     Page,
     Picture,
@@ -16,10 +14,10 @@ from dpg_fast.reporting.page import (
     Quotes,
     Section,
     Settings,
-    Table,
     bounds,
+    charts,
     number,
-    write_page,
+    write_report,
 )
 
 
@@ -30,57 +28,35 @@ def write_agreement_report(found: JudgeAgreement, directory: Path) -> Path:
         ImportError: matplotlib or jinja2 is missing.
     """
     several = len(found.judges) > 2
-    lines = [
-        (
-            f"{p.trait} · {' / '.join(p.judges)}" if several else p.trait,
-            {
-                kind: (v.estimate, v.low, v.high)
-                for kind, v in (("Spearman", p.spearman), ("weighted kappa (quadratic)", p.kappa_quadratic))
-            },
-        )
-        for p in found.pairs
-    ]
     charts.intervals(
-        lines,
+        [
+            (
+                f"{p.trait} · {' / '.join(p.judges)}" if several else p.trait,
+                {"Spearman": p.spearman, "weighted kappa (quadratic)": p.kappa_quadratic},
+            )
+            for p in found.pairs
+        ],
         directory / "agreement.png",
         label="coefficient with 95% bootstrap interval over texts",
         marks=((0.0, "chance"),),
     )
-    pairs = [
-        [" / ".join(p.judges), p.trait, str(p.n), number(p.mae), number(p.exact), number(p.within_one)]
-        + [bounds(v) for v in (p.bias, p.pearson, p.spearman, p.kappa_linear, p.kappa_quadratic)]
-        for p in found.pairs
-    ]
-    head = ["judges", "trait", "n", "MAE", "exact", "within 1", "bias", "Pearson", "Spearman", "kappa linear"]
-    groups = [[g.trait, str(g.n), *(bounds(g.icc[kind]) for kind in ICCS), bounds(g.fleiss)] for g in found.groups]
-    blocks: list[Block] = [
-        Picture(
-            "agreement.png",
-            "Spearman and kappa of each trait",
-            "Spearman: the same order of texts. Quadratically weighted kappa: the same of eleven levels, corrected for chance.",
-        ),
-        Table([*head, "kappa quadratic"], pairs, "Every two judges; bias: the second's mean less the first's", left=2),
-    ]
-    if groups:
-        caption = "ICC of all judges: (1,·) other judges for each text, (2,·) a sample of judges, (3,·) these; k: of their mean"
-        titles = ["trait", "n", *(f"ICC({kind})" for kind in ICCS), "Fleiss' kappa"]
-        blocks.append(Table(titles, groups, caption))
-    sections = [Section("Overview", [_cards(found)]), Section("Agreement", blocks)]
-    if found.differences:
-        quotes = [
-            Quote(d.trait.value, d.text, note=", ".join(f"{judge} {score:+.1f}" for judge, score in d.scores.items()))
-            for d in found.differences
-        ]
-        sections.append(Section("Largest disagreements", [Quotes(quotes)]))
-    sections.append(Section("Settings", [Settings({"judges": list(found.judges), "software": software()})]))
-    page = Page(
-        "Agreement of judges",
-        f"{', '.join(found.judges)}; {found.texts} texts judged by all",
-        _lead(found),
-        sections,
-        found.to_dict(),
+    picture = Picture(
+        "agreement.png",
+        "Spearman and kappa of each trait",
+        "Spearman: the same order of texts. Quadratically weighted kappa: the same of eleven levels, corrected for chance.",
     )
-    return write_page(page, directory)
+    quotes = [
+        Quote(d.trait.value, d.text, note=", ".join(f"{judge} {score:+.1f}" for judge, score in d.scores.items()))
+        for d in found.differences
+    ]
+    sections = [
+        Section("Overview", [_cards(found)]),
+        Section("Agreement", [picture, *(table for table in agreement_tables(found) if table.rows)]),
+        Section("Largest disagreements", [Quotes(quotes)] if quotes else []),
+        Section("Settings", [Settings({"judges": list(found.judges), "software": software()})]),
+    ]
+    subtitle = f"{', '.join(found.judges)}; {found.texts} texts judged by all"
+    return write_report(Page("Agreement of judges", subtitle, _lead(found), sections, found.to_dict()), directory)
 
 
 def _lead(found: JudgeAgreement) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from dpg_fast.judges.base import Judge
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality.scores import MAX_SCORE, Personality, Trait
-from dpg_fast.util.stats import Interval, auc, bootstrap_interval
+from dpg_fast.util.stats import Interval, auc, mean_interval
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def contrast_poles(
             int(both.sum()),
             float(high[both].mean()),
             float(low[both].mean()),
-            bootstrap_interval(np.mean, high[both] - low[both]),
+            mean_interval(high[both] - low[both], resamples=2000),
             auc(high[both], low[both]),
             (tuple(texts[: len(asked)]), tuple(texts[len(asked) :])),
         )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpg_fast.judges.sections import software
+from dpg_fast.judges.metrics import LEVELS
+from dpg_fast.judges.sections import scores_of, software
 from dpg_fast.personality.scores import MAX_SCORE, Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.page import (
-    Block,
+from dpg_fast.reporting import (
     Cards,
     Page,
     Picture,
@@ -23,13 +23,15 @@ from dpg_fast.reporting.page import (
     Section,
     Settings,
     Table,
+    charts,
     number,
-    write_page,
+    write_report,
 )
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.results import json_ready
+from dpg_fast.util.stats import mean_of, variance_of
 from dpg_fast.util.store import read_about, read_rows, whole_lines
 
-_LEVELS = range(-int(MAX_SCORE), int(MAX_SCORE) + 1)
 #: characters and examples of a trait that the page shows; the data hold all characters
 _MOST_CHARACTERS, _EXAMPLES = 40, 2
 
@@ -47,14 +49,14 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
         ValueError: nothing was judged.
     """
     people: dict[str, list[list[float]]] = defaultdict(list)
-    counts = np.zeros((len(Trait), len(_LEVELS)))
+    counts = np.zeros((len(Trait), len(LEVELS)))
     missing, fluency, findings = dict.fromkeys(Trait, 0), [], [0, 0]
     cost, tokens, currency, judge = 0.0, [0, 0], None, read_about(judgements)
     quotes: dict[Trait, list[tuple[float, Quote]]] = {trait: [] for trait in Trait}
     total = 0
     for row in read_rows(judgements):
         total += 1
-        scores = [_score(row["scores"].get(trait.value)) for trait in Trait]
+        scores = scores_of(row)
         people[row.get("character") or "(no name)"].append(scores)
         for trait, score in zip(Trait, scores, strict=True):
             if np.isfinite(score):
@@ -87,40 +89,38 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     if findings[0]:
         cards.append(("quoted", f"{findings[1] / findings[0]:.0%}", "of the levels rest on a quotation that was found"))
     if fluency:
-        cards.append(("fluency", number(float(np.mean(fluency))), "mean rating, 1 to 5"))
+        cards.append(("fluency", number(mean_of(fluency)), "mean rating, 1 to 5"))
     if currency:
         cards.append(("cost", f"{cost:.2f} {currency}", f"{tokens[0]:,} prompt and {tokens[1]:,} reply tokens"))
-    sections = [Section("Overview", [Cards(cards)]), _levels(counts, missing, total, directory)]
-    sections.append(_characters(characters))
+    kinds = Counter(reason.partition(":")[0][:80] for reason in reasons)
+    failures = Table(["reason", "dialogues"], [[reason, str(count)] for reason, count in kinds.items()])
     examples = [quote for trait in Trait for quote in _extremes(quotes[trait])]
-    if examples:
-        sections.append(Section("Evidence", [Quotes(examples)]))
-    if reasons:
-        kinds: dict[str, int] = defaultdict(int)
-        for reason in reasons:
-            kinds[reason.partition(":")[0][:80]] += 1
-        sections.append(Section("Failures", [Table(["reason", "dialogues"], [[k, str(n)] for k, n in kinds.items()])]))
-    sections.append(Section("Settings", [Settings({**(judge or {}), "software": software()})]))
     name = " ".join(str((judge or {}).get(key, "")) for key in ("model", "protocol"))
-    data: dict[str, Any] = {"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
-    data |= {"levels": {trait.value: counts[trait.position].astype(int).tolist() for trait in Trait}}
-    data |= {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost if currency else None}
-    page = Page("Judged dialogues", f"{name}; {total} dialogues", _lead(counts, found, total), sections, data)
-    return write_page(page, directory)
-
-
-def _score(value: float | None) -> float:
-    return np.nan if value is None else float(value)
+    page = Page(
+        title="Judged dialogues",
+        subtitle=f"{name}; {total} dialogues",
+        lead=_lead(counts, found, total),
+        sections=[
+            Section("Overview", [Cards(cards)]),
+            _levels(counts, missing, total, directory),
+            _characters(characters),
+            Section("Evidence", [Quotes(examples)]) if examples else None,
+            Section("Failures", [failures]) if kinds else None,
+            Section("Settings", [Settings({**(judge or {}), "software": software()})]),
+        ],
+        data={"judge": judge, "dialogues": total, "failed": len(reasons), "characters": characters}
+        | {"levels": {trait: counts[trait.position].astype(int) for trait in Trait}}
+        | {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost if currency else None},
+    )
+    return write_report(page, directory)
 
 
 def _centre(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Mean and standard deviation of each trait over the dialogues that have a score."""
-    scores = np.asarray(rows, dtype=np.float64)
+    """Mean and standard deviation (n - 1) of each trait over the dialogues that have a score."""
     found: dict[str, Any] = {"dialogues": len(rows)}
-    for trait in Trait:
-        known = scores[np.isfinite(scores[:, trait.position]), trait.position]
-        spread = float(known.std(ddof=1)) if known.size > 1 else None
-        found[trait.value] = {"mean": float(known.mean()) if known.size else None, "spread": spread}
+    for trait, column in zip(Trait, np.array(rows).T, strict=True):
+        known = column[np.isfinite(column)]
+        found[trait.value] = json_ready({"mean": mean_of(known), "spread": math.sqrt(variance_of(known))})
     return found
 
 
@@ -129,14 +129,14 @@ def _levels(counts: np.ndarray, missing: Mapping[Trait, int], total: int, direct
     charts.matrices(
         {"": 100 * counts / total},
         [trait.value for trait in Trait],
-        [f"{level:+d}" if level else "0" for level in _LEVELS],
+        [f"{level:+d}" if level else "0" for level in LEVELS],
         directory / "levels.png",
         limit=100,
         label="% of the dialogues",
         column_label="judged level (means are rounded)",
         form="{:.0f}",
     )
-    blocks: list[Block] = [
+    blocks: list[Picture | Table] = [
         Picture("levels.png", "Share of each level for each trait", "In percent of all dialogues that were judged."),
         Table(["trait", "without a score"], [[trait.value, f"{missing[trait]:,}"] for trait in Trait]),
     ]

@@ -74,19 +74,31 @@ def load_scores(path: Path | str) -> ScoreTable:
             raise DPGError(f'{where} needs a "label"')
         if not isinstance(entry.get("scores"), dict):
             raise DPGError(f'{where} needs "scores", an object of traits')
-        row = [math.nan] * len(Trait)
-        for name, value in entry["scores"].items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
-                raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
-            try:
-                row[Trait.parse(name).position] = float(value)
-            except ValueError as error:
-                raise DPGError(f"{where}: {error}") from error
+        own = parse_scores(entry["scores"], where)
         labels.append(entry["label"])
-        rows.append(row)
+        rows.append([own.get(trait, math.nan) for trait in Trait])
     if not labels or len(set(labels)) != len(labels):
         raise DPGError(f"{path}: at least one respondent is needed, each with a label of its own")
     return ScoreTable(content["method"], tuple(labels), np.array(rows), content)
+
+
+def parse_scores(given: Mapping[str, Any], where: str) -> dict[Trait, float]:
+    """Scores of traits by name; those that are None are left out.
+
+    Raises:
+        ValueError: an unknown trait, or a score out of range; the message begins with ``where``.
+    """
+    found = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
+            raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
+        try:
+            found[Trait.parse(name)] = float(value)
+        except ValueError as error:
+            raise DPGError(f"{where}: {error}") from error
+    return found
 
 
 def common_people(tables: Sequence[ScoreTable]) -> tuple[list[str], dict[str, NDArray[np.float64]]]:

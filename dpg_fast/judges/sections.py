@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from dpg_fast.judges.metrics import PromptedAssessed, compare_prompted
 from dpg_fast.personality.scores import Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.page import Block, Picture, Section, Settings, Table, Text, bounds, number
-from dpg_fast.util.reliability import pearson
+from dpg_fast.reporting import Block, Picture, Section, Settings, Table, Text, bounds, charts, number
+from dpg_fast.reporting.page import SIGNED, grouped
+from dpg_fast.util.stats import pearson
 
 Results = Mapping[str, Mapping[str, Any]]  # system -> its result file's content
 _PANELS = 16
+_TRAITS = [trait.value for trait in Trait]
 _FIGURES = {
     "alpha": "alpha",
     "alpha_centred": "alpha, centred",
@@ -69,9 +70,9 @@ def asked_and_found(result: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDA
 def people_section(results: Results, directory: Path) -> Section:
     """Everybody's measured personality, beside what was asked for."""
     first = next(iter(results.values()))
-    labels = list(dict.fromkeys(str(p["label"]) for result in results.values() for p in result["respondents"]))
-    by_label = {name: {str(p["label"]): p for p in result["respondents"]} for name, result in results.items()}
+    by_label = _by_label(results)
     targets = {str(p["label"]): scores_of(p, "target") for p in first["respondents"] if p.get("target")}
+    labels = _labels(by_label)
     profiles = [
         charts.Profile(
             label,
@@ -81,41 +82,52 @@ def people_section(results: Results, directory: Path) -> Section:
         for label in labels[:_PANELS]
     ]
     charts.radars(profiles, directory / "profiles.png")
-    blocks: list[Block] = [
-        Picture(
-            "profiles.png",
-            "A radar of five traits for each person",
-            "Measured scores on the five traits: -5 in the middle, +5 at the rim, dotted ring 0."
-            + (" Dashed: what was asked for." if targets else ""),
-        )
+    caption = "Measured scores on the five traits: -5 in the middle, +5 at the rim, dotted ring 0."
+    caption += " Dashed: what was asked for." if targets else ""
+    ranked = [p for p in first["respondents"] if p.get("percentiles") and len(results) == 1]
+    shown = [
+        [str(p["label"]), *(number(p["percentiles"]["traits"].get(t.value), "{:.0f}") for t in Trait)] for p in ranked
     ]
-    if len(labels) > _PANELS:
-        blocks.append(Text(f"The first {_PANELS} of {len(labels)} people are drawn; the table has them all."))
-    rows = [
-        [
-            label if n == 0 else "",
-            *([name] if len(results) > 1 else []),
-            *(number(v, "{:+.2f}") for v in scores_of(own[label])),
-            number(own[label].get("acquiescence"), "{:+.2f}"),
-        ]
-        for label in labels
-        for n, (name, own) in enumerate((name, own) for name, own in by_label.items() if label in own)
+    blocks: list[Block | None] = [
+        Picture("profiles.png", "A radar of five traits for each person", caption),
+        Text(f"The first {_PANELS} of {len(labels)} people are drawn; the table has them all.")
+        if len(labels) > _PANELS
+        else None,
+        people_table(results),
+        Table(["person", *_TRAITS], shown, "Percentiles among people (five-factor-e)") if shown else None,
     ]
-    head = [
-        "person",
-        *(["system"] if len(results) > 1 else []),
-        *(t.value for t in Trait),
-        "acquiescence",
-    ]
-    blocks.append(Table(head, rows, "Scores from -5 to 5", left=1 + (len(results) > 1)))
-    ranked = [p for p in first["respondents"] if p.get("percentiles")]
-    if ranked and len(results) == 1:
-        shown = [
-            [str(p["label"]), *(number(p["percentiles"]["traits"].get(t.value), "{:.0f}") for t in Trait)]
-            for p in ranked
-        ]
-        blocks.append(Table(["person", *(t.value for t in Trait)], shown, "Percentiles among people (five-factor-e)"))
     return Section("Personalities", blocks)
+
+
+def people_table(results: Results) -> Table:
+    """Everybody's scores by every system, with acquiescence and the share of extreme ratings."""
+    by_label = _by_label(results)
+    rows = grouped(
+        {
+            label: [
+                [
+                    *([name] if len(results) > 1 else []),
+                    *(number(v, SIGNED) for v in scores_of(own[label])),
+                    number(own[label].get("acquiescence"), SIGNED),
+                    number(own[label].get("extreme")),
+                ]
+                for name, own in by_label.items()
+                if label in own
+            ]
+            for label in _labels(by_label)
+        }
+    )
+    several = ["system"] if len(results) > 1 else []
+    head = ["person", *several, *_TRAITS, "acquiescence", "extreme"]
+    return Table(head, rows, "Scores from -5 to 5; share of ratings at either end", left=1 + len(several))
+
+
+def _by_label(results: Results) -> dict[str, dict[str, Mapping[str, Any]]]:
+    return {name: {str(p["label"]): p for p in result["respondents"]} for name, result in results.items()}
+
+
+def _labels(by_label: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(label for own in by_label.values() for label in own))
 
 
 def fidelity(results: Results) -> dict[str, PromptedAssessed]:
@@ -138,8 +150,8 @@ def asked_section(results: Results, directory: Path) -> Section | None:
     for name in found:
         asked, measured = asked_and_found(results[name])
         points[name] = {t: (asked[:, t.position], measured[:, t.position]) for t in found[name].traits}
-        if asked.shape[0] >= _ENOUGH:
-            crossed[name] = np.array([[_r(asked[:, i], measured[:, j]) for j in range(5)] for i in range(5)])
+        if len(asked) >= _ENOUGH:
+            crossed[name] = np.array([[pearson(a, b) for b in measured.T] for a in asked.T])
     charts.dose_response(points, directory / "dose_response.png")
     charts.confusion({name: value.confusion for name, value in found.items()}, directory / "confusion.png")
     blocks: list[Block] = [
@@ -166,90 +178,88 @@ def asked_section(results: Results, directory: Path) -> Section | None:
             label="Pearson's r over people",
             row_label="trait asked for",
             column_label="trait measured",
-            form="{:+.2f}",
+            form=SIGNED,
             strong={name: np.eye(5, dtype=bool) for name in crossed},
         )
-        people = next(iter(points.values()))
-        size = len(next(iter(people.values()))[0])
-        blocks.append(
-            Picture(
-                "cross_trait.png",
-                "Correlations between traits asked for and measured",
-                f"Correlation of each trait asked for with each trait measured, over {size} people. Off the diagonal, traits "
-                "bleed into each other, in the model or in the measurement.",
-                narrow=len(crossed) == 1,
-            )
+        caption = (
+            f"Correlation of each trait asked for with each trait measured, over {len(asked)} people. Off the diagonal, traits "
+            "bleed into each other, in the model or in the measurement."
         )
+        alt = "Correlations between traits asked for and measured"
+        blocks.append(Picture("cross_trait.png", alt, caption, narrow=len(crossed) == 1))
     return Section("Asked for and measured", blocks)
 
 
 def fidelity_table(found: Mapping[str, PromptedAssessed]) -> Table:
     """DPG's figures of each trait and their mean."""
-    rows = []
-    for name, value in found.items():
-        for n, (trait, row) in enumerate([*((t.value, v) for t, v in value.traits.items()), ("mean", value.mean)]):
-            cells = [number(v) for v in (row.mae, row.exact, row.within_one, row.pearson, row.spearman)]
-            rows.append([*([name if n == 0 else ""] if len(found) > 1 else []), trait, str(row.n), *cells])
-    head = ["trait", "n", "mean abs. error", "exact", "within 1", "Pearson", "Spearman"]
-    return Table(
-        [*(["system"] if len(found) > 1 else []), *head],
-        rows,
-        "Asked for against measured: exact and within one level after rounding to whole levels",
-        left=1 + (len(found) > 1),
+    rows = grouped(
+        {
+            name: [
+                [trait, str(row.n), *map(number, (row.mae, row.exact, row.within_one, row.pearson, row.spearman))]
+                for trait, row in [*((t.value, v) for t, v in value.traits.items()), ("mean", value.mean)]
+            ]
+            for name, value in found.items()
+        }
     )
+    head = ["system", "trait", "n", "mean abs. error", "exact", "within 1", "Pearson", "Spearman"]
+    caption = "Asked for against measured: exact and within one level after rounding to whole levels"
+    if len(found) > 1:
+        return Table(head, rows, caption, left=2)
+    return Table(head[1:], [row[1:] for row in rows], caption)
 
 
 def reliability_section(results: Results, directory: Path) -> Section | None:
     """Internal consistency and agreement of forms, with intervals; None if no result has any."""
-    known = {
-        name: result["reliability"]
-        for name, result in results.items()
-        if result.get("reliability") and not all("reason" in row for row in result["reliability"].values())
-    }
-    reasons = sorted(
-        {row["reason"] for r in results.values() for row in (r.get("reliability") or {}).values() if "reason" in row}
-    )
-    if not known:
+    table = reliability_table(results)
+    every = [row for result in results.values() for row in (result.get("reliability") or {}).values()]
+    if not table.rows:
+        reasons = sorted({row["reason"] for row in every if "reason" in row})
         return Section("Reliability", [Text(f"Not measured: {'; '.join(reasons)}.", strong=True)]) if reasons else None
-    lines, rows = [], []
-    several = len(known) > 1
-    for trait in Trait:
-        for name, table in known.items():
-            row = table.get(trait.value)
-            if row is None:
-                continue
-            estimates = {
-                _FIGURES[k]: tuple(_nan(row[k][part]) for part in ("estimate", "low", "high"))
-                for k in ("alpha", "alpha_centred", "retest", "icc_2_1")
-                if k in row
-            }
-            lines.append((f"{trait.value} · {name}" if several else trait.value, estimates))
-            cells = [bounds(row.get(key)) for key in _FIGURES]
-            rows.append([trait.value, *([name] if several else []), str(row["people"]), str(row["items"]), *cells])
+    shown = ("alpha", "alpha_centred", "retest", "icc_2_1")
     charts.intervals(
-        lines,  # type: ignore[arg-type]
+        [
+            (" · ".join(name), {_FIGURES[key]: row[key] for key in shown if key in row})
+            for name, row in _reliabilities(results)
+        ],
         directory / "reliability.png",
         label="coefficient with 95% bootstrap interval over people",
         marks=((0.0, "none"), (0.7, "acceptable")),
     )
-    people = min(int(row["people"]) for table in known.values() for row in table.values())
-    blocks: list[Block] = [
-        Picture(
-            "reliability.png",
-            "Alpha, retest and ICC of each trait with intervals",
-            "Alpha: do the items of a trait agree (centred: without each person's liking for agreement)? Retest and ICC(2,1): do "
-            "other forms, with other orders of the options, give the same scores? Arrows point to values below the edge.",
-        ),
-        Table(
-            ["trait", *(["system"] if several else []), "people", "items", *_FIGURES.values()],
-            rows,
-            "Estimate [95% bootstrap interval over people]",
-            left=1 + several,
-        ),
+    people = min(int(row["people"]) for row in every if "reason" not in row)
+    caption = (
+        "Alpha: do the items of a trait agree (centred: without each person's liking for agreement)? Retest and ICC(2,1): do "
+        "other forms, with other orders of the options, give the same scores? Arrows point to values below the edge."
+    )
+    few = Text(f"Only {people} people: the intervals are wide, and rightly so.") if people < 20 else None
+    picture = Picture("reliability.png", "Alpha, retest and ICC of each trait with intervals", caption)
+    return Section("Reliability", [picture, table, few])
+
+
+def reliability_table(results: Results) -> Table:
+    """Alpha, retest and ICCs of each trait by each system; without rows where none was measured."""
+    found = _reliabilities(results)
+    several = ["system"] if len({name[1:] for name, _ in found}) > 1 else []
+    rows = [
+        [*name, str(row["people"]), str(row["items"]), *(bounds(row.get(key)) for key in _FIGURES)]
+        for name, row in found
     ]
-    if people < 20:
-        blocks.append(Text(f"Only {people} people: the intervals are wide, and rightly so."))
-    return Section("Reliability", blocks)
+    head = ["trait", *several, "people", "items", *_FIGURES.values()]
+    return Table(head, rows, "Reliability: estimate [95% bootstrap interval over people]", left=1 + len(several))
+
+
+def _reliabilities(results: Results) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """(trait, and the system if there are several) -> its row, trait by trait."""
+    known = {
+        name: rows
+        for name, result in results.items()
+        if (rows := result.get("reliability")) and not all("reason" in row for row in rows.values())
+    }
+    return [
+        ((trait.value, name) if len(known) > 1 else (trait.value,), rows[trait.value])
+        for trait in Trait
+        for name, rows in known.items()
+        if trait.value in rows
+    ]
 
 
 def closing_sections(descriptions: Mapping[str, str], judge: str, about: Mapping[str, Any]) -> list[Section]:
@@ -284,12 +294,3 @@ def settings_section(results: Results, more: Mapping[str, Any] | None = None) ->
 
 
 _SHOWN = {"schema", "respondents", "reliability", "items", "quality", "prompted", "turns"}
-
-
-def _r(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    kept = np.isfinite(a) & np.isfinite(b)
-    return pearson(a[kept], b[kept]) if kept.sum() >= 2 else math.nan
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)

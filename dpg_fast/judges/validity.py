@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from dpg_fast.judges.metrics import LEVELS, nearest_level
 from dpg_fast.personality.scores import Trait
+from dpg_fast.reporting.page import Table, bounds, number
+from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.reliability import correlation_interval, icc_interval, kappa_interval, pearson
 from dpg_fast.util.results import json_ready
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.stats import Interval, bootstrap, bootstrap_all, icc, mean_of, pearson, spearman, weighted_kappa
 
 
 @dataclass(frozen=True)
@@ -49,35 +50,25 @@ class MultitraitMultimethod:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; undefined values are None."""
-        return {
-            "methods": list(self.methods),
-            "traits": [trait.value for trait in self.traits],
-            "people": self.people,
-            "matrix": json_ready(self.matrix),
-            "convergent": [
-                {"methods": [one, two], "trait": trait.value}
-                | json_ready({"r": v.estimate, "low": v.low, "high": v.high})
-                for (one, two, trait), v in self.convergent.items()
-            ],
-            "convergent_mean": json_ready(self.convergent_mean),
-            "heteromethod_mean": json_ready(self.heteromethod_mean),
-            "monomethod_mean": json_ready(self.monomethod_mean),
-            "passed": json_ready(self.passed),
-        }  # fmt: skip
+        convergent = [
+            {"methods": [one, two], "trait": trait, "r": v.estimate, "low": v.low, "high": v.high}
+            for (one, two, trait), v in self.convergent.items()
+        ]
+        found: dict[str, Any] = json_ready({**vars(self), "convergent": convergent})
+        return found
 
-    def table(self) -> Table:
+    def table(self) -> RichTable:
         """The matrix for the terminal: convergent values bold."""
-        table = Table(title=f"Multitrait-multimethod correlations over {self.people} people")
+        table = RichTable(title=f"Multitrait-multimethod correlations over {self.people} people")
         table.add_column("")
         names = [(m, t) for m in range(len(self.methods)) for t in self.traits]
         for m, trait in names:
             table.add_column(f"{m + 1}{trait.letter}", justify="right")
         for row, (m, trait) in enumerate(names):
-            cells = []
-            for column, (other, second) in enumerate(names[: row + 1]):
-                value = self.matrix[row, column]
-                text = "-" if math.isnan(value) else f"{value:.2f}"
-                cells.append(f"[bold]{text}[/bold]" if other != m and second == trait else text)
+            cells = [
+                f"[bold]{number(r)}[/bold]" if other != m and second == trait else number(r)
+                for r, (other, second) in zip(self.matrix[row].tolist(), names[: row + 1], strict=False)
+            ]
             table.add_row(f"{m + 1}{trait.letter} {self.methods[m]}", *cells)
         return table
 
@@ -115,7 +106,10 @@ def multitrait_multimethod(
     convergent, wins = {}, []
     for i, j in np.argwhere(once & other_method & same_trait):
         pair = (methods[method_of[i]], methods[method_of[j]], traits[trait_of[i]])
-        convergent[pair] = correlation_interval(whole[:, i], whole[:, j], resamples=resamples, seed=seed)
+        both = whole[:, [i, j]]
+        convergent[pair] = bootstrap(
+            lambda rows, x=both: pearson(*x[rows].T), len(both), resamples=resamples, seed=seed
+        )
         rivals = np.concatenate(
             [
                 matrix[i, (method_of == method_of[j]) & (trait_of != trait_of[i])],
@@ -129,10 +123,10 @@ def multitrait_multimethod(
         whole.shape[0],
         matrix,
         convergent,
-        _mean(matrix[once & other_method & same_trait]),
-        _mean(np.abs(matrix[once & other_method & ~same_trait])),
-        _mean(np.abs(matrix[once & ~other_method])),
-        _mean(np.array(wins, dtype=np.float64)),
+        mean_of(matrix[once & other_method & same_trait]),
+        mean_of(np.abs(matrix[once & other_method & ~same_trait])),
+        mean_of(np.abs(matrix[once & ~other_method])),
+        mean_of(wins),
     )
 
 
@@ -142,28 +136,21 @@ class Agreement:
 
     Attributes:
         people: scored by both.
-        spearman, icc: with bootstrap intervals; the ICC is ICC(2,1).
-        kappa_interval: quadratically weighted kappa of scores rounded to the levels -5..5, likewise.
+        spearman, icc_2_1: with bootstrap intervals over people.
+        kappa: quadratically weighted kappa of scores rounded to the levels -5..5, likewise.
     """
 
     methods: tuple[str, str]
     trait: Trait
     people: int
     spearman: Interval
-    icc: Interval
-    kappa_interval: Interval
-
-    @property
-    def kappa(self) -> float:
-        """The estimate of `kappa_interval`."""
-        return self.kappa_interval.estimate
+    icc_2_1: Interval
+    kappa: Interval
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; undefined values are None."""
-        row: dict[str, Any] = {"methods": list(self.methods), "trait": self.trait.value, "people": self.people}
-        for name, value in (("spearman", self.spearman), ("icc_2_1", self.icc), ("kappa", self.kappa_interval)):
-            row[name] = value.to_dict()
-        return row
+        found: dict[str, Any] = json_ready(self)
+        return found
 
 
 def agreements(scores: Mapping[str, ArrayLike], *, resamples: int = 1000, seed: int = 0) -> list[Agreement]:
@@ -181,32 +168,31 @@ def agreements(scores: Mapping[str, ArrayLike], *, resamples: int = 1000, seed: 
             if pair.shape[0] < 3:
                 continue
             levels = nearest_level(pair)
-            found.append(
-                Agreement(
-                    (one, two),
-                    trait,
-                    pair.shape[0],
-                    correlation_interval(pair[:, 0], pair[:, 1], "spearman", resamples=resamples, seed=seed),
-                    icc_interval(pair, "2,1", resamples=resamples, seed=seed),
-                    kappa_interval(levels, categories=LEVELS, resamples=resamples, seed=seed),
-                )
-            )
+
+            def statistics(
+                rows: NDArray[np.int64], x: NDArray[np.float64] = pair, places: NDArray[np.int64] = levels
+            ) -> list[float]:
+                kappa = weighted_kappa(*places[rows].T, categories=LEVELS)
+                return [spearman(*x[rows].T), *icc(x[rows], "2,1"), kappa]
+
+            drawn = bootstrap_all(statistics, len(pair), resamples=resamples, seed=seed)
+            found.append(Agreement((one, two), trait, len(pair), *drawn))
     return found
 
 
-def agreement_table(rows: Sequence[Agreement]) -> Table:
+def agreement_table(rows: Sequence[Agreement]) -> RichTable:
     """`agreements` for the terminal."""
-    table = Table(title="Agreement of methods, with 95% bootstrap intervals")
-    for column in ("methods", "trait", "people", "Spearman", "ICC(2,1)", "weighted kappa"):
-        table.add_column(column)
-    for row in rows:
-        found = (_bounds(value) for value in (row.spearman, row.icc, row.kappa_interval))
-        table.add_row(" / ".join(row.methods), row.trait.value, str(row.people), *found)
-    return table
-
-
-def _bounds(value: Interval) -> str:
-    return "-" if math.isnan(value.estimate) else f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    cells = [
+        [
+            " / ".join(row.methods),
+            row.trait.value,
+            str(row.people),
+            *map(bounds, (row.spearman, row.icc_2_1, row.kappa)),
+        ]
+        for row in rows
+    ]
+    head = ["methods", "trait", "people", "Spearman", "ICC(2,1)", "weighted kappa"]
+    return on_terminal(Table(head, cells, "Agreement of methods, with 95% bootstrap intervals", left=2))
 
 
 @dataclass(frozen=True)
@@ -228,26 +214,17 @@ def disagreements(
     Standardising leaves out that methods use their scales differently; a score without spread counts as average.
     """
     found = []
+    tables = {method: np.asarray(table, dtype=np.float64) for method, table in scores.items()}
     standard = {}
-    for method, table in scores.items():
-        x = np.asarray(table, dtype=np.float64)
+    for method, x in tables.items():
         spread = np.nanstd(x, axis=0)
-        standard[method] = (
-            x,
-            np.where(spread > 1e-12, (x - np.nanmean(x, axis=0)) / np.where(spread > 1e-12, spread, 1), 0.0),
+        standard[method] = np.where(
+            spread > 1e-12, (x - np.nanmean(x, axis=0)) / np.where(spread > 1e-12, spread, 1), 0.0
         )
-    names = list(scores)
-    for a, one in enumerate(names):
-        for two in names[a + 1 :]:
-            for p, label in enumerate(labels):
-                for t, trait in enumerate(traits):
-                    pair = (float(standard[one][0][p, t]), float(standard[two][0][p, t]))
-                    distance = abs(float(standard[one][1][p, t] - standard[two][1][p, t]))
-                    if math.isfinite(sum(pair)):
-                        found.append(Disagreement(label, trait, (one, two), pair, distance))
+    for one, two in combinations(tables, 2):
+        for (p, label), (t, trait) in product(enumerate(labels), enumerate(traits)):
+            pair = (float(tables[one][p, t]), float(tables[two][p, t]))
+            if math.isfinite(sum(pair)):
+                distance = abs(float(standard[one][p, t] - standard[two][p, t]))
+                found.append(Disagreement(label, trait, (one, two), pair, distance))
     return sorted(found, key=lambda d: -d.distance)[:top]
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if kept.size else math.nan

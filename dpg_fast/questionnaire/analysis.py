@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from dpg_fast.judges.metrics import compare_prompted
 from dpg_fast.judges.results import SCHEMA
+from dpg_fast.judges.sections import Results, fidelity, fidelity_table, people_table, reliability_table
 from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.inventory import Inventory
 from dpg_fast.questionnaire.norms import Sex, percentiles
 from dpg_fast.questionnaire.scoring import score_answers, to_level
 from dpg_fast.questionnaire.session import WHOLE_TEXTS, Session
-from dpg_fast.util.reliability import alpha_interval, icc_interval, retest_interval
+from dpg_fast.reporting.page import SIGNED, Table, bounds, number
+from dpg_fast.reporting.render import on_terminal
+from dpg_fast.util.results import json_ready
+from dpg_fast.util.stats import bootstrap, bootstrap_all, cronbach_alpha, icc, mean_of, retest
 
 MINIMUM = 3  # people, for anything that correlates over people
 
@@ -139,25 +143,29 @@ def _reliability(
     found: dict[str, Any] = {"people": people, "items": items}
     if people < MINIMUM:
         return found | {"reason": f"{people} people with complete answers; {MINIMUM} are needed"}
-    if items > 1:
-        found["alpha"] = alpha_interval(table.mean(axis=1), resamples=resamples, seed=seed).to_dict()
-        found["alpha_centred"] = alpha_interval(free.mean(axis=1), resamples=resamples, seed=seed).to_dict()
-    if forms > 1:
-        scores = table.mean(axis=2)
-        found["retest"] = retest_interval(scores, resamples=resamples, seed=seed).to_dict()
-        for kind, name in (("2,1", "icc_2_1"), ("3,1", "icc_3_1"), ("2,k", "icc_2_k")):
-            own = icc_interval(scores, kind, resamples=resamples, seed=seed)  # type: ignore[arg-type]
-            found[name] = own.to_dict()
-    return found
+    plain, without, scores = table.mean(axis=1), free.mean(axis=1), table.mean(axis=2)
+    alphas = ["alpha", "alpha_centred"] if items > 1 else []
+    again = ["retest", "icc_2_1", "icc_3_1", "icc_2_k"] if forms > 1 else []
+
+    def statistics(rows: NDArray[np.int64]) -> list[float]:
+        values = [cronbach_alpha(plain[rows]), cronbach_alpha(without[rows])] if alphas else []
+        return values + ([retest(scores[rows]), *icc(scores[rows], "2,1", "3,1", "2,k")] if again else [])
+
+    drawn = bootstrap_all(statistics, people, resamples=resamples, seed=seed)
+    return found | {name: value.to_dict() for name, value in zip([*alphas, *again], drawn, strict=True)}
 
 
 def _items(ratings: NDArray[np.float64], resamples: int, seed: int) -> dict[str, Any]:
-    """Agreement of forms on single ratings."""
+    """Agreement of forms on single ratings; the bootstrap draws people with all their items, items where people are too few."""
     rows = ratings.transpose(0, 2, 1).reshape(-1, ratings.shape[1])
-    rows = rows[np.isfinite(rows).all(axis=1)]
+    complete = np.isfinite(rows).all(axis=1)
+    people = np.repeat(np.arange(len(ratings)), ratings.shape[2])[complete]
+    rows = rows[complete]
     if rows.shape[0] < MINIMUM or rows.shape[1] < 2:
         return {"reason": f"{rows.shape[0]} complete ratings on {ratings.shape[1]} forms; 3 on 2 are needed"}
-    return {"icc_2_1": icc_interval(rows, "2,1", resamples=min(resamples, 200), seed=seed).to_dict()}
+    units = people.tolist() if len(set(people)) >= MINIMUM else len(rows)
+    found = bootstrap(lambda drawn: icc(rows[drawn], "2,1")[0], units, resamples=min(resamples, 200), seed=seed)
+    return {"icc_2_1": found.to_dict()}
 
 
 def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
@@ -185,10 +193,10 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
         "answers": total,
         "refusals": _share(sum(a.status == "refusal" for a in answers), total),
         "invalid": _share(sum(a.status == "invalid" for a in answers), total),
-        "outside_options": 1 - float(np.mean(mass)) if mass else None,
-        "acquiescence": float(np.mean(bias)) if bias else None,
-        "places": [float(np.mean(values)) if values else None for values in places],
-        "labels": {label: float(np.mean(values)) for label, values in sorted(labels.items())},
+        "outside_options": json_ready(1 - mean_of(mass)),
+        "acquiescence": json_ready(mean_of(bias)),
+        "places": json_ready([mean_of(values) for values in places]),
+        "labels": {label: mean_of(values) for label, values in sorted(labels.items())},
     }
 
 
@@ -196,64 +204,34 @@ def _share(count: int, total: int) -> float | None:
     return count / total if total else None
 
 
-# ------------------------------------------------------------------ for the terminal
+# ------------------------------------------------------------------ tables
 
 
-def tables(result: dict[str, Any]) -> list[Table]:
-    """`analyse`'s result: people, reliability, quality."""
-    traits = [trait for trait in Trait if trait.value in result["reliability"]]
-    people = Table(title=f"{result['method']}, {result['model']}, {result['forms']} forms: scores (-5 to 5)")
-    for column in ("respondent", *(t.letter for t in traits), "acquiescence", "extreme"):
-        people.add_column(column, justify="left" if column == "respondent" else "right")
-    for person in result["respondents"]:
-        scores = (_text(person["scores"].get(t.value), "{:+.2f}") for t in traits)
-        people.add_row(
-            person["label"],
-            *scores,
-            _text(person.get("acquiescence"), "{:+.2f}"),
-            _text(person.get("extreme"), "{:.2f}"),
-        )
-    found = [people]
-    rows = result["reliability"]
-    if not all("reason" in row for row in rows.values()):
-        reliability = Table(title="Reliability over people, with 95% bootstrap intervals")
-        names = ("alpha", "alpha_centred", "retest", "icc_2_1", "icc_2_k")
-        for column in ("trait", "people", *names):
-            reliability.add_column(column, justify="left" if column == "trait" else "right")
-        for trait in traits:
-            row = rows[trait.value]
-            reliability.add_row(trait.value, str(row["people"]), *(_bounds(row.get(name)) for name in names))
-        found.append(reliability)
-    quality = Table(title="Quality of the answers", show_header=False)
-    q = result["quality"]
-    lines: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("answers", lambda: str(q["answers"])),
-        ("refusals, invalid", lambda: f"{_text(q['refusals'], '{:.1%}')}, {_text(q['invalid'], '{:.1%}')}"),
-        ("probability outside the options", lambda: _text(q["outside_options"], "{:.1%}")),
-        ("acquiescence (rating points)", lambda: _text(q["acquiescence"], "{:+.2f}")),
-        ("probability of each place", lambda: " ".join(_text(v, "{:.2f}") for v in q["places"])),
-        ("probability of each label", lambda: " ".join(f"{k} {v:.2f}" for k, v in q["labels"].items())),
-        ("agreement of forms on single ratings, ICC(2,1)", lambda: _bounds(result["items"].get("icc_2_1"))),
+def quality_table(results: Results) -> Table:
+    """How the answers were given, a column for each system."""
+    shown = {name: result for name, result in results.items() if result.get("quality")}
+    lines: tuple[tuple[str, Callable[[Any, Any], str]], ...] = (
+        ("answers", lambda q, r: str(q["answers"])),
+        ("refusals", lambda q, r: number(q["refusals"], "{:.1%}")),
+        ("unreadable", lambda q, r: number(q["invalid"], "{:.1%}")),
+        ("probability outside the options", lambda q, r: number(q["outside_options"], "{:.1%}")),
+        ("acquiescence, rating points", lambda q, r: number(q["acquiescence"], SIGNED)),
+        ("probability of each place", lambda q, r: " ".join(map(number, q["places"]))),
+        ("probability of each label", lambda q, r: " ".join(f"{k} {number(v)}" for k, v in q["labels"].items()) or "-"),
+        ("single ratings between forms, ICC(2,1)", lambda q, r: bounds((r.get("items") or {}).get("icc_2_1"))),
     )
-    for name, text in lines:
-        quality.add_row(name, text())
-    found.append(quality)
-    if "prompted" in result:
-        prompted = Table(title="Prompted against measured scores")
-        for column in ("trait", "n", "MAE", "exact", "within 1", "Pearson", "Spearman"):
-            prompted.add_column(column, justify="left" if column == "trait" else "right")
-        for name, row in [*result["prompted"]["traits"].items(), ("mean", result["prompted"]["mean"])]:
-            values = [_text(row[key], "{:.2f}") for key in ("mae", "exact", "within_one", "pearson", "spearman")]
-            prompted.add_row(name, str(row["n"]), *values)
-        found.append(prompted)
-    return found
+    rows = [[name, *(text(r["quality"], r) for r in shown.values())] for name, text in lines] if shown else []
+    return Table(["", *(shown if len(shown) > 1 else ["value"])], rows)
 
 
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
-def _bounds(value: dict[str, float | None] | None) -> str:
-    if value is None or value["estimate"] is None:
-        return "-"
-    return f"{value['estimate']:.2f} [{_text(value['low'], '{:.2f}')}, {_text(value['high'], '{:.2f}')}]"
+def tables(result: dict[str, Any]) -> list[RichTable]:
+    """`analyse`'s result for the terminal: people, reliability, quality, and what was asked for."""
+    named = {f"{result['method']}, {result['model']}, {result['forms']} forms": result}
+    asked = fidelity(named)
+    found = {
+        next(iter(named)): people_table(named),
+        "Reliability over people": reliability_table(named),
+        "Quality of the answers": quality_table(named),
+        "Asked for against measured": fidelity_table(asked) if asked else None,
+    }
+    return [on_terminal(table, title) for title, table in found.items() if table is not None and table.rows]

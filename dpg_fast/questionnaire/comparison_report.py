@@ -10,8 +10,8 @@ import numpy as np
 
 from dpg_fast.judges.sections import Results, asked_section, people_section, reliability_section, settings_section
 from dpg_fast.judges.validity import Agreement, Disagreement, MultitraitMultimethod
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.page import Block, Cards, Page, Picture, Section, Table, Text, bounds, number, write_page
+from dpg_fast.reporting import Cards, Page, Picture, Section, Table, Text, bounds, charts, number, write_report
+from dpg_fast.reporting.page import SIGNED
 
 
 def write_comparison_report(
@@ -37,24 +37,24 @@ def write_comparison_report(
         ImportError: matplotlib or jinja2 is missing.
     """
     named: Results = dict(zip(validity.methods, results, strict=True))
-    sections = [
-        Section("Overview", [_cards(validity), _legend(validity)]),
-        _agreement(agreeing, validity.methods, directory),
-        _matrix(validity, directory),
-        _disagreements(differing, validity.methods),
-        people_section(named, directory),
-        asked_section(named, directory),
-        reliability_section(named, directory),
-        settings_section(named),
-    ]
+    legend = [[str(n), name] for n, name in enumerate(validity.methods, 1)]
     page = Page(
         title="Comparison of methods",
         subtitle=f"{len(validity.methods)} methods, {validity.people} people scored by all",
         lead=_lead(validity),
-        sections=[section for section in sections if section is not None],
-        data=dict(data) | {"systems": {name: dict(result) for name, result in named.items()}},
+        sections=[
+            Section("Overview", [_cards(validity), Table(["number", "method"], legend, left=2)]),
+            _agreement(agreeing, validity.methods, directory),
+            _matrix(validity, directory),
+            _disagreements(differing, validity.methods),
+            people_section(named, directory),
+            asked_section(named, directory),
+            reliability_section(named, directory),
+            settings_section(named),
+        ],
+        data={**data, "systems": named},
     )
-    return write_page(page, directory)
+    return write_report(page, directory)
 
 
 def _lead(validity: MultitraitMultimethod) -> str:
@@ -82,11 +82,6 @@ def _cards(validity: MultitraitMultimethod) -> Cards:
     )
 
 
-def _legend(validity: MultitraitMultimethod) -> Table:
-    rows = [[str(n), name] for n, name in enumerate(validity.methods, 1)]
-    return Table(["number", "method"], rows, left=2)
-
-
 def _agreement(agreeing: Sequence[Agreement], methods: Sequence[str], directory: Path) -> Section | None:
     if not agreeing:
         return None
@@ -95,8 +90,8 @@ def _agreement(agreeing: Sequence[Agreement], methods: Sequence[str], directory:
     for row in sorted(agreeing, key=lambda row: row.trait.position):
         pair = " / ".join(str(methods.index(method) + 1) for method in row.methods)
         name = f"{row.trait.value} · {pair}" if several else row.trait.value
-        found = {"Spearman": row.spearman, "ICC(2,1)": row.icc, "weighted kappa": row.kappa_interval}
-        lines.append((name, {kind: (v.estimate, v.low, v.high) for kind, v in found.items()}))
+        found = {"Spearman": row.spearman, "ICC(2,1)": row.icc_2_1, "weighted kappa": row.kappa}
+        lines.append((name, found))
         rows.append([row.trait.value, pair, str(row.people), *map(bounds, found.values())])
     charts.intervals(
         lines,
@@ -104,15 +99,13 @@ def _agreement(agreeing: Sequence[Agreement], methods: Sequence[str], directory:
         label="coefficient with 95% bootstrap interval over people",
         marks=((0, ""),),
     )
-    blocks: list[Block] = [
-        Picture(
-            "agreement.png",
-            "Spearman, ICC and kappa of each trait",
-            "Spearman: the same order of people. ICC(2,1) and quadratically weighted kappa: the same scores.",
-        ),
-        Table(["trait", "methods", "people", "Spearman", "ICC(2,1)", "weighted kappa"], rows, left=2),
-    ]
-    return Section("Agreement", blocks)
+    picture = Picture(
+        "agreement.png",
+        "Spearman, ICC and kappa of each trait",
+        "Spearman: the same order of people. ICC(2,1) and quadratically weighted kappa: the same scores.",
+    )
+    head = ["trait", "methods", "people", "Spearman", "ICC(2,1)", "weighted kappa"]
+    return Section("Agreement", [picture, Table(head, rows, left=2)])
 
 
 def _matrix(validity: MultitraitMultimethod, directory: Path) -> Section:
@@ -127,20 +120,15 @@ def _matrix(validity: MultitraitMultimethod, directory: Path) -> Section:
         directory / "multitrait_multimethod.png",
         limit=1.0,
         label="Pearson's r over people",
-        form="{:+.2f}",
+        form=SIGNED,
         strong={"": convergent},
     )
-    return Section(
-        "Convergent and discriminant validity",
-        [
-            Picture(
-                "multitrait_multimethod.png",
-                "Multitrait-multimethod matrix",
-                "Correlations over people; rows and columns are method number and trait. Bold: the same trait by another method, "
-                "which should be high and higher than everything around it.",
-            )
-        ],
+    caption = (
+        "Correlations over people; rows and columns are method number and trait. Bold: the same trait by another method, which "
+        "should be high and higher than everything around it."
     )
+    picture = Picture("multitrait_multimethod.png", "Multitrait-multimethod matrix", caption)
+    return Section("Convergent and discriminant validity", [picture])
 
 
 def _disagreements(differing: Sequence[Disagreement], methods: Sequence[str]) -> Section | None:

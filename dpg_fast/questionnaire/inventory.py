@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -244,11 +244,6 @@ def read_answers(path: Path | str) -> dict[str, int]:
             raise DPGError(f"{path.name}: question {row['id_question']} is answered twice")
         answers[str(row["id_question"])] = row["id_select"]
     return answers
-
-
-def subset(inventory: Inventory, traits: Sequence[Trait]) -> Inventory:
-    """The items of some traits only."""
-    return replace(inventory, items=tuple(item for item in inventory.items if item.trait in traits))
 
 
 def _read(path: Path) -> str:

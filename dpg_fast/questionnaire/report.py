@@ -17,22 +17,10 @@ from dpg_fast.judges.sections import (
     settings_section,
     system_names,
 )
+from dpg_fast.questionnaire.analysis import quality_table
 from dpg_fast.questionnaire.session import Session
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.page import (
-    Block,
-    Cards,
-    Page,
-    Picture,
-    Quote,
-    Quotes,
-    Section,
-    Table,
-    Text,
-    bounds,
-    number,
-    write_page,
-)
+from dpg_fast.reporting import Cards, Page, Picture, Quote, Quotes, Section, Table, Text, charts, number, write_report
+from dpg_fast.reporting.page import SIGNED
 from dpg_fast.util.errors import DPGError
 
 ACCEPTABLE = 0.7  # of alpha and retest, the usual yardstick for research
@@ -59,29 +47,28 @@ def write_questionnaire_report(
     if not results:
         raise DPGError("a report needs at least one result")
     named: Results = dict(zip(system_names(results), results, strict=True))
-    first = results[0]
-    sections: list[Section | None] = [
-        people_section(named, directory),
-        asked_section(named, directory),
-        reliability_section(named, directory),
-        _quality(named, directory),
-        _answers(session) if session is not None and len(results) == 1 else None,
-        settings_section(named),
+    several = len(named) > 1
+    overview = [
+        block for name, result in named.items() for block in (Text(name) if several else None, _cards(name, result))
     ]
-    overview = Section("Overview", [_cards(name, result) for name, result in named.items()])
-    if len(named) > 1:
-        blocks = [block for name, cards in zip(named, overview.blocks, strict=True) for block in (Text(name), cards)]
-        overview = Section("Overview", blocks)
     page = Page(
-        title=f"Questionnaire {first.get('inventory', '')}".strip(),
+        title=f"Questionnaire {results[0].get('inventory', '')}".strip(),
         subtitle="; ".join(
             f"{name}: {len(r['respondents'])} people, {r.get('forms', '?')} forms" for name, r in named.items()
         ),
-        lead=" ".join(_sentence(trust(r, name if len(named) > 1 else "")) for name, r in named.items()),
-        sections=[overview, *(section for section in sections if section is not None)],
-        data={"systems": {name: dict(result) for name, result in named.items()}},
+        lead=" ".join(_sentence(trust(r, name if several else "")) for name, r in named.items()),
+        sections=[
+            Section("Overview", overview),
+            people_section(named, directory),
+            asked_section(named, directory),
+            reliability_section(named, directory),
+            _quality(named, directory),
+            _answers(session) if session is not None and not several else None,
+            settings_section(named),
+        ],
+        data={"systems": named},
     )
-    return write_page(page, directory)
+    return write_report(page, directory)
 
 
 def trust(result: Mapping[str, Any], name: str = "") -> str:
@@ -133,82 +120,57 @@ def _cards(name: str, result: Mapping[str, Any]) -> Cards:
     outside = quality.get("outside_options")
     if outside is not None:
         cards.append(("outside the options", number(outside, "{:.0%}"), "probability of any other answer"))
-    cards.append(("refused or unreadable", _percent(quality, "refusals", "invalid"), "of all answers"))
-    cards.append(("acquiescence", number(quality.get("acquiescence"), "{:+.2f}"), "rating points of mere agreement"))
+    unread = sum(quality.get(key) or 0.0 for key in ("refusals", "invalid"))
+    cards.append(("refused or unreadable", number(unread, "{:.1%}"), "of all answers"))
+    cards.append(("acquiescence", number(quality.get("acquiescence"), SIGNED), "rating points of mere agreement"))
     return Cards(cards)
 
 
-def _percent(quality: Mapping[str, Any], *keys: str) -> str:
-    return number(sum(quality.get(key) or 0.0 for key in keys), "{:.1%}")
-
-
 def _quality(named: Results, directory: Path) -> Section | None:
-    lines = (
-        ("answers", lambda q, r: str(q["answers"])),
-        ("refusals", lambda q, r: number(q["refusals"], "{:.1%}")),
-        ("unreadable", lambda q, r: number(q["invalid"], "{:.1%}")),
-        ("probability outside the options", lambda q, r: number(q["outside_options"], "{:.1%}")),
-        ("acquiescence, rating points", lambda q, r: number(q["acquiescence"], "{:+.2f}")),
-        ("single ratings between forms, ICC(2,1)", lambda q, r: bounds((r.get("items") or {}).get("icc_2_1"))),
-    )
-    with_quality = {name: result for name, result in named.items() if result.get("quality")}
-    if not with_quality:
+    table = quality_table(named)
+    if not table.rows:
         return None
-    rows = [[name, *(text(r["quality"], r) for r in with_quality.values())] for name, text in lines]
-    blocks: list[Block] = [Table(["", *(with_quality if len(with_quality) > 1 else ["value"])], rows)]
     groups: dict[str, dict[str, float]] = {}
-    for name, result in with_quality.items():
-        q, lead = result["quality"], f"{name}: " if len(with_quality) > 1 else ""
-        places = {str(n): value for n, value in enumerate(q["places"], 1) if value is not None}
+    for name, result in named.items():
+        q, lead = result.get("quality") or {}, f"{name}: " if len(named) > 1 else ""
+        places = {str(n): value for n, value in enumerate(q.get("places", ()), 1) if value is not None}
         groups |= {f"{lead}place of the option": places} if places else {}
-        groups |= {f"{lead}label": q["labels"]} if q["labels"] else {}
+        groups |= {f"{lead}label": q["labels"]} if q.get("labels") else {}
+    picture = None
     if groups:
-        size = max(map(len, groups.values()))
-        charts.shares(groups, directory / "places.png", expected=1 / size)
-        blocks.append(
-            Picture(
-                "places.png",
-                "Mean probability of each place and label",
-                "Who reads the options chooses by content, and places and labels come out alike (dotted line).",
-                narrow=len(groups) < 3,
-            )
+        charts.shares(groups, directory / "places.png", expected=1 / max(map(len, groups.values())))
+        picture = Picture(
+            "places.png",
+            "Mean probability of each place and label",
+            "Who reads the options chooses by content, and places and labels come out alike (dotted line).",
+            narrow=len(groups) < 3,
         )
-    return Section("Quality of the answers", blocks)
+    return Section("Quality of the answers", [table, picture])
 
 
-def _answers(session: Session) -> Section | None:
+def _answers(session: Session) -> Section:
     """What was written, refusals first; and the items whose ratings differ most between forms."""
-    items = {item.id: item for item in session.inventory.items}
-    blocks: list[Block] = []
+    inventory = session.inventory
+    statements = {item.id: inventory.statement(item) for item in inventory.items}
     written = [answer for answer in session.answers.values() if answer.text]
-    written.sort(key=lambda answer: {"refusal": 0, "invalid": 1, "ok": 2}[answer.status])
-    if written:
-        quotes = [
-            Quote(
-                a.respondent,
-                a.text or "",
-                session.inventory.statement(items[a.item]),
-                {"refusal": "refused", "invalid": "unreadable", "ok": f"read as {a.rating:g}" if a.rating else ""}[
-                    a.status
-                ],
-            )
-            for a in written[:_QUOTES]
-        ]
-        blocks.append(Quotes(quotes))
-    ratings = session.ratings()
+    written.sort(key=lambda answer: ("refusal", "invalid", "ok").index(answer.status))
+    notes = {"refusal": "refused", "invalid": "unreadable"}
+    quotes = [
+        Quote(
+            answer.respondent,
+            answer.text or "",
+            statements[answer.item],
+            notes.get(answer.status, f"read as {answer.rating:g}" if answer.rating else ""),
+        )
+        for answer in written[:_QUOTES]
+    ]
+    ratings, rows = session.ratings(), []
     if ratings.shape[1] > 1 and np.isfinite(ratings).all():
         spread = ratings.std(axis=1, ddof=1).mean(axis=0)
-        order = np.argsort(-spread)[:_ITEMS]
-        rows = [
-            [
-                session.inventory.statement(session.inventory.items[i]),
-                session.inventory.items[i].trait.value,
-                "-" if session.inventory.items[i].reverse else "+",
-                number(float(ratings[:, :, i].mean())),
-                number(float(spread[i])),
-            ]
-            for i in order
-        ]
-        head = ["item", "trait", "key", "mean rating", "deviation between forms"]
-        blocks.append(Table(head, rows, "Items whose ratings depend most on the form", left=3))
-    return Section("Answers", blocks) if blocks else None
+        for place in np.argsort(-spread)[:_ITEMS].tolist():
+            item = inventory.items[place]
+            figures = (number(float(ratings[:, :, place].mean())), number(float(spread[place])))
+            rows.append([statements[item.id], item.trait.value, "-" if item.reverse else "+", *figures])
+    head = ["item", "trait", "key", "mean rating", "deviation between forms"]
+    table = Table(head, rows, "Items whose ratings depend most on the form", left=3)
+    return Section("Answers", [Quotes(quotes) if quotes else None, table if rows else None])

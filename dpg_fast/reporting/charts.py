@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.reporting.figures import new_figure, save_figure
+from dpg_fast.util.stats import Interval
 
 #: told apart by colour-blind readers (Okabe and Ito's palette)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#555555")
@@ -107,10 +108,7 @@ def confusion(counts: Mapping[str, Mapping[Trait, ArrayLike]], path: Path) -> No
                 axis.set_ylabel(_short(name, 24), fontsize=9, color=INK)
     figure.supxlabel("measured level", fontsize=9, color=SOFT)
     figure.supylabel("level asked for", fontsize=9, color=SOFT)
-    bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.01)
-    bar.set_label("share of the row", fontsize=8, color=SOFT)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, length=0)
+    _colour_bar(figure, image, axes, "share of the row", 0.75)
     save_figure(figure, path)
 
 
@@ -141,7 +139,7 @@ def matrices(
         image = axis.imshow(x, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         axis.set_facecolor("#f1f3f6")
         for i, j in np.ndindex(x.shape):
-            text = form.format(x[i, j]) if np.isfinite(x[i, j]) else "–"
+            text = form.format(x[i, j]) if np.isfinite(x[i, j]) else "-"
             dark = np.isfinite(x[i, j]) and abs(x[i, j]) > 0.6 * limit
             weight = "bold" if bold[i, j] else "normal"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, weight=weight, color="white" if dark else INK)
@@ -159,10 +157,7 @@ def matrices(
         figure.supylabel(row_label, fontsize=9, color=SOFT)
     if column_label:
         figure.supxlabel(column_label, fontsize=9, color=SOFT)
-    bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.015)
-    bar.set_label(label, fontsize=8, color=SOFT)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, length=0)
+    _colour_bar(figure, image, axes, label, 0.85)
     save_figure(figure, path)
 
 
@@ -249,50 +244,57 @@ def lines(
 
 
 def intervals(
-    rows: Sequence[tuple[str, Mapping[str, tuple[float, float, float]]]],
+    rows: Sequence[tuple[str, Mapping[str, Interval | Mapping[str, float | None]]]],
     path: Path,
     *,
     label: str,
     marks: Sequence[tuple[float, str]] = (),
-    floor: float = -1.0,
+    limits: tuple[float, float] = (-1.0, 1.0),
 ) -> None:
     """Estimates with their intervals, one line a row and a colour for each kind of estimate.
 
     Args:
-        rows: (name, kind -> (estimate, low, high)).
+        rows: (name, kind -> estimate with low and high).
         path: of the picture.
-        label: of the axis, which ends at 1.
+        label: of the axis.
         marks: dotted lines with their meaning.
-        floor: where the axis begins; what lies lower is drawn at the edge with an arrow.
+        limits: ends of the axis; an estimate below the lower one is drawn at the edge with an arrow.
     """
     kinds = list(dict.fromkeys(kind for _, found in rows for kind in found))
     step = 0.8 / max(1, len(kinds))
+    floor, margin = limits[0], 0.015 * (limits[1] - limits[0])
     figure, (axis,) = new_figure(7.6, max(1.9, (0.16 + 0.19 * len(kinds)) * len(rows) + 1.0))
     for y, (_, found) in enumerate(rows):
         if y % 2:
             axis.axhspan(y - 0.5, y + 0.5, color="#f4f6f9", zorder=0)
-        for kind, (estimate, low, high) in found.items():
+        for kind, value in found.items():
+            estimate, low, high = _bounds(value)
             place = kinds.index(kind)
             at = y + (place - (len(kinds) - 1) / 2) * step
             if not math.isfinite(estimate):
                 continue
-            shown = max(estimate, floor)
             if math.isfinite(low) and math.isfinite(high):
                 ends = [max(low, floor), max(high, floor)]
                 axis.plot(ends, [at, at], color=colour(place), linewidth=2.2, alpha=0.45, solid_capstyle="round")
             marker = MARKERS[place % len(MARKERS)] if estimate >= floor else "<"
-            axis.plot(shown, at, marker=marker, color=colour(place), markersize=5.5, linestyle="", label=kind)
-    for value, meaning in marks:
-        axis.axvline(value, color=SOFT, linewidth=0.9, linestyle=":")
-        axis.text(value, -0.62, meaning, fontsize=7.5, color=SOFT, ha="center", va="bottom")
+            drawn = max(estimate, floor)
+            axis.plot(drawn, at, marker=marker, color=colour(place), markersize=5.5, linestyle="", label=kind)
+    for mark, meaning in marks:
+        axis.axvline(mark, color=SOFT, linewidth=0.9, linestyle=":")
+        axis.text(mark, -0.62, meaning, fontsize=7.5, color=SOFT, ha="center", va="bottom")
     axis.set_yticks(range(len(rows)), [_short(name, 40) for name, _ in rows], fontsize=9)
     axis.set_ylim(len(rows) - 0.45, -0.55)
-    axis.set_xlim(floor - 0.03, 1.03)
+    axis.set_xlim(limits[0] - margin, limits[1] + margin)
     axis.set_xlabel(label, fontsize=9, color=SOFT)
     _plain(axis)
     axis.tick_params(axis="y", length=0)
     _legend(figure, [axis])
     save_figure(figure, path)
+
+
+def _bounds(value: Interval | Mapping[str, float | None]) -> list[float]:
+    found = vars(value) if isinstance(value, Interval) else value
+    return [math.nan if (v := found[part]) is None else float(v) for part in ("estimate", "low", "high")]
 
 
 def shares(groups: Mapping[str, Mapping[str, float]], path: Path, *, expected: float | None = None) -> None:
@@ -351,6 +353,13 @@ def turns(
     axes[0].set_ylabel("judged score", fontsize=9, color=SOFT)
     _legend(figure, axes)
     save_figure(figure, path)
+
+
+def _colour_bar(figure: Any, image: Any, axes: Sequence[Any], label: str, shrink: float) -> None:
+    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015)
+    bar.set_label(label, fontsize=8, color=SOFT)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0)
 
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:

@@ -1,26 +1,17 @@
-"""A report as data, and the HTML file made of it.
-
-Everything that is not a picture is text: the template escapes all of it, so an answer or a label that looks like HTML is shown
-and never run. The file has no scripts, and its content security policy forbids them as well as anything from elsewhere.
-"""
+"""A report as data: what every command has to say, apart from how it looks. `dpg_fast.reporting.render` writes it."""
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any, ClassVar
 
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_text
 
-REPORT, DATA = "report.html", "report.json"
-_TEMPLATE = "report.html.j2"
+MISSING = "-"
+SIGNED = "{:+.2f}"
 
 
 @dataclass(frozen=True)
@@ -110,10 +101,13 @@ Block = Text | Cards | Table | Picture | Quotes | Settings
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report under a heading."""
+    """A part of a report under a heading; blocks that are None are left out."""
 
     title: str
-    blocks: Sequence[Block]
+    blocks: Sequence[Block | None]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", [block for block in self.blocks if block is not None])
 
     @property
     def anchor(self) -> str:
@@ -129,47 +123,18 @@ class Page:
         title: what was measured.
         subtitle: who and how, in a line.
         lead: the result in one or two plain sentences.
-        sections: of the page.
+        sections: of the page; those that are None or without a block are left out.
         data: everything behind it in JSON types; written beside the page.
     """
 
     title: str
     subtitle: str
     lead: str
-    sections: Sequence[Section]
+    sections: Sequence[Section | None]
     data: Mapping[str, Any]
 
-
-def write_page(page: Page, directory: Path) -> Path:
-    """Write ``report.html`` and ``report.json``; the page's path. Its pictures must be in ``directory`` already.
-
-    Raises:
-        ImportError: jinja2 is missing.
-        FileNotFoundError: a picture is not there.
-        ValueError: the data hold something that JSON cannot (nan).
-    """
-    pictures = {
-        block.file: "data:image/png;base64," + base64.b64encode((directory / block.file).read_bytes()).decode("ascii")
-        for section in page.sections
-        for block in section.blocks
-        if isinstance(block, Picture)
-    }
-    html = _template().render(page=page, pictures=pictures)
-    write_text(directory / DATA, json.dumps(page.data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    write_text(directory / REPORT, html)
-    return directory / REPORT
-
-
-@cache
-def _template() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        raise ImportError("reports need jinja2: pip install 'dpg-fast[assess]'") from None
-    text = resources.files("dpg_fast").joinpath("assets", _TEMPLATE).read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        text
-    )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sections", [section for section in self.sections if section and section.blocks])
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
@@ -183,20 +148,25 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     return found
 
 
-# ------------------------------------------------------------------ texts of numbers
+# ------------------------------------------------------------------ numbers as text
 
 
 def number(value: float | None, form: str = "{:.2f}") -> str:
-    """A number as text; "–" for one that is missing or not finite."""
-    return "–" if value is None or not math.isfinite(value) else form.format(value)
+    """A number as text; "-" for one that is missing or not finite."""
+    return MISSING if value is None or not math.isfinite(value) else form.format(value)
 
 
 def bounds(value: Any, form: str = "{:.2f}") -> str:
-    """An estimate with its interval: of an `Interval`, or of a mapping with estimate, low and high."""
+    """An estimate with its interval: of an `Interval`, of a mapping with estimate, low and high, or of None."""
     parts = [value.get(k) if isinstance(value, Mapping) else getattr(value, k, None) for k in _PARTS]
-    if number(parts[0]) == "–":
-        return "–"
+    if number(parts[0]) == MISSING:
+        return MISSING
     return f"{number(parts[0], form)} [{number(parts[1], form)}, {number(parts[2], form)}]"
 
 
 _PARTS = ("estimate", "low", "high")
+
+
+def grouped(groups: Mapping[str, Sequence[Sequence[str]]]) -> list[list[str]]:
+    """Rows under the name of their group, which stands in the first of its rows alone."""
+    return [[name if n == 0 else "", *row] for name, rows in groups.items() for n, row in enumerate(rows)]

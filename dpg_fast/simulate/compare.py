@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from dpg_fast.llm import LLMClient
 from dpg_fast.text.fluency import repeated_ngrams
 from dpg_fast.text.records import DialogueRecord, read_records
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.reliability import bootstrap_rows
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.results import json_ready
+from dpg_fast.util.stats import Interval, bootstrap
 
 MOST_DERIVED = 300
 _SHORTEST = 5  # letters of a derived term
@@ -68,12 +68,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "agreement_by": self.agreement_by,
-            "terms_from": self.terms_from,
-            "terms": list(self.terms),
-            "systems": {name: asdict(figures) for name, figures in self.systems.items()},
-        }
+        found: dict[str, Any] = json_ready(self)
+        return found
 
 
 def read_terms(path: Path) -> tuple[str, ...]:
@@ -222,7 +218,7 @@ def _figures(
         return part[:, names.index(name)]
 
     def interval(statistic: Callable[[np.ndarray], float], used: np.ndarray = table) -> Interval:
-        return bootstrap_rows(statistic, used, resamples=resamples, seed=seed)
+        return bootstrap(lambda rows: statistic(used[rows]), len(used), resamples=resamples, seed=seed)
 
     def ratio(above: str, below: str, factor: float = 1.0) -> Callable[[np.ndarray], float]:
         return lambda part: factor * float(column(above, part).sum() / max(1.0, column(below, part).sum()))

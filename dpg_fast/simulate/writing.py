@@ -10,9 +10,20 @@ import numpy as np
 
 from dpg_fast.judges.sections import software
 from dpg_fast.personality.scores import Trait
-from dpg_fast.reporting import charts
-from dpg_fast.reporting.markdown import one_line
-from dpg_fast.reporting.page import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, number, write_page
+from dpg_fast.reporting import (
+    Page,
+    Picture,
+    Quote,
+    Quotes,
+    Section,
+    Settings,
+    Table,
+    Text,
+    charts,
+    number,
+    write_report,
+)
+from dpg_fast.reporting.render import markdown
 from dpg_fast.simulate.conversation import Conversation
 from dpg_fast.simulate.run import Simulation
 from dpg_fast.simulate.scenario import Scenario
@@ -55,7 +66,7 @@ def write_transcripts(
         ImportError: matplotlib or jinja2 is missing.
     """
     write_records(directory / DIALOGUES, (record_of(c) for c in simulation.conversations))
-    write_text(directory / TRANSCRIPT, _markdown(simulation, scenarios, judge))
+    write_text(directory / TRANSCRIPT, markdown(_transcript(simulation, scenarios, judge)))
     sections = [_section(simulation, scenario, directory, judge is not None) for scenario in scenarios]
     if judge is not None:
         sections.append(Section("Judge", [Text(judge)]))
@@ -71,7 +82,7 @@ def write_transcripts(
         data={"about": dict(about), "scenarios": [s.model_dump(mode="json") for s in scenarios], "judge": judge}
         | {"readings": _readings(simulation, scenarios)},
     )
-    return write_page(page, directory)
+    return write_report(page, directory)
 
 
 def _readings(simulation: Simulation, scenarios: Sequence[Scenario]) -> dict[str, Any]:
@@ -105,27 +116,31 @@ def reading_text(reading: Mapping[Trait, float]) -> str:
     return " ".join(f"{trait.letter} {reading[trait]:+.1f}" for trait in Trait if trait in reading)
 
 
-def _markdown(simulation: Simulation, scenarios: Sequence[Scenario], judge: str | None) -> str:
-    parts = ["# Simulated conversations"]
+def _transcript(simulation: Simulation, scenarios: Sequence[Scenario], judge: str | None) -> Page:
+    """Every conversation in full."""
+    sections = []
     for scenario in scenarios:
-        parts.append(f"## {scenario.name}")
-        parts += [text for text in (scenario.about, scenario.setting) if text]
-        parts.append("\n".join(f"- {_plain(n)}: {_plain(speaks(scenario, i))}" for i, n in enumerate(scenario.names)))
-        for place, conversation in enumerate(simulation.conversations):
-            if conversation.scenario.name != scenario.name:
-                continue
-            parts.append(f"### Seed {conversation.seed}")
-            for turn, said in enumerate(conversation.said):
-                reading = reading_text(simulation.readings.get((place, turn), {}))
-                note = f" ({reading})" if reading else ""
-                parts.append(f"**{_plain(scenario.names[said.speaker])}**{note}: {_plain(said.text)}")
+        who = {name: speaks(scenario, place) for place, name in enumerate(scenario.names)}
+        conversations = [
+            block
+            for place, conversation in enumerate(simulation.conversations)
+            if conversation.scenario.name == scenario.name
+            for block in _conversation(simulation, place, conversation)
+        ]
+        about = [Text(text) for text in (scenario.about, scenario.setting) if text]
+        sections.append(Section(scenario.name, [*about, Settings(who), *conversations]))
     if judge is not None:
-        parts += ["## Judge", _plain(judge)]
-    return "\n\n".join(parts) + "\n"
+        sections.append(Section("Judge", [Text(judge)]))
+    return Page("Simulated conversations", "", "", sections, {})
 
 
-def _plain(text: str) -> str:
-    return one_line(text, "_[]")
+def _conversation(simulation: Simulation, place: int, conversation: Conversation) -> list[Text | Quotes]:
+    names = conversation.scenario.names
+    quotes = [
+        Quote(names[said.speaker], said.text, note=reading_text(simulation.readings.get((place, turn), {})))
+        for turn, said in enumerate(conversation.said)
+    ]
+    return [Text(f"Seed {conversation.seed}", strong=True), Quotes(quotes)]
 
 
 def _section(simulation: Simulation, scenario: Scenario, directory: Path, judged: bool) -> Section:
@@ -149,15 +164,7 @@ def _section(simulation: Simulation, scenario: Scenario, directory: Path, judged
             caption = "Readings turn by turn. Thin lines: conversations; thick lines: mean of each speaker."
             blocks.append(Picture(file, f"Readings of {scenario.name}", caption))
     for place, conversation in own[:_SHOWN]:
-        quotes = [
-            Quote(
-                scenario.names[said.speaker],
-                said.text,
-                note=reading_text(simulation.readings.get((place, turn), {})),
-            )
-            for turn, said in enumerate(conversation.said)
-        ]
-        blocks += [Text(f"Seed {conversation.seed}", strong=True), Quotes(quotes)]
+        blocks += _conversation(simulation, place, conversation)
     if len(own) > _SHOWN:
         blocks.append(Text(f"{len(own) - _SHOWN} more conversations are in {TRANSCRIPT}."))
     return Section(scenario.name, blocks)

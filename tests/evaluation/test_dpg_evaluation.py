@@ -21,7 +21,7 @@ from dpg_fast.evaluation.dpg.newness import Newness, Trained, describe_newness, 
 from dpg_fast.evaluation.dpg.plan import DPGPlan, plan_costs
 from dpg_fast.evaluation.dpg.run import DPGRun, newness_groups
 from dpg_fast.evaluation.dpg.summary import write_summary
-from dpg_fast.evaluation.figures import mean_difference, mean_spearman
+from dpg_fast.evaluation.figures import mean_spearman
 from dpg_fast.evaluation.lineup import BOTH, HYPERNETWORK, Lineup, named
 from dpg_fast.evaluation.methods import LORA
 from dpg_fast.judges.choice import JudgeChoice
@@ -221,11 +221,8 @@ def adapters(model: Any, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_tasks_and_methods_from_end_to_end(
-    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_tasks_and_methods_from_end_to_end(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("dpg_fast.evaluation.figures.RESAMPLES", 30)
     adapters(tiny_llama, tmp_path)
     turns = [Turn(role="user", content="A party?"), Turn(role="assistant", content="Yes.")]
     people = [((5, 5, 5, 5, 5), "Ann"), ((-5, 2, -5, 2, -5), "Bea"), ((2, -2, 5, -5, 0), "Cid")]
@@ -291,10 +288,8 @@ def test_all_tasks_and_methods_from_end_to_end(
     assert "character new (2 answers)" in scripted and "Of 3 people, 2 are new as persons" in scripted
     assert found.questions is not None and again.questions is not None
     # the two hypernetworks are the same: no method may look better than itself
-    assert mean_difference(found.questions, HYPERNETWORK, "second") == mean_difference(
-        again.questions, HYPERNETWORK, "second"
-    )
-    difference = mean_difference(found.questions, HYPERNETWORK, "second")
+    difference = mean_spearman(found.questions, HYPERNETWORK, minus="second")
+    assert difference == mean_spearman(again.questions, HYPERNETWORK, minus="second")
     assert (difference.estimate, difference.low, difference.high) == (0, 0, 0)
     whole = mean_spearman(found.questions, HYPERNETWORK)
     own = next(m for m in found.figures if m.name == HYPERNETWORK)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -25,10 +24,9 @@ from dpg_fast.evaluation import (
     run_evaluation,
 )
 from dpg_fast.evaluation.activation_addition import ActivationAddition, ActivationSettings
-from dpg_fast.evaluation.figures import spearman
 from dpg_fast.evaluation.lineup import Lineup, of_adapter
 from dpg_fast.evaluation.questions import held_out_questions
-from dpg_fast.evaluation.report import verdict, write_report
+from dpg_fast.evaluation.report import verdict, write_evaluation_report
 from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
@@ -121,8 +119,8 @@ def test_figures_of_known_answers(tiny_llama: Any, byte_tokenizer: Any, bare: Ba
     assert found.cross[E][N].estimate == 5 and found.cross[N][E].estimate == 0
     assert found.trait_score == pytest.approx((10 + 6 - 0.8) / 2)
     still = method_figures(results, "bare")
-    assert still.trait_score == 6 and still.traits[E].spearman.estimate == 0
-    assert "**works**" in verdict(E, good, plan.ends) and "excludes 0 by 10.00" in verdict(E, good, plan.ends)
+    assert still.trait_score == 6 and math.isnan(still.traits[E].spearman.estimate)
+    assert "works:" in verdict(E, good, plan.ends) and "excludes 0 by 10.00" in verdict(E, good, plan.ends)
     assert "wrong way" in verdict(N, wrong, plan.ends)
     assert "not shown" in verdict(E, still.traits[E], plan.ends)
     # each question once for each trait, with all methods' answers together; the other trait at the ends alone
@@ -195,7 +193,7 @@ def test_report_and_raw_numbers(tiny_llama: Any, byte_tokenizer: Any, bare: Bare
     figures = [method_figures(results, name) for name in ("bare", "obedient")]
     asked = ("extraversion", 5.0, QUESTIONS[E][0])
     results.rows["obedient"][asked]["answer"] = "<script>alert(5)</script>"  # type: ignore[index]
-    page = write_report(results, figures, tmp_path, judge="reads scores", settings={"model": "toy"})
+    page = write_evaluation_report(results, figures, tmp_path, judge="reads scores", settings={"model": "toy"})
     html = page.read_text()
     assert "Capability was left out" in html and "Capability was left out" in (tmp_path / "report.md").read_text()
     assert "&lt;script&gt;alert(5)&lt;/script&gt;" in html and "<script" not in html
@@ -203,8 +201,8 @@ def test_report_and_raw_numbers(tiny_llama: Any, byte_tokenizer: Any, bare: Bare
     assert str(tmp_path) not in html and json.loads((tmp_path / "report.json").read_text())["figures"]["bare"]
     text = (tmp_path / "report.md").read_text()
     for expected in (
-        "extraversion **works**",
-        "neuroticism goes the **wrong way**",
+        "extraversion works: from -5 to +5",
+        "neuroticism goes the wrong way",
         "Only 2 questions",
         "reads scores",
     ):
@@ -216,14 +214,6 @@ def test_report_and_raw_numbers(tiny_llama: Any, byte_tokenizer: Any, bare: Bare
     assert raw["figures"]["obedient"]["traits"]["extraversion"]["trait_score"] == 10
     for picture in ("sweep.png", "cross_trait.png"):
         assert (tmp_path / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def test_spearman_is_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    generator = np.random.default_rng(0)
-    levels, scores = generator.integers(-5, 6, 40).astype(float), generator.normal(size=40).round(1)
-    assert spearman(levels, scores) == pytest.approx(stats.spearmanr(levels, scores).statistic)
-    assert spearman(levels, np.ones(40)) == 0.0
 
 
 # ---------------------------------------------------------------- methods

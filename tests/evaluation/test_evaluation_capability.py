@@ -17,7 +17,7 @@ from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.evaluation import BareModel, SimplePrompt, TraitPlan, WrappedModel, method_figures, run_evaluation
 from dpg_fast.evaluation.activation_addition import ActivationAddition
 from dpg_fast.evaluation.capability import Capability, CapabilityPlan, CapabilityRun, MethodCapability, Share, _share
-from dpg_fast.evaluation.report import cost_sentence, write_report
+from dpg_fast.evaluation.report import cost_sentence, write_evaluation_report
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
 from dpg_fast.personality.scores import POLES, Trait
@@ -128,7 +128,7 @@ def test_the_report_shows_costs(tiny_llama: Any, byte_tokenizer: Any, tmp_path: 
         CapabilityPlan(["facts"]),
     )
     figures = [method_figures(results, method.name) for method in made]
-    page = write_report(results, figures, tmp_path, judge="j", settings={}, capability=capability)
+    page = write_evaluation_report(results, figures, tmp_path, judge="j", settings={}, capability=capability)
     for text in (page.read_text(), (tmp_path / "report.md").read_text()):
         for expected in (
             "What steering costs",

@@ -13,12 +13,8 @@ from hypothesis import strategies as st
 from dpg_fast.judges.metrics import (
     accuracy,
     compare_prompted,
-    distinction,
     nearest_level,
-    pair_bleu,
-    personality_centre,
     rank_systems,
-    trait_induction,
 )
 from dpg_fast.personality.scores import Trait
 
@@ -62,57 +58,6 @@ def test_a_faithful_model_is_exact(rows: list[list[int]]) -> None:
 
 def test_levels_round_halves_away_from_zero() -> None:
     assert nearest_level([-0.5, 0.5, 2.49, -4.5, 5]).tolist() == [-1, 1, 2, -5, 5]
-
-
-def test_personality_centre() -> None:
-    found = personality_centre([[1, 0, 0, 0, 5], [3, 0, 0, 0, 5]])
-    assert found.centre.scores == (2, 0, 0, 0, 5) and found.segments == 2
-    assert found.spread[Trait.OPENNESS] == pytest.approx(math.sqrt(2)) and found.spread[Trait.NEUROTICISM] == 0
-    assert math.isnan(personality_centre([[1, 0, 0, 0, 5]]).spread[Trait.OPENNESS])
-
-
-def test_npti_figures() -> None:
-    found = trait_induction([5, 4, 5, 4], [1, 2, 1, 2], [5, 5], [4, 4])
-    assert (found.high, found.low, found.mean, found.fluency) == (4.5, 1.5, 9, 9)
-    assert found.variance == pytest.approx(1 / 3) == found.variance_low
-    assert trait_induction([5, 5], [1, 1]).mean == 10 and trait_induction([5, 5], [1, 1]).fluency is None
-    with pytest.raises(ValueError, match="both poles or for none"):
-        trait_induction([5, 5], [1, 1], [5])
-    with pytest.raises(ValueError, match=r"ratings in 1..5"):
-        trait_induction([5, 6], [1, 1])
-
-
-# ------------------------------------------------------------------ PersLLM
-
-
-def texts(character: str, stage: str, sample: int) -> list[str]:
-    words = {"a": "the old castle gate stands open and waiting", "b": "my quick broom flies over seven hills tonight"}
-    later = "in winter" if stage == "late" else "after rain"
-    return [f"{words[character]} {later}, number {n} {'indeed' if sample else 'surely'}" for n in range(3)]
-
-
-def test_distinction_orders_intra_stage_inter() -> None:
-    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
-    samples = {c: {s: [texts(c, s, 0), texts(c, s, 1)] for s in ("early", "late")} for c in "ab"}
-    found = distinction(samples)
-    for name in "ab":
-        assert 100 > found.intra[name] > found.stage[name] > found.inter[name] > 0
-        intra = [pair_bleu(texts(name, s, 0), texts(name, s, 1)) for s in ("early", "late")]
-        assert found.intra[name] == pytest.approx(np.mean(intra))
-    assert found.mean["inter"] == pytest.approx((found.inter["a"] + found.inter["b"]) / 2)
-    assert found.inter["a"] == pytest.approx(found.inter["b"])  # both directions are averaged
-    single = distinction({"a": {"early": [texts("a", "early", 0)]}})
-    assert single.intra == single.stage == single.inter == {} and single.mean["intra"] is None
-    with pytest.raises(ValueError, match="same questions"):
-        distinction({"a": {"early": [["x"], ["x", "y"]]}})
-
-
-def test_pair_bleu_is_sacrebleus() -> None:
-    sacrebleu = pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
-    a, b = ["The cat sat on the mat today."], ["The cat sat on the mat."]
-    forward, back = sacrebleu.corpus_bleu(a, [b]).score, sacrebleu.corpus_bleu(b, [a]).score
-    assert pair_bleu(a, b) == pytest.approx((forward + back) / 2) == pair_bleu(b, a)
-    assert forward != back and pair_bleu(a, a) == pytest.approx(100)
 
 
 def test_accuracy_weighs_kinds_by_their_items() -> None:

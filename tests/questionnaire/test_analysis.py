@@ -58,7 +58,7 @@ def test_consistent_people_are_reliable_and_found() -> None:
     text = io.StringIO()
     for table in tables(result):
         Console(file=text, width=200).print(table)
-    assert "p08" in text.getvalue() and "icc_2_k" in text.getvalue()
+    assert "p08" in text.getvalue() and "ICC(2,k)" in text.getvalue()
 
 
 def test_careless_people_are_not() -> None:

@@ -17,9 +17,9 @@ from dpg_fast.cli.app import app
 from dpg_fast.judges.sections import system_names
 from dpg_fast.questionnaire.analysis import analyse
 from dpg_fast.questionnaire.report import trust, write_questionnaire_report
-from dpg_fast.reporting import Cards, Page, Picture, Quote, Quotes, Section, Settings, Table, Text, write_page
-from dpg_fast.reporting.markdown import write_markdown
-from dpg_fast.reporting.page import bounds, number
+from dpg_fast.reporting import Cards, Page, Picture, Quote, Quotes, Section, Settings, Table, Text, write_report
+from dpg_fast.reporting.page import bounds, grouped, number
+from dpg_fast.reporting.render import markdown, one_line
 from dpg_fast.util.results import write_results
 from dpg_fast.util.stats import Interval
 from tests.questionnaire.test_analysis import session
@@ -80,9 +80,10 @@ def test_texts_are_escaped_wherever_they_stand(tmp_path: Path) -> None:
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
 
 
-def test_markdown_shows_texts_as_they_are(tmp_path: Path) -> None:
-    text = "# a\n| *b* `c` <i>"
-    shown = r"\# a \| \*b\* \`c\` \<i\>"
+def test_markdown_shows_texts_as_they_are() -> None:
+    text = "# a\n| *b* `c` <i> ![x](http://example.org/a.png)"
+    shown = r"\# a \| \*b\* \`c\` \<i\> ![x]\(http://example.org/a.png)"
+    assert one_line("[a]: http://b [a][a] 0.1 [0.0, 0.2]") == r"\[a]: http://b [a]\[a] 0.1 [0.0, 0.2]"
     blocks = [
         Text(text, strong=True),
         Cards([("what", text, "meaning")]),
@@ -90,7 +91,7 @@ def test_markdown_shows_texts_as_they_are(tmp_path: Path) -> None:
         Quotes([Quote(text, text, text, text)]),
         Settings({"key": text}),
     ]
-    written = write_markdown(Page(text, text, text, [Section(text, blocks)], {}), tmp_path).read_text().splitlines()
+    written = markdown(Page(text, text, text, [Section(text, blocks)], {})).splitlines()
     expected = [f"# {shown}", shown, shown, f"## {shown}", f"**{shown}**", f"- what: {shown} (meaning)"]
     expected += [f"|  | {shown} |", "|---|---:|", f"| {shown} | 1 |", shown]
     expected += [f"- {shown} ({shown}), asked: {shown}", f"  > {shown}", f"- key: {shown}"]
@@ -156,14 +157,19 @@ def test_acquiescence_lowers_alpha_and_centring_restores_it() -> None:
 def test_pages_by_hand(tmp_path: Path) -> None:
     settings = Settings({"a": {"b": 1, "c": None}, "d": [1, 2]})
     assert settings.rows == [("a.b", "1"), ("d", "[1, 2]")]
-    page = Page("t", "s", "l", [Section("One & two", [Text("x"), Table(["a"], [["<b>"]]), settings])], {"n": 1})
-    html = write_page(page, tmp_path).read_text(encoding="utf-8")
-    assert "&lt;b&gt;" in html and 'href="#one-two"' in html and re.search(r"<h2>One &amp; two</h2>", html)
+    blocks = [Text("x"), None, Table(["a"], [["<b>"]]), settings]
+    page = Page("t", "s", "l", [Section("One & two", blocks), None, Section("Empty", [None])], {"n": float("nan")})
+    html = write_report(page, tmp_path).read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in html and 'href="#one-two"' in html and re.findall(r"<h2>(.*)</h2>", html) == ["One &amp; two"]
+    assert json.loads((tmp_path / "report.json").read_text()) == {"n": None}
+    assert "## One & two" in (tmp_path / "report.md").read_text()
     with pytest.raises(FileNotFoundError):
-        write_page(replace(page, sections=[Section("p", [Picture("none.png", "none")])]), tmp_path)
+        write_report(replace(page, sections=[Section("p", [Picture("none.png", "none")])]), tmp_path)
     with pytest.raises(ValueError, match="2 cells under 1 headings"):
         Table(["a"], [["1", "2"]])
-    assert number(float("nan")) == number(None) == "–" and number(0.123) == "0.12"
+    assert number(float("nan")) == number(None) == "-" and number(0.123) == "0.12"
     assert bounds(Interval(1.0, 0.5, 2.0, 0.95, 10)) == bounds({"estimate": 1, "low": 0.5, "high": 2})
+    assert bounds(Interval(float("nan"))) == bounds(None) == bounds({}) == "-"
+    assert grouped({"a": [["1"], ["2"]], "b": [["3"]]}) == [["a", "1"], ["", "2"], ["b", "3"]]
     assert system_names([{"method": "m", "model": "a"}, {"method": "m", "model": "b"}]) == ["m, a", "m, b"]
     assert system_names([{"method": "m"}, {"method": "m"}]) == ["m (1)", "m (2)"]

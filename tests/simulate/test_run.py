@@ -187,7 +187,7 @@ def test_transcripts_can_be_judged_for_every_speaker(
         said = tuple(turn.text for turn in found.conversations[0].said if turn.speaker == place)
         assert read_dialogue(records[0], target).target_texts == said
     text = (tmp_path / "transcript.md").read_text(encoding="utf-8")
-    assert text.count("**Ada Brook** (O ") == 6 and "### Seed 1" in text
+    assert text.count("- Ada Brook (O ") == 6 and "**Seed 1**" in text and "<script>" not in text
     html = page.read_text(encoding="utf-8")
     assert "<script>alert" not in html and "It counts letters." in html and (tmp_path / "talk.png").is_file()
 

@@ -19,9 +19,8 @@ from dpg_fast.model.calibration import PoleCurve
 from dpg_fast.personality.scores import MAX_SCORE, Pole
 from dpg_fast.text.fluency import Likelihood, perplexity
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.stats import Interval, bootstrap_interval
+from dpg_fast.util.stats import mean_interval
 
-_UNKNOWN = Interval(math.nan, math.nan, math.nan, 0.95, 0)
 _NEAR = 0.25  # a judged score this close to a level counts as that level
 _ANCHOR = 1e9  # weight of the point at strength 0, whose shift is 0 by definition
 END, NO_EFFECT, SATURATED = "end of the sweep", "no effect", "effect grows no further"
@@ -210,7 +209,7 @@ def dose_points(sweep: Sweep, pole: Pole, *, seed: int = 0) -> tuple[DosePoint, 
             raise DPGError(f"no answer of the bare model could be judged on {trait}: {rows}")
         scores = np.array([rows[q]["scores"][trait] for q in both])
         shifts = sign * (scores - np.array([bare[q]["scores"][trait] for q in both]))
-        interval = bootstrap_interval(np.mean, shifts, resamples=1000, seed=seed) if both else _UNKNOWN
+        interval = mean_interval(shifts, seed=seed)
         ratings = [row["rated_fluency"] for row in rows.values() if row["rated_fluency"] is not None]
         points.append(
             DosePoint(

@@ -7,6 +7,7 @@ pairs of steps that are in the right order, and by the largest step in the wrong
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,13 +17,11 @@ from numpy.typing import NDArray
 from dpg_fast.evaluation.cases import Case, JudgedCases
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.reliability import spearman
-from dpg_fast.util.stats import Interval
+from dpg_fast.util.stats import Interval, bootstrap_all, spearman
 
 STEPS = 11
 #: one trait alone, two together, three together
 PAIRS = ("E-5 > E+5", "O-5 C+5 > O+5 C-5", "C-5 A-5 N+5 > C+5 A+5 N-5")
-_QUANTILES = [0.025, 0.975]
 
 
 @dataclass(frozen=True)
@@ -108,28 +107,16 @@ def line_figures(
 
 def _trait(asked: NDArray[np.float64], table: NDArray[np.float64], resamples: int, seed: int) -> TraitLine:
     sign = float(np.sign(asked[-1] - asked[0]))
-    random = np.random.default_rng(seed)
-    drawn = [_means(table[:, random.integers(table.shape[1], size=table.shape[1])]) for _ in range(resamples)]
-    means = _means(table)
-    bounds = np.nanquantile(np.array(drawn), _QUANTILES, axis=0)
-    steps = np.diff(means) * sign
 
-    def interval(statistic: object) -> Interval:
-        assert callable(statistic)
-        values = np.array([statistic(row) for row in drawn])
-        low, high = np.quantile(values[np.isfinite(values)], _QUANTILES) if np.isfinite(values).any() else [np.nan] * 2
-        return Interval(float(statistic(means)), float(low), float(high), 0.95, resamples)
+    def statistics(rows: NDArray[np.int64]) -> list[float]:
+        own = sign * _means(table[:, rows])
+        return [spearman(np.arange(own.size), own), _ordered(own), float(own[-1] - own[0]), *(sign * own)]
 
-    return TraitLine(
-        asked,
-        means,
-        bounds[0],
-        bounds[1],
-        interval(lambda row: sign * _rank(row)),
-        interval(lambda row: _ordered(row * sign)),
-        float(max(0.0, -np.nanmin(steps))) if np.isfinite(steps).any() else float("nan"),
-        interval(lambda row: float(sign * (row[-1] - row[0]))),
-    )
+    order, ordered, change, *steps = bootstrap_all(statistics, table.shape[1], resamples=resamples, seed=seed)
+    means, low, high = np.array([[step.estimate, step.low, step.high] for step in steps]).T
+    back = -np.diff(means) * sign
+    wrong = float(max(0.0, np.nanmax(back))) if np.isfinite(back).any() else math.nan
+    return TraitLine(asked, means, low, high, order, ordered, wrong, change)
 
 
 def _means(table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,14 +125,9 @@ def _means(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(there.any(1), sums / np.maximum(there.sum(1), 1), np.nan)
 
 
-def _rank(means: NDArray[np.float64]) -> float:
-    there = np.isfinite(means)
-    return spearman(np.flatnonzero(there).astype(np.float64), means[there]) if there.sum() > 1 else float("nan")
-
-
 def _ordered(means: NDArray[np.float64]) -> float:
     """Share of pairs of steps that rise; ties count half."""
     kept = means[np.isfinite(means)]
     first, second = np.triu_indices(len(kept), 1)
     rises = kept[second] - kept[first]
-    return float(((rises > 0) + 0.5 * (rises == 0)).mean()) if rises.size else float("nan")
+    return float(((rises > 0) + 0.5 * (rises == 0)).mean()) if rises.size else math.nan

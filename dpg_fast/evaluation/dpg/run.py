@@ -18,7 +18,7 @@ from dpg_fast.evaluation.figures import MethodFigures, method_figures
 from dpg_fast.evaluation.line_report import LineFigures, write_line_report
 from dpg_fast.evaluation.methods import Method
 from dpg_fast.evaluation.protocol import Results, run_evaluation
-from dpg_fast.evaluation.report import write_report
+from dpg_fast.evaluation.report import write_evaluation_report
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.util.progress import Progress
 
@@ -101,10 +101,12 @@ class DPGRun:
                 batch_size=self.batch_size,
                 progress=self.progress,
             )
-            found.figures = [method_figures(found.questions, method.name) for method in self.methods]
+            found.figures = [
+                method_figures(found.questions, method.name, resamples=self.resamples) for method in self.methods
+            ]
         found.capability = None if exam is None else exam.run(self.progress)
         if found.questions is not None:
-            found.reports[QUESTIONS] = write_report(
+            found.reports[QUESTIONS] = write_evaluation_report(
                 found.questions,
                 found.figures,
                 self.directory / QUESTIONS,

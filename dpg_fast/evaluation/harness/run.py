@@ -19,7 +19,7 @@ from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
-from dpg_fast.util.stats import Interval, bootstrap_interval
+from dpg_fast.util.stats import Interval, bootstrap, mean_interval, wilson
 from dpg_fast.util.store import Store
 
 BARE = "bare"
@@ -41,7 +41,7 @@ class Cost:
         metric: what ``value`` is; for "word_perplexity" lower is better.
         items: of the task.
         value: accuracy (0 to 1) or perplexity per word.
-        low, high: its 95% interval (Wilson's for accuracies, bootstrap otherwise).
+        low, high: its 95% interval (Wilson's where every item is right or wrong, bootstrap otherwise).
         change: against the bare model on the same items with 95% bootstrap interval: of the accuracy, or of the logarithm of
             the perplexity. None for the bare model.
     """
@@ -204,22 +204,25 @@ def _cost(row: Mapping[str, Any], bare: Mapping[str, Any]) -> Cost:
     values, base = np.array(row["values"], dtype=np.float64), np.array(bare["values"], dtype=np.float64)
     change = None
     if row["metric"] == ROLLING:  # (log-likelihood, words) of each text
-        found = bootstrap_interval(_nats, *values.T, paired=True)
+        found = bootstrap(lambda rows: _nats(values[rows]), len(values), resamples=2000)
         value, low, high = (math.exp(x) for x in (found.estimate, found.low, found.high))
         if row["personality"] != BARE:
-            change = bootstrap_interval(
-                lambda a, words, b: _nats(a, words) - _nats(b, words), *values.T, base[:, 0], paired=True
-            )
+            change = bootstrap(lambda rows: _nats(values[rows]) - _nats(base[rows]), len(values), resamples=2000)
     else:
         value = float(values.mean())
-        low, high = wilson(value, len(values))
+        if np.isin(values, (0, 1)).all():
+            low, high = wilson(int(values.sum()), len(values))
+        else:  # F1 and its like
+            found = mean_interval(values, resamples=2000)
+            low, high = found.low, found.high
         if row["personality"] != BARE:
-            change = bootstrap_interval(np.mean, values - base)
+            change = mean_interval(values - base, resamples=2000)
     return Cost(row["task"], row["personality"], row["metric"], len(values), value, low, high, change)
 
 
-def _nats(log_likelihood: Any, words: Any) -> float:
-    return float(-log_likelihood.sum() / words.sum())
+def _nats(texts: Any) -> float:
+    log_likelihood, words = texts.sum(axis=0)
+    return float(-log_likelihood / words)
 
 
 def _together(store: Store, tasks: Sequence[str], labels: Sequence[str]) -> list[Cost]:
@@ -237,11 +240,3 @@ def _together(store: Store, tasks: Sequence[str], labels: Sequence[str]) -> list
         for label in labels
     ]
     return [_cost(row, rows[0]) for row in rows]
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of ``n`` items."""
-    z = 1.959964
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpg_fast.personified.evaluate.cast import Person
+from dpg_fast.util.stats import Interval, bootstrap_all
 
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]  # both directions, [questions, 10]
 Answers = Mapping[tuple[str, str, str, int], str]  # (person, stage, question, sample) -> response
@@ -34,7 +35,7 @@ def sentence_statistics(a: Sequence[str], b: Sequence[str]) -> Pair:
 
 
 def bleu_of(pair: Pair, weights: NDArray[np.int64] | None = None) -> float:
-    """Corpus BLEU (0..100) of the questions, each as often as its weight says, mean of both directions: `metrics.pair_bleu`."""
+    """Corpus BLEU (0..100) of the questions, each as often as its weight says, mean of both directions."""
     bleu = _bleu()
     scores = []
     for table in pair:
@@ -125,7 +126,7 @@ def stage_pairs(person: Person, other: Person) -> list[tuple[str, str]]:
     return [(stage, stage) for stage in shared] or [(a, b) for a in person.stages for b in other.stages]
 
 
-def bootstrap(
+def distinction_intervals(
     tables: Mapping[str, DistinctionTable], against: str | None, *, resamples: int = 500, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures of every system with 95 % intervals over questions, and differences from the system ``against``.
@@ -135,38 +136,29 @@ def bootstrap(
     Returns:
         system -> person -> measure -> {"estimate", "low", "high"}; and the same of differences (empty without ``against``).
     """
-    rng = np.random.default_rng(seed)
-    first = next(iter(tables.values()))
-    draws: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in tables}
-    for _ in range(resamples):
-        weights = {person: rng.multinomial(n, [1 / n] * n) for person, n in first.questions.items()}
-        for name, table in tables.items():
-            draws[name].append(table.figures(weights))
-    estimates = {name: table.figures() for name, table in tables.items()}
+    sizes = next(iter(tables.values())).questions
+    places = [
+        (name, person, measure)
+        for name, table in tables.items()
+        for person, own in table.figures().items()
+        for measure in own
+    ]
+    pairs = [(place, (against, *place[1:])) for place in places if against is not None and place[0] != against]
 
-    def interval(values: Sequence[float], estimate: float) -> dict[str, float]:
-        low, high = np.quantile(values, [0.025, 0.975]) if values else (np.nan, np.nan)
-        return {"estimate": estimate, "low": float(low), "high": float(high)}
+    def statistics(*draws: NDArray[np.int64]) -> list[float]:
+        weights = {
+            person: np.bincount(rows, minlength=size) for (person, size), rows in zip(sizes.items(), draws, strict=True)
+        }
+        drawn = {name: table.figures(weights) for name, table in tables.items()}
+        found = {(name, person, measure): drawn[name][person][measure] for name, person, measure in places}
+        return [*found.values(), *(found[own] - found[other] for own, other in pairs)]  # type: ignore[index]
 
-    found = {
-        name: {
-            person: {m: interval([draw[person][m] for draw in draws[name]], value) for m, value in own.items()}
-            for person, own in estimates[name].items()
-        }
-        for name in tables
-    }
-    differences: dict[str, Any] = {}
-    for name in tables:
-        if against is None or name == against:
-            continue
-        differences[name] = {
-            person: {
-                m: interval(
-                    [a[person][m] - b[person][m] for a, b in zip(draws[name], draws[against], strict=True)],
-                    value - estimates[against][person][m],
-                )
-                for m, value in own.items()
-            }
-            for person, own in estimates[name].items()
-        }
-    return found, differences
+    intervals = bootstrap_all(statistics, *sizes.values(), resamples=resamples, seed=seed)
+
+    def nested(keys: Sequence[tuple[str, str, str]], values: Sequence[Interval]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for (name, person, measure), value in zip(keys, values, strict=True):
+            found.setdefault(name, {}).setdefault(person, {})[measure] = value.to_dict()
+        return found
+
+    return nested(places, intervals[: len(places)]), nested([own for own, _ in pairs], intervals[len(places) :])

@@ -6,7 +6,6 @@ All are weak stand-ins for judgement and named so in reports: words in common ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,101 +15,26 @@ from dpg_fast.data.similarity import products, words
 from dpg_fast.judges.stance import Stance
 from dpg_fast.personified.data.retrieval import TfidfEmbedder
 from dpg_fast.personified.evaluate.cast import Person, Question
-from dpg_fast.util.reliability import bootstrap_rows
-from dpg_fast.util.stats import Interval, auc
+from dpg_fast.util.stats import auc, bootstrap, mean_interval
 
 Said = Sequence[tuple[Person, Question, str]]
-_COMMON = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "do",
-        "did",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "him",
-        "his",
-        "i",
-        "in",
-        "is",
-        "it",
-        "its",
-        "me",
-        "my",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "our",
-        "she",
-        "so",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "they",
-        "this",
-        "to",
-        "too",
-        "up",
-        "us",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "which",
-        "who",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
-)
+_COMMON = """
+a an and are as at be been but by do did does for from had has have he her him his i in is it its me my no not of on or our she so
+that the their them then there they this to too up us was we were what when which who will with would you your
+"""
+_NO_CONTENT = frozenset(_COMMON.split())
 
 
-@dataclass(frozen=True)
-class Share:
-    """A mean over questions with its interval; `count` questions."""
-
-    interval: Interval
-    count: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        i = self.interval
-        return {"estimate": i.estimate, "low": i.low, "high": i.high, "count": self.count}
-
-
-def mean_share(values: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> Share | None:
-    """The mean of values, one for each question; None without any."""
+def mean_share(values: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any] | None:
+    """ "estimate", "low", "high" and "count" of the mean of values, one for each question; None without any."""
     if not values:
         return None
-    table = np.array(values, dtype=np.float64)[:, None]
-    return Share(bootstrap_rows(lambda rows: float(rows.mean()), table, resamples=resamples, seed=seed), len(values))
+    return mean_interval(values, resamples=resamples, seed=seed).to_dict() | {"count": len(values)}
 
 
 def overlap(answer: str, reference: str) -> float:
     """F1 of the content words (sets) of an answer and its reference, 0..1: common function words are left out."""
-    a, b = ({w for w in words(text) if w not in _COMMON} for text in (answer, reference))
+    a, b = ({w for w in words(text) if w not in _NO_CONTENT} for text in (answer, reference))
     shared = len(a & b)
     return 2 * shared / (len(a) + len(b)) if shared else 0.0
 
@@ -125,7 +49,7 @@ def overlap_figures(said: Said, resamples: int, seed: int) -> dict[str, Any]:
     for kind in ("knowledge", "attitude", "all"):
         share = mean_share([v for k, v in rows if kind in (k, "all")], resamples=resamples, seed=seed)
         if share is not None:
-            found[kind] = share.to_dict()
+            found[kind] = share
     return found
 
 
@@ -164,18 +88,12 @@ def premise_figures(
     for name, kind in (("resisted", "error"), ("contradicted otherwise", "ordinary")):
         share = mean_share(by_kind[kind], resamples=resamples, seed=seed)
         if share is not None:
-            found[name] = share.to_dict()
+            found[name] = share
     if margin["error"] and margin["ordinary"]:
-        found["likelihood"] = _auc_interval(margin["error"], margin["ordinary"], resamples, seed)
+        above, below = (np.array(margin[kind]) for kind in ("error", "ordinary"))
+        area = bootstrap(lambda a, b: auc(above[a], below[b]), above.size, below.size, resamples=resamples, seed=seed)
+        found["likelihood"] = area.to_dict() | {"count": [above.size, below.size]}
     return found
-
-
-def _auc_interval(above: list[float], below: list[float], resamples: int, seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    a, b = np.array(above), np.array(below)
-    draws = [auc(rng.choice(a, a.size), rng.choice(b, b.size)) for _ in range(resamples)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"estimate": auc(a, b), "low": float(low), "high": float(high), "count": [a.size, b.size]}
 
 
 class StageIndex:
@@ -232,7 +150,7 @@ def stage_figures(
                 preferred.append(0.5 if margins[-1] == 0 else float(margins[-1] > 0))
     shares = {"nearest": nearest, "references": golden, "likelihood": preferred, "margin": margins}
     return {
-        name: share.to_dict()
+        name: share
         for name, values in shares.items()
         if (share := mean_share(values, resamples=resamples, seed=seed)) is not None
     }

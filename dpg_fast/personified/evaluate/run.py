@@ -18,7 +18,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import RESPONSE
 from dpg_fast.personified.evaluate.answering import Key, collect_answers, collect_likelihoods, own_answers, response_of
-from dpg_fast.personified.evaluate.bleu import DistinctionTable, bootstrap, distinction_table
+from dpg_fast.personified.evaluate.bleu import DistinctionTable, distinction_intervals, distinction_table
 from dpg_fast.personified.evaluate.cast import Person
 from dpg_fast.personified.evaluate.judged import judged_figures, overlap_ranking
 from dpg_fast.personified.evaluate.offline import overlap_figures, premise_figures, stage_figures
@@ -147,7 +147,7 @@ def figures(
     resamples, seed = settings.resamples, settings.seed
     responses = {name: {key: response_of(text) for key, text in answers.items()} for name, answers in said.items()}
     tables = {name: distinction_table(cast, own) for name, own in responses.items()}
-    bleu, differences = bootstrap(tables, settings.against, resamples=resamples, seed=seed)
+    bleu, differences = distinction_intervals(tables, settings.against, resamples=resamples, seed=seed)
     own = {name: own_answers(cast, answers) for name, answers in said.items()}
     found: dict[str, Any] = {
         "systems": {system.name: system.description for system in systems},

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sacrebleu
 
-from dpg_fast.judges.metrics import distinction, pair_bleu
 from dpg_fast.personified.evaluate.answering import response_of, wanted_answers
-from dpg_fast.personified.evaluate.bleu import bleu_of, bootstrap, distinction_table, sentence_statistics
-from dpg_fast.personified.evaluate.cast import load_cast, load_person
+from dpg_fast.personified.evaluate.bleu import bleu_of, distinction_intervals, distinction_table, sentence_statistics
+from dpg_fast.personified.evaluate.cast import Person, load_cast, load_person
 from dpg_fast.personified.evaluate.offline import StageIndex, overlap, overlap_figures, premise_figures, stage_figures
 from dpg_fast.text.records import write_records
 from tests.personified.evaluate.people import STAGES, record, write_people
@@ -23,6 +23,11 @@ TEXTS = [
 ]
 
 
+def pair_bleu(a: list[str], b: list[str]) -> float:
+    """Corpus BLEU, mean of both directions."""
+    return float(np.mean([sacrebleu.corpus_bleu(x, [y]).score for x, y in ((a, b), (b, a))]))
+
+
 def test_bleu_is_sacrebleus() -> None:
     others = [TEXTS[1], TEXTS[1][:20], TEXTS[2] + " at all", TEXTS[3].replace("she", "I")]
     pair = sentence_statistics(TEXTS, others)
@@ -33,7 +38,7 @@ def test_bleu_is_sacrebleus() -> None:
     assert bleu_of(sentence_statistics(TEXTS, TEXTS)) == pytest.approx(100)
 
 
-def test_distinction_is_that_of_the_metrics(tmp_path: Path) -> None:
+def test_distinction_is_corpus_bleu_of_the_answers(tmp_path: Path) -> None:
     cast = load_cast(write_people(tmp_path, tests=2))
     rng = np.random.default_rng(0)
     words = [
@@ -55,22 +60,20 @@ def test_distinction_is_that_of_the_metrics(tmp_path: Path) -> None:
     ]
     answers = {key: " ".join(rng.choice(words, 9)) for key, _ in wanted_answers(cast)}
     table = distinction_table(cast, answers).figures()
-    for person in cast:  # the same questions for everybody: the one person's figures over its own questions
+    for person in cast:
         names = [f"{person.name}: {q.id}" for q in person.questions]
-        samples = {
-            who.name: {
-                stage: [
-                    [answers[who.name, stage, n, sample] for n in names]
-                    for sample in ((0, 1) if who is person else (0,))
-                ]
-                for stage in who.stages
-            }
-            for who in cast
+
+        def said(who: Person, stage: str, sample: int = 0, names: list[str] = names) -> list[str]:
+            return [answers[who.name, stage, name, sample] for name in names]
+
+        other = next(p for p in cast if p is not person)
+        wanted = {
+            "intra": [pair_bleu(said(person, s), said(person, s, 1)) for s in STAGES],
+            "stage": [pair_bleu(*(said(person, s) for s in STAGES))],
+            "inter": [pair_bleu(said(person, s), said(other, s)) for s in STAGES],
         }
-        wanted = distinction(samples)
-        assert table[person.name]["intra"] == pytest.approx(wanted.intra[person.name])
-        assert table[person.name]["stage"] == pytest.approx(wanted.stage[person.name])
-        assert table[person.name]["inter"] == pytest.approx(wanted.inter[person.name])
+        for measure, values in wanted.items():
+            assert table[person.name][measure] == pytest.approx(np.mean(values))
     assert table["mean"]["gap"] == pytest.approx(table["mean"]["intra"] - table["mean"]["stage"])
 
 
@@ -81,7 +84,7 @@ def test_differences_are_paired(tmp_path: Path) -> None:
         key: " ".join(rng.choice(["tide", "bell", "rope", "fog", "a", "the"], 12)) for key, _ in wanted_answers(cast)
     }
     same = {"one": distinction_table(cast, answers), "two": distinction_table(cast, answers)}
-    found, differences = bootstrap(same, "one", resamples=20)
+    found, differences = distinction_intervals(same, "one", resamples=20)
     assert differences["two"]["mean"]["gap"] == {"estimate": 0.0, "low": 0.0, "high": 0.0}
     assert found["one"] == found["two"] and found["one"]["mean"]["intra"]["low"] < found["one"]["mean"]["intra"]["high"]
     assert set(differences) == {"two"}

@@ -1,0 +1,127 @@
+"""Writes a report as HTML, as Markdown and as JSON; shows its tables on a terminal.
+
+Everything that is not a picture is text and is escaped: an answer or a label that looks like HTML is shown, never run.
+The HTML file has no scripts, and its content security policy forbids them as well as anything from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from dpg_fast.reporting.page import Block, Cards, Page, Picture, Quotes, Settings, Table, Text
+from dpg_fast.util.files import write_text
+from dpg_fast.util.results import json_ready
+
+REPORT, MARKDOWN, DATA = "report.html", "report.md", "report.json"
+_TEMPLATE = "report.html.j2"
+_SIGNS = "\\`*<>#|"  # the backslash first, for the others get one
+_LINK = re.compile(r"\]([(\[])|^(\[)")  # ](address), ][name], and [name]: at the beginning of a line
+
+
+def write_report(page: Page, directory: Path) -> Path:
+    """Write ``report.html``, ``report.md`` and ``report.json``; the page's path.
+
+    The pictures must be in ``directory`` already: HTML embeds them, Markdown links them.
+
+    Raises:
+        ImportError: jinja2 is missing.
+        FileNotFoundError: a picture is not there.
+    """
+    pictures = {
+        block.file: "data:image/png;base64," + base64.b64encode((directory / block.file).read_bytes()).decode("ascii")
+        for section in page.sections
+        if section is not None
+        for block in section.blocks
+        if isinstance(block, Picture)
+    }
+    html = _template().render(page=page, pictures=pictures)
+    data = json.dumps(json_ready(page.data), ensure_ascii=False, indent=1, allow_nan=False)
+    write_text(directory / DATA, data + "\n")
+    write_text(directory / MARKDOWN, markdown(page))
+    write_text(directory / REPORT, html)
+    return directory / REPORT
+
+
+@cache
+def _template() -> Any:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        raise ImportError("reports need jinja2: pip install 'dpg-fast[assess]'") from None
+    text = resources.files("dpg_fast").joinpath("assets", _TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)
+
+
+# ------------------------------------------------------------------ Markdown
+
+
+def markdown(page: Page) -> str:
+    """The whole report as Markdown."""
+    parts = [f"# {one_line(page.title)}", one_line(page.subtitle), one_line(page.lead)]
+    for section in page.sections:
+        if section is not None:
+            parts += [f"## {one_line(section.title)}", *map(_block, section.blocks)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _block(block: Block | None) -> str:
+    match block:
+        case Text():
+            return f"**{one_line(block.text)}**" if block.strong else one_line(block.text)
+        case Cards():
+            return "\n".join(f"- {one_line(f'{what}: {value} ({meaning})')}" for what, value, meaning in block.cards)
+        case Table():
+            return _captioned(markdown_table(block.head, block.rows, block.left), block.caption)
+        case Picture():
+            return _captioned(f"![{one_line(block.alt)}]({block.file})", block.caption)
+        case Quotes():
+            return "\n".join(
+                f"- {one_line(q.who)}{f' ({one_line(q.note)})' if q.note else ''}"
+                f"{f', asked: {one_line(q.asked)}' if q.asked else ''}\n  > {one_line(q.text)}"
+                for q in block.quotes
+            )
+        case Settings():
+            return "\n".join(f"- {one_line(name)}: {one_line(value)}" for name, value in block.rows)
+    return ""
+
+
+def _captioned(text: str, caption: str) -> str:
+    return f"{text}\n\n{one_line(caption)}" if caption else text
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table whose columns but the first ``left`` are numbers."""
+    lines = ["| " + " | ".join(map(one_line, cells)) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * left + "---:|" * (len(head) - left), *lines[1:]])
+
+
+def one_line(text: str) -> str:
+    """On one line; what Markdown or HTML would read as its own is escaped: a link is shown, and an image is not fetched."""
+    line = " ".join(text.split())
+    for sign in _SIGNS:
+        line = line.replace(sign, f"\\{sign}")
+    return _LINK.sub(lambda found: f"]\\{found[1]}" if found[1] else "\\[", line)
+
+
+# ------------------------------------------------------------------ terminal
+
+
+def on_terminal(table: Table, title: str = "") -> RichTable:
+    """The same table for the terminal; without a title, its caption is that."""
+    shown = RichTable(title=escape(title or table.caption), caption=escape(table.caption) if title else None)
+    for place, name in enumerate(table.head):
+        shown.add_column(escape(name), justify="left" if place < table.left else "right")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
