@@ -319,7 +319,7 @@ def capability(
         )
     settings = {**about, "steer_tokens": steer_tokens.value, "limit": limit, "chat": chat}
     written = write_costs(costs, out, settings)
-    console.print(written.read_text(encoding="utf-8"), markup=False, highlight=False)
+    console.print(written.with_suffix(".md").read_text(encoding="utf-8"), markup=False, highlight=False)
     console.print(f"Written to {written}")
 
 
