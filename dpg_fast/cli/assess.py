@@ -46,10 +46,6 @@ class Method(StrEnum):
     LOGPROBS = "logprobs"
     GENERATE = "generate"
     FREE = "free"
-    TEXT = "text"
-    PMI = "pmi"
-    STATEMENT = "statement"
-    SHIFT = "shift"
 
 
 class Options(StrEnum):
@@ -103,10 +99,7 @@ def questionnaire(
     options: Annotated[Options, option("Order of the options on all forms but the first.")] = Options.SHUFFLE,
     method: Annotated[
         Method,
-        option(
-            "How answers are read: logprobs compares the labels, generate generates one, free generates an answer; text and "
-            "pmi compare the texts of the options, statement and shift the probability of the statement itself."
-        ),
+        option("How answers are read: probabilities of the option labels, a generated label, or a free answer."),
     ] = Method.LOGPROBS,
     temperature: Temperature = 0.0,
     context: Annotated[int, option("Earlier items that stay in the conversation.", min=0)] = 0,

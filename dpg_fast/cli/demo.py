@@ -20,6 +20,7 @@ from dpg_fast.model.speed import StepTiming, compare_steps, generation, peft_riv
 from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import MAX_SCORE, Personality, parse_personality
 from dpg_fast.text.answers import NEUTRAL_SYSTEM as SYSTEM
+from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 from dpg_fast.util.smollm2 import load_smollm2
@@ -109,10 +110,11 @@ def run_demo(
     console.print(f"SmolLM2-135M-Instruct, loaded in {time.perf_counter() - started:.1f} s")
     console.print(f"[bold]{question}[/bold]\n")
     said: list[tuple[str, str, RowItem, str]] = []
+    settings = AnswerSettings(SYSTEM, max_new_tokens)
     for number, name in enumerate(ways):
         model = give_personality(base, name)
         people = rows if number == 0 else rows[1:]  # the base says the same in each
-        texts = answer(model, tokenizer, question, [row for _, row in people], max_new_tokens)
+        texts = greedy_answers(model, tokenizer, [question] * len(people), settings, personality=[r for _, r in people])
         said += [(name, label, row, text) for (label, row), text in zip(people, texts, strict=True)]
         if name == ways[-1]:  # of all three, both together, whose parts are checked one by one
             console.print(check(model, tokenizer), style="dim")
@@ -160,22 +162,6 @@ def require_effect(people: Sequence[Person]) -> None:
         raise NoEffectError(
             f"no effect: {', '.join(same)} said the same as the base model; `dpg-fast verify` tells what does not act"
         )
-
-
-def answer(
-    model: PersonalityModel, tokenizer: Any, question: str, rows: Sequence[RowItem], max_new_tokens: int
-) -> list[str]:
-    """Everybody answers in one batch (greedy)."""
-    answers = model.chat(
-        question,
-        personality=list(rows),
-        tokenizer=tokenizer,
-        system=SYSTEM,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        repetition_penalty=1.1,
-    )
-    return [answers] if isinstance(answers, str) else answers
 
 
 def demo_judge(base: Any, tokenizer: Any) -> LikelihoodJudge:

@@ -124,6 +124,13 @@ def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
     return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
 
 
+def last_logits(model: Any, count: int = 1) -> dict[str, int]:
+    """The keyword argument by which a model's forward gives the logits of its last ``count`` positions alone; empty for one
+    that always gives all."""
+    forward = getattr(model, "base", model).forward
+    return {KEPT_NAME: count} if KEPT_NAME in inspect.signature(forward).parameters else {}
+
+
 def cache_name(model: Any) -> str:
     """The keyword under which this model's forward takes a cache (see `CACHE_NAMES`)."""
     for candidate in (getattr(model, "base", None), model):

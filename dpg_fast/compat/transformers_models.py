@@ -22,20 +22,14 @@ SHAPE_NAMES = (
 )
 """Settings of a text configuration by which one kind and size of model is told from another."""
 
-LOGIT_SETTINGS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-    "output_multiplier",
-    "logits_soft_cap",
-    "output_logit_soft_cap",
-    "softcap",
-)
-"""Settings of configurations by which logits are changed after the output layer."""
+LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+"""Settings that the output layer's product is multiplied by (Cohere, Falcon-H1, Muse)."""
 
-LOGIT_CAP = "final_logit_softcapping"
-"""The one of `LOGIT_SETTINGS` by which Gemma 2 and 3 squash their logits: ``tanh(logits / cap) * cap``."""
+LOGIT_DIVISORS = ("logits_scaling",)
+"""Settings that it is divided by (Granite)."""
+
+LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "softcap")
+"""Settings by which it is squashed afterwards, ``tanh(logits / cap) * cap`` (Gemma 2 and later, RecurrentGemma)."""
 
 PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
 """Module of Gemma 3n and Gemma 4 that looks up each token's id a second time, for the layers."""
@@ -80,17 +74,19 @@ def longest_text(model: Any) -> int | None:
     return limit
 
 
-def changes_logits(config: Any) -> bool:
-    """Whether a model of this configuration changes its logits after the output layer, as far as known settings tell."""
+def finish_logits(config: Any, logits: Tensor) -> Tensor:
+    """What a model of this configuration makes of its output layer's product: scaled, then capped, as known settings say.
+
+    A family may use a name in another way (HyperCLOVA X multiplies by ``logits_scaling``): compare with the model once.
+    """
     text = _text_of(config)
-    settings = {name: getattr(text, name, None) for name in LOGIT_SETTINGS}
-    return any(value is not None and ("cap" in name or value != 1) for name, value in settings.items())
-
-
-def capped(config: Any, logits: Tensor) -> Tensor:
-    """What a model with a `LOGIT_CAP` makes of the output layer's product ``logits``."""
-    cap = getattr(_text_of(config), LOGIT_CAP, None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    for name in (*LOGIT_FACTORS, *LOGIT_DIVISORS):
+        if (scale := getattr(text, name, None)) not in (None, 1):
+            logits = logits / scale if name in LOGIT_DIVISORS else logits * scale
+    for name in LOGIT_CAPS:
+        if (cap := getattr(text, name, None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 def input_embedding(model: Any) -> nn.Module | None:
@@ -102,6 +98,12 @@ def input_embedding(model: Any) -> nn.Module | None:
 def output_layer(model: Any) -> nn.Module | None:
     """The module that gives a model's logits; None without one."""
     get = getattr(model, "get_output_embeddings", None)
+    return get() if callable(get) else None
+
+
+def decoder(model: Any) -> nn.Module | None:
+    """The module whose last hidden state the output layer reads; None without one."""
+    get = getattr(model, "get_decoder", None)
     return get() if callable(get) else None
 
 

@@ -24,6 +24,7 @@ from dpg_fast.evaluation.harness import Examinee
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
 from dpg_fast.neurons.search import PERSONA_PROMPT
+from dpg_fast.personality.row import PersonalityLike, read_rows
 from dpg_fast.personality.scores import POLES, Personality, Pole, Trait
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions, load_questions
@@ -160,14 +161,14 @@ class ActivationAddition:
 
         Args:
             vectors: [n, hidden], or [1, hidden] for all rows.
-            steered: bool [L], the tokens of a forward that are added to; None: where a single token is decoded.
+            steered: bool [L] or [n, L], the tokens of a forward that are added to; None: where a single token is decoded.
         """
 
         def add(module: Any, arguments: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output
             if steered is None and hidden.shape[1] > 1:  # the prompt
                 return output
-            moved = hidden + vectors.to(hidden)[:, None] * (1 if steered is None else steered.to(hidden)[:, None])
+            moved = hidden + vectors.to(hidden)[:, None] * (1 if steered is None else steered.to(hidden)[..., None])
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         handle = self._layers[self.layer].register_forward_hook(add)
@@ -269,19 +270,29 @@ class _Steering:
 
 
 class _AddingModel:
-    """The base model with one person's vector added, called as a `PersonalityModel` is."""
+    """The base model with a vector added for each person, called as a `PersonalityModel` is."""
 
     def __init__(self, method: ActivationAddition) -> None:
-        self.method, self.config, self.device = method, method.base.config, method.base.device
+        self.method, self.base = method, method.base
+        self.config, self.device, self.generation_config = (
+            self.base.config,
+            self.base.device,
+            self.base.generation_config,
+        )
 
     def __call__(
-        self, input_ids: Tensor, *, personality: Personality | None = None, steer_from: int = 0, **options: Any
+        self, input_ids: Tensor, *, personality: PersonalityLike = None, steer_from: int | Tensor = 0, **options: Any
     ) -> Any:
         past = cached_tokens(cache_of((), options))
-        steered = past + torch.arange(input_ids.shape[1], device=input_ids.device) >= steer_from
-        with self.method.adding(self.method.vector(personality), steered):
-            return self.method.base(input_ids, **options)
+        places = past + torch.arange(input_ids.shape[1], device=input_ids.device)
+        steered = places >= (steer_from[:, None] if isinstance(steer_from, Tensor) else steer_from)
+        with self.method.adding(self._vectors(personality, len(input_ids)), steered):
+            return self.base(input_ids, **options)
 
-    def generate(self, *, personality: Personality | None = None, **options: Any) -> Any:
-        with self.method.adding(self.method.vector(personality)):
-            return self.method.base.generate(**options)
+    def generate(self, *, personality: PersonalityLike = None, **options: Any) -> Any:
+        with self.method.adding(self._vectors(personality, len(options["input_ids"]))):
+            return self.base.generate(**options)
+
+    def _vectors(self, personality: PersonalityLike, rows: int) -> Tensor:
+        people = [None if row is None else row.scores for row in read_rows(personality, rows)]
+        return torch.cat([self.method.vector(person) for person in people])

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from dpg_fast.judges.likelihood import Judgement, LikelihoodJudge, TraitScale
 from dpg_fast.personality.scores import POLES, Pole, Trait
+from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import DescriptionSplit, PersonalityBench, QuestionSplit, load_descriptions, load_questions
-from dpg_fast.text.personas import PersonaAnswer, generate_answers
+from dpg_fast.text.personas import PersonaAnswer
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
 from dpg_fast.util.stats import auc, bootstrap, cohens_d
@@ -182,7 +183,7 @@ def neutral_scores(judge: LikelihoodJudge, *, questions: int = 6) -> dict[str, f
     means: dict[str, float] = {}
     for trait in judge.scale.traits:
         asked = [row.question for row in load_questions(trait, "holdout")][:questions]
-        texts = generate_answers(judge.model, judge.tokenizer, [(None, question) for question in asked])
+        texts = greedy_answers(judge.model, judge.tokenizer, asked, AnswerSettings("", max_new_tokens=70))
         judged = judge.judge_all(list(zip(asked, texts, strict=True)), traits=[trait])
         found = [row.scores[trait] for row in judged if trait in row.scores]
         means[trait.value] = round(float(np.mean(found)), 3) if found else math.nan

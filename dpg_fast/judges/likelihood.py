@@ -14,22 +14,21 @@ tokens, and the model is never asked to do anything with it, so no text in it ca
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any
 
 import torch
+from torch import nn
 
-from dpg_fast.compat.transformers import cache_argument, output_cache
-from dpg_fast.compat.transformers_models import added_tokens, capped, chat_template
+from dpg_fast.compat.transformers_models import added_tokens, chat_template
 from dpg_fast.personality.scores import MAX_SCORE, Pole, Trait
 from dpg_fast.text.assets import load_descriptions
+from dpg_fast.text.continuation import continuation_logp
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import with_system
 from dpg_fast.util.errors import DPGError
@@ -131,7 +130,7 @@ class LikelihoodJudge:
     """Scores answers by the likelihood ratio of opposite personas under `model`.
 
     Args:
-        model: a causal LM of transformers with an output layer on its decoder's last hidden state.
+        model: a causal LM of transformers.
         tokenizer: its tokenizer, with a chat template.
         descriptions: per trait, pairs (high, low) of persona texts; default: the shipped split "judge".
         scale: default: the shipped one, which is right for `smollm2.load_smollm2` only.
@@ -190,13 +189,12 @@ class LikelihoodJudge:
         tokens = [self.encode(answer.strip())[: self.max_tokens] for answer in answers]
         present = [i for i, ids in enumerate(tokens) if ids]
         ratios: dict[Trait, torch.Tensor] = {}
-        with self._precision():
-            for trait in wanted if present else ():
-                rows = []
-                for high, low in self.descriptions[trait]:
-                    h, lo = (self._token_logp(text, question, [tokens[i] for i in present]) for text in (high, low))
-                    rows.append(weighted_ratio(h, lo).sum(dim=1))
-                ratios[trait] = torch.stack(rows)
+        for trait in wanted if present else ():
+            rows = []
+            for high, low in self.descriptions[trait]:
+                h, lo = (self._token_logp(text, question, [tokens[i] for i in present]) for text in (high, low))
+                rows.append(weighted_ratio(h, lo).sum(dim=1))
+            ratios[trait] = torch.stack(rows)
         results: list[Judgement] = []
         for i, ids in enumerate(tokens):
             if not ids:
@@ -278,50 +276,11 @@ class LikelihoodJudge:
             ids += self.encode(part) if is_data else self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return ids
 
-    @torch.inference_mode()
     def _token_logp(self, description: str, question: str, answers: Sequence[Sequence[int]]) -> torch.Tensor:
         """log p of each token of each non-empty answer: float64 [N, longest], 0 behind the end, on the CPU."""
-        parameter = next(self.model.parameters())
-        device, own = parameter.device, parameter.dtype
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
-        prompt = torch.tensor([self.prompt_ids(description, question)], device=device)
-        prefix = decoder(input_ids=prompt, use_cache=True)
-        first = prefix.last_hidden_state[:, -1:]  # predicts the first answer token
-        order = sorted(range(len(answers)), key=lambda i: len(answers[i]))  # less padding
-        found = torch.zeros(len(answers), max(map(len, answers)), dtype=torch.float64)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            lengths = torch.tensor([len(answers[i]) for i in rows], device=device)
-            width = int(lengths.max())
-            # Padding follows the answer, where causal attention never looks: any id serves, without a mask.
-            ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-            for row, i in enumerate(rows):
-                ids[row, : len(answers[i])] = torch.tensor(answers[i], device=device)
-            hidden = first.expand(len(rows), 1, -1)
-            if width > 1:
-                cache = copy.deepcopy(output_cache(prefix))
-                cache.batch_repeat_interleave(len(rows))
-                positions = torch.arange(prompt.shape[1], prompt.shape[1] + width - 1, device=device)
-                rest = decoder(
-                    input_ids=ids[:, :-1],
-                    position_ids=positions.expand(len(rows), -1),
-                    use_cache=True,
-                    **cache_argument(decoder, cache),
-                )
-                hidden = torch.cat([hidden, rest.last_hidden_state], dim=1)
-            real = torch.arange(width, device=device) < lengths[:, None]
-            with torch.autocast(device.type, enabled=False):  # logits in bfloat16 are too coarse to subtract
-                logits = capped(self.model.config, head(hidden[real].to(own))).float()
-            picked = logits.gather(1, ids[real][:, None])[:, 0] - logits.logsumexp(dim=1)
-            part = torch.zeros(len(rows), width, dtype=torch.float64, device=device)
-            part[real] = picked.double()
-            found[rows, :width] = part.cpu()
-        return found
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(next(self.model.parameters()).device.type, dtype=self.autocast)
+        prompts = [self.prompt_ids(description, question)] * len(answers)
+        found = continuation_logp(self.model, prompts, answers, batch_size=self.batch_size, autocast=self.autocast)
+        return nn.utils.rnn.pad_sequence([own.logp for own in found], batch_first=True)
 
     def describe(self) -> str:
         """What this judge is and how far it can be trusted, in plain words."""

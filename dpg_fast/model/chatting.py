@@ -13,7 +13,7 @@ from dpg_fast.model.wrapped import Wrapped
 from dpg_fast.personality.row import PersonalityLike, RowLike, per_row, read_row, read_rows
 from dpg_fast.personality.scores import Personality
 from dpg_fast.personality.stages import label_messages
-from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts
+from dpg_fast.text.prompting import Message, chat_prompt, encode_prompts, padding
 from dpg_fast.util.errors import DPGError
 
 __all__ = ["Chatting", "Message", "StageTokenizer", "encode_prompts", "padding", "prepare"]
@@ -179,14 +179,6 @@ def prepare(
     if not prompts:
         raise DPGError("there is no conversation to answer")
     return several or one_each, prompts, personality
-
-
-def padding(tokenizer: Any, model: Any) -> int:
-    """Id for padding: the tokenizer's, else an end-of-sequence id."""
-    if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
-    eos = model.generation_config.eos_token_id
-    return int(eos[0] if isinstance(eos, list) else eos if eos is not None else tokenizer.eos_token_id)
 
 
 def _is_several(conversation: Any) -> bool:

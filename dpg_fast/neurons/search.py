@@ -13,11 +13,11 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.accelerate import input_device
@@ -27,7 +27,8 @@ from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics, table
 from dpg_fast.neurons.table import SteeringTable
 from dpg_fast.neurons.tap import DecodeTap, steps_together
 from dpg_fast.personality.scores import POLES, Pole, Trait
-from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.text.answers import write_tokens
+from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import NotedProgress
 
@@ -168,7 +169,14 @@ def collect_statistics(
     while done < len(jobs):
         batch = jobs[done : done + settings.batch_size]
         slots = torch.tensor([poles.index(job.pole) for job in batch], dtype=torch.int32)
-        answer(model, tokenizer, [job.prompt for job in batch], settings, tap, slots)
+        write_tokens(
+            model,
+            tokenizer,
+            [job.prompt for job in batch],
+            watch=partial(tap.watch, slots=slots.to(input_device(model))),
+            max_new_tokens=settings.max_new_tokens,
+            repetition_penalty=settings.repetition_penalty,
+        )
         done += len(batch)
         batches += 1
         if store is not None and batches % checkpoint_every == 0 and done < len(jobs):
@@ -178,34 +186,6 @@ def collect_statistics(
     if store is not None:
         store.finish(statistics)
     return statistics
-
-
-def answer(
-    model: Any, tokenizer: Any, prompts: Sequence[str], settings: SearchSettings, tap: DecodeTap | None, slots: Tensor
-) -> Tensor:
-    """Generate one batch of answers, watched by ``tap`` if there is one; int64 [n, tokens] with the prompts in front.
-
-    Args:
-        model, tokenizer, settings: as in :func:`collect_statistics`.
-        prompts: n finished prompts.
-        tap: counts the decode tokens.
-        slots: int32 [n], where they count.
-    """
-    batch = encode_prompts(tokenizer, prompts, input_device(model))
-    padding = tokenizer.pad_token_id
-    options = {
-        "do_sample": False,
-        "max_new_tokens": settings.max_new_tokens,
-        "repetition_penalty": settings.repetition_penalty,
-        "pad_token_id": padding if padding is not None else min(end_tokens(model, tokenizer)),
-    }
-    with torch.inference_mode():
-        if tap is None:
-            output: Tensor = model.generate(**batch, **options)
-        else:
-            with tap.watch(batch["input_ids"].shape[1], slots.to(batch["input_ids"].device)):
-                output = model.generate(**batch, **options)
-    return output
 
 
 def search_neurons(

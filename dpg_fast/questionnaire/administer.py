@@ -1,14 +1,13 @@
 """Put an inventory to a chat model: many respondents, forms and items in one batch.
 
 Each item is asked in a conversation of its own (or with some earlier items and answers before it). The answer is read from the
-probabilities of the option labels, from generated text, or from the probabilities of whole texts (`whole_texts`). A row's answer
-does not depend on what else is in its batch, up to rounding of the base model's own products.
+probabilities of the option labels or from generated text. A row's answer does not depend on what else is in its batch, up to
+rounding of the base model's own products.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,17 +20,18 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from dpg_fast.compat.transformers import cache_argument, output_cache
+from dpg_fast.compat.transformers import cache_argument
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.chatting import padding
+from dpg_fast.model.chatting import StageTokenizer
 from dpg_fast.model.identity import model_identity
+from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.questionnaire import forms as form_texts
 from dpg_fast.questionnaire.forms import Form
 from dpg_fast.questionnaire.inventory import Inventory, Item
-from dpg_fast.questionnaire.session import WHOLE_TEXTS, AdministrationSettings, Answer, Respondent, Session
-from dpg_fast.questionnaire.whole_texts import TextReader, common_length, grown_tokenizer
-from dpg_fast.text.prompting import chat_prompt
+from dpg_fast.questionnaire.session import AdministrationSettings, Answer, Respondent, Session
+from dpg_fast.text.continuation import next_token_logp
+from dpg_fast.text.prompting import chat_prompt, padding
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
 from dpg_fast.util.store import Store
@@ -122,8 +122,6 @@ class _Asker:
         self.store, self.progress = store, progress
         self.settings, self.inventory = session.settings, session.inventory
         self._prompts: dict[tuple[Any, ...], tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
-        base = model.base if isinstance(model, PersonalityModel) else model
-        self._last_only = "logits_to_keep" in inspect.signature(base.forward).parameters
         constrained = self.settings.method == "generate" and self.settings.constrained
         if constrained and self.settings.steer == "answer" and getattr(model, "steering", None) is not None:
             raise DPGError(
@@ -134,30 +132,11 @@ class _Asker:
     def run(self) -> None:
         session = self.session
         places = range(len(self.inventory.items))
-        if self.settings.method in WHOLE_TEXTS:
-            self._ask_texts()
-        elif self.settings.context == 0:
+        if self.settings.context == 0:
             self._ask([self._task(r, f, place) for r in session.respondents for f in session.forms for place in places])
         else:  # an item's prompt holds the answers before it
             for place in places:
                 self._ask([self._task(r, f, place) for r in session.respondents for f in session.forms])
-
-    def _ask_texts(self) -> None:
-        session, answers = self.session, self.session.answers
-        todo = [
-            (respondent, form, self.inventory.items[place])
-            for form in session.forms
-            for respondent in session.respondents
-            for place in form.item_order
-            if (respondent.label, form.number, self.inventory.items[place].id) not in answers
-        ]
-        reader = TextReader(self.model, self.tokenizer, self.inventory, self.settings, self._last_only)
-        report = self.progress or (lambda done, total: None)
-        report(len(answers), session.total)
-        with torch.inference_mode():
-            for batch in reader.batches(todo):
-                self._keep(batch)
-                report(len(answers), session.total)
 
     def _task(self, respondent: Respondent, form: Form, place: int) -> _Task:
         item = self.inventory.items[form.item_order[place]]
@@ -256,12 +235,12 @@ class _Asker:
     def _prefix(self, first: Sequence[_Task], length: int) -> Any:
         """The cache of the first ``length`` tokens, one row for each respondent."""
         ids = torch.tensor([task.ids[:length] for task in first], device=self.model.device)
-        extra: dict[str, Any] = {"logits_to_keep": 1} if self._last_only else {}
+        extra: dict[str, Any] = {}
         if isinstance(self.model, PersonalityModel):
             # with steer="answer" no token of the beginning that all items share is steered
             start = 0 if self.settings.steer == "all" else length
-            extra |= {"personality": [task.respondent.personality for task in first], "steer_from": start}
-        return output_cache(self.model(input_ids=ids, use_cache=True, **extra))
+            extra = {"personality": [task.respondent.personality for task in first], "steer_from": start}
+        return next_token_logp(self.model, input_ids=ids, **extra)[1]
 
     def _batch(self, rows: Sequence[_Task], cached: int = 0) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
         """Left-padded inputs after the cached tokens, option tokens [rows, options], and the personalities."""
@@ -287,14 +266,11 @@ class _Asker:
         if extra and self.settings.steer == "answer":
             first = [width - len(t.ids) + min(t.before, len(t.ids) - 1) for t in rows]
             extra["steer_from"] = torch.tensor(first, device=self.model.device)
-        if self._last_only:
-            extra["logits_to_keep"] = 1
         if cache is not None:
             extra |= cache_argument(self.model, cache)
         positions = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)[:, cached:]
-        output = self.model(**inputs, position_ids=positions, use_cache=cache is not None, **extra)
-        logits = output.logits[:, -1].float()
-        logp = (logits.gather(1, options) - logits.logsumexp(1, keepdim=True)).double().cpu().numpy()
+        table, _ = next_token_logp(self.model, position_ids=positions, **inputs, **extra)
+        logp = table.gather(1, options).double().cpu().numpy()
         return [self._rated(task, values) for task, values in zip(rows, logp, strict=True)]
 
     def _rated(self, task: _Task, logp: np.ndarray[Any, np.dtype[np.float64]]) -> Answer:
@@ -363,3 +339,16 @@ def encode_with_options(
         )
     before = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prefill else common
     return tuple(encoded[0][:common]), min(before, common), tokens
+
+
+def grown_tokenizer(model: Any, tokenizer: Any, personality: RowItem) -> StageTokenizer | None:
+    """The tokenizer with stage tokens for somebody whose personality has a stage; None for everybody else."""
+    row = read_row(personality)
+    if row is None or row.stage is None or not isinstance(model, PersonalityModel):
+        return None
+    return model.stage_tokenizer(tokenizer)
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many first elements two sequences share."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -18,7 +18,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.inventory import Inventory
 from dpg_fast.questionnaire.norms import Sex, percentiles
 from dpg_fast.questionnaire.scoring import score_answers, to_level
-from dpg_fast.questionnaire.session import WHOLE_TEXTS, Session
+from dpg_fast.questionnaire.session import Session
 from dpg_fast.reporting.page import SIGNED, Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.results import json_ready
@@ -174,8 +174,7 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
     by_number = {form.number: form for form in session.forms}
     places: list[list[float]] = [[] for _ in range(session.inventory.levels)]
     labels: dict[str, list[float]] = {}
-    method = session.settings.method
-    for answer in answers if method not in ("statement", "shift") else ():  # those show no options
+    for answer in answers:
         form = by_number[answer.form]
         if answer.distribution is not None:
             share = list(answer.distribution)
@@ -185,8 +184,7 @@ def _quality(session: Session, people: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         for place, rating in enumerate(form.option_order):
             places[place].append(share[rating - 1])
-            if method not in WHOLE_TEXTS:
-                labels.setdefault(form.labels[place], []).append(share[rating - 1])
+            labels.setdefault(form.labels[place], []).append(share[rating - 1])
     mass = [answer.mass for answer in answers if answer.mass is not None]
     bias = [p["acquiescence"] for p in people if p.get("acquiescence") is not None]
     return {

@@ -102,6 +102,15 @@ def question(inventory: Inventory, item: Item, form: Form) -> str:
     )
 
 
+def option_question(inventory: Inventory, form: Form, statement: str) -> str:
+    """The same without labels, for comparing the likelihoods of the options' own texts."""
+    lines = "\n".join(inventory.options[rating - 1] for rating in form.option_order)
+    return (
+        "How accurately does the statement below describe you? Answer with one of these:\n\n"
+        f'{lines}\n\nStatement: "{statement}"'
+    )
+
+
 def messages(inventory: Inventory, form: Form, place: int, earlier: Sequence[str] = ()) -> list[Message]:
     """The conversation that asks the item in ``place`` of the form, after the answers (labels) to the items before it."""
     turns: list[Message] = []

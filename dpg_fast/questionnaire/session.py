@@ -17,10 +17,9 @@ from dpg_fast.questionnaire.inventory import Inventory
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.store import Store
 
-Method = Literal["logprobs", "generate", "text", "pmi", "statement", "shift"]
+Method = Literal["logprobs", "generate"]
 METHODS: tuple[Method, ...] = get_args(Method)
 ANSWER_KEY = ("respondent", "form", "item")
-WHOLE_TEXTS: tuple[Method, ...] = ("text", "pmi", "statement", "shift")
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ class AdministrationSettings:
 
     Attributes:
         method: "logprobs" reads the probabilities of the option labels after the prompt (the rating is their expected value);
-            "generate" lets the model write its answer; "text", "pmi", "statement" and "shift" read the probabilities of whole
-            texts (see `whole_texts`).
+            "generate" lets the model write its answer.
         constrained: with "generate", allow nothing but a label.
         temperature: of constrained generation; 0 takes the most probable label. Free answers are greedy.
         context: how many earlier items stay in the conversation, with the answers given to them (most probable labels).
@@ -95,8 +93,6 @@ class AdministrationSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise DPGError(f"method is one of {', '.join(METHODS)}; not {self.method!r}")
-        if self.method in WHOLE_TEXTS and (self.context or self.prefill):
-            raise DPGError(f"method {self.method} asks each item alone: context and prefill do not go with it")
         if self.steer not in ("all", "answer"):
             raise DPGError(f"steer is all or answer, not {self.steer!r}")
         if min(self.batch_size, self.max_new_tokens) < 1 or self.context < 0 or not 0 <= self.temperature < 100:

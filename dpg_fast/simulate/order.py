@@ -8,10 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from dpg_fast.llm import defuse
 from dpg_fast.simulate.conversation import Conversation
+from dpg_fast.text.continuation import continuation_logp
 from dpg_fast.util.errors import DPGError
 
 NameScorer = Callable[[Sequence[Conversation]], list[int]]
@@ -100,11 +99,13 @@ class LikelyName:
                 if place != conversation.said[-1].speaker:
                     rows.append((number, place, True, head + self._lines(conversation), f"{name}:"))
                     rows.append((number, place, False, head, f"{name}:"))
-        values = self._logp([(before, name) for *_, before, name in rows])
+        found = continuation_logp(
+            self.model, [self._ids(before) for *_, before, _ in rows], [self._ids(name) for *_, name in rows]
+        )
         gains: dict[int, dict[int, float]] = {}
-        for (number, place, told, *_), value in zip(rows, values, strict=True):
+        for (number, place, told, *_), value in zip(rows, found, strict=True):
             own = gains.setdefault(number, {})
-            own[place] = own.get(place, 0.0) + (value if told else -value)
+            own[place] = own.get(place, 0.0) + (value.total if told else -value.total)
         return [
             max(gains[number], key=lambda place: (gains[number][place], place == longest_silent(conversation)))
             for number, conversation in enumerate(conversations)
@@ -125,19 +126,3 @@ class LikelyName:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-    @torch.inference_mode()
-    def _logp(self, texts: Sequence[tuple[str, str]]) -> list[float]:
-        """Log-probability of each second text after the first."""
-        encoded = [(self._ids(before), self._ids(after)) for before, after in texts]
-        width = max(len(a) + len(b) for a, b in encoded)
-        device = next(self.model.parameters()).device
-        ids = torch.zeros(len(encoded), width, dtype=torch.long, device=device)
-        for row, (a, b) in enumerate(encoded):  # padding follows the text, where causal attention never looks
-            ids[row, : len(a) + len(b)] = torch.tensor(a + b, device=device)
-        found = []
-        for row, (a, b) in enumerate(encoded):
-            logits = self.model(input_ids=ids[row : row + 1, : len(a) + len(b)]).logits[0].float()
-            logp = logits[len(a) - 1 : -1].log_softmax(-1)
-            found.append(float(logp.gather(1, ids[row, len(a) : len(a) + len(b), None]).sum()))
-        return found

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dpg_fast.personality.scores import Personality, Pole, Trait
-from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.text.answers import write_texts
+from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.progress import Count
@@ -34,33 +33,6 @@ class PersonaAnswer:
     answer: str
 
 
-def generate_answers(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[tuple[str | None, str]],
-    *,
-    max_new_tokens: int = 70,
-    batch_size: int = 32,
-    progress: Count | None = None,
-) -> list[str]:
-    """Greedy answers (repetition penalty 1.1) to items of (system text or None, question), in their order."""
-    prompts = [
-        chat_prompt(tokenizer, [{"role": "user", "content": question}], system=system) for system, question in items
-    ]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # less padding
-    found: dict[int, str] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        inputs = encode_prompts(tokenizer, [prompts[i] for i in rows], model.device)
-        with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.1)
-        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        found.update(zip(rows, texts, strict=True))
-        if progress is not None:
-            progress(len(found), len(order))
-    return [found[i] for i in range(len(items))]
-
-
 def generate_persona_answers(
     model: Any,
     tokenizer: Any,
@@ -72,25 +44,21 @@ def generate_persona_answers(
     user_template: str = USER_TEMPLATE,
     progress: Count | None = None,
 ) -> list[PersonaAnswer]:
-    """Answers to items of (pole, question, description), in their order, as `generate_answers` makes them.
+    """Answers to items of (pole, question, description), in their order, greedy with a repetition penalty of 1.1.
 
     Sentences that only repeat the description are cut out, as is an unfinished last sentence where another
     remains: a judge should see behaviour, not the instruction. `answer` is empty if nothing else was said.
     """
-    texts = generate_answers(
-        model,
-        tokenizer,
-        [
-            (
-                system_template.format(description=description),
-                user_template.format(question=question, description=description),
-            )
-            for _, question, description in items
-        ],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    prompts = [
+        chat_prompt(
+            tokenizer,
+            [{"role": "user", "content": user_template.format(question=question, description=description)}],
+            system=system_template.format(description=description),
+        )
+        for _, question, description in items
+    ]
+    options = {"max_new_tokens": max_new_tokens, "repetition_penalty": 1.1}
+    texts = write_texts(model, tokenizer, prompts, batch_size=batch_size, progress=progress, **options)
     return [
         PersonaAnswer(pole, question, description, strip_description(text, description))
         for (pole, question, description), text in zip(items, texts, strict=True)

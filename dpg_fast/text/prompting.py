@@ -58,3 +58,11 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], device: Any = None) -
     finally:
         tokenizer.padding_side = side
     return batch if device is None else batch.to(device)
+
+
+def padding(tokenizer: Any, model: Any) -> int:
+    """Id for padding: the tokenizer's, else an end-of-sequence id."""
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    eos = model.generation_config.eos_token_id
+    return int(eos[0] if isinstance(eos, list) else eos if eos is not None else tokenizer.eos_token_id)

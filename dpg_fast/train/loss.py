@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dpg_fast.compat.transformers_models import changes_logits
+from dpg_fast.compat.transformers import last_logits
+from dpg_fast.compat.transformers_models import finish_logits, output_layer
 from dpg_fast.hypernet import describe
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.scores import Personality
 
 _AT_ONCE = 1024  # positions whose logits exist at a time
-_CHECKED: WeakSet[Any] = WeakSet()
+_SPLITS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # whether logits are those of the output layer alone
 
 
 def target_loss(logits: Tensor, candidates: Tensor, log_target: Tensor) -> Tensor:
@@ -48,14 +49,15 @@ def batch_loss(model: PersonalityModel | Any, batch: dict[str, Tensor]) -> tuple
     places = batch["positions"][rows, columns]
     lines = batch["line"][rows] if "line" in batch else rows
     candidates, log_target = batch["candidates"][rows, columns], batch["log_target"][rows, columns]
-    head = inner.get_output_embeddings()
-    if changes_logits(inner.config):
-        logits = model(**inputs, use_cache=False).logits
-        return target_loss(logits[lines, places], candidates, log_target), torch.tensor(len(rows))
+    if _SPLITS.get(inner) is False:
+        return _whole_loss(model, inputs, lines, places, candidates, log_target)
     # The output layer is run on learnt positions alone: on a small model it is a fifth of all work.
-    output = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=True)
-    last = output.hidden_states[-1]
-    _check_head(inner, head, last, output.logits)
+    output = model(**inputs, use_cache=False, output_hidden_states=True, **last_logits(inner))
+    last, head = output.hidden_states[-1], _Head(inner)
+    if inner not in _SPLITS:
+        _SPLITS[inner] = _agrees(head, last, output.logits)
+        if not _SPLITS[inner]:
+            return _whole_loss(model, inputs, lines, places, candidates, log_target)
     hidden = last[lines, places]
     total = hidden.new_zeros((), dtype=torch.float32)
     for begin in range(0, len(rows), _AT_ONCE):
@@ -66,20 +68,31 @@ def batch_loss(model: PersonalityModel | Any, batch: dict[str, Tensor]) -> tuple
     return total, torch.tensor(len(rows), device=total.device)
 
 
-def _check_head(model: Any, head: Any, hidden: Tensor, logits: Tensor) -> None:
-    """Once for each model: its logits are those of the output layer on the last hidden state, which the loss relies on."""
-    if model in _CHECKED:
-        return
+class _Head:
+    """Logits of hidden states, as the output layer and known settings of the configuration give them."""
+
+    def __init__(self, model: Any) -> None:
+        self.layer, self.config = output_layer(model), model.config
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return finish_logits(self.config, self.layer(hidden))  # type: ignore[misc]
+
+
+def _agrees(head: _Head, hidden: Tensor, logits: Tensor) -> bool:
+    """Whether the model's logits are those of the output layer on its last hidden state."""
+    if head.layer is None:
+        return False
     with torch.no_grad():
-        found, exact = head(hidden[:, -1:]).float(), logits[:, -1:].float()
-    error = float((found - exact).norm() / exact.norm().clamp_min(1e-12))
-    if not error <= 0.01:  # bfloat16 rounds by a third of that
-        raise RuntimeError(
-            f"the logits of {type(model.base).__name__} are not its output layer applied to its last hidden state (relative "
-            f"difference {error:.1e}), and no setting of its configuration that is known here says so; this model cannot be "
-            "trained"
-        )
-    _CHECKED.add(model)
+        found, exact = head(hidden[:, -1:]).float(), logits[:, -1:].detach().float()
+    return float((found - exact).norm() / exact.norm().clamp_min(1e-12)) <= 0.01  # bfloat16 rounds by a third of that
+
+
+def _whole_loss(
+    model: Any, inputs: dict[str, Any], lines: Tensor, places: Tensor, candidates: Tensor, log_target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From the model's own logits of all positions."""
+    logits = model(**inputs, use_cache=False).logits
+    return target_loss(logits[lines, places], candidates, log_target), torch.tensor(len(lines), device=logits.device)
 
 
 def _inputs(model: Any, batch: dict[str, Tensor]) -> dict[str, Any]:

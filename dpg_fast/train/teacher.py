@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.compat.transformers import cache_argument, output_cache
+from dpg_fast.compat.transformers import cache_argument
 from dpg_fast.personality.scores import MAX_SCORE, Personality, Pole, Trait
+from dpg_fast.text.continuation import next_token_logp
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
 from dpg_fast.train.attention import grouped
@@ -148,15 +149,13 @@ class PersonaTeacher:
         position = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
         # 1 before the last prompt token: that one is run by the loop, so prompts and answers share its code.
         mask = batch["attention_mask"]
-        cache = output_cache(
-            self.model.model(
-                input_ids=batch["input_ids"][:, :-1],
-                attention_mask=mask[:, :-1],
-                position_ids=position[:, :-1],
-                use_cache=True,
-            )
+        _, cache = next_token_logp(
+            self.model,
+            input_ids=batch["input_ids"][:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=position[:, :-1],
         )
-        cached = cache_argument(self.model.model, cache)
+        cached = cache_argument(self.model, cache)
         index = torch.tensor(sources, device=device)
         cache.batch_select_indices(index)
         mask, ids, place = mask[index], batch["input_ids"][index, -1:], position[index, -1:]
@@ -164,10 +163,7 @@ class PersonaTeacher:
         steps: list[list[tuple[Tensor, Tensor]]] = [[] for _ in people]
         said: list[list[int]] = [[] for _ in people]
         for _ in range(self.settings.max_new_tokens):
-            hidden = self.model.model(
-                input_ids=ids, attention_mask=mask, position_ids=place, use_cache=True, **cached
-            ).last_hidden_state[:, -1]
-            logp = self.model.lm_head(hidden).float().log_softmax(-1)
+            logp, _ = next_token_logp(self.model, input_ids=ids, attention_mask=mask, position_ids=place, **cached)
             chosen = torch.zeros(len(people), dtype=torch.long, device=device)
             begin = 0
             for row, (span, person) in enumerate(zip(spans, people, strict=True)):

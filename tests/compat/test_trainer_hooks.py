@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,18 +143,15 @@ def test_files_of_checkpoints_and_fields_of_arguments() -> None:
     ],
 )
 def test_settings_that_change_logits_have_these_names(name: str, family: str) -> None:
-    assert name in models.LOGIT_SETTINGS
-    config = AutoConfig.for_model(family)
-    assert hasattr(config, name)
-    setattr(config, name, 0.5)
-    assert models.changes_logits(config)
+    assert name in LOGIT_SETTINGS
+    assert hasattr(AutoConfig.for_model(family), name)
+    logits = torch.tensor([-2.0, 0.7])
+    changed = models.finish_logits(SimpleNamespace(**{name: 0.5}), logits)
+    assert not torch.allclose(changed, logits)
+    assert torch.equal(models.finish_logits(SimpleNamespace(**{"logits_scaling": 1.0, name: None}), logits), logits)
 
 
-def test_settings_that_change_nothing_are_not_taken_for_ones_that_do() -> None:
-    config = AutoConfig.for_model("granite", logits_scaling=1.0)
-    assert not models.changes_logits(config) and not models.changes_logits(AutoConfig.for_model("llama"))
-
-
+LOGIT_SETTINGS = (*models.LOGIT_FACTORS, *models.LOGIT_DIVISORS, *models.LOGIT_CAPS)
 #: of attention, routers, gates and images
 ELSEWHERE = re.compile(r"attn|router|gate|mlp|init_value|max_logit_scale")
 
@@ -166,10 +163,10 @@ def test_no_configuration_has_a_setting_of_logits_that_is_unknown_here() -> None
             re.findall(r"^    (\w*(?:soft_?cap|logits?_scal|lm_head_mul|output_mul)\w*)\s*:", file.read_text(), re.M)
         )
     assert found >= {"final_logit_softcapping", "logits_scaling"}
-    assert {name for name in found if not ELSEWHERE.search(name)} <= set(models.LOGIT_SETTINGS)
+    assert {name for name in found if not ELSEWHERE.search(name)} <= set(LOGIT_SETTINGS)
 
 
-def test_logits_that_are_changed_in_an_unknown_way_are_noticed() -> None:
+def test_logits_that_are_changed_in_an_unknown_way_are_learnt_as_they_are() -> None:
     from dpg_fast.train.loss import batch_loss
 
     base = tiny_model("llama")
@@ -189,11 +186,16 @@ def test_logits_that_are_changed_in_an_unknown_way_are_noticed() -> None:
         "candidates": torch.tensor([[[5]]]),
         "log_target": torch.zeros(1, 1, 1),
     }
-    batch_loss(PersonalityModel.from_model(base, hypernet=HypernetConfig(rank=2, codes=2)), batch)
     scaled = tiny_model("llama")
     scaled.__class__ = Scaled
-    with pytest.raises(RuntimeError, match="the logits of Scaled are not its output layer"):
-        batch_loss(PersonalityModel.from_model(scaled, hypernet=HypernetConfig(rank=2, codes=2)), batch)
+    for model in (base, scaled):
+        wrapped = PersonalityModel.from_model(model, hypernet=HypernetConfig(rank=2, codes=2))
+        for _ in range(2):  # the first batch finds out how, the second knows
+            loss, count = batch_loss(wrapped, batch)
+            wanted = wrapped(batch["input_ids"], personality=batch["personality"]).logits[0, 1].log_softmax(-1)[5]
+            assert count == 1
+            torch.testing.assert_close(loss, -wanted)
+        wrapped.unload()
 
 
 def test_names_of_peft(tmp_path: Path) -> None:

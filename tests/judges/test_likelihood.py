@@ -58,12 +58,13 @@ class Counting(torch.nn.Module):
         past_key_values: Any = None,
         use_cache: bool = True,
         position_ids: Any = None,
+        attention_mask: Any = None,
     ) -> Any:
         seen = (input_ids == self.h).cumsum(dim=1) > 0
         if past_key_values is not None:
             seen = seen | past_key_values.seen[:, None]
         hidden = torch.nn.functional.one_hot(seen.long(), 2).float()
-        return Output(last_hidden_state=hidden, past_key_values=Seen(seen[:, -1]))
+        return Output(last_hidden_state=hidden, logits=hidden @ self.weight, past_key_values=Seen(seen[:, -1]))
 
 
 class Output(dict[str, Any]):
@@ -75,8 +76,8 @@ class Seen:
     def __init__(self, seen: torch.Tensor) -> None:
         self.seen = seen
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.seen = self.seen.repeat_interleave(repeats)
+    def batch_select_indices(self, rows: torch.Tensor) -> None:
+        self.seen = self.seen[rows]
 
 
 def test_probabilities_computed_by_hand(byte_tokenizer: Any) -> None:

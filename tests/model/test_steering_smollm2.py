@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,9 @@ from dpg_fast import Personality, PersonalityModel, Trait
 from dpg_fast.cli.demo import SYSTEM, adapter_directory, hypernet_directory
 from dpg_fast.judges.choice import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
-from dpg_fast.judges.poles import contrast_poles
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.util.stats import bootstrap
 
 PEOPLE = [Personality("E+5"), None, Personality("N+4 A-3"), Personality("C-5"), None, Personality("O5C3E1A-1N-5")]
 
@@ -80,9 +81,14 @@ def test_both_poles_of_every_trait_move_the_judge(model: PersonalityModel, smoll
     """On held-back questions; intervals are printed (pytest -s) and must exclude zero where they did when measured."""
     bare, tokenizer = smollm2
     judge = LikelihoodJudge(bare, tokenizer, autocast=fast_dtype())
-    questions = {trait: [q.question for q in load_questions(trait, "holdout")] for trait in Trait}
-    result = contrast_poles(model, tokenizer, judge, questions, system=SYSTEM)
-    for trait, contrast in result.items():
-        print(f"{trait.value}: {contrast.high:+.2f} against {contrast.low:+.2f}, difference {contrast.difference}")
-        assert contrast.high > contrast.low
-        assert contrast.difference.low > 0
+    for trait in Trait:
+        asked = [q.question for q in load_questions(trait, "holdout")] * 2
+        people = [Personality({trait.value: level}) for level in (5, -5) for _ in asked[::2]]
+        options = {"max_new_tokens": 48, "do_sample": False, "repetition_penalty": 1.1}
+        texts = model.chat(asked, personality=people, tokenizer=tokenizer, system=SYSTEM, **options)
+        judged = judge.judge_all(list(zip(asked, texts, strict=True)), traits=[trait])
+        high, low = np.array([j.scores.get(trait, np.nan) for j in judged]).reshape(2, -1)
+        scored = (high - low)[~np.isnan(high - low)]  # an empty answer has no score
+        difference = bootstrap(lambda rows, scored=scored: scored[rows].mean(), len(scored))
+        print(f"{trait.value}: {np.nanmean(high):+.2f} against {np.nanmean(low):+.2f}, difference {difference}")
+        assert difference.low > 0

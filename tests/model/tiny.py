@@ -31,10 +31,18 @@ EXTRA: dict[str, dict[str, Any]] = {
     "phi3": {},
 }
 FAMILIES = tuple(EXTRA)
+SCALED: dict[str, dict[str, Any]] = {
+    "gemma2": {"final_logit_softcapping": 3.0},
+    "granite": {"logits_scaling": 2.5},
+    "cohere": {"logit_scale": 0.3},
+    "cohere2": {"logit_scale": 2.0},
+    "hyperclovax": {"logits_scaling": 2.5},  # multiplies where Granite divides
+}
+"""Families with what they do to their logits."""
 
 
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
-    return AutoConfig.for_model(family, **{**SIZES, **EXTRA[family], **changes})
+    return AutoConfig.for_model(family, **{**SIZES, **EXTRA.get(family, {}), **changes})
 
 
 def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:

@@ -19,7 +19,7 @@ matplotlib = pytest.importorskip("matplotlib")
 
 def test_dose_curves_show_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr("dpg_fast.reporting.figures.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("dpg_fast.neurons.plots.save_figure", lambda figure, path: figures.append(figure))
     strengths = [0.0, 1.0, 2.0]
     curves = {
         pole: DoseCurve(strengths, [math.tanh(s) for s in strengths], [0, 0, 0], [1, 1, 1], [-1, -2, -3])

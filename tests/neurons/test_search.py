@@ -125,15 +125,15 @@ def test_killed_search_continues_from_its_tables(
 ) -> None:
     whole = collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS)
     calls: list[int] = []
-    original = search_module.answer
+    original = search_module.write_tokens
 
-    def dies(model: Any, tokenizer: Any, prompts: list[str], *rest: Any) -> Any:
+    def dies(model: Any, tokenizer: Any, prompts: list[str], **rest: Any) -> Any:
         calls.append(len(prompts))
         if len(calls) == batches_before_death + 1:
             raise KeyboardInterrupt
-        return original(model, tokenizer, prompts, *rest)
+        return original(model, tokenizer, prompts, **rest)
 
-    monkeypatch.setattr(search_module, "answer", dies)
+    monkeypatch.setattr(search_module, "write_tokens", dies)
     run = {"checkpoint": tmp_path / "partial", "checkpoint_every": 2}
     with pytest.raises(KeyboardInterrupt):
         collect_statistics(tiny_llama, byte_tokenizer, QUESTIONS, DESCRIPTIONS, SETTINGS, **run)

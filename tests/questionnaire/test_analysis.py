@@ -142,7 +142,6 @@ def test_damaged_result_files_are_named(content: str, message: str, tmp_path: Pa
         (["--inventory", "ipip-50"], "do not come with this package"),
         (["--sex", "x"], "sex is M, F or N"),
         (["--temperature", "1"], "a temperature belongs to"),
-        (["--method", "text", "--context", "1"], "context and prefill do not go with it"),
         (["--personality", "E+5", "--through", "adjectives", "--adapter", "smollm2"], "leave --adapter out"),
     ],
 )
@@ -199,7 +198,7 @@ def test_people_told_in_the_prompt(
     monkeypatch.setattr("dpg_fast.cli.assess._load", lambda *_: (tiny_llama, byte_tokenizer))
     inventory = bundled_inventory()
     replace(inventory, items=inventory.items[:4]).save(tmp_path / "four.jsonl")
-    arguments = ["--through", "adjectives", "--personality", "E-5", "--method", "statement", "--forms", "2"]
+    arguments = ["--through", "adjectives", "--personality", "E-5", "--forms", "2"]
     paths = ["--inventory", str(tmp_path / "four.jsonl"), "--out", str(tmp_path / "o"), "--report", str(tmp_path / "r")]
     result = runner.invoke(app, ["assess", "questionnaire", *arguments, *paths])
     assert result.exit_code == 0, result.output

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from dpg_fast import HypernetConfig, HyperNetwork, PersonalityModel
 from dpg_fast.personality.scores import Personality, Pole, Trait
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.train import LessonSettings, PersonaTeacher, TeacherSettings, load_lessons, make_lessons, taught_sources
-from dpg_fast.train.lessons import asked_questions, draw_people
+from dpg_fast.train.lessons import Lesson, asked_questions, draw_people
+from dpg_fast.train.loss import batch_loss, target_loss
+from dpg_fast.train.rows import collate
 from dpg_fast.train.teacher import mix
+from tests.model.tiny import SCALED, tiny_model
 
 SETTINGS = TeacherSettings(candidates=6, max_new_tokens=5, temperature=0, repetition_penalty=1.0, strength=1.0)
 TEXTS = {
@@ -109,3 +113,35 @@ def test_people_cover_poles_pairs_and_everything() -> None:
     assert all(group[0][0].scores[place] >= 2.5 and group[1][0].scores[place] <= -2.5 for group in people)
     assert {len(traits) for group in people for _, traits in group} == {1, 2, 3, 5}
     assert all(Trait.EXTRAVERSION in traits for group in people for _, traits in group[:7])
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_a_hypernetwork_learns_the_logits_of_models_that_scale_or_cap_them(family: str, byte_tokenizer: Any) -> None:
+    base = tiny_model(family, vocab_size=258, eos_token_id=0, max_position_embeddings=512, **SCALED[family])
+    people = [Personality("O3"), Personality("O-4")]
+    answers = PersonaTeacher(base, byte_tokenizer, SETTINGS).answer("Why?", people, TEXTS, "Speak.")
+    prompt = chat_prompt(byte_tokenizer, [{"role": "user", "content": "Why?"}], system="Speak.")
+    for answer in answers:
+        wanted = log_p(base, byte_tokenizer, prompt, answer.tokens).gather(1, answer.candidates.long())
+        torch.testing.assert_close(answer.log_base, wanted, rtol=1e-4, atol=1e-4)
+
+    lesson = Lesson("Why?", "Speak.", tuple(person.scores for person in people), tuple(answers))
+    sources = taught_sources([lesson], byte_tokenizer, strength=1.0, redraw=0.0)
+    batch = collate([source.row(np.random.default_rng(0)) for source in sources], pad_token=0)
+    model = PersonalityModel.from_model(base, hypernet=HypernetConfig(rank=4, hidden=16))
+    assert isinstance(model.hypernet, HyperNetwork)
+    optimizer = torch.optim.Adam(model.hypernet.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        total, count = batch_loss(model, batch)
+        loss = total / count
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "personality")}
+    rows, columns = (batch["positions"] >= 0).nonzero(as_tuple=True)
+    logits = model(**inputs).logits[rows, batch["positions"][rows, columns]]
+    plain = target_loss(logits, batch["candidates"][rows, columns], batch["log_target"][rows, columns])
+    torch.testing.assert_close(batch_loss(model, batch)[0], plain)
+    assert losses[-1] < 0.97 * losses[0]

@@ -26,8 +26,9 @@ from dpg_fast.data.labelled.settings import LabelSettings
 from dpg_fast.data.scripts.segments import Segment
 from dpg_fast.judges.runner import fill
 from dpg_fast.llm import Call, Fence, LLMClient, Usage
+from dpg_fast.text.answers import write_texts
 from dpg_fast.text.assets import load_questions
-from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Progress
 from dpg_fast.util.store import Store
@@ -167,20 +168,11 @@ class LocalGenerator:
     def write(self, requests: Sequence[Request]) -> list[str | None]:
         """One text for each request, empty where nothing but stage directions came."""
         prompts = [chat_prompt(self.tokenizer, request.prompt()) for request in requests]
-        device = next(self.model.parameters()).device
-        batch = encode_prompts(self.tokenizer, prompts, device)
         digest = hashlib.sha256(f"{self.seed} {[request.id for request in requests]}".encode()).digest()
-        with torch.random.fork_rng(), torch.inference_mode():
+        with torch.random.fork_rng():
             torch.manual_seed(int.from_bytes(digest[:7], "little"))
-            out = self.model.generate(
-                **batch,
-                do_sample=True,
-                temperature=self.temperature,
-                top_k=0,
-                max_new_tokens=self.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        texts = self.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            options: dict[str, Any] = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
+            texts = write_texts(self.model, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens, **options)
         return [clean(text) or "" for text in texts]
 
 

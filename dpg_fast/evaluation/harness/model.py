@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import Tensor
 
-from dpg_fast.compat.transformers import cache_argument, output_cache
 from dpg_fast.compat.transformers_models import longest_text
 from dpg_fast.model.steering import SteerTokens, check_tokens
 from dpg_fast.personality.row import RowItem
-from dpg_fast.text.prompting import encode_prompts, with_system
+from dpg_fast.text.answers import write_tokens
+from dpg_fast.text.continuation import continuation_logp
+from dpg_fast.text.prompting import with_system
 from dpg_fast.util.errors import DPGError
 
 _MAX_NEW = 256  # the harness's own default where a task does not say
@@ -84,63 +83,22 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return found
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        result: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         pairs = [self._shortened(context, continuation) for _, context, continuation in requests]
-        order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]), pairs[i][0], len(pairs[i][1])))
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            for i, found in zip(rows, self._score([pairs[i] for i in rows]), strict=True):
-                result[i] = found
-        return result
+        found = continuation_logp(
+            self.model,
+            [context for context, _ in pairs],
+            [continuation for _, continuation in pairs],
+            personality=None if self.personality is None else [self.personality] * len(pairs),
+            steer_prompt=self.steer_tokens == "all",
+            batch_size=self.batch_size,
+        )
+        return [(own.total, own.greedy) for own in found]
 
     def _shortened(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
         """What is too long loses its beginning. The last token predicts nothing that is asked for, so it needs no place."""
         text = (context + continuation)[-self.max_length - 1 :]
         length = min(len(continuation), len(text) - 1)
         return text[:-length], text[-length:]
-
-    @torch.inference_mode()
-    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """(log-likelihood of the continuation, whether it is the greedy one) of each (context, continuation).
-
-        A context that several continuations share is run once.
-        """
-        device = self.model.device
-        contexts = list(dict.fromkeys(tuple(context) for context, _ in pairs))
-        owners = [contexts.index(tuple(context)) for context, _ in pairs]
-        width, longest = max(map(len, contexts)), max(len(continuation) for _, continuation in pairs)
-        ids = torch.full((len(contexts), width), self.eot_token_id, device=device)
-        mask = torch.zeros_like(ids)
-        for row, context in enumerate(contexts):
-            ids[row, width - len(context) :] = torch.tensor(context, device=device)
-            mask[row, width - len(context) :] = 1
-        first = self._forward(ids, mask, 0 if self.steer_tokens == "all" else width, logits_to_keep=1)
-        logits = first.logits[owners]
-        if longest > 1:
-            rest = torch.full((len(pairs), longest - 1), self.eot_token_id, device=device)
-            for row, (_, continuation) in enumerate(pairs):
-                rest[row, : len(continuation) - 1] = torch.tensor(continuation[:-1], device=device)
-            cache = output_cache(first)
-            cache.batch_select_indices(torch.tensor(owners, device=device))
-            # what is padded follows the continuation, where causal attention never looks
-            mask = torch.cat([mask[owners], torch.ones_like(rest)], dim=1)
-            later = self._forward(rest, mask, 0, **cache_argument(self.model, cache))
-            logits = torch.cat([logits, later.logits], dim=1)
-        return [self._read(row, continuation) for row, (_, continuation) in zip(logits, pairs, strict=True)]
-
-    def _forward(self, ids: Tensor, mask: Tensor, steer_from: int, **options: Any) -> Any:
-        """The model on int64 ``ids`` [N, L], the last L of the texts that ``mask`` [N, past + L] covers; with its cache."""
-        if self.personality is not None:
-            options |= {"personality": self.personality, "steer_from": steer_from}
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        return self.model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **options)
-
-    @staticmethod
-    def _read(logits: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
-        own = logits[: len(continuation)].float()
-        wanted = torch.tensor(continuation, device=own.device)
-        picked = own.gather(1, wanted[:, None])[:, 0] - own.logsumexp(1)
-        return float(picked.double().sum()), bool((own.argmax(1) == wanted).all())
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of whole texts, in windows of the model's length."""
@@ -185,21 +143,20 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return result
 
     def _generate(self, prompts: Sequence[str], stops: Sequence[str], limit: int) -> list[str]:
-        batch = encode_prompts(self.tokenizer, prompts, self.model.device)
-        longest = max(1, self.max_length - limit)
-        batch = {name: values[:, -longest:] for name, values in batch.items()}
         wanted = [stop for stop in stops if stop]
         options: dict[str, Any] = {"stop_strings": wanted, "tokenizer": self.tokenizer} if wanted else {}
         if self.personality is not None:
             options["personality"] = self.personality
-        output = self.model.generate(
-            **batch,
-            **options,
-            do_sample=False,
+        tokens = write_tokens(
+            self.model,
+            self.tokenizer,
+            prompts,
+            longest=max(1, self.max_length - limit),
             max_new_tokens=limit,
             pad_token_id=self.eot_token_id,
+            **options,
         )
-        texts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [_cut(text, wanted) for text in texts]
 
 

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.personality.scores import MAX_SCORE, Trait
-from dpg_fast.questionnaire.forms import make_forms
+from dpg_fast.questionnaire.forms import make_forms, option_question
 from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.scoring import keyed, to_level
-from dpg_fast.questionnaire.whole_texts import option_question
 
 TASKS = ("dpg_fast_inventory", "dpg_fast_situations")
 TEST = "test"

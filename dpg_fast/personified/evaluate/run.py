@@ -30,7 +30,7 @@ from dpg_fast.questionnaire.inventory import bundled_inventory
 from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import digest
-from dpg_fast.util.progress import Progress
+from dpg_fast.util.progress import Progress, count_of, silent
 from dpg_fast.util.results import write_results
 
 FIGURES = "figures.json"
@@ -107,7 +107,7 @@ def evaluate(
         LLMError: the judge's server cannot be used; what is done is kept.
     """
     check_settings(settings, systems)
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     identity = model_identity(systems[0].base)
     said, likely = {}, {}
     parts: dict[str, dict[str, Any]] = {"questionnaire": {}, "drift": {}}
@@ -222,7 +222,7 @@ def _questionnaire(
         make_forms(inventory, settings.forms, seed=settings.seed),
         AdministrationSettings(batch_size=settings.sampling.batch_size),
         checkpoint=directory / f"questionnaire_{_name(system, people)}.jsonl",
-        progress=lambda done, total: report(f"questionnaire, {system.name}", done, total),
+        progress=count_of(report, f"questionnaire, {system.name}"),
     )
     return analyse(session, resamples=min(200, settings.resamples), seed=settings.seed)
 

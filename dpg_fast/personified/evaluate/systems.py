@@ -13,13 +13,13 @@ import torch
 
 from dpg_fast.evaluation.methods import Wrapping
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.chatting import padding
 from dpg_fast.personality.row import RowItem
 from dpg_fast.personality.scores import Personality
 from dpg_fast.personality.stages import read_card
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.retrieval import Budget, Retriever, TfidfEmbedder
 from dpg_fast.personified.evaluate.cast import Person
+from dpg_fast.text.continuation import continuation_logp
 from dpg_fast.text.fluency import Likelihood
 from dpg_fast.text.prompting import Message, with_system
 from dpg_fast.util.errors import DPGError
@@ -248,7 +248,6 @@ def make_systems(
     return found
 
 
-@torch.inference_mode()
 def reply_likelihoods(
     model: PersonalityModel,
     tokenizer: Any,
@@ -265,30 +264,13 @@ def reply_likelihoods(
         chats, personalities, texts, prefixes: n each; a prefix stands before the text and is not counted.
     """
     batch = model.prompts([list(chat) for chat in chats], personality=list(personalities), tokenizer=tokenizer)
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
 
     def ids_of(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
     before, after = [ids_of(prefix) for prefix in prefixes], [ids_of(text) for text in texts]
-    prompt, mask = batch["input_ids"], batch["attention_mask"]
-    length = prompt.shape[1]
-    width = max(1, *(len(a) + len(b) for a, b in zip(before, after, strict=True)))
-    tail = torch.full((len(texts), width), padding(tokenizer, model.base), device=prompt.device)
-    there = torch.zeros_like(tail)
-    for row, (a, b) in enumerate(zip(before, after, strict=True)):
-        tail[row, : len(a) + len(b)] = torch.tensor([*a, *b], device=prompt.device)
-        there[row, : len(a) + len(b)] = 1
-    full = torch.cat([prompt, tail], dim=1)
-    mask = torch.cat([mask, there.to(mask.dtype)], dim=1)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
-    logits = model(
-        input_ids=full, attention_mask=mask, position_ids=positions, personality=list(personalities), steer_from=length
-    ).logits
-    found = []
-    for row, (a, b) in enumerate(zip(before, after, strict=True)):
-        start = length + len(a)
-        logp = logits[row, start - 1 : start - 1 + len(b)].float().log_softmax(-1)
-        picked = logp.gather(1, full[row, start : start + len(b), None])
-        found.append(Likelihood(float(picked.double().sum()), len(b)))
-    return found
+    said = [a + b for a, b in zip(before, after, strict=True)]
+    found = continuation_logp(model, prompts, said, personality=personalities, steer_prompt=False, batch_size=len(said))
+    return [Likelihood(float(own.logp[len(a) :].sum()), len(b)) for own, a, b in zip(found, before, after, strict=True)]

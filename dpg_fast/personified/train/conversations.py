@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dpg_fast.personality.stages import label_messages, stage_token
 from dpg_fast.personified.data.general import INSTRUCTIONS
 from dpg_fast.personified.data.record import ANALYSIS, PersonifiedRecord, split_reply
 from dpg_fast.personified.data.writing import TEST, TRAIN
 from dpg_fast.personified.train.settings import ConversationSettings
-from dpg_fast.text.prompting import chat_prompt, encode_prompts
+from dpg_fast.text.answers import write_tokens
+from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.text.records import DialogueRecord, Turn, read_records, write_records
 from dpg_fast.train.rows import assistant_tokens
 from dpg_fast.util.errors import DPGError
@@ -157,10 +156,8 @@ def make_general(base: Any, tokenizer: Any, file: Path, max_new_tokens: int = 10
     for start in range(0, len(INSTRUCTIONS), batch):
         asked = INSTRUCTIONS[start : start + batch]
         prompts = [chat_prompt(tokenizer, [{"role": "user", "content": text}]) for text in asked]
-        encoded = encode_prompts(tokenizer, prompts, base.device)
-        with torch.inference_mode():
-            answers = base.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
-        for text, answer in zip(asked, answers[:, encoded["input_ids"].shape[1] :].tolist(), strict=True):
+        answers = write_tokens(base, tokenizer, prompts, max_new_tokens=max_new_tokens)
+        for text, answer in zip(asked, answers.tolist(), strict=True):
             said = tokenizer.decode(answer, skip_special_tokens=True).strip()
             if end not in answer:
                 said = said[: max(said.rfind(mark) for mark in ".!?") + 1]

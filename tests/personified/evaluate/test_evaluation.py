@@ -248,7 +248,7 @@ def test_profiles_make_smollm2_distinct(smollm2: tuple[Any, Any], tmp_path: Path
     assert found["stages"]["bare"]["margin"]["estimate"] == pytest.approx(0, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["logprobs", "generate", "statement", "shift"])
+@pytest.mark.parametrize("method", ["logprobs", "generate"])
 def test_stages_fill_in_questionnaires_as_alone(
     tiny_llama: Any, byte_tokenizer: Any, adapters: dict[str, list[Path]], method: Any
 ) -> None:
