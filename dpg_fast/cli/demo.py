@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from dpg_fast.cli.demo_display import Person, answers_table, plot, speed_table
-from dpg_fast.cli.judge_options import fast_dtype
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
+from dpg_fast.judges.choice import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
-from dpg_fast.model import PersonalityModel, artifact
+from dpg_fast.model import PersonalityModel, artifact, loading
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.speed import StepTiming, compare_steps, generation, peft_rival, twin
 from dpg_fast.personality.row import RowItem
@@ -22,7 +22,8 @@ from dpg_fast.personality.scores import MAX_SCORE, Personality, parse_personalit
 from dpg_fast.text.answers import NEUTRAL_SYSTEM as SYSTEM
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.smollm2 import find_gguf, load_smollm2
+from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
+from dpg_fast.util.smollm2 import load_smollm2
 
 QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
 PEOPLE = ("E+5", "E-5", "N+5", "A-5", "C+5", "O+5 E+3")
@@ -31,6 +32,7 @@ TIMED = 12  # tokens of a timed call
 ENOUGH = 16  # tokens after which a person at an end of a trait has said something else than the base model
 NEURONS, HYPERNETWORK, BOTH, ALL = "neurons", "hypernetwork", "both", "all"
 WAYS = (NEURONS, HYPERNETWORK, BOTH)
+ADAPTERS = {NEURONS: BUNDLED, HYPERNETWORK: BUNDLED_HYPERNET, BOTH: loading.BOTH}
 TITLES = {
     NEURONS: "Neurons: one batch, one forward pass a token, a personality for each row",
     HYPERNETWORK: "Hypernetwork: the same batch, LoRA weights generated for each row",
@@ -49,30 +51,19 @@ def hypernet_directory() -> Path:
 
 
 def load_demo_model(way: str = NEURONS) -> tuple[PersonalityModel, Any]:
-    """SmolLM2-135M-Instruct with what comes with the package, and its tokenizer.
-
-    Args:
-        way: "neurons", "hypernetwork" or "both".
-
-    Raises:
-        ValueError: another way.
-    """
+    """SmolLM2-135M-Instruct with what comes with the package ("neurons", "hypernetwork" or "both"), and its tokenizer."""
     base, tokenizer = load_smollm2()
     return give_personality(base, way), tokenizer
 
 
 def give_personality(base: Any, way: str) -> PersonalityModel:
-    """A bare SmolLM2-135M-Instruct with the shipped neurons, the shipped hypernetwork, or both; arguments as above."""
+    """A bare SmolLM2-135M-Instruct with the shipped neurons, the shipped hypernetwork, or both.
+
+    Raises:
+        DPGError: another way.
+    """
     _check_way(way, WAYS)
-    # The adapters were made on the packaged weights; the Hub's are the same model before 4-bit quantisation.
-    from_hub = find_gguf() is None
-    steering = calibration = hypernet = None
-    if way != HYPERNETWORK:
-        neurons = artifact.load(adapter_directory(), base, allow_mismatch=from_hub)
-        steering, calibration = neurons.steering, neurons.calibration
-    if way != NEURONS:
-        hypernet = artifact.load(hypernet_directory(), base, allow_mismatch=from_hub).hypernet
-    return PersonalityModel.from_model(base, hypernet=hypernet, steering=steering, calibration=calibration)
+    return loading.wrap(base, BUNDLED, ADAPTERS[way])
 
 
 def _check_way(way: str, accepted: Sequence[str]) -> None:

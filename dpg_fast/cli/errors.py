@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
 
 from dpg_fast.util.errors import DPGError
 
@@ -26,19 +27,31 @@ EXTRAS = {
 }  # module: the extra of this package that brings it
 
 
-@contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
-    """For commands and scripts alike: print a refusal as ``PROGRAM: MESSAGE`` and end with `STATUS`."""
-    try:
-        yield
-    except Exception as error:
-        message = refusal(error)
-        if message is None:
-            raise
-        import typer
+class Group(TyperGroup):
+    """Commands whose refusals end with ``COMMAND: MESSAGE`` on one line and with `STATUS`."""
 
-        typer.secho(f"{program}: {message}", fg="red", err=True)
-        sys.exit(STATUS)
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            message = refusal(error)
+            if message is None:
+                raise
+            command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+            typer.secho(f"{command}: {message}", fg="red", err=True)
+            raise typer.Exit(STATUS) from None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands with the whole first sentence of each."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in commands if command])
+
+
+def group(text: str, **more: Any) -> typer.Typer:
+    """A group of commands with its help text."""
+    return typer.Typer(cls=Group, help=text, no_args_is_help=True, rich_markup_mode=None, **more)
 
 
 def refusal(error: Exception) -> str | None:
@@ -49,7 +62,7 @@ def refusal(error: Exception) -> str | None:
     """
     from dpg_fast.llm import LLMError
 
-    if isinstance(error, (DPGError, LLMError, OSError)):
+    if isinstance(error, (DPGError, LLMError, OSError)) and not isinstance(error, BrokenPipeError):
         return str(error)
     if isinstance(error, ImportError):
         module = (error.name or "").partition(".")[0]

@@ -5,28 +5,44 @@ The same command asks a model behind an API how answers compare with references:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpg_fast.cli.errors import one_line_errors
-from dpg_fast.cli.judge_ways import Way, make_protocol, make_reader
-from dpg_fast.cli.server_options import (
-    BaseUrl,
+from dpg_fast.cli.options import (
+    AGAIN,
+    BaseModel,
+    BatchSize,
+    Cache,
     Concurrency,
     DryRun,
-    KeyVariable,
+    Dtype,
+    Judge,
+    JudgeKeyEnv,
+    JudgeKind,
+    JudgeModel,
+    JudgeUrl,
     LegacyMaxTokens,
+    MaxNewTokens,
     MaxTokens,
+    OutFile,
+    Precision,
     Prices,
+    Questions,
+    Report,
     RetryFailed,
+    Seed,
+    Temperature,
+    Timeout,
+    Traits,
+    json_object,
+    option,
 )
+from dpg_fast.judges.protocols import Way, make_protocol, make_reader
 from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
@@ -35,13 +51,6 @@ if TYPE_CHECKING:
     from dpg_fast.judges.dialogue_protocols import JudgingProtocol
     from dpg_fast.judges.dialogue_run import Item, Summary
     from dpg_fast.llm import LLMClient
-
-
-class Kind(StrEnum):
-    """Who judges."""
-
-    LIKELIHOOD = "likelihood"
-    OPENAI = "openai"
 
 
 @dataclass(frozen=True)
@@ -54,177 +63,190 @@ class Files:
     dry_run: bool
     batch_export: Path | None
     batch_import: list[Path]
-    cache: Path | None
 
 
 def judge(
     dialogues: Annotated[
         Path,
         typer.Argument(
-            help="JSON Lines of dialogue records (messages, character, source); for accuracy and ranking of question, "
-            "reference and answers by system."
+            help="JSON Lines of dialogue records (messages, character, source), or for accuracy and ranking of questions, "
+            "references and answers by system."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="JSON Lines of judgements; a killed run continues.")] = Path(
-        "judgements.jsonl"
-    ),
-    judge: Annotated[
-        Kind, typer.Option(help="likelihood: SmolLM2 here, no network; openai: any server with that API.")
-    ] = Kind.LIKELIHOOD,
-    model: Annotated[str | None, typer.Option(help="The judge's model, as its server names it.")] = None,
-    base_url: BaseUrl = None,
-    api_key_variable: KeyVariable = "OPENAI_API_KEY",
+    out: OutFile = Path("judgements.jsonl"),
+    judge: Judge = JudgeKind.LIKELIHOOD,
+    judge_model: JudgeModel = None,
+    judge_url: JudgeUrl = None,
+    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     protocol: Annotated[
         Way,
-        typer.Option(
-            help="evidence: -5..5 with quotations that are checked; npti: ratings 1 to 5, and fluency; accuracy, ranking: "
-            "systems' answers against a reference."
+        option(
+            "What a judge behind an API is asked: evidence, scores from -5 to 5 with quotations that are checked; npti, "
+            "ratings from 1 to 5 and fluency; accuracy or ranking, how systems' answers compare with a reference."
         ),
     ] = Way.EVIDENCE,
     target: Annotated[
-        str | None, typer.Option(help="Who is judged, by name. Default: the record's character, else the assistant.")
+        str | None, option("Name of who is judged; by default the record's character, or the assistant.")
     ] = None,
-    traits: Annotated[str, typer.Option(help="Letters of the traits, for npti and likelihood.")] = "OCEAN",
+    traits: Traits = "OCEAN",
     context_tokens: Annotated[
-        int, typer.Option(min=1, help="The model's context; longer dialogues are judged in pieces (evidence).")
+        int, option("Context of the judge's model, in tokens; evidence judges longer dialogues in pieces.", min=1)
     ] = 16_000,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the order in which answers are shown (ranking), and of intervals.")
-    ] = 0,
+    seed: Seed = 0,
     max_tokens: MaxTokens = 1500,
     legacy_max_tokens: LegacyMaxTokens = False,
-    temperature: Annotated[float, typer.Option(min=0, help="Temperature of the replies.")] = 0.0,
-    no_temperature: Annotated[bool, typer.Option(help="Send no temperature, for models that refuse one.")] = False,
-    parameters: Annotated[str, typer.Option(help='Further parameters, JSON: {"seed": 1}.')] = "{}",
+    temperature: Temperature = 0.0,
+    send_temperature: Annotated[bool, option("Send the temperature; some models refuse one.")] = True,
+    parameters: Annotated[str, option('Further parameters of each call, as a JSON object such as {"seed": 1}.')] = "{}",
     concurrency: Concurrency = 16,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one try of a call.")] = 120.0,
-    max_retries: Annotated[int, typer.Option(min=0, help="For overload, server errors and broken connections.")] = 6,
+    timeout: Timeout = 120.0,
+    max_retries: Annotated[int, option("Attempts after overload, server errors and broken connections.", min=0)] = 6,
     prices: Prices = None,
-    cache: Annotated[Path | None, typer.Option(help="Where replies are kept. Default: beside the output.")] = None,
+    cache: Cache = None,
     retry_failed: RetryFailed = False,
     batch_export: Annotated[
-        Path | None, typer.Option(help="Write the open requests as a batch file (OpenAI's format); send nothing.")
+        Path | None, option("Write the open requests as a batch file in OpenAI's format, and send nothing.")
     ] = None,
     batch_import: Annotated[
-        list[Path] | None, typer.Option(help="Repeatable: read output and error files of a batch; send nothing.")
+        list[Path] | None, option("Output or error file of a batch to read; nothing is sent." + AGAIN)
     ] = None,
     dry_run: DryRun = False,
-    report: Annotated[
-        Path | None, typer.Option(help="Folder for an HTML report of all judgements in the output, with pictures.")
-    ] = None,
+    report: Report = None,
 ) -> None:
     """Score the Big Five of one speaker in each dialogue of a file, or compare systems' answers with references.
 
     Every dialogue or item gets one line of the output. What failed is listed beside it and tried again by the next run.
     """
-    with one_line_errors("dpg-fast assess judge"):
-        from rich.console import Console
+    from rich.console import Console
 
-        from dpg_fast.personality.scores import Trait
+    from dpg_fast.llm.server import Server
+    from dpg_fast.personality.scores import Trait
 
-        files = Files(dialogues, out, target, dry_run, batch_export, batch_import or [], cache)
-        _check(files, judge, model, base_url, protocol, report)
-        wanted = [trait for trait in Trait if trait in {Trait.parse(letter) for letter in traits}]
-        if not wanted:
-            raise DPGError("name some of the traits O, C, E, A, N")
-        read = make_reader(files.dialogues, files.target, protocol)
-        total = sum(1 for _ in read())
-        console = Console()
-        if judge is Kind.LIKELIHOOD:
-            complete = _judge_here(files, wanted, total, console)
-        else:
-            sent = _json_object(parameters) | {
-                "max_tokens" if legacy_max_tokens else "max_completion_tokens": max_tokens
-            }
-            if not no_temperature:
-                sent.setdefault("temperature", temperature)
-            client = _client(
-                files,
-                str(model),
-                base_url,
-                api_key_variable,
-                sent,
-                concurrency,
-                timeout,
-                max_retries,
-                prices,
-                retry_failed,
-            )
-            try:
-                way = make_protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700), seed, read, dry_run)
-                more = {"seed": seed} if protocol is Way.RANKING else {}
-                complete = _judge_there(files, client, way, read, total, protocol.noun, more, console)
-            finally:
-                client.cache.close()
-        if report is not None and not dry_run and out.exists():
-            from dpg_fast.judges.dialogue_run import failed_file
-            from dpg_fast.judges.report import write_judgement_report
+    files = Files(dialogues, out, target, dry_run, batch_export, batch_import or [])
+    _check(files, judge, judge_model, judge_url, protocol, report)
+    wanted = [trait for trait in Trait if trait in {Trait.parse(letter) for letter in traits}]
+    if not wanted:
+        raise DPGError("name some of the traits O, C, E, A, N")
+    read = make_reader(files.dialogues, files.target, protocol)
+    total = sum(1 for _ in read())
+    console = Console()
+    if judge is JudgeKind.LIKELIHOOD:
+        complete = _judge_here(files, wanted, total, console)
+    else:
+        server = Server(
+            str(judge_model),
+            judge_url,
+            judge_key_env,
+            temperature if send_temperature else None,
+            max_tokens,
+            legacy_max_tokens,
+            json_object(parameters, "--parameters"),
+            concurrency,
+            timeout,
+            max_retries,
+            prices,
+            cache,
+            retry_failed,
+            dry_run,
+        )
+        client = server.client(out.with_name(out.name + ".replies.sqlite"))
+        try:
+            way = make_protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700), seed, read, dry_run)
+            more = {"seed": seed} if protocol is Way.RANKING else {}
+            complete = _judge_there(files, client, way, read, total, protocol.noun, more, console)
+        finally:
+            client.cache.close()
+    if report is not None and not dry_run and out.exists():
+        from dpg_fast.judges.dialogue_run import failed_file
+        from dpg_fast.judges.report import write_judgement_report
 
-            console.print(f"Report: {write_judgement_report(out, failed_file(out), report)}", highlight=False)
+        console.print(f"Report: {write_judgement_report(out, failed_file(out), report)}", highlight=False)
     if not complete:
         raise typer.Exit(1)
 
 
+def fit_judge(
+    out: OutFile,
+    base_model: BaseModel = "smollm2",
+    questions: Questions = 8,
+    validation_questions: Annotated[
+        int | None, option("Questions of each trait in the split validation; all by default.", min=1)
+    ] = None,
+    people: Annotated[int, option("Different personas that answer each question, for each pole.", min=1)] = 2,
+    answers: Annotated[
+        Path | None, option("Folder that keeps the answers and their ratios, to use them again.")
+    ] = None,
+    sample_out: Annotated[Path | None, option("File for a sample of the validation answers, as JSON Lines.")] = None,
+    sample_questions: Annotated[int, option("Questions of each trait in that sample.", min=1)] = 4,
+    personalitybench: Annotated[
+        Path | None, option("Folder of PersonalityBench files, on which the judge is measured too.")
+    ] = None,
+    bench_questions: Annotated[int, option("PersonalityBench questions of each trait.", min=1)] = 6,
+    template: Annotated[
+        str | None, option("System text of the judge's prompt; it may hold {description} and {question}.")
+    ] = None,
+    user_template: Annotated[str | None, option("User text of the judge's prompt; it may hold the same.")] = None,
+    max_new_tokens: MaxNewTokens = 70,
+    batch_size: BatchSize = 32,
+    dtype: Precision = Dtype.FLOAT32,
+    autocast: Annotated[
+        Dtype | None, option("Precision in which the judge runs; that of the weights by default.")
+    ] = None,
+) -> None:
+    """Fit the likelihood judge's scale to a model's own persona-prompted answers, and measure it on held-out ones."""
+    from rich.console import Console
+
+    from dpg_fast.judges.fit_run import FitSettings, JudgeFit
+    from dpg_fast.util.models import BUNDLED, load_base
+    from dpg_fast.util.progress import progress_bars
+    from dpg_fast.util.smollm2 import HUB_ID
+
+    if out.is_dir():
+        raise DPGError(f"{out} is a folder; name a file")
+    texts = {"system": template, "user": user_template}
+    settings = FitSettings(
+        questions,
+        validation_questions,
+        people,
+        answers,
+        sample_out,
+        sample_questions,
+        personalitybench,
+        bench_questions,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        autocast=None if autocast is None else autocast.torch,
+        **{name: text for name, text in texts.items() if text is not None},
+    )
+    model, tokenizer = load_base(base_model, dtype.torch)
+    name = HUB_ID if base_model == BUNDLED else base_model
+    with progress_bars(Console(stderr=True)) as report:
+        for table in JudgeFit(model, tokenizer, name, settings, report).run(out):
+            typer.echo(table)
+    typer.echo(f"Written to {out}")
+
+
 def _check(
-    files: Files, judge: Kind, model: str | None, base_url: str | None, protocol: Way, report: Path | None
+    files: Files, judge: JudgeKind, model: str | None, base_url: str | None, protocol: Way, report: Path | None
 ) -> None:
     if files.out.is_dir():
         raise DPGError(f"{files.out} is a folder; name a file")
     if files.out.resolve() == files.dialogues.resolve():
         raise DPGError("the output would overwrite the dialogues; name another file with --out")
-    if judge is Kind.OPENAI and not model:
-        raise DPGError("name the judge's model with --model")
+    if judge is JudgeKind.OPENAI and not model:
+        raise DPGError("name the judge's model with --judge-model")
     if protocol in (Way.ACCURACY, Way.RANKING):
-        if judge is Kind.LIKELIHOOD:
+        if judge is JudgeKind.LIKELIHOOD:
             raise DPGError(f"--protocol {protocol} goes with --judge openai")
         if files.target is not None or report is not None:
             raise DPGError("--target and --report go with dialogues")
-    if judge is Kind.LIKELIHOOD:
+    if judge is JudgeKind.LIKELIHOOD:
         if model or base_url:
-            raise DPGError("--model and --base-url go with --judge openai")
+            raise DPGError("--judge-model and --judge-url go with --judge openai")
         if files.batch_export or files.batch_import:
             raise DPGError("--batch-export and --batch-import go with --judge openai")
     if files.batch_export and files.batch_import:
         raise DPGError("import first, then export what is still open")
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DPGError(f"--parameters is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise DPGError("--parameters is a JSON object")
-    return found
-
-
-def _client(
-    files: Files,
-    model: str,
-    base_url: str | None,
-    api_key_variable: str,
-    parameters: dict[str, Any],
-    concurrency: int,
-    timeout: float,
-    max_retries: int,
-    prices: Path | None,
-    retry_failed: bool,
-) -> LLMClient:
-    from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
-
-    settings = LLMSettings(
-        model,
-        base_url,
-        api_key_variable=api_key_variable,
-        parameters=parameters,
-        concurrency=concurrency,
-        timeout=timeout,
-        max_retries=max_retries,
-    )
-    table = PriceTable() if prices is None else PriceTable.load(prices)
-    kept = files.cache or files.out.with_name(files.out.name + ".replies.sqlite")
-    kept = Path(":memory:") if files.dry_run and not kept.exists() else kept  # a dry run writes nothing
-    return LLMClient(settings, kept, prices=table, retry_failed=retry_failed)
 
 
 def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -> bool:
@@ -239,7 +261,7 @@ def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -
             f"{total:,} dialogues, {len(done):,} judged already; the likelihood judge makes no calls: price 0"
         )
         return True
-    from dpg_fast.cli.judge_options import fast_dtype
+    from dpg_fast.judges.choice import fast_dtype
     from dpg_fast.judges.dialogue_protocols import LikelihoodProtocol
     from dpg_fast.judges.likelihood import LikelihoodJudge
     from dpg_fast.util.smollm2 import load_smollm2

@@ -7,126 +7,196 @@ from typing import Annotated
 
 import typer
 
-from dpg_fast.cli.errors import one_line_errors
-from dpg_fast.cli.server_options import BaseUrl, KeyVariable, ServerOptions, asks_a_server
-
-personified = typer.Typer(
-    help="A character's material, conversations and preference pairs, in the manner of PersLLM.", no_args_is_help=True
+from dpg_fast.cli.errors import group
+from dpg_fast.cli.options import (
+    AGAIN,
+    Cache,
+    Concurrency,
+    DryRun,
+    Encoding,
+    LegacyMaxTokens,
+    MaxTokens,
+    OutFile,
+    OutFolder,
+    Prices,
+    RetryFailed,
+    Seed,
+    ServerTemperature,
+    Similarity,
+    Timeout,
+    WriterKeyEnv,
+    WriterModel,
+    WriterUrl,
+    option,
 )
 
-_Encoding = Annotated[str | None, typer.Option(help="Encoding of txt, md and html files; guessed by default.")]
+personified = group("A character's material, conversations and preference pairs, in the manner of PersLLM.")
+
 _Embedding = Annotated[
-    str, typer.Option(help='"tfidf" (no model), "api:MODEL" or a sentence-transformers model (PersLLM: gtr-t5-base).')
+    str,
+    option(
+        'Embeddings: "tfidf" needs no model; "api:MODEL" asks a server; else the name of a sentence-transformers model.'
+    ),
 ]
+KnowledgeWords = Annotated[int, option("Words of knowledge that are given with a question.", min=1)]
+StyleWords = Annotated[int, option("Words of style that are given with a question.", min=1)]
+TestShare = Annotated[float, option("Share of the conversations that is kept for testing.")]
+Shots = Annotated[int, option("Examples of STAGE/examples.jsonl that are shown before each call.", min=0)]
+Guidance = Annotated[str, option("Text that is added to every prompt.")]
 
 
 @personified.command("build")
-@asks_a_server(max_tokens=2000)
 def build(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
-    items: Annotated[int, typer.Option(min=0, help="Conversations of each stage.")] = 200,
-    ordinary: Annotated[float, typer.Option(help="Share of ordinary questions.")] = 0.5,
-    thought: Annotated[float, typer.Option(help="Share of opinions to be discussed.")] = 0.25,
-    error: Annotated[float, typer.Option(help="Share of false premises to be corrected.")] = 0.25,
-    general: Annotated[int, typer.Option(min=0, help="General instructions of each stage.")] = 20,
+    out: OutFolder,
+    writer_model: WriterModel,
+    items: Annotated[int, option("Number of conversations of each stage.", min=0)] = 200,
+    ordinary: Annotated[float, option("Share of ordinary questions.")] = 0.5,
+    thought: Annotated[float, option("Share of opinions to be discussed.")] = 0.25,
+    error: Annotated[float, option("Share of false premises to be corrected.")] = 0.25,
+    general: Annotated[int, option("Number of general instructions of each stage.", min=0)] = 20,
     general_file: Annotated[
-        Path | None, typer.Option(help='Other general instructions: one a line, or JSON Lines with "instruction".')
+        Path | None, option('File of other general instructions, one a line, or JSON Lines with "instruction".')
     ] = None,
-    turns: Annotated[int, typer.Option(min=1, help="Exchanges of a conversation.")] = 1,
+    turns: Annotated[int, option("Exchanges of a conversation.", min=1)] = 1,
     cross: Annotated[
-        float, typer.Option(help="Share of the questions that the other stages answer too, for pairs.")
+        float, option("Share of the questions that the other stages answer too, for preference pairs.")
     ] = 0.25,
     embedding: _Embedding = "tfidf",
-    knowledge_words: Annotated[int, typer.Option(min=1, help="Words of knowledge given with a question.")] = 1300,
-    style_words: Annotated[int, typer.Option(min=1, help="Words of style given with a question.")] = 350,
-    similarity: Annotated[float, typer.Option(help="Cosine from which a question repeats another.")] = 0.95,
-    test: Annotated[float, typer.Option(help="Share kept for testing.")] = 0.2,
-    verify: Annotated[bool, typer.Option(help="Let the model judge each answer by its materials.")] = True,
-    rounds: Annotated[int, typer.Option(min=1, help="How often what was lost is replaced.")] = 2,
-    candidates: Annotated[int, typer.Option(min=1, help="Answers asked for until one passes.")] = 1,
-    shots: Annotated[
-        int, typer.Option(min=0, help="Examples from STAGE/examples.jsonl that are shown before each call.")
-    ] = 0,
+    knowledge_words: KnowledgeWords = 1300,
+    style_words: StyleWords = 350,
+    similarity: Similarity = 0.95,
+    test: TestShare = 0.2,
+    verify: Annotated[bool, option("Let the model judge each answer by its material.")] = True,
+    rounds: Annotated[
+        int, option("Rounds in which conversations are asked for; later ones replace what was lost.", min=1)
+    ] = 2,
+    candidates: Annotated[int, option("Most answers that are asked for until one passes.", min=1)] = 1,
+    shots: Shots = 0,
     written: Annotated[
-        bool, typer.Option("--written", help="Put STAGE/examples.jsonl among the records, marked as written by hand.")
+        bool, option("Add STAGE/examples.jsonl to the records, marked as written by hand.", "--written")
     ] = False,
-    per_paragraph: Annotated[int, typer.Option(min=1, help="User turns from one paragraph, at most.")] = 12,
-    guidance: Annotated[str, typer.Option(help="Added to every prompt.")] = "",
-    refusal: Annotated[str, typer.Option(help="Response to what the person could not know.")] = "Refused.",
-    unreviewed: Annotated[
-        bool, typer.Option("--unreviewed", help="Use material that nobody has looked through.")
-    ] = False,
-    encoding: _Encoding = None,
-    seed: int = 0,
-    *,
-    server: ServerOptions,
+    per_paragraph: Annotated[int, option("Most user turns that are made from one paragraph.", min=1)] = 12,
+    guidance: Guidance = "",
+    refusal: Annotated[str, option("Response to questions that the person could not answer.")] = "Refused.",
+    unreviewed: Annotated[bool, option("Use material that nobody has looked through.", "--unreviewed")] = False,
+    encoding: Encoding = None,
+    seed: Seed = 0,
+    writer_url: WriterUrl = None,
+    writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
+    temperature: ServerTemperature = None,
+    max_tokens: MaxTokens = 2000,
+    legacy_max_tokens: LegacyMaxTokens = False,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    prices: Prices = None,
+    cache: Cache = None,
+    retry_failed: RetryFailed = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write a character's conversations with a language model. A killed run continues without paying twice."""
-    with one_line_errors("dpg-fast data personified build"):
-        from dpg_fast.cli.personified_run import run_build
-        from dpg_fast.personified.data.retrieval import Budget
-        from dpg_fast.personified.data.slots import PersonifySettings
+    from dpg_fast.cli.personified_run import run_build
+    from dpg_fast.llm.server import Server
+    from dpg_fast.personified.data.retrieval import Budget
+    from dpg_fast.personified.data.slots import PersonifySettings
 
-        settings = PersonifySettings(
-            items=items,
-            ordinary=ordinary,
-            thought=thought,
-            error=error,
-            general=general,
-            turns=turns,
-            cross=cross,
-            budget=Budget(knowledge_words, style_words),
-            similarity=similarity,
-            test=test,
-            verify=verify,
-            rounds=rounds,
-            candidates=candidates,
-            shots=shots,
-            written=written,
-            per_paragraph=per_paragraph,
-            guidance=guidance,
-            refusal=refusal,
-            seed=seed,
-        )
-        complete = run_build(character, out, settings, server, embedding, general_file, encoding, unreviewed)
+    settings = PersonifySettings(
+        items=items,
+        ordinary=ordinary,
+        thought=thought,
+        error=error,
+        general=general,
+        turns=turns,
+        cross=cross,
+        budget=Budget(knowledge_words, style_words),
+        similarity=similarity,
+        test=test,
+        verify=verify,
+        rounds=rounds,
+        candidates=candidates,
+        shots=shots,
+        written=written,
+        per_paragraph=per_paragraph,
+        guidance=guidance,
+        refusal=refusal,
+        seed=seed,
+    )
+    server = Server(
+        writer_model,
+        writer_url,
+        writer_key_env,
+        temperature,
+        max_tokens,
+        legacy_max_tokens,
+        concurrency=concurrency,
+        timeout=timeout,
+        prices=prices,
+        cache=cache,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+    )
+    complete = run_build(character, out, settings, server, embedding, general_file, encoding, unreviewed)
     if not complete:
         raise typer.Exit(1)
 
 
 @personified.command("material")
-@asks_a_server(max_tokens=4000)
 def material(
     novel: Annotated[Path, typer.Argument(help="A txt, md, html or epub file, or a folder of them.")],
-    character: Annotated[str, typer.Option(help="Name of the character.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; a killed run continues in it.")],
-    alias: Annotated[list[str] | None, typer.Option(help="Another name of the character; repeatable.")] = None,
+    name: Annotated[str, option("Name of the character.")],
+    out: OutFolder,
+    writer_model: WriterModel,
+    alias: Annotated[list[str] | None, option("Another name of the character." + AGAIN)] = None,
     everything: Annotated[
-        bool, typer.Option("--everything", help="Read also passages without the name (a narrator called I).")
+        bool, option("Also read passages without the name, as a narrator called I needs.", "--everything")
     ] = False,
     stages: Annotated[
-        Path | None, typer.Option(help='YAML: [{id: early, time: "It is 1936.", belongs: "before the wedding"}, ...].')
+        Path | None,
+        option('YAML file of stages: [{id: early, time: "It is 1936.", belongs: "before the wedding"}, ...].'),
     ] = None,
-    stage_count: Annotated[int, typer.Option(min=1, max=10, help="Stages to propose where none are given.")] = 2,
-    language: Annotated[str, typer.Option(help="Two-letter code of the text's language.")] = "en",
-    encoding: _Encoding = None,
-    *,
-    server: ServerOptions,
+    stage_count: Annotated[int, option("Number of stages to propose where none are given.", min=1, max=10)] = 2,
+    language: Annotated[str, option("Two-letter code of the text's language.")] = "en",
+    encoding: Encoding = None,
+    writer_url: WriterUrl = None,
+    writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
+    temperature: ServerTemperature = None,
+    max_tokens: MaxTokens = 4000,
+    legacy_max_tokens: LegacyMaxTokens = False,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    prices: Prices = None,
+    cache: Cache = None,
+    retry_failed: RetryFailed = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
-    with one_line_errors("dpg-fast data personified material"):
-        from dpg_fast.cli.personified_run import run_material
-        from dpg_fast.personified.data.novel import Wanted, load_stages
+    from dpg_fast.cli.personified_run import run_material
+    from dpg_fast.llm.server import Server
+    from dpg_fast.personified.data.novel import Wanted, load_stages
 
-        wanted = Wanted(
-            name=character,
-            aliases=tuple(alias or ()),
-            language=language,
-            everything=everything,
-            stages=() if stages is None else load_stages(stages),
-            stage_count=stage_count,
-        )
-        complete = run_material(novel, out, wanted, server, encoding)
+    wanted = Wanted(
+        name=name,
+        aliases=tuple(alias or ()),
+        language=language,
+        everything=everything,
+        stages=() if stages is None else load_stages(stages),
+        stage_count=stage_count,
+    )
+    server = Server(
+        writer_model,
+        writer_url,
+        writer_key_env,
+        temperature,
+        max_tokens,
+        legacy_max_tokens,
+        concurrency=concurrency,
+        timeout=timeout,
+        prices=prices,
+        cache=cache,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+    )
+    complete = run_material(novel, out, wanted, server, encoding)
     if not complete:
         raise typer.Exit(1)
 
@@ -134,13 +204,12 @@ def material(
 @personified.command("check")
 def check(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
-    encoding: _Encoding = None,
+    encoding: Encoding = None,
 ) -> None:
-    """Read a character's folder and show its stages, paragraphs, words and what was repaired. Costs nothing."""
-    with one_line_errors("dpg-fast data personified check"):
-        from dpg_fast.cli.personified_run import show_character
+    """Read a character's folder and show its stages, paragraphs, words and what was repaired. Nothing is sent."""
+    from dpg_fast.cli.personified_run import show_character
 
-        show_character(character, encoding)
+    show_character(character, encoding)
 
 
 @personified.command("lessons")
@@ -148,45 +217,50 @@ def lessons(
     characters: Annotated[
         list[Path], typer.Argument(help="Folders with STAGE/examples.jsonl, one for each character.")
     ],
-    out: Annotated[Path, typer.Option(help="JSON Lines to write, in TRL's prompt and completion form.")],
-    shots: Annotated[int, typer.Option(min=0, help="As `build` will be called.")] = 1,
-    knowledge_words: Annotated[int, typer.Option(min=1, help="As `build` will be called.")] = 1300,
-    style_words: Annotated[int, typer.Option(min=1, help="As `build` will be called.")] = 350,
-    test: Annotated[float, typer.Option(help="As `build` will be called: test records are left out.")] = 0.2,
-    guidance: Annotated[str, typer.Option(help="As `build` will be called.")] = "",
-    encoding: _Encoding = None,
-    seed: Annotated[int, typer.Option(help="As `build` will be called.")] = 0,
+    out: OutFile,
+    shots: Shots = 1,
+    knowledge_words: KnowledgeWords = 1300,
+    style_words: StyleWords = 350,
+    test: TestShare = 0.2,
+    guidance: Guidance = "",
+    encoding: Encoding = None,
+    seed: Seed = 0,
 ) -> None:
-    """The prompts of `build` with the replies written by hand, to fine-tune a small model as a writer. Costs nothing."""
-    with one_line_errors("dpg-fast data personified lessons"):
-        from dpg_fast.cli.personified_run import run_lessons
-        from dpg_fast.personified.data.retrieval import Budget
-        from dpg_fast.personified.data.slots import PersonifySettings
+    """Write the prompts of `build` with replies written by hand, to fine-tune a small model as a writer. Nothing is sent.
 
-        budget = Budget(knowledge_words, style_words)
-        settings = PersonifySettings(
-            items=1, general=0, budget=budget, test=test, shots=shots, guidance=guidance, seed=seed
-        )
-        run_lessons(characters, out, settings, encoding=encoding)
+    The settings are to be those that `build` will get.
+    """
+    from dpg_fast.cli.personified_run import run_lessons
+    from dpg_fast.personified.data.retrieval import Budget
+    from dpg_fast.personified.data.slots import PersonifySettings
+
+    budget = Budget(knowledge_words, style_words)
+    settings = PersonifySettings(
+        items=1, general=0, budget=budget, test=test, shots=shots, guidance=guidance, seed=seed
+    )
+    run_lessons(characters, out, settings, encoding=encoding)
 
 
 @personified.command("pairs")
 def pairs(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `build` has written, one for each character.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    skip: Annotated[int, typer.Option(min=0, help="Nearest questions of others passed over.")] = 5,
-    highest: Annotated[float | None, typer.Option(help="Take only questions less similar than this.")] = None,
-    mirrored: Annotated[bool, typer.Option(help="Between stages, also pairs under the other stage's label.")] = True,
-    analysis: Annotated[bool, typer.Option(help="Keep the analyses in both sides.")] = True,
+    out: OutFolder,
+    skip: Annotated[int, option("Number of nearest questions of others that are passed over.", min=0)] = 5,
+    highest: Annotated[float | None, option("Take only questions that are less similar than this.")] = None,
+    mirrored: Annotated[bool, option("Also make pairs between stages under the other stage's label.")] = True,
+    analysis: Annotated[bool, option("Keep the analyses on both sides.")] = True,
     embedding: _Embedding = "tfidf",
-    model: Annotated[str, typer.Option(help="Only with api: embeddings; names the server's model.")] = "embedding",
-    base_url: BaseUrl = None,
-    api_key_variable: KeyVariable = "OPENAI_API_KEY",
+    embedding_url: Annotated[
+        str | None, option("Address of the server of api: embeddings; OpenAI's by default.")
+    ] = None,
+    embedding_key_env: Annotated[
+        str, option("Environment variable that holds the API key for embeddings.")
+    ] = "OPENAI_API_KEY",
 ) -> None:
-    """Preference pairs for automatic DPO: other personalities' and other stages' answers are rejected. No human labels."""
-    with one_line_errors("dpg-fast data personified pairs"):
-        from dpg_fast.cli.personified_run import run_pairs
-        from dpg_fast.personified.data.pairs import PairSettings
+    """Make preference pairs for DPO without human labels: the answers of other personalities and stages are rejected."""
+    from dpg_fast.cli.personified_run import run_pairs
+    from dpg_fast.llm.server import Server
+    from dpg_fast.personified.data.pairs import PairSettings
 
-        settings = PairSettings(skip=skip, highest=highest, mirrored=mirrored, analysis=analysis)
-        run_pairs(folders, out, settings, embedding, ServerOptions(model, base_url, api_key_variable))
+    settings = PairSettings(skip=skip, highest=highest, mirrored=mirrored, analysis=analysis)
+    run_pairs(folders, out, settings, embedding, Server("embedding", embedding_url, embedding_key_env))

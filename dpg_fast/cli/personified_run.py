@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpg_fast.cli.server_options import ServerOptions
 from dpg_fast.llm import LLMClient
 from dpg_fast.llm.display import money, plan_table, run_with_progress
 from dpg_fast.llm.results import Plan
+from dpg_fast.llm.server import Server
 from dpg_fast.personified.data import extraction, novel
 from dpg_fast.personified.data.asking import Asker
 from dpg_fast.personified.data.build import Annotator
@@ -31,6 +31,7 @@ from dpg_fast.personified.data.written import load_examples
 from dpg_fast.text.records import write_records
 from dpg_fast.util.errors import DPGError
 
+REPLIES = "replies.sqlite"
 _SHOWN_NOTES = 10
 _SHOWN_TEXT = 160  # characters of an example
 _AGREEING = 0.8  # share of thoughts agreed with, from which the character has no mind of its own
@@ -40,7 +41,7 @@ def run_build(
     folder: Path,
     out: Path,
     settings: PersonifySettings,
-    server: ServerOptions,
+    server: Server,
     embedding: str = "tfidf",
     general_file: Path | None = None,
     encoding: str | None = None,
@@ -68,7 +69,7 @@ def run_build(
                 "give --general-file, or --general 0"
             )
         instructions = INSTRUCTIONS if general_file is None else load_instructions(general_file)
-    client = server.client(out)
+    client = server.client(out / REPLIES)
     embedder = make_embedder(embedding, client)
     asker = Asker(client, lambda calls, title: run_with_progress(client, calls, console, title))
     examples = load_examples(folder, character) if settings.shots or settings.written else ()
@@ -106,7 +107,7 @@ def run_material(
     path: Path,
     out: Path,
     wanted: novel.Wanted,
-    server: ServerOptions,
+    server: Server,
     encoding: str | None = None,
     console: Console | None = None,
 ) -> bool:
@@ -121,7 +122,7 @@ def run_material(
     words = sum(count_words(block.text) for passage in found for block in passage.blocks)
     console.print(f"{len(found):,} passages with {words:,} words concern {wanted.name}.", highlight=False)
     _print_notes(notes, console)
-    client = server.client(out)
+    client = server.client(out / REPLIES)
     if server.dry_run:
         calls: list[Any] = [extraction.extract_call(passage, wanted.name, wanted.aliases) for passage in found]
         plan = client.plan(calls, completion_tokens=extraction.EXTRACT_TOKENS)
@@ -170,7 +171,7 @@ def run_pairs(
     out: Path,
     settings: PairSettings,
     embedding: str,
-    server: ServerOptions,
+    server: Server,
     console: Console | None = None,
 ) -> None:
     """Make preference pairs of characters' conversations and print their statistics.
@@ -192,7 +193,7 @@ def run_pairs(
         crossed += cross
     found.append(stage_pairs(records, crossed, settings))
     if len({r.character for r in records}) > 1:
-        client = server.client(out) if embedding.startswith(API) else None
+        client = server.client(out / REPLIES) if embedding.startswith(API) else None
         found.append(personality_pairs(records, make_embedder(embedding, client), settings))
     else:
         console.print("One character: no pairs between personalities; give another character's folder too.")
@@ -243,7 +244,7 @@ def run_lessons(
         if character.name in names:
             raise DPGError(f"{folder} holds {character.name}, whom another folder holds too")
         names.add(character.name)
-        asker = Asker(ServerOptions("nobody", dry_run=True).client(out.parent))  # prompts alone, nothing is asked
+        asker = Asker(Server("nobody", dry_run=True).client(out.parent / REPLIES))  # prompts alone, nothing is asked
         examples = training_examples(load_examples(folder, character), settings)
         found = writer_lessons(Annotator(character, settings, asker, make_embedder(embedding), examples=examples))
         console.print(f"{character.name}: {len(found):,} lessons", highlight=False)

@@ -8,131 +8,138 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dpg_fast.cli.errors import one_line_errors
-from dpg_fast.cli.server_options import (
-    BaseUrl,
+from dpg_fast.cli.errors import group
+from dpg_fast.cli.options import (
+    AGAIN,
     Cache,
     Concurrency,
-    KeyVariable,
+    DryRun,
     LegacyMaxTokens,
     MaxTokens,
-    ModelName,
+    OutFolder,
     Prices,
     RetryFailed,
-    ServerOptions,
-    Temperature,
+    Seed,
+    ServerTemperature,
+    Similarity,
+    Timeout,
+    Traits,
+    WriterKeyEnv,
+    WriterModel,
+    WriterUrl,
+    folder,
+    option,
 )
 from dpg_fast.util.errors import DPGError
 
-questions = typer.Typer(
-    help="Situational questions and persona descriptions: make, fetch, check.", no_args_is_help=True
-)
+questions = group("Make, fetch or check situational questions and persona descriptions.")
 
 
 @questions.command("build")
 def build(
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
-    model: ModelName,
-    base_url: BaseUrl = None,
-    api_key_variable: KeyVariable = "OPENAI_API_KEY",
-    traits: Annotated[str, typer.Option(help="Letters of the traits.")] = "OCEAN",
-    count: Annotated[int, typer.Option(min=0, help="Questions for each trait.")] = 100,
-    descriptions: Annotated[int, typer.Option(min=0, help="Descriptions for each pole.")] = 8,
+    out: OutFolder,
+    writer_model: WriterModel,
+    writer_url: WriterUrl = None,
+    writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
+    traits: Traits = "OCEAN",
+    count: Annotated[int, option("Number of questions for each trait.", min=0)] = 100,
+    descriptions: Annotated[int, option("Number of descriptions for each pole.", min=0)] = 8,
     per_call: Annotated[
-        int | None, typer.Option(min=1, help="Texts asked for in one call. Default: 5, or 1 with --examples.")
+        int | None, option("Texts that one call asks for; 5 by default, or 1 with --examples.", min=1)
     ] = None,
     examples: Annotated[
         int,
-        typer.Option(min=0, help="Answered requests shown in place of long instructions, for weak models: up to 5."),
+        option("Answered requests, up to 5, that are shown to weak models in place of long instructions.", min=0),
     ] = 0,
-    spare: Annotated[
-        float, typer.Option(help="Texts of the first round relative to --count; more for a weak model.")
-    ] = 1.25,
-    rounds: Annotated[int, typer.Option(min=1, help="How often removed texts are asked for again.")] = 3,
-    similarity: Annotated[float, typer.Option(help="Word-trigram overlap that counts as a repetition.")] = 0.5,
+    spare: Annotated[float, option("Texts of the first round, relative to --count; a weak model needs more.")] = 1.25,
+    rounds: Annotated[
+        int, option("Rounds in which texts are asked for; later ones replace what the rules removed.", min=1)
+    ] = 3,
+    similarity: Similarity = 0.5,
     embedding_model: Annotated[
-        str | None, typer.Option(help="Also drop repetitions of meaning, by this model.")
+        str | None, option("Also drop texts of the same meaning, as this embedding model of the server tells.")
     ] = None,
     avoid: Annotated[
-        list[Path] | None, typer.Option(help="Question files (JSON lines) that new questions must not resemble.")
+        list[Path] | None, option("JSON Lines file of questions that new ones must not resemble." + AGAIN)
     ] = None,
-    topics: Annotated[Path | None, typer.Option(help="Text file with one everyday topic a line.")] = None,
-    temperature: Temperature = None,
+    topics: Annotated[Path | None, option("Text file of everyday topics, one a line.")] = None,
+    temperature: ServerTemperature = None,
     max_tokens: MaxTokens = 1500,
     legacy_max_tokens: LegacyMaxTokens = False,
     concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
     prices: Prices = None,
     cache: Cache = None,
     retry_failed: RetryFailed = False,
-    seed: int = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens and price; send nothing.")] = False,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
 ) -> None:
     """Make questions and descriptions with a language model. A killed run continues without paying twice.
 
     The prompts, topics and rules are this project's own: what they make is not PersonalityBench, only of its form.
     """
-    with one_line_errors("dpg-fast questions build"):
-        from dpg_fast.data.questions.builder import BuildSettings
-        from dpg_fast.personality.scores import Trait
-        from dpg_fast.text.facets import TOPICS
-        from dpg_fast.text.records import QuestionRecord, read_records
+    from dpg_fast.data.questions.builder import BuildSettings
+    from dpg_fast.llm.server import Server
+    from dpg_fast.personality.scores import Trait
+    from dpg_fast.text.facets import TOPICS
+    from dpg_fast.text.records import QuestionRecord, read_records
 
-        if output.exists() and not output.is_dir():
-            raise DPGError(f"{output} is a file; name a folder")
-        settings = BuildSettings(
-            traits=tuple(dict.fromkeys(Trait.parse(letter) for letter in traits)),
-            questions=count,
-            descriptions=descriptions,
-            per_call=per_call or (1 if examples else 5),
-            rounds=rounds,
-            spare=spare,
-            examples=examples,
-            similarity=similarity,
-            embedding_model=embedding_model,
-            topics=TOPICS if topics is None else [line.strip() for line in topics.open() if line.strip()],
-            seed=seed,
-        )
-        avoided = [record.question for path in avoid or () for record in read_records(path, QuestionRecord)]
-        server = ServerOptions(
-            model,
-            base_url,
-            api_key_variable,
-            temperature,
-            max_tokens,
-            legacy_max_tokens,
-            concurrency,
-            prices=prices,
-            cache=cache,
-            retry_failed=retry_failed,
-            dry_run=dry_run,
-        )
-        client = server.client(output)
-        complete = _build(output, client, settings, avoided, dry_run)
+    folder(out)
+    settings = BuildSettings(
+        traits=tuple(dict.fromkeys(Trait.parse(letter) for letter in traits)),
+        questions=count,
+        descriptions=descriptions,
+        per_call=per_call or (1 if examples else 5),
+        rounds=rounds,
+        spare=spare,
+        examples=examples,
+        similarity=similarity,
+        embedding_model=embedding_model,
+        topics=TOPICS if topics is None else [line.strip() for line in topics.open() if line.strip()],
+        seed=seed,
+    )
+    avoided = [record.question for path in avoid or () for record in read_records(path, QuestionRecord)]
+    server = Server(
+        writer_model,
+        writer_url,
+        writer_key_env,
+        temperature,
+        max_tokens,
+        legacy_max_tokens,
+        concurrency=concurrency,
+        timeout=timeout,
+        prices=prices,
+        cache=cache,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+    )
+    client = server.client(out / "replies.sqlite")
+    complete = _build(out, client, settings, avoided, dry_run)
     if not complete:
         raise typer.Exit(1)
 
 
 @questions.command("fetch")
 def fetch(
-    folder: Annotated[Path | None, typer.Argument(help="Where to put the files. Default: the cache.")] = None,
-    part: Annotated[str, typer.Option(help='"test" (459 questions) or "search" (36,000 for each trait).')] = "test",
+    folder: Annotated[Path | None, typer.Argument(help="Folder for the files; the cache by default.")] = None,
+    part: Annotated[
+        str, option('Part to download: "test" (459 questions) or "search" (36,000 for each trait).')
+    ] = "test",
 ) -> None:
     """Download PersonalityBench from its public repository at a pinned commit, and check it. It states no licence."""
-    with one_line_errors("dpg-fast questions fetch"):
-        from dpg_fast.data.questions.published import fetch_personalitybench
+    from dpg_fast.data.questions.published import fetch_personalitybench
 
-        wanted: Literal["test", "search"] = "search" if part == "search" else "test"
-        if part != wanted:
-            raise DPGError(f'part is "test" or "search", not {part!r}')
-        found = fetch_personalitybench(folder, part=wanted)
-        _print_counts(found)
+    wanted: Literal["test", "search"] = "search" if part == "search" else "test"
+    if part != wanted:
+        raise DPGError(f'part is "test" or "search", not {part!r}')
+    found = fetch_personalitybench(folder, part=wanted)
+    _print_counts(found)
 
 
 @questions.command("check")
 def check(folder: Annotated[Path, typer.Argument(help="Folder with {Trait}.jsonl and descriptions.jsonl.")]) -> None:
     """Check files of PersonalityBench's form, and say what the builder's rules make of their questions."""
-    with one_line_errors("dpg-fast questions check"):
-        _print_counts(folder)
+    _print_counts(folder)
 
 
 def _print_counts(folder: Path) -> None:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from dpg_fast.cli.judge_options import JudgeOptions
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.simulate.scenario import Scenario, load_scenarios
 from dpg_fast.util.errors import DPGError
 
@@ -42,7 +42,7 @@ class RunOptions:
     batch_size: int = 32
     readings: int = 1
     traits: str = "OCEAN"
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    judge: JudgeChoice = field(default_factory=JudgeChoice)
     dtype: str = "float32"
 
 
@@ -236,7 +236,7 @@ class CompareOptions:
     material: Sequence[Path] = ()
     judge_model: str | None = None
     judge_url: str | None = None
-    judge_key_variable: str = "OPENAI_API_KEY"
+    judge_key_env: str = "OPENAI_API_KEY"
     cache: Path = Path("simulate_replies.sqlite")
     resamples: int = 1000
     seed: int = 0
@@ -271,7 +271,7 @@ def run_comparison(
     systems = read_systems(dict(files))
     client = None
     if options.judge_model:
-        settings = LLMSettings(options.judge_model, options.judge_url, api_key_variable=options.judge_key_variable)
+        settings = LLMSettings(options.judge_model, options.judge_url, api_key_variable=options.judge_key_env)
         client = LLMClient(settings, options.cache)
     try:
         found = compare(

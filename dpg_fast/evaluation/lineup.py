@@ -25,6 +25,7 @@ from dpg_fast.model.identity import adapter_identity, base_identity
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 from dpg_fast.util.progress import Progress
 
 HYPERNETWORK, NEURONS, BOTH = "hypernetwork", "neurons", "neurons + hypernetwork"
@@ -254,6 +255,13 @@ def named(texts: Sequence[str], default: str) -> dict[str, str]:
             raise DPGError(f"the name {name!r} is given twice")
         found[name.strip()] = where.strip()
     return found
+
+
+def shipped_or(base_model: str, hypernets: Sequence[str], neurons: str | None) -> tuple[dict[str, str], str | None]:
+    """Hypernetworks by name, and the neurons: where no hypernetwork is named, those of the package for its own model."""
+    shipped = not hypernets and base_model == BUNDLED
+    found = named([BUNDLED_HYPERNET] if shipped else hypernets, HYPERNETWORK)
+    return found, neurons or (BUNDLED if shipped else None)
 
 
 def named_loras(texts: Sequence[str]) -> dict[str, Path]:

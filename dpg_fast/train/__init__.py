@@ -4,7 +4,7 @@ from dpg_fast.train.lessons import Lesson, LessonSettings, load_lessons, make_le
 from dpg_fast.train.loss import batch_loss, target_loss
 from dpg_fast.train.rows import Row, Rows, collate, taught_sources, text_sources
 from dpg_fast.train.run import run_training
-from dpg_fast.train.settings import DataSettings, TrainSettings, load_settings, read_settings, settings_arguments
+from dpg_fast.train.settings import DataSettings, TrainSettings, load_settings, read_settings
 from dpg_fast.train.teacher import PersonaTeacher, TeacherSettings
 from dpg_fast.train.trainer import HypernetTrainer
 
@@ -25,7 +25,6 @@ __all__ = [
     "make_lessons",
     "read_settings",
     "run_training",
-    "settings_arguments",
     "target_loss",
     "taught_sources",
     "text_sources",

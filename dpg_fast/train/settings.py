@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
 import typing
@@ -93,18 +92,6 @@ class TrainSettings:
 def load_settings(file: Path | None, overrides: Sequence[str] = ()) -> TrainSettings:
     """Settings of a hypernetwork's training; see `read_settings`."""
     return read_settings(TrainSettings, file, overrides)
-
-
-def settings_arguments(description: str | None) -> argparse.Namespace:
-    """A script's command line: ``config``, a YAML file or None, and ``overrides``, a list of name=value.
-
-    Args:
-        description: of the script, shown by --help as it is.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file of settings")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that replace the file's")
-    return parser.parse_args()
 
 
 def read_settings(kind: type[T], file: Path | None, overrides: Sequence[str] = ()) -> T:

@@ -49,7 +49,7 @@ def test_env_names_every_op_and_a_reason() -> None:
         (["--personality", "E+7"], "-5..5"),
         (["--personality", "X+3"], "O, C, E, A, N"),
         (["--question", "  "], "question is empty"),
-        (["--output", "scores.pdf"], ".png"),
+        (["--out", "scores.pdf"], ".png"),
         (["--way", "magic"], "neurons, hypernetwork, both, all"),
     ],
 )
@@ -65,8 +65,7 @@ def test_demo_refuses_bad_input_before_loading(
     assert message in result.output
 
 
-@pytest.mark.parametrize("command", ["find", "search"])
-def test_find_refuses_bad_input_before_loading(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_refuses_bad_input_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
@@ -81,7 +80,7 @@ def test_find_refuses_bad_input_before_loading(command: str, tmp_path: Path, mon
         (["a", "--strength", "1", "--strength", "2"], "one strength or ten"),
     ):
         arguments[0] = str(tmp_path / arguments[0])
-        result = runner.invoke(app, ["neurons", command, *arguments])
+        result = runner.invoke(app, ["neurons", "find", "--out", *arguments])
         assert result.exit_code == 2
         assert message in result.output.replace("\n", " ")
 
@@ -110,7 +109,7 @@ def test_calibrate_refuses_bad_input_before_loading(tmp_path: Path, monkeypatch:
 def test_demo_answers_judges_and_draws(smollm2: tuple[Any, Any], tmp_path: Path) -> None:
     picture = tmp_path / "scores.png"
     arguments = ["--question", "A stranger smiles at you on the train. What do you do?", "--max-new-tokens", "12"]
-    arguments += ["--personality", "E+5", "--personality", "E-5 N+4", "--no-speed", "--output", str(picture)]
+    arguments += ["--personality", "E+5", "--personality", "E-5 N+4", "--no-speed", "--out", str(picture)]
     result = runner.invoke(app, ["demo", *arguments], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     for label in ("base", "E+5", "E-5 N+4", "weak judge", "Neurons", "Hypernetwork", "together"):

@@ -55,7 +55,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(source: Path, out: Path, server: FakeServer | None, *more: str) -> Result:
     arguments = ["assess", "judge", str(source), "--out", str(out)]
     if server is not None:
-        arguments += ["--judge", "openai", "--model", "m", "--base-url", server.url]
+        arguments += ["--judge", "openai", "--judge-model", "m", "--judge-url", server.url]
     return CliRunner().invoke(app, [*arguments, *more])
 
 
@@ -312,11 +312,14 @@ def test_a_target_by_name(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--judge", "openai"], "name the judge's model"),
-        (["--model", "m"], "go with --judge openai"),
+        (["--judge-model", "m"], "go with --judge openai"),
         (["--batch-export", "x"], "go with --judge openai"),
-        (["--judge", "openai", "--model", "m", "--parameters", "[]"], "a JSON object"),
-        (["--judge", "openai", "--model", "m", "--parameters", "{"], "not JSON"),
-        (["--judge", "openai", "--model", "m", "--context-tokens", "500", "--dry-run"], "too small for this judge"),
+        (["--judge", "openai", "--judge-model", "m", "--parameters", "[]"], "a JSON object"),
+        (["--judge", "openai", "--judge-model", "m", "--parameters", "{"], "not JSON"),
+        (
+            ["--judge", "openai", "--judge-model", "m", "--context-tokens", "500", "--dry-run"],
+            "too small for this judge",
+        ),
         (["--traits", ""], "name some of the traits"),
         (["--out", "in.jsonl"], "would overwrite the dialogues"),
     ],
@@ -369,7 +372,7 @@ def test_a_report_of_what_was_judged(tmp_path: Path) -> None:
 
     def answer(body: dict[str, Any], number: int) -> Answer:
         if case(body) == "broken":
-            return Answer("no JSON")
+            return Answer("not JSON")
         level = {"Ann": -4, "quiet": None}.get(case(body), 3)
         return Answer(reply(level))
 

@@ -83,10 +83,11 @@ def build(url: str, output: Path, *more: str) -> Any:
     arguments = [
         "questions",
         "build",
+        "--out",
         str(output),
-        "--model",
+        "--writer-model",
         "m",
-        "--base-url",
+        "--writer-url",
         url,
         "--traits",
         "A",
@@ -230,7 +231,7 @@ def test_calls_cross_every_facet_with_every_topic_before_they_repeat() -> None:
     [
         (("--traits", "XY"), "O, C, E, A, N"),
         (("--count", "0", "--descriptions", "0"), "at least one"),
-        (("--base-url", "nowhere"), "http://"),
+        (("--writer-url", "nowhere"), "http://"),
         (("--prices", "missing.json"), "missing.json"),
         (("--similarity", "2"), "similarities"),
         (("--examples", "6"), "0 to 5"),

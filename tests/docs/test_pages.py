@@ -86,13 +86,13 @@ def assessment(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterator
     for name in ("first", "second"):
         rows = [{"id": n, "scores": {t.value: float(rng.integers(-5, 6)) for t in Trait}} for n in range(5)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.replace = {"--model smollm2": "--model tiny", "--adapter smollm2": "--adapter adapter"}
+    run.replace = {"--base-model smollm2": "--base-model tiny", "--adapter smollm2": "--adapter adapter"}
     small = ["--population", "3", "--forms", "2", "--batch-size", "64", "--inventory", "six.jsonl"]
     run.more = {
         "dpg-fast assess questionnaire": small,
         "dpg-fast assess compare": ["--resamples", "5"],
         "dpg-fast assess agreement": ["--resamples", "5"],
-        "dpg-fast assess drift": ["--limit", "2", "--max-new-tokens", "3", "--model", "tiny"],
+        "dpg-fast assess drift": ["--limit", "2", "--max-new-tokens", "3", "--base-model", "tiny"],
     }
     yield
     assert all("<script" not in page.read_text(encoding="utf-8") for page in Path().rglob("report.html"))
@@ -167,7 +167,7 @@ def personified(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterato
     """Data from a server that annotates by rule; training runs in tests/personified/train."""
     shutil.copytree(ROOT / "recipes" / "characters", "recipes/characters")
     novel(run.folder)
-    run.more = {"accelerate launch": None, "python python/evaluate_personified.py": None}
+    run.more = {"accelerate launch": None, "dpg-fast evaluate personified": None, "dpg-fast train": None}
     if not slow:
         run.without = ("Training", "Serving characters")
         with serve(Annotator()) as server:

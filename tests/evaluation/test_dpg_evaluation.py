@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture.layers import find_architecture
-from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.cases import JudgedCases, newcomers
 from dpg_fast.evaluation.dpg.interpolation import line_cases, line_figures, parse_line
@@ -25,6 +24,7 @@ from dpg_fast.evaluation.dpg.summary import write_summary
 from dpg_fast.evaluation.figures import mean_spearman
 from dpg_fast.evaluation.lineup import BOTH, HYPERNETWORK, Lineup, named
 from dpg_fast.evaluation.methods import LORA
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm import LLMClient, LLMError, LLMSettings, PriceTable
 from dpg_fast.model import Calibration
@@ -191,7 +191,7 @@ def test_plans_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
 
 def test_costs_are_known_before_a_call_is_made(tmp_path: Path) -> None:
     plan = DPGPlan(("questions", "new", "interpolation"), questions=2, levels=(-5, 5), people=3, lines=["E-5 > E5"])
-    judge = JudgeOptions("openai", "judge", "http://127.0.0.1:1/v1").make(None, None, tmp_path / "j.sqlite")
+    judge = JudgeChoice("openai", "judge", "http://127.0.0.1:1/v1").make(None, None, tmp_path / "j.sqlite")
     found = plan_costs(plan, SETTINGS, 4, 1, client("http://127.0.0.1:1/v1", tmp_path / "a.sqlite"), judge, None)
     assert found["answers"].to_pay == 2 * 2 * 5 + 3 * 5
     assert found["answers"].price and found["answers"].price > 0

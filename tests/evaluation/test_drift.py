@@ -16,8 +16,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
-from dpg_fast.cli.drift import read_drift, read_turns
 from dpg_fast.evaluation.drift import USER_TURNS, measure_drift, slopes
+from dpg_fast.evaluation.drift_run import read_drift, read_turns
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.judges.results import load_scores
 from dpg_fast.model import PersonalityModel
@@ -148,11 +148,11 @@ def test_command_and_report(
 ) -> None:
     pytest.importorskip("matplotlib")
     model = PersonalityModel.from_model(tiny_llama)
-    monkeypatch.setattr("dpg_fast.cli.questionnaire._load", lambda *_: (model, byte_tokenizer))
-    monkeypatch.setattr("dpg_fast.cli.judge_options.JudgeOptions.make", lambda *_: LengthJudge())
+    monkeypatch.setattr("dpg_fast.cli.assess._load", lambda *_: (model, byte_tokenizer))
+    monkeypatch.setattr("dpg_fast.judges.choice.JudgeChoice.make", lambda *_: LengthJudge())
     turns = tmp_path / "turns.txt"
     turns.write_text("Hi?\n\n<script>alert(1)</script>\nAnd?\n", encoding="utf-8")
-    common = ["assess", "drift", "--turns", str(turns), "--max-new-tokens", "4", "--personality", "E+5"]
+    common = ["assess", "drift", "--user-turns", str(turns), "--max-new-tokens", "4", "--personality", "E+5"]
     first = runner.invoke(app, [*common, "--through", "adjectives", "--out", str(tmp_path / "a")])
     assert first.exit_code == 0, first.output
     more = ["--out", str(tmp_path / "b"), "--beside", str(tmp_path / "a"), "--report", str(tmp_path / "r")]

@@ -14,7 +14,6 @@ import torch
 
 from dpg_fast import HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture.layers import find_architecture
-from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.evaluation import (
     BareModel,
     DescriptionPrompt,
@@ -28,6 +27,7 @@ from dpg_fast.evaluation.activation_addition import ActivationAddition, Activati
 from dpg_fast.evaluation.lineup import Lineup, of_adapter
 from dpg_fast.evaluation.questions import held_out_questions
 from dpg_fast.evaluation.report import verdict, write_evaluation_report
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration
 from dpg_fast.personality.scores import POLES, Pole, Trait
@@ -332,7 +332,7 @@ def test_an_api_judges_and_rates_fluency(tiny_llama: Any, byte_tokenizer: Any, t
         return Answer(json.dumps({"explanation": "so", "rating": 4 if "fluent an answer" in about else 5}))
 
     with serve(script) as server:
-        judge = JudgeOptions("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
+        judge = JudgeChoice("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
         use, said = Scorer(judge, tiny_llama, byte_tokenizer, system=""), ("A party?", ["I dance.", ""])
         rows = [a | b for a, b in zip(use.judge_traits(*said, [E]), use.fluency(*said), strict=True)]
     assert rows[0]["scores"] == {"extraversion": 5.0} and rows[0]["rated_fluency"] == 4 and rows[0]["tokens"] == 8
@@ -346,4 +346,4 @@ def test_judge_options_that_do_not_belong_together() -> None:
         ({"model": "gpt"}, "--judge openai"),
     ):
         with pytest.raises(ValueError, match=message):
-            JudgeOptions(**options)
+            JudgeChoice(**options)

@@ -47,7 +47,7 @@ def asked(server: FakeServer) -> list[str]:
 
 def start(server: FakeServer, folder: Path) -> subprocess.Popen[bytes]:
     arguments = ["assess", "judge", str(folder / "in.jsonl"), "--out", str(folder / "out.jsonl"), "--judge", "openai"]
-    arguments += ["--model", "m", "--base-url", server.url, "--concurrency", str(AT_ONCE), "--timeout", "60"]
+    arguments += ["--judge-model", "m", "--judge-url", server.url, "--concurrency", str(AT_ONCE), "--timeout", "60"]
     environment = os.environ | {"OPENAI_API_KEY": KEY}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environment, stdout=log, stderr=log)

@@ -58,7 +58,7 @@ def script(body: dict[str, Any], number: int) -> Answer:
 def run(source: Path, out: Path, server: FakeServer | None, protocol: str, *more: str) -> Result:
     arguments = ["assess", "judge", str(source), "--out", str(out), "--protocol", protocol]
     if server is not None:
-        arguments += ["--judge", "openai", "--model", "m", "--base-url", server.url]
+        arguments += ["--judge", "openai", "--judge-model", "m", "--judge-url", server.url]
     return CliRunner().invoke(app, [*arguments, *more])
 
 
@@ -185,7 +185,7 @@ def test_ranking_from_the_command_line(tmp_path: Path) -> None:
 
 def test_batches_take_the_kinds_first(tmp_path: Path) -> None:
     source, out, requests = write(tmp_path / "in.jsonl", record()), tmp_path / "out.jsonl", tmp_path / "batch.jsonl"
-    options = ("--judge", "openai", "--model", "m")
+    options = ("--judge", "openai", "--judge-model", "m")
     for expected in (1, 3):
         assert run(source, out, None, "accuracy", *options, "--batch-export", str(requests)).exit_code == 0
         entries = [json.loads(line) for line in requests.read_text(encoding="utf-8").splitlines()]
@@ -209,13 +209,13 @@ def test_batches_take_the_kinds_first(tmp_path: Path) -> None:
         ([record()], ("ranking",), "goes with --judge openai"),
         (
             [record()],
-            ("accuracy", "--judge", "openai", "--model", "m", "--target", "x"),
+            ("accuracy", "--judge", "openai", "--judge-model", "m", "--target", "x"),
             "go with dialogues",
         ),
-        ([record(answers={"a": "x"})], ("ranking", "--judge", "openai", "--model", "m"), "two systems"),
+        ([record(answers={"a": "x"})], ("ranking", "--judge", "openai", "--judge-model", "m"), "two systems"),
         (
             [record(), record(1, answers={"a": "x", "b": "y"})],
-            ("ranking", "--judge", "openai", "--model", "m"),
+            ("ranking", "--judge", "openai", "--judge-model", "m"),
             "record 2",
         ),
     ],

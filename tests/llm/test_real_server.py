@@ -106,7 +106,7 @@ def judge(
     """What was judged, and what failed; each dialogue is in one of them."""
     out = folder / f"{name}.jsonl"
     arguments = ["assess", "judge", str(dialogues(folder / "in.jsonl")), "--out", str(out), "--judge", "openai"]
-    arguments += ["--model", model, "--base-url", url, "--timeout", "600", "--max-retries", "0", *more]
+    arguments += ["--judge-model", model, "--judge-url", url, "--timeout", "600", "--max-retries", "0", *more]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code in (0, 1), result.output
     judged, failed = rows(out), rows(out.with_name(f"{name}.failed.jsonl"))
@@ -141,7 +141,16 @@ def test_vllm(tmp_path: Path) -> None:
         with ReplyCache(tmp_path / "evidence.jsonl.replies.sqlite") as cache:
             modes = {json.loads(text)["mode"] for (text,) in cache._connection.execute("SELECT reply FROM replies")}
         assert modes == {"json_schema"}
-        arguments = ["questions", "build", str(tmp_path / "q"), "--model", script.MODEL, "--base-url", url]
+        arguments = [
+            "questions",
+            "build",
+            "--out",
+            str(tmp_path / "q"),
+            "--writer-model",
+            script.MODEL,
+            "--writer-url",
+            url,
+        ]
         arguments += ["--traits", "E", "--count", "4", "--descriptions", "1", "--examples", "3", "--spare", "3"]
         result = CliRunner().invoke(app, [*arguments, "--temperature", "0.7", "--max-tokens", "200"])
         assert result.exit_code == 0, result.output

@@ -12,7 +12,7 @@ import torch
 
 from dpg_fast import Personality, PersonalityModel, Trait
 from dpg_fast.cli.demo import SYSTEM, adapter_directory, hypernet_directory
-from dpg_fast.cli.judge_options import fast_dtype
+from dpg_fast.judges.choice import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt, encode_prompts

@@ -330,7 +330,7 @@ def test_the_command(monkeypatch: Patch) -> None:
 
 def test_the_command_says_what_it_takes() -> None:
     for arguments, message in (
-        (["--dtype", "int8"], "unknown dtype"),
+        (["--dtype", "int8"], "'int8' is not one of"),
         (["--base-model", "other"], "give an --adapter"),
         (["--character", "marit"], "NAME=DIRECTORY"),
     ):

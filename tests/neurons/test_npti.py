@@ -101,8 +101,17 @@ def test_what_cannot_be_used_is_reported(tmp_path: Path) -> None:
     assert report.reordered
     assert table.neurons[HIGH].neuron.tolist() == [0, 3, 1]
     assert torch.isfinite(table.add).all()
-    arguments = ["neurons", "import", str(tmp_path / "a"), "--trait-file", str(tmp_path), "--base-model", "x/y"]
-    arguments += ["--layers", "2", "--intermediate", "4"]
+    arguments = [
+        "neurons",
+        "import",
+        "--out",
+        str(tmp_path / "a"),
+        "--trait-file",
+        str(tmp_path),
+        "--base-model",
+        "x/y",
+    ]
+    arguments += ["--num-layers", "2", "--intermediate-size", "4"]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
     assert result.exit_code == 0, result.output
     for words in ("6 neurons listed, 3 taken", "1 left out: p95 -Infinity", "3 rounded", "not by descending diff"):
@@ -158,8 +167,8 @@ def model(name: str, **changes: int) -> LlamaForCausalLM:
 
 def test_imported_lists_go_by_name_and_sizes(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
-    arguments = ["neurons", "import", str(adapter), "--trait-file", str(write(tmp_path / "in", LISTS))]
-    arguments += ["--base-model", "Someone/Tiny", "--layers", "2", "--intermediate", "4", "--strength", "1.4"]
+    arguments = ["neurons", "import", "--out", str(adapter), "--trait-file", str(write(tmp_path / "in", LISTS))]
+    arguments += ["--base-model", "Someone/Tiny", "--num-layers", "2", "--intermediate-size", "4", "--strength", "1.4"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
     for name in ("Someone/Tiny", "someone/tiny", "/models/Tiny", "/hub/models--Someone--Tiny/snapshots/0a1b"):
@@ -186,19 +195,21 @@ def test_imported_lists_go_by_name_and_sizes(tmp_path: Path) -> None:
 
 def test_import_can_sample_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpg_fast.util.models.load_base", lambda name: (model(name), None))
-    arguments = ["neurons", "import", str(tmp_path / "a"), "--trait-file", str(write(tmp_path / "in", LISTS))]
+    arguments = ["neurons", "import", "--out", str(tmp_path / "a"), "--trait-file", str(write(tmp_path / "in", LISTS))]
     arguments += ["--base-model", "Someone/Tiny", "--fingerprint-from", "/elsewhere/copy"]
-    assert CliRunner().invoke(app, [*arguments, "--layers", "2", "--intermediate", "4"]).exit_code == 0
+    assert CliRunner().invoke(app, [*arguments, "--num-layers", "2", "--intermediate-size", "4"]).exit_code == 0
     PersonalityModel.load(model("any name"), tmp_path / "a")
     changed = model("Someone/Tiny")
     with torch.no_grad():
         changed.model.layers[0].mlp.gate_proj.weight.mul_(1.5)
     with pytest.raises(ValueError, match="weights differ"):
         PersonalityModel.load(changed, tmp_path / "a")
-    result = CliRunner().invoke(app, [*arguments, "--layers", "3", "--intermediate", "4"], env={"COLUMNS": "300"})
+    result = CliRunner().invoke(
+        app, [*arguments, "--num-layers", "3", "--intermediate-size", "4"], env={"COLUMNS": "300"}
+    )
     assert result.exit_code == 2
     assert "num_hidden_layers is 2" in result.output
-    result = CliRunner().invoke(app, [*arguments[:5], "--layers", "2"], env={"COLUMNS": "300"})
+    result = CliRunner().invoke(app, [*arguments[:6], "--num-layers", "2"], env={"COLUMNS": "300"})
     assert result.exit_code == 2
     assert "does not have" in result.output  # the published lists' model has 32 layers
 
@@ -206,10 +217,10 @@ def test_import_can_sample_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_info_and_export_of_an_adapter(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     adapter, out = str(tmp_path / "adapter"), tmp_path / "out"
-    sizes = ["--base-model", "Someone/Tiny", "--layers", "2", "--intermediate", "4"]
+    sizes = ["--base-model", "Someone/Tiny", "--num-layers", "2", "--intermediate-size", "4"]
     runner = CliRunner()
     folder = str(write(tmp_path / "in", LISTS))
-    assert runner.invoke(app, ["neurons", "import", adapter, "--trait-file", folder, *sizes]).exit_code == 0
+    assert runner.invoke(app, ["neurons", "import", "--out", adapter, "--trait-file", folder, *sizes]).exit_code == 0
     shown = runner.invoke(app, ["neurons", "info", adapter, "--plots", str(out)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     for words in ("Someone/Tiny", "Neurons per layer", "3 neurons listed, 3 taken", "1 for every pole", "largest 3.25"):
@@ -221,7 +232,7 @@ def test_info_and_export_of_an_adapter(tmp_path: Path) -> None:
     assert found["per_layer"] == {"E+": [1, 2], "E-": [1, 0]}
     assert found["overlap"][HIGH.index][HIGH.index] == 3
     assert found["values"]["E-"]["p95"] == [0.25] * 5
-    assert runner.invoke(app, ["neurons", "export", adapter, str(tmp_path / "back"), "--gzip"]).exit_code == 0
+    assert runner.invoke(app, ["neurons", "export", adapter, "--out", str(tmp_path / "back"), "--gzip"]).exit_code == 0
     back = json.loads(gzip.decompress((tmp_path / "back" / "Extraversion_dict.json.gz").read_bytes()))
     assert back == LISTS[HIGH]
     shipped = runner.invoke(app, ["neurons", "info"], env={"COLUMNS": "200"})

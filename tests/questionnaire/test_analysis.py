@@ -151,7 +151,7 @@ def test_questionnaire_refuses_bad_input_before_loading(
     def load(*_: Any) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr("dpg_fast.cli.questionnaire._load", load)
+    monkeypatch.setattr("dpg_fast.cli.assess._load", load)
     result = runner.invoke(app, ["assess", "questionnaire", "--out", str(tmp_path / "o"), *arguments])
     assert result.exit_code == 2 and message in result.output
 
@@ -164,7 +164,7 @@ def test_questionnaire_and_compare_commands(
 
     model = PersonalityModel.from_model(tiny_llama, hypernet=HypernetConfig(rank=2))
     model.hypernet.randomize_(__import__("torch").Generator().manual_seed(0))  # type: ignore[union-attr]
-    monkeypatch.setattr("dpg_fast.cli.questionnaire._load", lambda *_: (model, byte_tokenizer))
+    monkeypatch.setattr("dpg_fast.cli.assess._load", lambda *_: (model, byte_tokenizer))
     inventory = bundled_inventory()
     replace(inventory, items=inventory.items[:10]).save(tmp_path / "ten.jsonl")
     common = ["assess", "questionnaire", "--adapter", "smollm2", "--population", "4", "--inventory"]
@@ -195,7 +195,7 @@ def test_questionnaire_and_compare_commands(
 def test_people_told_in_the_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llama: Any, byte_tokenizer: Any
 ) -> None:
-    monkeypatch.setattr("dpg_fast.cli.questionnaire._load", lambda *_: (tiny_llama, byte_tokenizer))
+    monkeypatch.setattr("dpg_fast.cli.assess._load", lambda *_: (tiny_llama, byte_tokenizer))
     inventory = bundled_inventory()
     replace(inventory, items=inventory.items[:4]).save(tmp_path / "four.jsonl")
     arguments = ["--through", "adjectives", "--personality", "E-5", "--forms", "2"]

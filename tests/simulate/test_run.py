@@ -226,7 +226,7 @@ def test_the_command_on_endpoints_alone_needs_no_model(tmp_path: Path, monkeypat
         ([{"name": "A", "character": "ada"}, {"name": "B"}], ["--character", "ada=/nowhere"], "does not exist"),
         ([{"name": "A"}, {"name": "B"}], ["--character", "ada"], "takes NAME=DIRECTORY"),
         ([{"name": "A"}, {"name": "B"}], ["--traits", "XYZ"], "unknown trait"),
-        ([{"name": "A"}, {"name": "B"}], ["--judge", "oracle"], "unknown judge"),
+        ([{"name": "A"}, {"name": "B"}], ["--judge", "oracle"], "'oracle' is not one of"),
         ([{"name": "A"}, {"name": "B"}], ["--dtype", "int4"], "dtype"),
     ],
 )

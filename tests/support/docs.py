@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import typer.main
 from typer.testing import CliRunner
@@ -94,28 +93,24 @@ def check_command(line: str) -> None:
 
 
 def _resolve(command: Any, words: list[str]) -> None:
+    verbs: list[str] = []
     while hasattr(command, "resolve_command"):
         context = command.make_context("dpg-fast", words[:1], resilient_parsing=True)
         _, command, words = command.resolve_command(context, words)
-    command.make_context(command.name, words)
+        verbs.append(command.name)
+    options = command.make_context(command.name, words).params
+    if verbs[0] == "train":
+        from dpg_fast.personified.train import DpoSettings, SftSettings
+        from dpg_fast.train import TrainSettings, read_settings
+
+        kinds = {"hypernet": TrainSettings, "characters": SftSettings, "dpo": DpoSettings}
+        read_settings(kinds[verbs[1]], options["config"] and ROOT / options["config"], options["overrides"] or ())
 
 
 def _check_script(name: str, words: list[str]) -> None:
     script = load_script(name)
-    if not hasattr(script, "parse"):
-        return
-    with mock.patch.object(sys, "argv", [name, *words]):
-        options = script.parse()
-    if hasattr(options, "overrides"):
-        from dpg_fast.personified.train import DpoSettings, SftSettings
-        from dpg_fast.train import load_settings, read_settings
-
-        kinds = {"train_personified.py": SftSettings, "train_dpo.py": DpoSettings}
-        config = options.config and ROOT / options.config
-        if name in kinds:
-            read_settings(kinds[name], config, options.overrides)
-        else:
-            load_settings(config, options.overrides)
+    if hasattr(script, "COMMAND"):  # a thin script: the command of dpg-fast that it stands for
+        _resolve(typer.main.get_command(app), [*script.COMMAND, *words])
 
 
 def _succeeds(words: Sequence[str], cwd: Path | None = None) -> None:

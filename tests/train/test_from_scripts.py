@@ -36,7 +36,7 @@ def test_from_scripts_to_an_evaluated_adapter(tiny_llama: Any, byte_tokenizer: A
     byte_tokenizer.save_pretrained(tmp_path / "base")
     with serve(answer) as server:
         judge = ["--judge", "openai", "--judge-model", "my-judge", "--judge-url", server.url]
-        writer = ["--generator", "openai", "--generator-model", "my-writer", "--generator-url", server.url]
+        writer = ["--writer", "openai", "--writer-model", "my-writer", "--writer-url", server.url]
         built = CliRunner().invoke(
             app,
             [
@@ -62,8 +62,8 @@ def test_from_scripts_to_an_evaluated_adapter(tiny_llama: Any, byte_tokenizer: A
         for split in ("test_scene", "test_character"):
             run(
                 tmp_path,
-                *(str(ROOT / "python" / "evaluate_dpg.py"), split, "--adapter", str(adapter)),
-                *("--model", str(tmp_path / "base"), "--tasks", "scripted", "--baselines", "prompt"),
+                *(str(ROOT / "python" / "evaluate_dpg.py"), "--out", split, "--adapter", str(adapter)),
+                *("--base-model", str(tmp_path / "base"), "--tasks", "scripted", "--baselines", "prompt"),
                 *(
                     "--records",
                     str(tmp_path / "data" / f"{split}.jsonl"),

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import dpg_fast
 from dpg_fast.architecture.layers import UnsupportedArchitectureError
-from dpg_fast.cli.errors import one_line_errors, refusal
+from dpg_fast.cli.errors import group, refusal
 from dpg_fast.llm import LLMError
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.util.errors import DPGError, WrongTypeError
+
+
+def program(error: Exception) -> typer.Typer:
+    outer, inner = group("Everything.", name="outer"), group("A part.")
+
+    @inner.command("fail")
+    def fail() -> None:
+        raise error
+
+    @inner.command("other")
+    def other() -> None: ...
+
+    outer.add_typer(inner, name="inner")
+    return outer
 
 
 def test_refusals_are_value_errors_of_one_kind() -> None:
@@ -30,13 +46,10 @@ def test_refusals_are_value_errors_of_one_kind() -> None:
         (ModuleNotFoundError("No module named 'trl.x'", name="trl.x"), "pip install 'dpg-fast[train]'"),
     ],
 )
-def test_a_refusal_is_one_line_with_status_2(
-    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended, one_line_errors("dpg-fast x"):
-        raise error
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.startswith("dpg-fast x: ") and message in said and said.count("\n") == 1
+def test_a_refusal_is_one_line_with_status_2(error: Exception, message: str) -> None:
+    result = CliRunner().invoke(program(error), ["inner", "fail"])
+    assert result.exit_code == 2 and result.output.startswith("outer inner fail: ") and message in result.output
+    assert result.output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -52,5 +65,4 @@ def test_a_refusal_is_one_line_with_status_2(
 )
 def test_a_fault_keeps_its_traceback(error: Exception) -> None:
     assert refusal(error) is None
-    with pytest.raises(type(error)), one_line_errors("dpg-fast x"):
-        raise error
+    assert CliRunner().invoke(program(error), ["inner", "fail"]).exception is error

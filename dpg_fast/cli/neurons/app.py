@@ -8,14 +8,33 @@ from typing import Annotated
 
 import typer
 
-from dpg_fast.cli.errors import one_line_errors
+from dpg_fast.cli.errors import group
+from dpg_fast.cli.options import (
+    AGAIN,
+    BaseModel,
+    BatchSize,
+    Judge,
+    JudgeKeyEnv,
+    JudgeKind,
+    JudgeModel,
+    JudgeUrl,
+    MaxNewTokens,
+    Mismatch,
+    OptionalBaseModel,
+    OptionalOutFile,
+    OutFolder,
+    Questions,
+    Seed,
+    Traits,
+    option,
+)
 from dpg_fast.util.errors import DPGError
 
-neurons = typer.Typer(help="Personality neurons: find, inspect, calibrate, import, export.", no_args_is_help=True)
+neurons = group("Find personality neurons, look at them, calibrate them, import and export published lists.")
 
 Strengths = Annotated[
     list[float] | None,
-    typer.Option(min=0, help="Steering strength at level 5: once, or ten times (O+ O- C+ ... N-)."),
+    option("Steering strength at level 5; given once, or ten times in the order O+ O- C+ ... N-.", min=0),
 ]
 
 
@@ -40,189 +59,183 @@ class ListFormat(StrEnum):
     NPTI = "npti"
 
 
+@neurons.command("find")
 def find(
-    output: Annotated[Path, typer.Argument(help="Adapter directory to write.")],
-    model: Annotated[
-        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is the bundled SmolLM2-135M-Instruct.')
-    ] = "smollm2",
-    traits: Annotated[str, typer.Option(help="Letters of the traits to search.")] = "OCEAN",
+    out: OutFolder,
+    base_model: BaseModel = "smollm2",
+    traits: Traits = "OCEAN",
     repeats: Annotated[
-        int, typer.Option(min=1, help="How often each question is asked, each time as another person.")
+        int, option("Number of times that each question is asked, each time as another person.", min=1)
     ] = 2,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer; NPTI used 500.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1)] = 24,
+    max_new_tokens: MaxNewTokens = 64,
+    batch_size: BatchSize = 24,
     criterion: Annotated[
         Criterion,
-        typer.Option(help="probability: NPTI's rule. effect: DPN-LE's, mean activation and Cohen's d over answers."),
+        option(
+            "Rule of choice: probability is NPTI's, effect is DPN-LE's (mean activation and Cohen's d over answers)."
+        ),
     ] = Criterion.PROBABILITY,
-    minimum: Annotated[int, typer.Option(min=0, help="Neurons kept whatever their difference (probability).")] = 2000,
+    minimum: Annotated[int, option("Neurons that are kept whatever their difference (probability).", min=0)] = 2000,
     threshold: Annotated[
-        float, typer.Option(help="Smallest difference in firing probability of further neurons (probability).")
+        float, option("Smallest difference in firing probability of further neurons (probability).")
     ] = 0.1,
     quantile: Annotated[
-        float, typer.Option(min=0, max=1, help="The shift of the mean exceeds this share of all shifts (effect).")
+        float, option("Share of all shifts of the mean that a neuron's shift has to exceed (effect).", min=0, max=1)
     ] = 0.995,
-    cohens_d: Annotated[float, typer.Option(help="Cohen's d exceeds this (effect).")] = 0.8,
-    layers: Annotated[str | None, typer.Option(help='First and last layer that may be chosen from: "12-31".')] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Most neurons of a pole.")] = None,
-    min_per_layer: Annotated[str, typer.Option(help='Kept in each layer: a count, or a share such as "0.5%".')] = "0",
-    max_per_layer: Annotated[
-        str | None, typer.Option(help='Most in a layer: a count, or a share such as "5%".')
-    ] = None,
+    cohens_d: Annotated[float, option("Cohen's d that a neuron has to exceed (effect).")] = 0.8,
+    layers: Annotated[str | None, option('First and last layer to choose from, such as "12-31".')] = None,
+    top_k: Annotated[int | None, option("Most neurons of a pole.", min=1)] = None,
+    min_per_layer: Annotated[str, option('Fewest neurons in a layer: a count, or a share such as "0.5%".')] = "0",
+    max_per_layer: Annotated[str | None, option('Most neurons in a layer: a count, or a share such as "5%".')] = None,
     overlap: Annotated[
-        Overlap, typer.Option(help="Neurons of several traits: keep in all, in the strongest only, or drop.")
+        Overlap,
+        option("What happens to neurons of several traits: keep them in all, in the strongest only, or drop them."),
     ] = Overlap.KEEP,
     strength: Strengths = None,
     statistics: Annotated[
         Path | None,
-        typer.Option(
-            help="Keep the statistics in this directory; a later run there only repeats the choice, in seconds."
-        ),
+        option("Folder that keeps the statistics; a later search with them only chooses again, in seconds."),
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     dense_only: Annotated[
-        bool, typer.Option("--dense-only", help="Accept a mixture of experts; its shared experts alone are searched.")
+        bool, option("Accept a mixture of experts, of which only the shared experts are searched.", "--dense-only")
     ] = False,
 ) -> None:
-    """Find a model's personality neurons on the bundled questions and save them as an adapter. Resumes when killed."""
-    with one_line_errors("dpg-fast neurons find"):
-        from dpg_fast.cli.neurons.find import FindOptions, run_find
-        from dpg_fast.neurons import SearchSettings, SelectionRule
+    """Find a model's personality neurons on the bundled questions and save them as an adapter."""
+    from dpg_fast.cli.neurons.find import FindOptions, run_find
+    from dpg_fast.neurons import SearchSettings, SelectionRule
 
-        rule = SelectionRule(
-            criterion=criterion.value,
-            minimum=minimum,
-            threshold=threshold,
-            quantile=quantile,
-            cohens_d=cohens_d,
-            layers=_layers(layers),
-            top_k=top_k,
-            min_per_layer=_amount(min_per_layer),
-            max_per_layer=None if max_per_layer is None else _amount(max_per_layer),
-            overlap=overlap.value,
-        )
-        settings = SearchSettings(
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            selection=rule,
-            means=rule.criterion == "effect",
-            dense_only=dense_only,
-        )
-        run_find(output, model, FindOptions(traits, repeats, strength or (1.0,), settings, statistics))
-
-
-neurons.command("find")(find)
-neurons.command("search", hidden=True, help="Earlier name of find.")(find)
+    rule = SelectionRule(
+        criterion=criterion.value,
+        minimum=minimum,
+        threshold=threshold,
+        quantile=quantile,
+        cohens_d=cohens_d,
+        layers=_layers(layers),
+        top_k=top_k,
+        min_per_layer=_amount(min_per_layer),
+        max_per_layer=None if max_per_layer is None else _amount(max_per_layer),
+        overlap=overlap.value,
+    )
+    settings = SearchSettings(
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        selection=rule,
+        means=rule.criterion == "effect",
+        dense_only=dense_only,
+    )
+    run_find(out, base_model, FindOptions(traits, repeats, strength or (1.0,), settings, statistics))
 
 
 @neurons.command("info")
 def info(
     adapter: Annotated[
-        str, typer.Argument(help='Directory or Hub id of an adapter; "smollm2" is the one that comes with the package.')
+        str, typer.Argument(help='Directory or Hub id of an adapter; "smollm2" comes with the package.')
     ] = "smollm2",
-    plots: Annotated[Path | None, typer.Option(help="Directory for pictures (needs matplotlib).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plots: Annotated[Path | None, option("Folder for pictures, which need matplotlib.")] = None,
+    as_json: Annotated[bool, option("Print JSON instead of tables.", "--json")] = False,
 ) -> None:
     """Show an adapter's neurons: counts per layer and pole, values, overlap, base model, how it was made."""
-    with one_line_errors("dpg-fast neurons info"):
-        from dpg_fast.cli.neurons.files import show_adapter
+    from dpg_fast.cli.neurons.files import show_adapter
 
-        show_adapter(adapter, plots, as_json)
+    show_adapter(adapter, plots, as_json)
 
 
 @neurons.command("import")
 def import_(
-    output: Annotated[Path, typer.Argument(help="Adapter directory to write.")],
+    out: OutFolder,
     trait_file: Annotated[
         list[str],
-        typer.Option(
-            help="Repeatable: a directory of <Trait>_dict.json and <Trait>_reversed_dict.json (also .gz), such a file, "
-            "or E+=FILE."
+        option(
+            "Folder of <Trait>_dict.json and <Trait>_reversed_dict.json files (also .gz), one such file, or E+=FILE."
+            + AGAIN
         ),
     ],
-    base_model: Annotated[
-        str | None, typer.Option(help="Hub id of the model they were made on; Meta-Llama-3-8B-Instruct if not given.")
-    ] = None,
-    layers: Annotated[int, typer.Option(min=1, help="Decoder layers of that model.")] = 32,
-    intermediate: Annotated[int, typer.Option(min=1, help="Neurons in each.")] = 14336,
+    base_model: OptionalBaseModel = None,
+    num_layers: Annotated[int, option("Number of decoder layers of that model.", min=1)] = 32,
+    intermediate_size: Annotated[int, option("Number of neurons in each of its layers.", min=1)] = 14336,
     fingerprint_from: Annotated[
         str | None,
-        typer.Option(help="Load the base model from here, and recognise it by its weights instead of its name."),
+        option(
+            "Hub id or directory to load the base model from, so that it is recognised by its weights instead of its name."
+        ),
     ] = None,
     strength: Strengths = None,
 ) -> None:
-    """Make an adapter of neuron lists in the format that NPTI published."""
-    with one_line_errors("dpg-fast neurons import"):
-        from dpg_fast.cli.neurons.files import import_adapter
+    """Make an adapter of neuron lists in the format that NPTI published.
 
-        import_adapter(output, trait_file, base_model, (layers, intermediate), fingerprint_from, strength or (1.0,))
+    Without --base-model they belong to Meta-Llama-3-8B-Instruct, the model of the published lists.
+    """
+    from dpg_fast.cli.neurons.files import import_adapter
+
+    import_adapter(out, trait_file, base_model, (num_layers, intermediate_size), fingerprint_from, strength or (1.0,))
 
 
 @neurons.command("export")
 def export(
-    adapter: Annotated[str, typer.Argument(help='Directory or Hub id of an adapter, or "smollm2".')],
-    output: Annotated[Path, typer.Argument(help="Directory to write to.")],
-    format: Annotated[ListFormat, typer.Option(help="Format of the files.")] = ListFormat.NPTI,
-    gzip: Annotated[bool, typer.Option("--gzip", help="Compress the files.")] = False,
+    adapter: Annotated[
+        str, typer.Argument(help='Directory or Hub id of an adapter; "smollm2" comes with the package.')
+    ],
+    out: OutFolder,
+    format: Annotated[ListFormat, option("Format of the files.")] = ListFormat.NPTI,
+    gzip: Annotated[bool, option("Compress the files.", "--gzip")] = False,
 ) -> None:
     """Write an adapter's neuron lists in the format that NPTI published."""
-    with one_line_errors("dpg-fast neurons export"):
-        from dpg_fast.cli.neurons.files import export_adapter
+    from dpg_fast.cli.neurons.files import export_adapter
 
-        export_adapter(adapter, output, compress=gzip)
+    export_adapter(adapter, out, compress=gzip)
 
 
 @neurons.command("calibrate")
 def calibrate(
     adapter: Annotated[Path, typer.Argument(help="Adapter directory; its calibration.json is replaced.")],
-    model: Annotated[
-        str, typer.Option(help='Hub id or directory of the base model; "smollm2" is bundled.')
-    ] = "smollm2",
-    traits: Annotated[str, typer.Option(help="Letters of the traits; other poles keep what they have.")] = "OCEAN",
-    questions: Annotated[int, typer.Option(min=1, max=12, help='Of each trait, from the bundled split "fit".')] = 6,
-    max_strength: Annotated[float, typer.Option(min=0, help="Largest strength of the sweep.")] = 2.4,
-    steps: Annotated[int, typer.Option(min=2, help="Strengths above 0, evenly spaced.")] = 6,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer.")] = 48,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    base_model: BaseModel = "smollm2",
+    traits: Traits = "OCEAN",
+    questions: Questions = 6,
+    max_strength: Annotated[float, option("Largest strength of the sweep.", min=0)] = 2.4,
+    steps: Annotated[int, option("Number of strengths above 0, evenly spaced.", min=2)] = 6,
+    max_new_tokens: MaxNewTokens = 48,
+    batch_size: BatchSize = 16,
     max_perplexity_ratio: Annotated[
-        float, typer.Option(help="Guard: perplexity of usable answers under the bare model, over that of its own.")
+        float, option("Largest perplexity of usable answers under the bare model, relative to that of its own answers.")
     ] = 2.5,
-    max_repetition: Annotated[float, typer.Option(help="Guard: rise of the share of repeated 4-grams.")] = 0.1,
-    judge: Annotated[
-        str, typer.Option(help='"likelihood" (on the model itself) or "openai" (any such API).')
-    ] = "likelihood",
-    judge_model: Annotated[str | None, typer.Option(help="Model of the API.")] = None,
-    judge_url: Annotated[str | None, typer.Option(help="Address of the API; OpenAI's if not given.")] = None,
-    api_key_variable: Annotated[str, typer.Option(help="Environment variable with its key.")] = "OPENAI_API_KEY",
+    max_repetition: Annotated[float, option("Largest rise of the share of repeated 4-grams in usable answers.")] = 0.1,
+    judge: Judge = JudgeKind.LIKELIHOOD,
+    judge_model: JudgeModel = None,
+    judge_url: JudgeUrl = None,
+    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     sweep: Annotated[
-        Path | None, typer.Option(help="Directory of the raw answers and scores; ADAPTER.calibration if not given.")
+        Path | None, option("Folder for the raw answers and scores; ADAPTER.calibration by default.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the calibration here and leave the adapter alone.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG file of the dose-response curves (needs matplotlib).")] = None,
-    allow_mismatch: Annotated[bool, typer.Option(help="Accept another base model than the adapter's.")] = False,
+    out: OptionalOutFile = None,
+    plot: Annotated[Path | None, option("PNG file for the dose-response curves, which need matplotlib.")] = None,
+    allow_mismatch: Mismatch = False,
 ) -> None:
-    """Fit level -> strength: steer at several strengths, judge the answers, bound by fluency. Resumes when killed."""
-    with one_line_errors("dpg-fast neurons calibrate"):
-        from dpg_fast.cli.judge_options import JudgeOptions
-        from dpg_fast.cli.neurons.calibrate import CalibrateOptions, run_calibrate
-        from dpg_fast.evaluation.calibration import Guard
-        from dpg_fast.text.answers import AnswerSettings
+    """Fit the strength of each level: steer at several strengths, judge the answers, stay within bounds of fluency.
 
-        options = CalibrateOptions(
-            traits=traits,
-            questions=questions,
-            most=max_strength,
-            steps=steps,
-            answers=AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
-            guard=Guard(max_perplexity_ratio, max_repetition),
-            judge=JudgeOptions(judge, judge_model, judge_url, api_key_variable),
-            sweep=sweep,
-            output=output,
-            plot=plot,
-            allow_mismatch=allow_mismatch,
-        )
-        run_calibrate(adapter, model, options)
+    The questions are those of the bundled split "fit".
+    A run that was killed continues. The calibration of the adapter is replaced unless --out names another file.
+    """
+    from dpg_fast.cli.neurons.calibrate import CalibrateOptions, run_calibrate
+    from dpg_fast.evaluation.calibration import Guard
+    from dpg_fast.judges.choice import JudgeChoice
+    from dpg_fast.text.answers import AnswerSettings
+
+    options = CalibrateOptions(
+        traits=traits,
+        questions=questions,
+        most=max_strength,
+        steps=steps,
+        answers=AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
+        guard=Guard(max_perplexity_ratio, max_repetition),
+        judge=JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
+        sweep=sweep,
+        output=out,
+        plot=plot,
+        allow_mismatch=allow_mismatch,
+    )
+    run_calibrate(adapter, base_model, options)
 
 
 def _amount(text: str) -> int | float:
@@ -230,7 +243,9 @@ def _amount(text: str) -> int | float:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else int(text)
     except ValueError:
-        raise DPGError(f'{text!r} is no number per layer; accepted: a count like "50", a share like "0.5%"') from None
+        raise DPGError(
+            f'{text!r} is not a number for each layer; accepted: a count like "50", a share like "0.5%"'
+        ) from None
 
 
 def _layers(text: str | None) -> tuple[int, int] | None:

@@ -10,10 +10,10 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from dpg_fast.cli.judge_options import JudgeOptions, fast_dtype
 from dpg_fast.evaluation.calibration import DosePoint, Guard, NeuronSteerer, PoleFit, fit_pole, run_sweep
 from dpg_fast.evaluation.calibration.fit import END, NO_EFFECT, dose_points
 from dpg_fast.evaluation.calibration.sweep import grid
+from dpg_fast.judges.choice import JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration, PersonalityModel, artifact
 from dpg_fast.model.identity import adapter_identity, base_identity
@@ -53,7 +53,7 @@ class CalibrateOptions:
     steps: int = 6
     answers: AnswerSettings = field(default_factory=AnswerSettings)
     guard: Guard = field(default_factory=Guard)
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    judge: JudgeChoice = field(default_factory=JudgeChoice)
     sweep: Path | None = None
     output: Path | None = None
     plot: Path | None = None

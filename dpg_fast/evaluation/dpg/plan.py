@@ -114,6 +114,13 @@ def asked_of_everybody(
     return found
 
 
+def newness(name: str) -> Newness:
+    """Raises DPGError for an unknown name."""
+    if name not in list(Newness):
+        raise DPGError(f"new personalities are new as {' or '.join(Newness)}, not {name!r}")
+    return Newness(name)
+
+
 def plan_costs(
     plan: DPGPlan,
     settings: AnswerSettings,

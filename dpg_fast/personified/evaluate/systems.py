@@ -207,6 +207,21 @@ class TunedSystem(BareSystem):
         return Personality(character=self.characters[person.name][0], stage=stage)
 
 
+def tuned_directories(texts: Sequence[str]) -> dict[str, list[Path]]:
+    """``NAME=DIR``, where a name may come again, as name -> directories.
+
+    Raises:
+        DPGError: another form.
+    """
+    found: dict[str, list[Path]] = {}
+    for text in texts:
+        name, sign, path = (part.strip() for part in text.partition("="))
+        if not (sign and name and path):
+            raise DPGError(f"a tuned system is given as NAME=DIR, not {text!r}")
+        found.setdefault(name, []).append(Path(path))
+    return found
+
+
 def make_systems(
     baselines: Sequence[str],
     tuned: Mapping[str, Sequence[Path]],

@@ -40,7 +40,7 @@ def answer(body: dict[str, Any], number: int) -> Answer:
 
 def arguments(server: FakeServer, out: Path) -> list[str]:
     found = ["data", "scripts", "build", "samples", "--out", str(out), "--generate", "2", "--near", "1.2", "--no-plots"]
-    for who in ("judge", "generator"):
+    for who in ("judge", "writer"):
         found += [f"--{who}", "openai", f"--{who}-model", f"my-{who}", f"--{who}-url", server.url]
     return [*found, "--concurrency", "2", "--test-characters", "0.15", "--protocol", "npti"]
 
@@ -90,9 +90,7 @@ def test_a_killed_run_ends_with_the_same_records(tmp_path: Path) -> None:
 
 def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path) -> None:
     prices = tmp_path / "prices.json"
-    prices.write_text(
-        '{"models": {"my-judge": {"input": 10, "output": 30}, "my-generator": {"input": 1, "output": 2}}}'
-    )
+    prices.write_text('{"models": {"my-judge": {"input": 10, "output": 30}, "my-writer": {"input": 1, "output": 2}}}')
     with serve(answer) as server:
         result = CliRunner().invoke(
             app, [*arguments(server, tmp_path / "out"), "--dry-run", "--prices", str(prices)], env={"COLUMNS": "200"}
@@ -128,14 +126,14 @@ def test_failed_calls_are_named_and_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--judge", "x"], "unknown judge"),
+        (["--judge", "x"], "'x' is not one of"),
         (["--judge", "openai"], "--judge-model"),
-        (["--generator", "openai"], "--generator-model"),
-        (["--generator", "x"], "unknown generator"),
+        (["--writer", "openai"], "--writer-model"),
+        (["--writer", "x"], "'x' is not one of"),
         (["--turns", "2", "--before", "2"], "before"),
         (["--test-characters", "1"], "below 1"),
         (["--label", "x"], "label"),
-        (["--format", "novel"], "--generator openai"),
+        (["--format", "novel"], "--writer openai"),
         (["--aliases", "none.json"], "none.json"),
         (["--min-segments", "99"], "--min-segments"),
     ],

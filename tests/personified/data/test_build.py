@@ -29,8 +29,8 @@ runner = CliRunner()
 
 
 def arguments(folder: Path, server: FakeServer, *more: str) -> list[str]:
-    found = ["data", "personified", "build", str(folder / "ada"), "--out", str(folder / "out"), "--model", "m"]
-    return [*found, "--base-url", server.url, "--items", "4", "--general", "3", *more]
+    found = ["data", "personified", "build", str(folder / "ada"), "--out", str(folder / "out"), "--writer-model", "m"]
+    return [*found, "--writer-url", server.url, "--items", "4", "--general", "3", *more]
 
 
 def run(folder: Path, server: FakeServer, *more: str, code: int = 0) -> str:

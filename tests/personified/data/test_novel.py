@@ -40,8 +40,8 @@ def novel(folder: Path) -> Path:
 
 
 def run(folder: Path, server: FakeServer, *more: str, code: int = 0, text: Path | None = None) -> str:
-    command = ["data", "personified", "material", str(text or novel(folder)), "--character", "Nora", "--out"]
-    command += [str(folder / "nora"), "--model", "m", "--base-url", server.url, *more]
+    command = ["data", "personified", "material", str(text or novel(folder)), "--name", "Nora", "--out"]
+    command += [str(folder / "nora"), "--writer-model", "m", "--writer-url", server.url, *more]
     result = runner.invoke(app, command, env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output + result.stderr
     return result.output + result.stderr
@@ -55,8 +55,17 @@ def test_a_folder_to_be_reviewed(tmp_path: Path) -> None:
         assert [schema(body) for body in server.requests].count("ProposedStages") == 1
         assert "already holds a character" in run(tmp_path, server, code=2)
         character = load_character(tmp_path / "nora")
-        build = ["data", "personified", "build", str(tmp_path / "nora"), "--out", str(tmp_path / "out"), "--model", "m"]
-        build += ["--base-url", server.url, "--items", "4", "--general", "0"]
+        build = [
+            "data",
+            "personified",
+            "build",
+            str(tmp_path / "nora"),
+            "--out",
+            str(tmp_path / "out"),
+            "--writer-model",
+            "m",
+        ]
+        build += ["--writer-url", server.url, "--items", "4", "--general", "0"]
         refused = runner.invoke(app, build)
         assert refused.exit_code == 2 and "nobody has looked through it" in refused.output + refused.stderr
         assert len(server.requests) == paid
@@ -80,7 +89,7 @@ def test_a_dry_run_and_passages_without_the_name(tmp_path: Path) -> None:
         assert "passages" in output and not server.requests and not (tmp_path / "nora").exists()
         count = len(read_novel(novel(tmp_path), Wanted("Nora"))[0])
         assert 0 < count < len(read_novel(novel(tmp_path), Wanted("Nora", everything=True))[0])
-        assert "none of the 66 paragraphs" in run(tmp_path, server, "--character", "Edwin", code=2)
+        assert "none of the 66 paragraphs" in run(tmp_path, server, "--name", "Edwin", code=2)
         assert not server.requests
 
 

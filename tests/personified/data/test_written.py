@@ -63,8 +63,17 @@ def write(folder: Path, early: list[dict[str, Any]], late: list[dict[str, Any]])
 
 
 def build(folder: Path, url: str, *more: str, code: int = 0) -> str:
-    arguments = ["data", "personified", "build", str(folder / "ada"), "--out", str(folder / "out"), "--model", "m"]
-    arguments += ["--base-url", url, "--general", "0", "--cross", "0", "--no-verify", "--rounds", "1", *more]
+    arguments = [
+        "data",
+        "personified",
+        "build",
+        str(folder / "ada"),
+        "--out",
+        str(folder / "out"),
+        "--writer-model",
+        "m",
+    ]
+    arguments += ["--writer-url", url, "--general", "0", "--cross", "0", "--no-verify", "--rounds", "1", *more]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output + result.stderr
     return result.output + result.stderr
@@ -77,8 +86,18 @@ def test_the_shipped_examples_pass_the_rules_and_give_pairs(name: str, tmp_path:
         assert sum(len(getattr(stage, kind)) for stage in character.stages) >= 40
     examples = load_examples(SHIPPED / name, character)
     out = tmp_path / name
-    arguments = ["data", "personified", "build", str(SHIPPED / name), "--out", str(out), "--model", "none"]
-    arguments += ["--base-url", "http://127.0.0.1:9/v1", "--items", "0", "--general", "0", "--cross", "0", "--written"]
+    arguments = ["data", "personified", "build", str(SHIPPED / name), "--out", str(out), "--writer-model", "none"]
+    arguments += [
+        "--writer-url",
+        "http://127.0.0.1:9/v1",
+        "--items",
+        "0",
+        "--general",
+        "0",
+        "--cross",
+        "0",
+        "--written",
+    ]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     records, cross = read_personified(out)
     assert not list(read_records(out / "lost.jsonl", LostItem))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from dpg_fast.cli.app import app
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.model import PersonalityModel
 from dpg_fast.personality.scores import Personality
@@ -26,7 +27,6 @@ from dpg_fast.questionnaire.session import AdministrationSettings, Respondent
 from tests.llm.server import Answer, last_user, serve
 from tests.model.characters import write_character
 from tests.personified.evaluate.people import write_people
-from tests.support.docs import load_script
 
 SMALL = EvaluationSettings(
     Sampling(max_new_tokens=6, batch_size=8), forms=0, drift=0, against="sft", resamples=20
@@ -187,17 +187,15 @@ def test_questionnaire_and_long_chat(
     assert "Long chat" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_script(
+def test_the_command(
     tiny_llama: Any,
     byte_tokenizer: Any,
     adapters: dict[str, list[Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    script = load_script("evaluate_personified.py")
-    monkeypatch.setattr(script, "load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
-    words = ["evaluate_personified.py", str(tmp_path / "out")]
+    monkeypatch.setattr("dpg_fast.util.models.load_base", lambda name, dtype: (tiny_llama, byte_tokenizer))
+    words = ["evaluate", "personified", "--out", str(tmp_path / "out")]
     for folder in write_people(tmp_path):
         words += ["--data", str(folder)]
     for name, places in adapters.items():
@@ -217,20 +215,19 @@ def test_the_script(
         "--resamples",
         "5",
     ]
-    monkeypatch.setattr(sys, "argv", words)
-    script.main()
+    runner = CliRunner()
+    result = runner.invoke(app, words)
+    assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8"))
     assert figures["against"] == "sft" and list(figures["systems"]) == ["bare", "sft", "dpo"]
-    monkeypatch.setattr(script, "load_base", lambda *found: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("dpg_fast.util.models.load_base", lambda *found: pytest.fail("the model was loaded"))
     for change, message in (
         (["--system", "x"], "NAME=DIR"),
         (["--data", str(tmp_path / "no")], "train.jsonl"),
         (["--judge-url", "http://x"], "judge-model"),
     ):
-        monkeypatch.setattr(sys, "argv", [*words, *change])
-        with pytest.raises(SystemExit, match="2"):
-            script.main()
-        assert message in capsys.readouterr().err
+        refused = runner.invoke(app, [*words, *change])
+        assert refused.exit_code == 2 and message in refused.output
 
 
 @pytest.mark.slow

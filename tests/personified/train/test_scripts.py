@@ -92,7 +92,7 @@ def test_errors_end_with_one_line(tmp_path: Path) -> None:
     process = start(tmp_path, sys.executable, script, "output=out", "data.records=records.jsonl")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 2 and "Traceback" not in output
-    assert "train_personified.py: data.character: choose one of Ada Moor, Bo Hale" in output
+    assert "dpg-fast train characters: data.character: choose one of Ada Moor, Bo Hale" in output
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dpg_fast.cli.judge_options import JudgeOptions
 from dpg_fast.evaluation.drift import USER_TURNS, Drift, measure_drift
+from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.judges.results import RESULTS, save_scores
 from dpg_fast.personality.traits import parse_traits
 from dpg_fast.questionnaire.session import Respondent
@@ -43,7 +43,7 @@ class DriftOptions:
     traits: str = "OCEAN"
     max_new_tokens: int = 48
     system: str | None = None
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    judge: JudgeChoice = field(default_factory=JudgeChoice)
     beside: Sequence[Path] = ()
 
 

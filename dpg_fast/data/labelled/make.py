@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dpg_fast.cli.judge_options import LIKELIHOOD, OPENAI, JudgeOptions, fast_dtype
 from dpg_fast.data.labelled.augment import BATCH, APIGenerator, Generator, LocalGenerator, Writer, make_requests
 from dpg_fast.data.labelled.build import Dataset, build, texts_of
 from dpg_fast.data.labelled.files import write_dataset
@@ -25,6 +24,7 @@ from dpg_fast.data.scripts import Direction, Script, find_scripts, load_aliases,
 from dpg_fast.data.scripts.names import count_words
 from dpg_fast.data.scripts.novels import attribute, prepare_novel
 from dpg_fast.data.scripts.reader import merged_aliases, read_lines
+from dpg_fast.judges.choice import LIKELIHOOD, OPENAI, JudgeChoice, fast_dtype
 from dpg_fast.judges.evidence import EvidenceJudge
 from dpg_fast.judges.llm import LLMJudge
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
@@ -39,7 +39,7 @@ _SHOWN = 12  # speakers of a script
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class WriterChoice:
     """Who writes dialogue and names a novel's speakers: "local" (dialogue only) or "openai", any server with that API.
 
     Raises:
@@ -48,16 +48,16 @@ class Endpoint:
 
     kind: str = LOCAL
     model: str | None = None
-    base_url: str | None = None
-    api_key_variable: str = "OPENAI_API_KEY"
+    url: str | None = None
+    key_env: str = "OPENAI_API_KEY"
 
     def __post_init__(self) -> None:
         if self.kind not in (LOCAL, OPENAI):
-            raise DPGError(f"unknown generator {self.kind!r}; accepted: {LOCAL}, {OPENAI}")
+            raise DPGError(f"unknown writer {self.kind!r}; accepted: {LOCAL}, {OPENAI}")
         if self.kind == OPENAI and not self.model:
-            raise DPGError("name the generator's model with --generator-model")
-        if self.kind == LOCAL and (self.model or self.base_url):
-            raise DPGError("--generator-model and --generator-url go with --generator openai")
+            raise DPGError("name the writer's model with --writer-model")
+        if self.kind == LOCAL and (self.model or self.url):
+            raise DPGError("--writer-model and --writer-url go with --writer openai")
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class RunOptions:
         max_tokens: of one written dialogue.
     """
 
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
-    generator: Endpoint = field(default_factory=Endpoint)
+    judge: JudgeChoice = field(default_factory=JudgeChoice)
+    writer: WriterChoice = field(default_factory=WriterChoice)
     model: str = "smollm2"
     prices: Path | None = None
     concurrency: int = 8
@@ -166,19 +166,19 @@ class _Tools:
         return Path(":memory:") if self.options.dry_run and not file.exists() else file
 
     def _client(self) -> LLMClient:
-        endpoint = self.options.generator
+        endpoint = self.options.writer
         if endpoint.model is None:
-            raise DPGError("novels need a language model that names the speakers: --generator openai")
+            raise DPGError("novels need a language model that names the speakers: --writer openai")
         server = LLMSettings(
             endpoint.model,
-            endpoint.base_url,
-            api_key_variable=endpoint.api_key_variable,
+            endpoint.url,
+            api_key_variable=endpoint.key_env,
             concurrency=self.options.concurrency,
         )
         return LLMClient(server, self.replies("replies.sqlite"), prices=self.prices)
 
     def _generator(self) -> Generator:
-        if self.options.generator.kind == OPENAI:
+        if self.options.writer.kind == OPENAI:
             return APIGenerator(self.client(), max_tokens=self.options.max_tokens)
         base, tokenizer = self.base()
         return LocalGenerator(base, tokenizer, seed=self.settings.seed, max_new_tokens=self.options.max_tokens)
@@ -199,7 +199,7 @@ class _Tools:
         return {"weights": base_identity(self.base()[0]), "autocast": str(fast_dtype())}
 
     def _about_generator(self) -> dict[str, Any]:
-        endpoint = self.options.generator
+        endpoint = self.options.writer
         found: dict[str, Any] = {"kind": endpoint.kind, "max_tokens": self.options.max_tokens}
         if endpoint.kind == OPENAI:
             return found | {"model": endpoint.model}
@@ -212,7 +212,7 @@ class _Tools:
 
     def writer(self) -> Writer:
         """The generator with its memory."""
-        api = self.options.generator.kind == OPENAI  # whose replies are kept one by one, however many are under way
+        api = self.options.writer.kind == OPENAI  # whose replies are kept one by one, however many are under way
         batch = max(BATCH, 4 * self.options.concurrency) if api else BATCH
         return Writer(self.generator, self._about_generator(), self.work / "generated.jsonl", batch)
 
@@ -259,7 +259,7 @@ def _print_plans(prepared: Prepared, settings: LabelSettings, tools: _Tools, con
             )
     else:
         console.print(f"The likelihood judge costs nothing but time: {len(texts) + len(requests)} texts to judge.")
-    if requests and tools.options.generator.kind == OPENAI:
+    if requests and tools.options.writer.kind == OPENAI:
         generator = APIGenerator(tools.client(), max_tokens=tools.options.max_tokens)
         console.print(plan_table(tools.client().plan(generator.calls(requests)), "Dry run: writing dialogue"))
     elif requests:
@@ -316,7 +316,7 @@ def _costs(scorer: Scorer, tools: _Tools) -> dict[str, Any]:
     known = [note["cost"] for note in notes if note.get("cost") is not None]
     judging = math.fsum(known) if known and len(known) == len(notes) else None
     found: dict[str, Any] = {"judging": judging, "currency": tools.prices.currency}
-    if tools.options.generator.model is not None:
+    if tools.options.writer.model is not None:
         writer = tools.generator() if tools.settings.generate else None
         found["writing_this_run"] = writer.cost if isinstance(writer, APIGenerator) else None
     return found

@@ -1,4 +1,4 @@
-"""The judge a command names: the likelihood judge on the model at hand, or a language model behind an API."""
+"""The judge that a user names: the likelihood judge on the model at hand, or a language model behind an API."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROTOCOLS = (EVIDENCE, NPTI)
 
 
 @dataclass(frozen=True)
-class JudgeOptions:
+class JudgeChoice:
     """Which judge, and where it is.
 
     Args:
         kind: "likelihood" (needs no network) or "openai" (any server with that API).
         model: name of the judge's model as its server knows it; only for "openai", and needed there.
-        base_url: of the server; None is OpenAI's.
-        api_key_variable: environment variable with the key.
+        url: of the server; None is OpenAI's.
+        key_env: environment variable with the key.
         protocol: what an API's model is asked: "npti" (ratings 1 to 5, a call for each trait) or "evidence" (all traits in one
             call, with quotations, none where there is no evidence).
 
@@ -36,8 +36,8 @@ class JudgeOptions:
 
     kind: str = LIKELIHOOD
     model: str | None = None
-    base_url: str | None = None
-    api_key_variable: str = "OPENAI_API_KEY"
+    url: str | None = None
+    key_env: str = "OPENAI_API_KEY"
     protocol: str = NPTI
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class JudgeOptions:
             raise DPGError(f"unknown protocol {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
         if self.kind == OPENAI and not self.model:
             raise DPGError("name the judge's model with --judge-model")
-        if self.kind == LIKELIHOOD and (self.model or self.base_url):
+        if self.kind == LIKELIHOOD and (self.model or self.url):
             raise DPGError("--judge-model and --judge-url go with --judge openai")
 
     def make(self, base: Any, tokenizer: Any, replies: Path) -> Judge:
@@ -64,11 +64,10 @@ class JudgeOptions:
             return LikelihoodJudge(base, tokenizer, autocast=fast_dtype())
         from dpg_fast.judges.evidence import EvidenceJudge
         from dpg_fast.judges.llm import LLMJudge
-        from dpg_fast.llm import LLMClient, LLMSettings
+        from dpg_fast.llm.server import Server
 
         assert self.model is not None
-        settings = LLMSettings(self.model, self.base_url, api_key_variable=self.api_key_variable)
-        client = LLMClient(settings, replies)
+        client = Server(self.model, self.url, self.key_env).client(replies)
         return EvidenceJudge(client) if self.protocol == EVIDENCE else LLMJudge(client)
 
 
