@@ -17,7 +17,7 @@ from rich.table import Table
 from dpg_fast.data.labelled.augment import BATCH, APIGenerator, Generator, LocalGenerator, Writer, make_requests
 from dpg_fast.data.labelled.build import Dataset, build, texts_of
 from dpg_fast.data.labelled.files import write_dataset
-from dpg_fast.data.labelled.judging import Scorer
+from dpg_fast.data.labelled.judging import DialogueScorer
 from dpg_fast.data.labelled.prepare import SPLITS, Prepared, prepare
 from dpg_fast.data.labelled.settings import LabelSettings
 from dpg_fast.data.scripts import Direction, Script, find_scripts, load_aliases, merge_speakers, read_script
@@ -205,10 +205,10 @@ class _Tools:
             return found | {"model": endpoint.model}
         return found | {"seed": self.settings.seed, "weights": self._about_base()["weights"]}
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> DialogueScorer:
         """The judge with its memory."""
         name = self.options.judge.model or self.options.model
-        return Scorer(self.judge, self._about_judge(), self.work / "scores.jsonl", name)
+        return DialogueScorer(self.judge, self._about_judge(), self.work / "scores.jsonl", name)
 
     def writer(self) -> Writer:
         """The generator with its memory."""
@@ -311,7 +311,7 @@ def prepared_table(prepared: Prepared) -> Table:
     return table
 
 
-def _costs(scorer: Scorer, tools: _Tools) -> dict[str, Any]:
+def _costs(scorer: DialogueScorer, tools: _Tools) -> dict[str, Any]:
     notes = [row["note"] for row in scorer.store.rows.values() if row["scores"]]
     known = [note["cost"] for note in notes if note.get("cost") is not None]
     judging = math.fsum(known) if known and len(known) == len(notes) else None
