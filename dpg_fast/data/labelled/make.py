@@ -61,7 +61,7 @@ class WriterChoice:
 
 
 @dataclass(frozen=True)
-class Source:
+class ScriptSource:
     """The scripts: a file or folder, and how to read it."""
 
     path: Path
@@ -71,7 +71,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class LabelOptions:
     """Who judges and writes, and what is printed.
 
     Attributes:
@@ -90,7 +90,7 @@ class RunOptions:
 
 
 def run_build(
-    source: Source, out: Path, settings: LabelSettings, options: RunOptions, console: Console | None = None
+    source: ScriptSource, out: Path, settings: LabelSettings, options: LabelOptions, console: Console | None = None
 ) -> bool:
     """Make the dataset, or with `options.dry_run` say what that would take; whether everything was judged.
 
@@ -137,7 +137,7 @@ def run_build(
 class _Tools:
     """Judge and generator, made when they are needed."""
 
-    def __init__(self, work: Path, options: RunOptions, settings: LabelSettings, prices: PriceTable) -> None:
+    def __init__(self, work: Path, options: LabelOptions, settings: LabelSettings, prices: PriceTable) -> None:
         self.work, self.options, self.settings, self.prices = work, options, settings, prices
         self.base = cache(self._load)
         self.judge = cache(self._judge)
@@ -217,7 +217,7 @@ class _Tools:
         return Writer(self.generator, self._about_generator(), self.work / "generated.jsonl", batch)
 
 
-def _read(source: Source, tools: _Tools, console: Console) -> list[Script] | None:
+def _read(source: ScriptSource, tools: _Tools, console: Console) -> list[Script] | None:
     """The scripts; None in a dry run over novels, whose speakers nobody has named yet."""
     names = None if source.aliases is None else load_aliases(source.aliases)
     files = find_scripts(source.path)
