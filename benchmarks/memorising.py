@@ -26,7 +26,7 @@ from dpg_fast.personality.scores import MAX_SCORE
 from dpg_fast.text.records import DialogueRecord, Turn
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.loss import batch_loss
-from dpg_fast.train.rows import Row, collate, text_sources
+from dpg_fast.train.rows import TrainingRow, collate, text_sources
 
 QUESTIONS = ("Tea?", "A walk?", "Music?", "Who called?", "Any plans?", "Is it cold?", "Hungry?", "Ready?")
 _WORDS = "amber brick cedar delta ember fable grove harbor ivory jolly kettle lemon maple nickel orbit pepper"
@@ -65,7 +65,7 @@ def dialogues(scores: np.ndarray, words: int = 3, seed: int = 1) -> list[Dialogu
 def fit(
     base: Any,
     config: HypernetConfig,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     steps: int,
     rate: float,
     *,

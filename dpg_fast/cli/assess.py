@@ -40,7 +40,7 @@ from dpg_fast.util.errors import DPGError
 assess = group("Measure personalities: questionnaires, reliability, comparisons.")
 
 
-class Method(StrEnum):
+class ReadingMethod(StrEnum):
     """How answers are read."""
 
     LOGPROBS = "logprobs"
@@ -98,9 +98,9 @@ def questionnaire(
     ] = 4,
     options: Annotated[Options, option("Order of the options on all forms but the first.")] = Options.SHUFFLE,
     method: Annotated[
-        Method,
+        ReadingMethod,
         option("How answers are read: probabilities of the option labels, a generated label, or a free answer."),
-    ] = Method.LOGPROBS,
+    ] = ReadingMethod.LOGPROBS,
     temperature: Temperature = 0.0,
     context: Annotated[int, option("Earlier items that stay in the conversation.", min=0)] = 0,
     prefill: Annotated[str, option('Beginning of every answer, such as "My answer is".')] = "",
@@ -132,8 +132,8 @@ def questionnaire(
         raise DPGError("personalities need an adapter that gives them: --adapter DIR, or --adapter smollm2")
     found = find_inventory(inventory, items)
     settings = AdministrationSettings(
-        method="generate" if method is Method.FREE else method.value,  # type: ignore[arg-type]
-        constrained=method is not Method.FREE,
+        method="generate" if method is ReadingMethod.FREE else method.value,  # type: ignore[arg-type]
+        constrained=method is not ReadingMethod.FREE,
         temperature=temperature,
         context=context,
         prefill=prefill,

@@ -39,7 +39,7 @@ scripts = group(
 data.add_typer(scripts, name="scripts")
 
 
-class Writer(StrEnum):
+class WriterName(StrEnum):
     """Who writes further dialogues."""
 
     LOCAL = "local"
@@ -113,8 +113,8 @@ def build(
     base_model: BaseModel = "smollm2",
     generate: Annotated[int, option("Number of further dialogues to write for each character.", min=0)] = 0,
     writer: Annotated[
-        Writer, option("Who writes further dialogues: local is the base model, openai any server with that API.")
-    ] = Writer.LOCAL,
+        WriterName, option("Who writes further dialogues: local is the base model, openai any server with that API.")
+    ] = WriterName.LOCAL,
     writer_model: OptionalWriterModel = None,
     writer_url: WriterUrl = None,
     writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
@@ -155,7 +155,7 @@ def build(
 ) -> None:
     """From scripts to a labelled dataset: segments, judge, centres, further dialogue, splits, card. Resumes after a kill."""
     from dpg_fast.data.labelled import LabelSettings
-    from dpg_fast.data.labelled.make import RunOptions, Source, WriterChoice, run_build
+    from dpg_fast.data.labelled.make import LabelOptions, ScriptSource, WriterChoice, run_build
     from dpg_fast.data.scripts.segments import SegmentSettings
     from dpg_fast.judges.choice import EVIDENCE, JudgeChoice
 
@@ -179,10 +179,10 @@ def build(
         seed=seed,
     )
     complete = run_build(
-        Source(path, format, encoding, aliases),
+        ScriptSource(path, format, encoding, aliases),
         out,
         settings,
-        RunOptions(
+        LabelOptions(
             judge=JudgeChoice(judge.value, judge_model, judge_url, judge_key_env, protocol or EVIDENCE),
             writer=WriterChoice(writer.value, writer_model, writer_url, writer_key_env),
             model=base_model,

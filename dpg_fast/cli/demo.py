@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dpg_fast.cli.demo_display import Person, answers_table, plot, speed_table
+from dpg_fast.cli.demo_display import DemoRow, answers_table, plot, speed_table
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.judges.choice import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
@@ -78,7 +78,7 @@ def run_demo(
     output: Path,
     speed: bool,
     way: str = ALL,
-) -> list[Person]:
+) -> list[DemoRow]:
     """Answer, judge, print, plot and time; what the command does.
 
     Args:
@@ -121,7 +121,7 @@ def run_demo(
         base = model.unload()
     judge = demo_judge(base, tokenizer)
     judgements = judge.judge(question, [text for *_, text in said])
-    everybody = [Person(*one, judgement) for one, judgement in zip(said, judgements, strict=True)]
+    everybody = [DemoRow(*one, judgement) for one, judgement in zip(said, judgements, strict=True)]
     for name in ways:
         console.print(answers_table([person for person in everybody if person.way == name], TITLES[name]))
     if max_new_tokens >= ENOUGH:
@@ -148,7 +148,7 @@ def check(model: PersonalityModel, tokenizer: Any) -> str:
     return f"{passed}: every trait acts, rows do not mix, None is the bare model, unload is exact (dpg-fast verify)\n"
 
 
-def require_effect(people: Sequence[Person]) -> None:
+def require_effect(people: Sequence[DemoRow]) -> None:
     """Raises NoEffectError when somebody who was asked for an end of a trait (5 or -5) says what the base model says."""
     base = next(person.answer for person in people if person.personality is None)
     same = [

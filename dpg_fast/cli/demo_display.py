@@ -21,7 +21,7 @@ _DARK = 3.0  # scores beyond it are written in white
 
 
 @dataclass(frozen=True)
-class Person:
+class DemoRow:
     """One row of a batch: the way it got its personality, its label, the personality, what it said, and the judge's view."""
 
     way: str
@@ -31,7 +31,7 @@ class Person:
     judgement: Judgement
 
 
-def answers_table(people: Sequence[Person], title: str) -> Table:
+def answers_table(people: Sequence[DemoRow], title: str) -> Table:
     """Who said what, and how each answer scores on the five traits."""
     table = Table(title=title, show_lines=True)
     table.add_column("personality", no_wrap=True)
@@ -57,7 +57,7 @@ def speed_table(timings: Mapping[str, StepTiming], rows: int = 8) -> Table:
     return table
 
 
-def plot(people: Sequence[Person], question: str, output: Path) -> None:
+def plot(people: Sequence[DemoRow], question: str, output: Path) -> None:
     """Maps of judged scores, people by traits, one for each way side by side; a frame marks what was asked for.
 
     Args:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dpg_fast.judges.dialogue_protocols import JudgingProtocol
-    from dpg_fast.judges.dialogue_run import Item, Summary
+    from dpg_fast.judges.dialogue_run import JudgedItem, Summary
     from dpg_fast.llm import LLMClient
 
 
@@ -278,7 +278,7 @@ def _judge_there(
     files: Files,
     client: LLMClient,
     protocol: JudgingProtocol[Any],
-    read: Callable[[], Iterator[Item[Any]]],
+    read: Callable[[], Iterator[JudgedItem[Any]]],
     total: int,
     noun: str,
     more: dict[str, Any],

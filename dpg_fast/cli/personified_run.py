@@ -19,7 +19,7 @@ from dpg_fast.personified.data.asking import Asker
 from dpg_fast.personified.data.build import Annotator
 from dpg_fast.personified.data.general import INSTRUCTIONS, load_instructions
 from dpg_fast.personified.data.lessons import training_examples, writer_lessons
-from dpg_fast.personified.data.material import Character, load_character
+from dpg_fast.personified.data.material import CharacterMaterial, load_character
 from dpg_fast.personified.data.pairs import Pairs, PairSettings, pair_statistics, personality_pairs, stage_pairs
 from dpg_fast.personified.data.planning import expected_calls
 from dpg_fast.personified.data.reading import count_words
@@ -258,7 +258,7 @@ def _check_folder(out: Path) -> None:
         raise DPGError(f"{out} is a file; name a folder to write to")
 
 
-def _print_character(character: Character, console: Console) -> None:
+def _print_character(character: CharacterMaterial, console: Console) -> None:
     table = Table(title=character.name)
     for column in ("stage", "label", "time", "knowledge", "words", "style", "words"):
         table.add_column(column, justify="left" if column in ("stage", "label", "time") else "right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from dpg_fast.evaluation.harness import Examinee
 from dpg_fast.evaluation.methods import SimplePrompt
@@ -22,8 +22,10 @@ _ROOM = (
 _JSON_TOKENS = 40
 
 
-class Spoken(BaseModel):
+class SpokenReply(BaseModel):
     """A model's reply."""
+
+    model_config = ConfigDict(title="Spoken")  # part of the key of replies in a cache
 
     words: str = Field(description="what the person says, nothing else")
 
@@ -70,7 +72,7 @@ class APIPrompt:
             return self.settings.system
         return f"{score_text(personality)} {SimplePrompt.words(personality)} Stay in character. {self.settings.system}"
 
-    def calls(self, asked: Iterable[tuple[str, Personality | None]]) -> list[Call[Spoken]]:
+    def calls(self, asked: Iterable[tuple[str, Personality | None]]) -> list[Call[SpokenReply]]:
         """What is sent for (question, personality) pairs."""
         limit = {"max_completion_tokens": _ROOM * self.settings.max_new_tokens + _JSON_TOKENS}
         found = []
@@ -79,7 +81,7 @@ class APIPrompt:
                 {"role": "system", "content": self.instruction(personality)},
                 {"role": "user", "content": question},
             ]
-            found.append(Call(f"{personality}: {question}", messages, Spoken, PROMPT_VERSION, limit))
+            found.append(Call(f"{personality}: {question}", messages, SpokenReply, PROMPT_VERSION, limit))
         return found
 
     @property

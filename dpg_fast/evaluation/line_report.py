@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpg_fast.evaluation.dpg.interpolation import Line, TraitLine
+from dpg_fast.evaluation.dpg.interpolation import InterpolationLine, TraitLine
 from dpg_fast.judges.sections import closing_sections, software
 from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting import Page, Picture, Section, Table, bounds, charts, number, write_report
@@ -20,7 +20,7 @@ _STEADY = 0.9
 
 
 def write_line_report(
-    lines: Sequence[tuple[Line, LineFigures]],
+    lines: Sequence[tuple[InterpolationLine, LineFigures]],
     questions: int,
     descriptions: Mapping[str, str],
     directory: Path,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.evaluation.methods import BareModel, Method
-from dpg_fast.judges.runner import Respondent, Task, run_respondents
+from dpg_fast.judges.runner import Answerer, Task, run_respondents
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Personality, Trait
 from dpg_fast.util.errors import DPGError
@@ -118,11 +118,9 @@ def run_evaluation(
     return Results(plan, rows, {method.name: method.describe() for method in methods})
 
 
-def method_respondent(
-    method: Method, tasks: Sequence[Task], directory: Path, settings: Mapping[str, Any]
-) -> Respondent:
+def method_respondent(method: Method, tasks: Sequence[Task], directory: Path, settings: Mapping[str, Any]) -> Answerer:
     """A method with what it is asked, and its files in an evaluation's directory."""
-    return Respondent(
+    return Answerer(
         method.name,
         tasks,
         method.answer,

@@ -38,7 +38,7 @@ R = TypeVar("R", bound=Characterised)
 
 
 @dataclass(frozen=True)
-class Item(Generic[T]):
+class JudgedItem(Generic[T]):
     """One dialogue of the input, or something else to judge.
 
     Attributes:
@@ -62,7 +62,7 @@ class Item(Generic[T]):
         return f"{self.what} {self.number}"
 
 
-def read_items(path: Path, target: str | None = None) -> Iterator[Item[Dialogue]]:
+def read_items(path: Path, target: str | None = None) -> Iterator[JudgedItem[Dialogue]]:
     """The dialogues of a JSON Lines file of `DialogueRecord`, one at a time.
 
     Raises:
@@ -80,7 +80,7 @@ def read_items(path: Path, target: str | None = None) -> Iterator[Item[Dialogue]
 
 def content_items(
     records: Iterable[R], content: Callable[[R], Any], subject: Callable[[R], T], what: str
-) -> Iterator[Item[T]]:
+) -> Iterator[JudgedItem[T]]:
     """Records as items that are known by their content; a ``subject`` that raises ValueError is the item's problem.
 
     Args:
@@ -93,9 +93,9 @@ def content_items(
         seen[key] += 1
         key = key if seen[key] == 1 else f"{key}-{seen[key]}"
         try:
-            yield Item(key, number, record.character, subject(record), None, what)
+            yield JudgedItem(key, number, record.character, subject(record), None, what)
         except ValueError as error:
-            yield Item(key, number, record.character, None, str(error), what)
+            yield JudgedItem(key, number, record.character, None, str(error), what)
 
 
 @dataclass
@@ -139,7 +139,7 @@ class JudgementFile:
         self.failed_path.unlink(missing_ok=True)
         self._failed: BinaryIO | None = None
 
-    def append(self, item: Item[Any], outcome: Outcome, cost: float | None, currency: str) -> None:
+    def append(self, item: JudgedItem[Any], outcome: Outcome, cost: float | None, currency: str) -> None:
         """Write a judgement."""
         row = {"item": item.key, "record": item.number, "character": item.character, **outcome.content}
         if outcome.usage.calls:
@@ -147,7 +147,7 @@ class JudgementFile:
             row |= {"cost": cost, "currency": None if cost is None else currency}
         self.done.append([row])
 
-    def append_failed(self, item: Item[Any], reasons: tuple[str, ...]) -> None:
+    def append_failed(self, item: JudgedItem[Any], reasons: tuple[str, ...]) -> None:
         """Note a dialogue without a judgement."""
         if self._failed is None:
             self._failed = self.failed_path.open("wb")
@@ -174,7 +174,7 @@ def read_done(path: Path, about: Mapping[str, Any]) -> Store:
 
 
 async def judge_items(
-    items: Iterator[Item[T]],
+    items: Iterator[JudgedItem[T]],
     protocol: JudgingProtocol[T],
     answers: Answers | None,
     output: JudgementFile,
@@ -200,7 +200,7 @@ async def judge_items(
     """
     summary = Summary()
 
-    def fail(item: Item[Any], reasons: tuple[str, ...]) -> None:
+    def fail(item: JudgedItem[Any], reasons: tuple[str, ...]) -> None:
         output.append_failed(item, reasons)
         summary.failed += 1
         summary.reasons[reasons[0].partition(":")[0][:80]] += 1
@@ -226,7 +226,7 @@ async def judge_items(
     return summary
 
 
-def open_calls(items: Iterator[Item[T]], protocol: JudgingProtocol[T], done: Store) -> Iterator[Call[Any]]:
+def open_calls(items: Iterator[JudgedItem[T]], protocol: JudgingProtocol[T], done: Store) -> Iterator[Call[Any]]:
     """The calls of all dialogues that have no judgement yet."""
     for item in items:
         if (item.key,) not in done and item.subject is not None:

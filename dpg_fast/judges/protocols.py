@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpg_fast.judges.dialogue_protocols import JudgingProtocol
-    from dpg_fast.judges.dialogue_run import Item
+    from dpg_fast.judges.dialogue_run import JudgedItem
     from dpg_fast.llm import LLMClient
 
 
@@ -27,7 +27,7 @@ class Way(StrEnum):
         return "items" if self in (Way.ACCURACY, Way.RANKING) else "dialogues"
 
 
-def make_reader(path: Path, target: str | None, way: Way) -> Callable[[], Iterator[Item[Any]]]:
+def make_reader(path: Path, target: str | None, way: Way) -> Callable[[], Iterator[JudgedItem[Any]]]:
     """What reads the input, as often as it is called."""
     if way in (Way.ACCURACY, Way.RANKING):
         from dpg_fast.judges.reference.judge import read_answers
@@ -45,7 +45,7 @@ def make_protocol(
     context_tokens: int,
     reply_tokens: int,
     seed: int,
-    read: Callable[[], Iterator[Item[Any]]],
+    read: Callable[[], Iterator[JudgedItem[Any]]],
     dry_run: bool,
 ) -> JudgingProtocol[Any]:
     """The protocol; ``read`` tells a ranking how many systems there are, for its estimate of replies."""

@@ -38,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Respondent:
+class Answerer:
     """Somebody who answers, and where the answers are kept.
 
     Attributes:
@@ -61,7 +61,7 @@ class Respondent:
 
 
 def run_respondents(
-    respondents: Sequence[Respondent],
+    respondents: Sequence[Answerer],
     scorer: Scorer,
     key: Sequence[str],
     *,
@@ -155,7 +155,7 @@ def read_pairs(
     return rows, all(row or said.strip() in ("", silence) for row, (_, said) in zip(rows, pairs, strict=True))
 
 
-def _answer(one: Respondent, answers: Store, key: Sequence[str], batch_size: int, report: Progress) -> None:
+def _answer(one: Answerer, answers: Store, key: Sequence[str], batch_size: int, report: Progress) -> None:
     wanted = {task.key: task for task in one.tasks}
     groups: dict[Hashable, list[Task]] = {}
     for task in wanted.values():
@@ -186,7 +186,7 @@ def _answer(one: Respondent, answers: Store, key: Sequence[str], batch_size: int
 
 
 def _score(
-    respondents: Sequence[Respondent],
+    respondents: Sequence[Answerer],
     stores: Sequence[tuple[Store, Store]],
     scorer: Scorer,
     key: Sequence[str],

@@ -29,7 +29,7 @@ from dpg_fast.llm.calls import (
 )
 from dpg_fast.llm.prices import PriceTable, Usage
 from dpg_fast.llm.results import Plan, Run
-from dpg_fast.llm.session import Session, all_or_first_error, clean_error
+from dpg_fast.llm.session import LLMSession, all_or_first_error, clean_error
 from dpg_fast.llm.settings import LLMError, LLMSettings
 from dpg_fast.llm.structured import MODES, Mode
 from dpg_fast.util.errors import DPGError
@@ -186,9 +186,9 @@ class LLMClient:
                 done(i, Result(calls[i].item, again.value, again.failure, Usage(), Usage(), again.served_by))
         return Run([results[i] for i in range(len(calls))], self.settings.model, self.prices)
 
-    def session(self) -> Session:
+    def session(self) -> LLMSession:
         """An open connection for calls that come one by one: ``async with client.session() as session``."""
-        return Session(self)
+        return LLMSession(self)
 
     def embed(self, texts: Sequence[str], model: str) -> np.ndarray:
         """Embeddings of ``texts`` by the server's ``model``: float32 [N, D], rows of length 1. Stored like replies.

@@ -30,7 +30,7 @@ class Answers(Protocol):
         """The call's result."""
 
 
-class Session:
+class LLMSession:
     """Answers calls as they come, at most `LLMSettings.concurrency` at once. Get it from `LLMClient.session`."""
 
     def __init__(self, client: LLMClient) -> None:
@@ -59,7 +59,7 @@ class Session:
             )
         return self._sdk
 
-    async def __aenter__(self) -> Session:
+    async def __aenter__(self) -> LLMSession:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -77,7 +77,7 @@ class Speaker(BaseModel):
         return Personality(self.personality, character=self.character, stage=self.stage)
 
 
-class Line(BaseModel):
+class ScenarioLine(BaseModel):
     """A scripted turn."""
 
     model_config = ConfigDict(extra="forbid")
@@ -137,7 +137,7 @@ class Scenario(BaseModel):
     setting: Text | None = None
     cue: Text = CUE
     speakers: list[Speaker] = Field(min_length=2, max_length=16)
-    opening: list[Line] = Field(default_factory=list)
+    opening: list[ScenarioLine] = Field(default_factory=list)
     turns: int = Field(default=12, ge=1, le=1000)
     order: Order = "alternate"
     terms: list[Text] = Field(default_factory=list)

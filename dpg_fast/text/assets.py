@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Description:
+class DescriptionEntry:
     """A second-person description of somebody at `pole`. The n-th high and low ones of a trait are a pair."""
 
     id: str
@@ -60,7 +60,7 @@ def load_questions(trait: Trait | str | None = None, split: QuestionSplit | None
     return tuple(row for row in _questions() if wanted in (None, row.trait) and split in (None, row.split))
 
 
-def load_descriptions(pole: Pole | str, split: DescriptionSplit | None = None) -> tuple[Description, ...]:
+def load_descriptions(pole: Pole | str, split: DescriptionSplit | None = None) -> tuple[DescriptionEntry, ...]:
     """The shipped descriptions of a pole ("E+"), of one split if that is given.
 
     Raises:
@@ -111,9 +111,9 @@ def _questions() -> tuple[Question, ...]:
 
 
 @cache
-def _descriptions() -> tuple[Description, ...]:
+def _descriptions() -> tuple[DescriptionEntry, ...]:
     return tuple(
-        Description(row["id"], Pole.parse(pole), row["split"], row["text"])
+        DescriptionEntry(row["id"], Pole.parse(pole), row["split"], row["text"])
         for pole, rows in json.loads(_asset("descriptions.json")).items()
         for row in rows
     )

@@ -2,7 +2,7 @@
 
 from dpg_fast.train.lessons import Lesson, LessonSettings, load_lessons, make_lessons
 from dpg_fast.train.loss import batch_loss, target_loss
-from dpg_fast.train.rows import Row, Rows, collate, taught_sources, text_sources
+from dpg_fast.train.rows import Rows, TrainingRow, collate, taught_sources, text_sources
 from dpg_fast.train.run import run_training
 from dpg_fast.train.settings import DataSettings, TrainSettings, load_settings, read_settings
 from dpg_fast.train.teacher import PersonaTeacher, TeacherSettings
@@ -14,10 +14,10 @@ __all__ = [
     "Lesson",
     "LessonSettings",
     "PersonaTeacher",
-    "Row",
     "Rows",
     "TeacherSettings",
     "TrainSettings",
+    "TrainingRow",
     "batch_loss",
     "collate",
     "load_lessons",

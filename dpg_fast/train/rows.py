@@ -29,7 +29,7 @@ _TESTED = np.array([-5.0, -2.0, 2.0, 5.0])  # levels of the evaluation's new per
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One sequence.
 
     Attributes:
@@ -52,11 +52,11 @@ class Row:
 class Source(Protocol):
     """Something a row is made of, which may differ from visit to visit."""
 
-    def row(self, random: np.random.Generator) -> Row:
+    def row(self, random: np.random.Generator) -> TrainingRow:
         """The row of one visit."""
 
 
-class Rows(Dataset[Row]):
+class Rows(Dataset[TrainingRow]):
     """``visits`` rows of each source. What a visit looks like depends on ``seed`` and its index alone, so a resumed run sees
     what it would have seen."""
 
@@ -68,7 +68,7 @@ class Rows(Dataset[Row]):
     def __len__(self) -> int:
         return len(self.sources) * self.visits
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         if not 0 <= index < len(self):
             raise IndexError(index)
         row = self.sources[index % len(self.sources)].row(np.random.default_rng([self.seed, index]))
@@ -92,7 +92,7 @@ class TaughtSource:
     redraw: float
     prompt_of: PromptOf | None = None
 
-    def row(self, random: np.random.Generator) -> Row:
+    def row(self, random: np.random.Generator) -> TrainingRow:
         levels = np.array(self.levels)
         own = [trait.position for trait in self.answer.traits]
         if random.random() < self.redraw:
@@ -106,16 +106,16 @@ class TaughtSource:
             prompt, scores = self.prompt_of(Personality.clipped(levels)), torch.zeros_like(scores)
         tokens = torch.cat([prompt, self.answer.tokens.long()])
         positions = torch.arange(len(self.answer.tokens)) + len(prompt) - 1
-        return Row(tokens, positions, self.answer.candidates.long(), target, scores)
+        return TrainingRow(tokens, positions, self.answer.candidates.long(), target, scores)
 
 
 @dataclass(frozen=True)
 class TextSource:
     """A finished row, the same at each visit."""
 
-    finished: Row
+    finished: TrainingRow
 
-    def row(self, random: np.random.Generator) -> Row:
+    def row(self, random: np.random.Generator) -> TrainingRow:
         return self.finished
 
 
@@ -181,7 +181,7 @@ def text_sources(
             following = tokens[positions + 1][:, None]
             scores = torch.tensor(record.personality, dtype=torch.float32)
             zeros = torch.zeros(len(positions), 1)
-            found.append(TextSource(Row(tokens, positions, following, zeros, scores)))
+            found.append(TextSource(TrainingRow(tokens, positions, following, zeros, scores)))
     if not found:
         raise DPGError(f"none of {seen} records has a personality and an assistant's turn")
     return found
@@ -219,7 +219,7 @@ def _encode(tokenizer: Any, text: str) -> Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
 
 
-def collate(rows: Sequence[Row], pad_token: int, pack: int = 0) -> dict[str, Tensor]:
+def collate(rows: Sequence[TrainingRow], pad_token: int, pack: int = 0) -> dict[str, Tensor]:
     """A batch of B rows, padded on the right.
 
     Args:
@@ -268,7 +268,7 @@ def collate(rows: Sequence[Row], pad_token: int, pack: int = 0) -> dict[str, Ten
     return batch | {"attention_mask": (segments >= 0).long()}
 
 
-def _fill_lines(rows: Sequence[Row], room: int) -> list[list[int]]:
+def _fill_lines(rows: Sequence[TrainingRow], room: int) -> list[list[int]]:
     """Numbers of the rows in each line: longest first, each into the first line that still has room for it."""
     lines: list[list[int]] = []
     left: list[int] = []

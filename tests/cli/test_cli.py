@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
 from dpg_fast.cli.demo import adapter_directory, require_effect
-from dpg_fast.cli.demo_display import Person
+from dpg_fast.cli.demo_display import DemoRow
 from dpg_fast.kernels import dispatch
 from dpg_fast.model import runtime
 from dpg_fast.personality.scores import Personality
@@ -129,11 +129,11 @@ def test_import_is_fast_and_lazy() -> None:
 
 def test_demo_fails_when_an_end_says_what_the_base_says() -> None:
     judgement: Any = None
-    base = Person("neurons", "base", None, "So be it.", judgement)
-    mild = Person("neurons", "E+1", Personality("E+1"), "So be it.", judgement)
-    other = Person("both", "E-5", Personality("E-5"), "No.", judgement)
+    base = DemoRow("neurons", "base", None, "So be it.", judgement)
+    mild = DemoRow("neurons", "E+1", Personality("E+1"), "So be it.", judgement)
+    other = DemoRow("both", "E-5", Personality("E-5"), "No.", judgement)
     require_effect([base, mild, other])
-    same = Person("neurons", "E+5", Personality("E+5"), "So be it.", judgement)
+    same = DemoRow("neurons", "E+5", Personality("E+5"), "So be it.", judgement)
     with pytest.raises(RuntimeError, match=r"E\+5 \(neurons\) said the same"):
         require_effect([base, other, same])
 

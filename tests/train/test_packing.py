@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from dpg_fast.hypernet import encoders
-from dpg_fast.train import Row, batch_loss, collate, load_settings, run_training, text_sources
+from dpg_fast.train import TrainingRow, batch_loss, collate, load_settings, run_training, text_sources
 from dpg_fast.train.attention import grouped
 from dpg_fast.train.loss import segment_mask
 from tests.model.variants import VARIANTS, personality_model
@@ -20,7 +20,7 @@ from tests.train.test_rows_and_loss import record
 from tests.train.test_trainer import losses, project  # noqa: F401
 
 
-def rows_of(tokenizer: Any) -> list[Row]:
+def rows_of(tokenizer: Any) -> list[TrainingRow]:
     records = [
         record((5, 0, 0, 0, 0), "Hi?", "Hello there."),
         record((0, -3, 2, 0, 0), "Why?", "No.", "And?", "Yes, so."),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.model import PersonalityModel
 from dpg_fast.text.records import DialogueRecord, Turn
-from dpg_fast.train import Row, Rows, batch_loss, collate, target_loss, text_sources
+from dpg_fast.train import Rows, TrainingRow, batch_loss, collate, target_loss, text_sources
 from dpg_fast.train.attention import grouped
 
 
@@ -30,7 +30,7 @@ def wrapped(tiny_llama: Any) -> PersonalityModel:
     return model
 
 
-def rows_of(tokenizer: Any) -> list[Row]:
+def rows_of(tokenizer: Any) -> list[TrainingRow]:
     records = [
         record((5, 0, 0, 0, 0), "Hi?", "Hello there."),
         record((0, -3, 2, 0, 0), "Why?", "No.", "And?", "Yes, so."),
@@ -86,7 +86,7 @@ def test_batch_loss_is_that_of_the_full_logits(wrapped: PersonalityModel, byte_t
     torch.testing.assert_close(total, expected)
 
 
-def gradients(model: PersonalityModel, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+def gradients(model: PersonalityModel, rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:
     assert model.hypernet is not None
     model.hypernet.zero_grad()
     batch_loss(model, collate(rows, 0))[0].backward()
@@ -133,8 +133,8 @@ def test_grouped_attention_equals_the_usual_one(tiny_llama: Any, padding: str) -
 
 def test_a_visit_depends_on_its_index_alone(byte_tokenizer: Any) -> None:
     class Noise:
-        def row(self, random: np.random.Generator) -> Row:
-            return Row(*[torch.tensor([random.random()])] * 5)
+        def row(self, random: np.random.Generator) -> TrainingRow:
+            return TrainingRow(*[torch.tensor([random.random()])] * 5)
 
     rows, again = Rows([Noise(), Noise()], visits=3, seed=4), Rows([Noise(), Noise()], visits=3, seed=4)
     values = [float(rows[i].tokens) for i in range(len(rows))]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from dpg_fast.data.labelled.prepare import Prepared
 from dpg_fast.data.labelled.settings import LabelSettings
@@ -53,14 +53,16 @@ _TAG = re.compile(r"</?\w[^<>]{0,40}>")
 _SENTENCE = re.compile(r"(?s).*[.!?…][\"'”’)]*")
 
 
-class Answer(BaseModel):
+class WrittenDialogue(BaseModel):
     """A model's reply."""
+
+    model_config = ConfigDict(title="Answer")  # part of the key of replies in a cache
 
     words: str = Field(description="what the character says, nothing else")
 
 
 @dataclass(frozen=True)
-class Request:
+class DialogueRequest:
     """One dialogue to write.
 
     Attributes:
@@ -96,11 +98,11 @@ class Request:
 class Generator(Protocol):
     """Writes answers: `LocalGenerator` with a model at hand, `APIGenerator` behind an API."""
 
-    def write(self, requests: Sequence[Request]) -> Sequence[str | None]:
+    def write(self, requests: Sequence[DialogueRequest]) -> Sequence[str | None]:
         """One text for each request; empty where nothing is left of it, None where the next run is to try again."""
 
 
-def make_requests(prepared: Prepared, settings: LabelSettings) -> list[Request]:
+def make_requests(prepared: Prepared, settings: LabelSettings) -> list[DialogueRequest]:
     """`settings.generate` requests for each character with training segments; test segments are not shown to the model."""
     questions = [question.question for question in load_questions(split="search")]
     found = []
@@ -112,7 +114,7 @@ def make_requests(prepared: Prepared, settings: LabelSettings) -> list[Request]:
         order = draw.sample(questions, len(questions))
         for number in range(settings.generate):
             examples = tuple(draw.sample(own, min(EXAMPLES, len(own))))
-            found.append(Request(character, number, order[number % len(order)], examples))
+            found.append(DialogueRequest(character, number, order[number % len(order)], examples))
     return found
 
 
@@ -129,13 +131,13 @@ class APIGenerator:
         """What was paid so far; None if the model has no price."""
         return self.client.prices.cost(self.client.settings.model, self._paid)
 
-    def calls(self, requests: Sequence[Request]) -> list[Call[Answer]]:
+    def calls(self, requests: Sequence[DialogueRequest]) -> list[Call[WrittenDialogue]]:
         """What `write` sends."""
         return [
             Call(
                 f"{r.character[1]}, dialogue {r.number + 1}",
                 r.prompt(),
-                Answer,
+                WrittenDialogue,
                 PROMPT_VERSION,
                 {"max_completion_tokens": self.max_tokens + _JSON_TOKENS},
                 draw=r.number,
@@ -143,7 +145,7 @@ class APIGenerator:
             for r in requests
         ]
 
-    def write(self, requests: Sequence[Request]) -> list[str | None]:
+    def write(self, requests: Sequence[DialogueRequest]) -> list[str | None]:
         """One text for each request, None where the call failed.
 
         Raises:
@@ -165,7 +167,7 @@ class LocalGenerator:
         self.model, self.tokenizer = model, tokenizer
         self.seed, self.temperature, self.max_new_tokens = seed, temperature, max_new_tokens
 
-    def write(self, requests: Sequence[Request]) -> list[str | None]:
+    def write(self, requests: Sequence[DialogueRequest]) -> list[str | None]:
         """One text for each request, empty where nothing but stage directions came."""
         prompts = [chat_prompt(self.tokenizer, request.prompt()) for request in requests]
         digest = hashlib.sha256(f"{self.seed} {[request.id for request in requests]}".encode()).digest()
@@ -204,14 +206,14 @@ class Writer:
             self._generator = self._make()
         return self._generator
 
-    def missing(self, requests: Sequence[Request]) -> list[Request]:
+    def missing(self, requests: Sequence[DialogueRequest]) -> list[DialogueRequest]:
         """Those without a text; calls that failed are made again."""
         return [r for r in requests if (r.id,) not in self.store or self.store[(r.id,)]["words"] is None]
 
-    def write(self, requests: Sequence[Request], progress: Progress | None = None) -> None:
+    def write(self, requests: Sequence[DialogueRequest], progress: Progress | None = None) -> None:
         """Write what is missing. Batches are cut before it is known what is missing, so a batch is the same on each run."""
 
-        def work(batch: Sequence[Request]) -> list[dict[str, Any]]:
+        def work(batch: Sequence[DialogueRequest]) -> list[dict[str, Any]]:
             missing = {request.id for request in self.missing(batch)}
             texts = self.generator.write(batch)
             # what was written before stays: it may have been judged
@@ -232,7 +234,7 @@ class Writer:
             done=done,
         )
 
-    def words(self, request: Request) -> str | None:
+    def words(self, request: DialogueRequest) -> str | None:
         """What was written; None if nothing was."""
         found = self.store[(request.id,)]["words"] if (request.id,) in self.store else None
         return str(found) if found else None

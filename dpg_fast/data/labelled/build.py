@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dpg_fast.data.labelled.augment import Request, Writer, make_requests
+from dpg_fast.data.labelled.augment import DialogueRequest, Writer, make_requests
 from dpg_fast.data.labelled.centres import Centre, Open, Scores
-from dpg_fast.data.labelled.judging import Scorer, Text
+from dpg_fast.data.labelled.judging import DialogueScorer, LabelledText
 from dpg_fast.data.labelled.prepare import SPLITS, Prepared, Split
 from dpg_fast.data.labelled.settings import LabelSettings
 from dpg_fast.data.scripts.script import Script
@@ -80,18 +80,18 @@ class Dataset:
     judged: list[Judged] = field(default_factory=list)
 
 
-def texts_of(segments: Sequence[Segment]) -> list[Text]:
+def texts_of(segments: Sequence[Segment]) -> list[LabelledText]:
     """What a judge is shown of the segments."""
-    return [Text.of_segment(segment) for segment in segments]
+    return [LabelledText.of_segment(segment) for segment in segments]
 
 
-def written_texts(requests: Sequence[Request], writer: Writer) -> list[tuple[Request, Text]]:
+def written_texts(requests: Sequence[DialogueRequest], writer: Writer) -> list[tuple[DialogueRequest, LabelledText]]:
     """The generated texts that there are; what was asked is the situation."""
     found = []
     for request in requests:
         words = writer.words(request)
         if words is not None:
-            found.append((request, Text.of_answer(_address(request.question, words), request.question, words)))
+            found.append((request, LabelledText.of_answer(_address(request.question, words), request.question, words)))
     return found
 
 
@@ -102,7 +102,7 @@ def _address(question: str, words: str) -> str:
 def build(
     prepared: Prepared,
     settings: LabelSettings,
-    scorer: Scorer,
+    scorer: DialogueScorer,
     writer: Writer | None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -113,8 +113,8 @@ def build(
         progress: gets what is being done, how much is done, and of how much.
     """
     scorer.score(texts_of(prepared.segments), "judging scripts", progress)
-    written: list[tuple[Request, Text]] = []
-    requests: list[Request] = []
+    written: list[tuple[DialogueRequest, LabelledText]] = []
+    requests: list[DialogueRequest] = []
     if settings.generate:
         assert writer is not None, "generation needs a writer"
         requests = make_requests(prepared, settings)
@@ -127,9 +127,9 @@ def build(
 def _assemble(
     prepared: Prepared,
     settings: LabelSettings,
-    scorer: Scorer,
-    requests: Sequence[Request],
-    written: Sequence[tuple[Request, Text]],
+    scorer: DialogueScorer,
+    requests: Sequence[DialogueRequest],
+    written: Sequence[tuple[DialogueRequest, LabelledText]],
 ) -> Dataset:
     dataset = Dataset({split: [] for split in SPLITS}, [], list(prepared.dropped))
     found = {segment.id: scores for segment in prepared.segments if (scores := scorer.scores(segment.id)) is not None}
@@ -209,7 +209,12 @@ def _centres(prepared: Prepared, found: dict[str, Open]) -> dict[tuple[str, str]
 
 
 def _of_segment(
-    segment: Segment, judged: Open, centre: Centre | None, outlier: bool, settings: LabelSettings, scorer: Scorer
+    segment: Segment,
+    judged: Open,
+    centre: Centre | None,
+    outlier: bool,
+    settings: LabelSettings,
+    scorer: DialogueScorer,
 ) -> DialogueRecord:
     scores = _filled(judged, centre)
     origin = Origin(
@@ -238,8 +243,8 @@ def _add_written(
     dataset: Dataset,
     prepared: Prepared,
     settings: LabelSettings,
-    scorer: Scorer,
-    written: Sequence[tuple[Request, Text]],
+    scorer: DialogueScorer,
+    written: Sequence[tuple[DialogueRequest, LabelledText]],
     centres: dict[tuple[str, str], Centre],
 ) -> dict[tuple[str, str], int]:
     """Add the generated dialogues that lie near their character's centre; how many of each character those are."""
@@ -265,7 +270,9 @@ def _add_written(
             continue
         dataset.judged.append(Judged(request.character, True, scores))
 
-        def drop(reason: str, detail: str, similar_to: str | None = None, name: str = name, text: Text = text) -> None:
+        def drop(
+            reason: str, detail: str, similar_to: str | None = None, name: str = name, text: LabelledText = text
+        ) -> None:
             dataset.dropped.append(
                 DroppedRecord(
                     kind="dialogue", target=name, text=text.answer, reason=reason, detail=detail, similar_to=similar_to
@@ -316,7 +323,7 @@ def _characters(
     centres: dict[tuple[str, str], Centre],
     nearest: dict[tuple[str, str], tuple[float, tuple[str, str]]],
     outliers: dict[tuple[str, str], int],
-    requests: Sequence[Request],
+    requests: Sequence[DialogueRequest],
     kept: dict[tuple[str, str], int],
 ) -> list[CharacterRecord]:
     rows = []

@@ -22,7 +22,7 @@ _REPLIES = 64  # texts judged before their scores are written, where an API's re
 
 
 @dataclass(frozen=True)
-class Text:
+class LabelledText:
     """Something to judge: a situation, what somebody says in it, and an address for the result.
 
     Attributes:
@@ -35,19 +35,19 @@ class Text:
     dialogue: Dialogue
 
     @classmethod
-    def of_segment(cls, segment: Segment) -> Text:
+    def of_segment(cls, segment: Segment) -> LabelledText:
         """What a judge is shown of a segment."""
         numbers = {segment.character: TARGET}
         lines = tuple(Line(numbers.setdefault(t.speaker, len(numbers)), t.words) for t in segment.turns)
         return cls(segment.id, segment.situation, segment.answer, Dialogue(lines))
 
     @classmethod
-    def of_answer(cls, id: str, question: str, words: str) -> Text:
+    def of_answer(cls, id: str, question: str, words: str) -> LabelledText:
         """What a judge is shown of an answer to a question."""
         return cls(id, question, words, pair_dialogue(question, words))
 
 
-class Scorer:
+class DialogueScorer:
     """A judge with a memory on disk.
 
     `EvidenceJudge` gets whole dialogues; a trait without a quotation that is found lacks evidence, whatever its level.
@@ -75,12 +75,12 @@ class Scorer:
             self._judge = self._make()
         return self._judge
 
-    def missing(self, texts: Sequence[Text]) -> list[Text]:
+    def missing(self, texts: Sequence[LabelledText]) -> list[LabelledText]:
         """Those not judged yet, each once."""
         unique = {text.id: text for text in texts}
         return [text for text in unique.values() if not is_scored(self.store, (text.id,))]
 
-    def score(self, texts: Sequence[Text], what: str = "judging", progress: Progress | None = None) -> None:
+    def score(self, texts: Sequence[LabelledText], what: str = "judging", progress: Progress | None = None) -> None:
         """Judge what is missing; ``progress`` hears of it as ``what``.
 
         Raises:
@@ -99,7 +99,7 @@ class Scorer:
             done=lambda key: is_scored(self.store, key),
         )
 
-    def _rows(self, batch: Sequence[Text]) -> list[dict[str, Any]]:
+    def _rows(self, batch: Sequence[LabelledText]) -> list[dict[str, Any]]:
         rows = []
         for text, verdict in zip(batch, self._verdicts(batch), strict=True):
             found = getattr(verdict, "supported_scores", verdict.scores)
@@ -127,7 +127,7 @@ class Scorer:
         """Who judged, and what was found."""
         return JudgeNote.model_validate(self.store[(id,)]["note"] | {"scores": self.scores(id)})
 
-    def _verdicts(self, texts: Sequence[Text]) -> Sequence[Any]:
+    def _verdicts(self, texts: Sequence[LabelledText]) -> Sequence[Any]:
         if isinstance(self.judge, EvidenceJudge):
             return self.judge.judge_dialogues([text.dialogue for text in texts])
         return self.judge.judge_all([(text.situation, text.answer) for text in texts])

@@ -17,7 +17,7 @@ from rich.table import Table
 from dpg_fast.data.labelled.augment import BATCH, APIGenerator, Generator, LocalGenerator, Writer, make_requests
 from dpg_fast.data.labelled.build import Dataset, build, texts_of
 from dpg_fast.data.labelled.files import write_dataset
-from dpg_fast.data.labelled.judging import Scorer
+from dpg_fast.data.labelled.judging import DialogueScorer
 from dpg_fast.data.labelled.prepare import SPLITS, Prepared, prepare
 from dpg_fast.data.labelled.settings import LabelSettings
 from dpg_fast.data.scripts import Direction, Script, find_scripts, load_aliases, merge_speakers, read_script
@@ -61,7 +61,7 @@ class WriterChoice:
 
 
 @dataclass(frozen=True)
-class Source:
+class ScriptSource:
     """The scripts: a file or folder, and how to read it."""
 
     path: Path
@@ -71,7 +71,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class LabelOptions:
     """Who judges and writes, and what is printed.
 
     Attributes:
@@ -90,7 +90,7 @@ class RunOptions:
 
 
 def run_build(
-    source: Source, out: Path, settings: LabelSettings, options: RunOptions, console: Console | None = None
+    source: ScriptSource, out: Path, settings: LabelSettings, options: LabelOptions, console: Console | None = None
 ) -> bool:
     """Make the dataset, or with `options.dry_run` say what that would take; whether everything was judged.
 
@@ -137,7 +137,7 @@ def run_build(
 class _Tools:
     """Judge and generator, made when they are needed."""
 
-    def __init__(self, work: Path, options: RunOptions, settings: LabelSettings, prices: PriceTable) -> None:
+    def __init__(self, work: Path, options: LabelOptions, settings: LabelSettings, prices: PriceTable) -> None:
         self.work, self.options, self.settings, self.prices = work, options, settings, prices
         self.base = cache(self._load)
         self.judge = cache(self._judge)
@@ -205,10 +205,10 @@ class _Tools:
             return found | {"model": endpoint.model}
         return found | {"seed": self.settings.seed, "weights": self._about_base()["weights"]}
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> DialogueScorer:
         """The judge with its memory."""
         name = self.options.judge.model or self.options.model
-        return Scorer(self.judge, self._about_judge(), self.work / "scores.jsonl", name)
+        return DialogueScorer(self.judge, self._about_judge(), self.work / "scores.jsonl", name)
 
     def writer(self) -> Writer:
         """The generator with its memory."""
@@ -217,7 +217,7 @@ class _Tools:
         return Writer(self.generator, self._about_generator(), self.work / "generated.jsonl", batch)
 
 
-def _read(source: Source, tools: _Tools, console: Console) -> list[Script] | None:
+def _read(source: ScriptSource, tools: _Tools, console: Console) -> list[Script] | None:
     """The scripts; None in a dry run over novels, whose speakers nobody has named yet."""
     names = None if source.aliases is None else load_aliases(source.aliases)
     files = find_scripts(source.path)
@@ -311,7 +311,7 @@ def prepared_table(prepared: Prepared) -> Table:
     return table
 
 
-def _costs(scorer: Scorer, tools: _Tools) -> dict[str, Any]:
+def _costs(scorer: DialogueScorer, tools: _Tools) -> dict[str, Any]:
     notes = [row["note"] for row in scorer.store.rows.values() if row["scores"]]
     known = [note["cost"] for note in notes if note.get("cost") is not None]
     judging = math.fsum(known) if known and len(known) == len(notes) else None

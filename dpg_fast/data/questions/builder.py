@@ -131,7 +131,7 @@ class BuildSettings:
 
 
 @dataclass
-class Part:
+class QuestionPart:
     """The texts of one trait or pole: what was kept, what was dropped and why, and which calls failed."""
 
     target: str
@@ -218,7 +218,7 @@ def build_questions(
     *,
     avoid: Sequence[str] = (),
     run: Callable[[Sequence[Call[Any]], str], Run] | None = None,
-) -> Part:
+) -> QuestionPart:
     """Questions for ``trait`` that pass the rules and resemble neither each other, nor ``avoid``, nor the examples shown."""
     shown = [text for _, _, text in shown_questions(trait)] if settings.examples else []
     return _build(
@@ -239,7 +239,7 @@ def build_descriptions(
     settings: BuildSettings,
     *,
     run: Callable[[Sequence[Call[Any]], str], Run] | None = None,
-) -> Part:
+) -> QuestionPart:
     """Second-person portraits of somebody at ``pole`` that pass the rules and do not resemble each other."""
     return _build(
         client,
@@ -262,8 +262,8 @@ def _build(
     check: Callable[[str], Any],
     avoid: Sequence[str],
     run: Callable[[Sequence[Call[Any]], str], Run] | None,
-) -> Part:
-    part = Part(target, wanted)
+) -> QuestionPart:
+    part = QuestionPart(target, wanted)
     kind: Any = "question" if len(target) > 2 else "description"
     texts: list[str] = []
     asked = 0
@@ -295,7 +295,7 @@ def _build(
 
 
 def _select(
-    part: Part,
+    part: QuestionPart,
     kind: Any,
     texts: Sequence[str],
     client: LLMClient,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast import __version__
-from dpg_fast.data.questions.builder import EXAMPLES_VERSION, PROMPT_VERSION, BuildSettings, Part
+from dpg_fast.data.questions.builder import EXAMPLES_VERSION, PROMPT_VERSION, BuildSettings, QuestionPart
 from dpg_fast.llm import LLMClient, Usage
 from dpg_fast.personality.scores import POLES, Trait
 from dpg_fast.text.records import DroppedRecord, QuestionRecord, write_records
@@ -17,7 +17,9 @@ from dpg_fast.util.files import write_text
 MANIFEST = "manifest.json"
 
 
-def write_build(output: Path, client: LLMClient, settings: BuildSettings, parts: Sequence[Part]) -> dict[str, Any]:
+def write_build(
+    output: Path, client: LLMClient, settings: BuildSettings, parts: Sequence[QuestionPart]
+) -> dict[str, Any]:
     """Write the parts to the folder ``output`` and return the manifest, which is written last.
 
     Files: `{Trait}.jsonl` (questions), `descriptions.jsonl` (one description of every pole a line; what has no counterpart

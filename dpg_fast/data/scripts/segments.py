@@ -35,7 +35,7 @@ class SegmentSettings:
 
 
 @dataclass(frozen=True)
-class Said:
+class SaidLine:
     """What one speaker says until another does.
 
     Attributes:
@@ -61,7 +61,7 @@ class Segment:
     scene: int
     heading: str
     character: str
-    turns: tuple[Said, ...]
+    turns: tuple[SaidLine, ...]
 
     @property
     def id(self) -> str:
@@ -123,9 +123,9 @@ def segments(script: Script, settings: SegmentSettings, *, cast: str | None = No
                     yield Segment(cast or script.name, script.name, scene.number, scene.heading, character, part)
 
 
-def merged_turns(scene: Scene) -> list[Said]:
+def merged_turns(scene: Scene) -> list[SaidLine]:
     """The scene's turns: speeches of one speaker that follow each other are one, those without words are left out."""
-    found: list[Said] = []
+    found: list[SaidLine] = []
     for speech in scene.speeches:
         words = speech.words
         if not words:
@@ -133,13 +133,13 @@ def merged_turns(scene: Scene) -> list[Said]:
         last = max((part.line for part in speech.parts), default=speech.line)
         if found and found[-1].speaker == speech.speaker:
             before = found[-1]
-            found[-1] = Said(before.speaker, f"{before.words} {words}", (before.lines[0], last))
+            found[-1] = SaidLine(before.speaker, f"{before.words} {words}", (before.lines[0], last))
         else:
-            found.append(Said(speech.speaker, words, (speech.line, last)))
+            found.append(SaidLine(speech.speaker, words, (speech.line, last)))
     return found
 
 
-def _cut(turns: Sequence[Said], character: str, settings: SegmentSettings) -> Iterator[tuple[Said, ...]]:
+def _cut(turns: Sequence[SaidLine], character: str, settings: SegmentSettings) -> Iterator[tuple[SaidLine, ...]]:
     own = [i for i, turn in enumerate(turns) if turn.speaker == character]
     taken = 0
     while own:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpg_fast.judges.runner import Respondent, Task, run_respondents
+from dpg_fast.judges.runner import Answerer, Task, run_respondents
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model import Calibration, PersonalityModel
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
@@ -140,7 +140,7 @@ def run_sweep(
         for pole, name, strength in cells
         for question in questions[pole.trait]
     ]
-    respondent = Respondent("", tasks, steer, steerer.about(), directory / ANSWERS, directory / SCORES)
+    respondent = Answerer("", tasks, steer, steerer.about(), directory / ANSWERS, directory / SCORES)
     (rows,) = run_respondents([respondent], scorer, KEY, batch_size=batch_size, progress=progress)
 
     def found(trait: Trait, pole: str, strength: float) -> dict[str, Row]:

@@ -25,7 +25,7 @@ PAIRS = ("E-5 > E+5", "O-5 C+5 > O+5 C-5", "C-5 A-5 N+5 > C+5 A+5 N-5")
 
 
 @dataclass(frozen=True)
-class Line:
+class InterpolationLine:
     """From one personality to another.
 
     Attributes:
@@ -39,7 +39,7 @@ class Line:
     traits: tuple[Trait, ...]
 
 
-def parse_line(text: str, steps: int = STEPS) -> Line:
+def parse_line(text: str, steps: int = STEPS) -> InterpolationLine:
     """``"E-5 > E+5"`` as a line.
 
     Raises:
@@ -55,10 +55,10 @@ def parse_line(text: str, steps: int = STEPS) -> Line:
     if steps < 3:
         raise DPGError(f"a line has at least three steps, not {steps}")
     people = tuple(start.blend(end, step / (steps - 1)) for step in range(steps))
-    return Line(f"{start} → {end}", people, traits)
+    return InterpolationLine(f"{start} → {end}", people, traits)
 
 
-def line_cases(line: Line, questions: Mapping[Trait, Sequence[str]]) -> list[Case]:
+def line_cases(line: InterpolationLine, questions: Mapping[Trait, Sequence[str]]) -> list[Case]:
     """Everybody on the line, asked the questions of every trait that changes: trait, then step, then question."""
     return [
         Case(person, question, (trait,))
@@ -93,7 +93,7 @@ class TraitLine:
 
 
 def line_figures(
-    line: Line, cases: Sequence[Case], judged: JudgedCases, *, resamples: int = 1000, seed: int = 0
+    line: InterpolationLine, cases: Sequence[Case], judged: JudgedCases, *, resamples: int = 1000, seed: int = 0
 ) -> dict[Trait, TraitLine]:
     """The figures of one method on one line; ``cases`` are those of :func:`line_cases`."""
     found = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.cases import Case, newcomers, scripted
-from dpg_fast.evaluation.dpg.interpolation import PAIRS, STEPS, Line, line_cases, parse_line
+from dpg_fast.evaluation.dpg.interpolation import PAIRS, STEPS, InterpolationLine, line_cases, parse_line
 from dpg_fast.evaluation.dpg.newness import Newness, Trained, load_trained
 from dpg_fast.evaluation.protocol import TraitPlan
 from dpg_fast.evaluation.questions import held_out_questions
@@ -86,7 +86,7 @@ class DPGPlan:
         asked = held_out_questions(list(Trait), self.questions)
         return newcomers(self.people, asked, self.seed, trained=trained, new_as=self.new_as)
 
-    def line_cases(self) -> list[tuple[Line, list[Case]]]:
+    def line_cases(self) -> list[tuple[InterpolationLine, list[Case]]]:
         """Lines and cases of the interpolation."""
         lines = [parse_line(text, STEPS) for text in self.lines]
         traits = [trait for trait in Trait if any(trait in line.traits for line in lines)]

@@ -11,7 +11,7 @@ from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import Capability, CapabilityPlan, CapabilityRun
 from dpg_fast.evaluation.case_report import CaseReport, build_case_report, write_case_report
 from dpg_fast.evaluation.cases import Case, run_cases
-from dpg_fast.evaluation.dpg.interpolation import Line, line_figures
+from dpg_fast.evaluation.dpg.interpolation import InterpolationLine, line_figures
 from dpg_fast.evaluation.dpg.newness import Newness, Trained, describe_newness
 from dpg_fast.evaluation.dpg.plan import INTERPOLATION, NEW, QUESTIONS, SCRIPTED, DPGPlan
 from dpg_fast.evaluation.figures import MethodFigures, method_figures
@@ -41,7 +41,7 @@ class DPGResults:
     questions: Results | None = None
     figures: list[MethodFigures] = field(default_factory=list)
     cases: dict[str, CaseReport] = field(default_factory=dict)
-    lines: list[tuple[Line, LineFigures]] = field(default_factory=list)
+    lines: list[tuple[InterpolationLine, LineFigures]] = field(default_factory=list)
     capability: Capability | None = None
     reports: dict[str, Path] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.judges.dialogue_protocols import JudgingProtocol, Outcome
-from dpg_fast.judges.dialogue_run import Item, content_items
+from dpg_fast.judges.dialogue_run import JudgedItem, content_items
 from dpg_fast.judges.reference.figures import accuracy_figures, ranking_figures
 from dpg_fast.judges.reference.prompts import (
     ASPECTS,
@@ -181,7 +181,7 @@ def aspects_of(record: AnswersRecord) -> list[Aspect]:
     return [aspect for aspect in ASPECTS if record.kind in (None, aspect)]
 
 
-def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[Item[AnswersRecord]]:
+def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[JudgedItem[AnswersRecord]]:
     """The items of a JSON Lines file of `AnswersRecord`, one at a time.
 
     Args:

@@ -19,7 +19,7 @@ from dpg_fast.personified.data import prompts
 from dpg_fast.personified.data.asking import Asker
 from dpg_fast.personified.data.checks import Checks
 from dpg_fast.personified.data.drafts import Build, Draft, Step, clean_turn
-from dpg_fast.personified.data.material import Character, Paragraph, Stage
+from dpg_fast.personified.data.material import CharacterMaterial, Paragraph, Stage
 from dpg_fast.personified.data.prompts import GoldenAnswer
 from dpg_fast.personified.data.record import Annotation, ItemKind, LostItem, PersonifiedRecord, join_reply
 from dpg_fast.personified.data.retrieval import Embedder, Retriever
@@ -46,7 +46,7 @@ class Annotator:
 
     def __init__(
         self,
-        character: Character,
+        character: CharacterMaterial,
         settings: PersonifySettings,
         asker: Asker,
         embedder: Embedder,

@@ -121,7 +121,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Character:
+class CharacterMaterial:
     """A character's stages in the order of time, and `notes` on what was repaired or left out while reading."""
 
     name: str
@@ -157,7 +157,7 @@ def read_entry(folder: Path) -> CharacterEntry:
         raise DPGError(f"{path}: {explain(error)}") from error
 
 
-def load_character(folder: Path, encoding: str | None = None) -> Character:
+def load_character(folder: Path, encoding: str | None = None) -> CharacterMaterial:
     """Read a character's folder.
 
     Args:
@@ -179,7 +179,7 @@ def load_character(folder: Path, encoding: str | None = None) -> Character:
         found = {kind: _read(folder, stage.id, kind, encoding, notes) for kind in KINDS}
         assert stage.label is not None
         stages.append(Stage(stage.id, stage.label, stage.time, found["knowledge"], found["style"]))
-    return Character(entry.name, entry.language, tuple(stages), entry.reviewed, tuple(notes))
+    return CharacterMaterial(entry.name, entry.language, tuple(stages), entry.reviewed, tuple(notes))
 
 
 def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: list[str]) -> tuple[Paragraph, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from dpg_fast.llm import Call, Fence
 from dpg_fast.personified.data import wording
@@ -41,8 +41,10 @@ class GoldenAnswer(BaseModel):
     response: str = Field(description="what the speaker says to the user")
 
 
-class Verdict(BaseModel):
+class AnswerVerdict(BaseModel):
     """The reply to a request for a judgement of an answer."""
+
+    model_config = ConfigDict(title="Verdict")  # part of the key of replies in a cache
 
     supported: bool = Field(
         description="no statement of fact about the person goes against the materials or adds to them"
@@ -176,7 +178,7 @@ def verdict_call(
     answer: GoldenAnswer,
     materials: Materials,
     dialogue: Dialogue = (),
-) -> Call[Verdict]:
+) -> Call[AnswerVerdict]:
     """The call that judges an answer by the materials it was written from."""
     known = _join((*materials.knowledge, *materials.style))
     said = _transcript(dialogue)
@@ -188,7 +190,7 @@ def verdict_call(
         + f"The user said:\n{fence.wrap('message', question)}\n\n"
         f"The answer:\n{fence.wrap('answer', answer.response)}"
     )
-    return _call(item, system, user, Verdict)
+    return _call(item, system, user, AnswerVerdict)
 
 
 def instructions(name: str) -> str:
@@ -198,7 +200,9 @@ def instructions(name: str) -> str:
     return "\n".join([wording.text("answer_system").format(**blank), *notes, *(r for _, _, r in wording.EXAMPLES)])
 
 
-def fault_of(verdict: Verdict) -> Literal["unsupported", "out of time", "premise not corrected", "not in voice"] | None:
+def fault_of(
+    verdict: AnswerVerdict,
+) -> Literal["unsupported", "out of time", "premise not corrected", "not in voice"] | None:
     """The first fault that a verdict names."""
     if not verdict.supported:
         return "unsupported"

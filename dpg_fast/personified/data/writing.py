@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from dpg_fast import __version__
 from dpg_fast.personified.data.asking import Asker
 from dpg_fast.personified.data.drafts import Build, answers_of
-from dpg_fast.personified.data.material import Character
+from dpg_fast.personified.data.material import CharacterMaterial
 from dpg_fast.personified.data.pairs import PairStatistics, PreferencePair
 from dpg_fast.personified.data.prompts import PROMPT_VERSION
 from dpg_fast.personified.data.reading import count_words
@@ -46,7 +46,7 @@ class ParagraphRecord(BaseModel):
 
 
 def write_personified(
-    out: Path, character: Character, settings: PersonifySettings, build: Build, asker: Asker, embedding: str
+    out: Path, character: CharacterMaterial, settings: PersonifySettings, build: Build, asker: Asker, embedding: str
 ) -> dict[str, Any]:
     """Write conversations, what was lost, the material used and, last, the manifest, which is returned."""
     for name, split in ((TRAIN, "train"), (TEST, "test")):
@@ -103,7 +103,7 @@ def write_personified(
     return manifest
 
 
-def is_complete(build: Build, settings: PersonifySettings, character: Character, asker: Asker) -> bool:
+def is_complete(build: Build, settings: PersonifySettings, character: CharacterMaterial, asker: Asker) -> bool:
     """Whether every stage has what was wanted, and no call failed that another run would try again."""
     counts = Counter((r.stage, r.kind == "general") for r in build.records if r.annotation.model != WRITTEN)
     enough = all(counts[stage.id, False] >= settings.items for stage in character.stages)

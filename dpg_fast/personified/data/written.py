@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from dpg_fast.personified.data.material import Character, Name, Paragraph, Stage
+from dpg_fast.personified.data.material import CharacterMaterial, Name, Paragraph, Stage
 from dpg_fast.personified.data.prompts import GoldenAnswer, Shot
 from dpg_fast.personified.data.record import ItemKind, Stance
 from dpg_fast.text.records import Text, numbered_records
@@ -76,7 +76,7 @@ class Example:
     asked_of: str | None = None
 
 
-def load_examples(folder: Path, character: Character) -> tuple[Example, ...]:
+def load_examples(folder: Path, character: CharacterMaterial) -> tuple[Example, ...]:
     """All stages' examples, in the order of stages and lines; a stage without a file has none.
 
     Raises:

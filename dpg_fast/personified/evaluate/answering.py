@@ -10,8 +10,8 @@ from typing import Any
 from dpg_fast.judges.runner import fill
 from dpg_fast.personified.data.record import ANALYSIS, RESPONSE
 from dpg_fast.personified.evaluate.bleu import stage_pairs
-from dpg_fast.personified.evaluate.cast import Person, Question
-from dpg_fast.personified.evaluate.systems import BareSystem, Request, Sampling
+from dpg_fast.personified.evaluate.cast import CastQuestion, Person
+from dpg_fast.personified.evaluate.systems import BareSystem, Sampling, SystemRequest
 from dpg_fast.text.fluency import Likelihood
 from dpg_fast.util.identity import digest
 from dpg_fast.util.progress import Progress
@@ -30,19 +30,19 @@ def response_of(text: str) -> str:
     return "" if text.lstrip().startswith(ANALYSIS) else text.strip()
 
 
-def wanted_answers(cast: Sequence[Person]) -> list[tuple[Key, Request]]:
+def wanted_answers(cast: Sequence[Person]) -> list[tuple[Key, SystemRequest]]:
     """What is asked: each person's questions, of that person at every stage twice, and of the others once."""
-    found: list[tuple[Key, Request]] = []
+    found: list[tuple[Key, SystemRequest]] = []
     for owner in cast:
         for question in owner.questions:
             name = f"{owner.name}: {question.id}"
             for stage in owner.stages:
                 for sample in (0, 1):
-                    found.append(((owner.name, stage, name, sample), Request(owner, stage, question.text)))
+                    found.append(((owner.name, stage, name, sample), SystemRequest(owner, stage, question.text)))
             for other in cast:
                 if other is not owner:
                     for stage in dict.fromkeys(b for _, b in stage_pairs(owner, other)):
-                        found.append(((other.name, stage, name, 0), Request(other, stage, question.text)))
+                        found.append(((other.name, stage, name, 0), SystemRequest(other, stage, question.text)))
     return found
 
 
@@ -61,7 +61,7 @@ def collect_answers(
     every = wanted_answers(cast)
     places = {key: place for place, (key, _) in enumerate(every)}
 
-    def work(batch: Sequence[tuple[Key, Request]]) -> list[dict[str, Any]]:
+    def work(batch: Sequence[tuple[Key, SystemRequest]]) -> list[dict[str, Any]]:
         number = places[batch[0][0]] // sampling.batch_size
         said = system.answer([request for _, request in batch], sampling, f"{seed} {number}")
         return [{**dict(zip(ANSWER_KEY, key, strict=True)), "text": t} for (key, _), t in zip(batch, said, strict=True)]
@@ -94,16 +94,16 @@ def collect_likelihoods(
     }
     todo = [(person, question) for person in cast for question in person.questions]
 
-    def work(batch: Sequence[tuple[Person, Question]]) -> list[dict[str, Any]]:
+    def work(batch: Sequence[tuple[Person, CastQuestion]]) -> list[dict[str, Any]]:
         ((person, question),) = batch
         text = question.full if thinks else question.reference
         stages = _means(
-            system, [Request(person, stage, question.text) for stage in person.stages], [text], [""], batch_size
+            system, [SystemRequest(person, stage, question.text) for stage in person.stages], [text], [""], batch_size
         )
         said = answers[person.name, question.stage, f"{person.name}: {question.id}", 0]
         before = f"{said.split(RESPONSE, 1)[0]}{RESPONSE} " if thinks and RESPONSE in said else ""
         stock = [*CORRECTIONS, *AGREEMENTS]
-        own = Request(person, question.stage, question.text)
+        own = SystemRequest(person, question.stage, question.text)
         values = _means(system, [own] * len(stock), stock, [before] * len(stock), batch_size)
         half = len(CORRECTIONS)
         return [
@@ -115,7 +115,7 @@ def collect_likelihoods(
             }
         ]
 
-    def key(item: tuple[Person, Question]) -> tuple[str, str]:
+    def key(item: tuple[Person, CastQuestion]) -> tuple[str, str]:
         return item[0].name, item[1].id
 
     file = directory / f"likelihoods_{file_name(system.name)}.jsonl"
@@ -125,7 +125,11 @@ def collect_likelihoods(
 
 
 def _means(
-    system: BareSystem, requests: Sequence[Request], texts: Sequence[str], prefixes: Sequence[str], batch_size: int
+    system: BareSystem,
+    requests: Sequence[SystemRequest],
+    texts: Sequence[str],
+    prefixes: Sequence[str],
+    batch_size: int,
 ) -> list[float]:
     """Mean log-probability per token; one text or prefix serves all requests."""
     count = len(requests)
@@ -161,6 +165,6 @@ def file_name(name: str) -> str:
     return plain if plain == name else f"{plain}_{digest(name, 4)}"
 
 
-def own_answers(cast: Sequence[Person], answers: dict[Key, str]) -> list[tuple[Person, Question, str]]:
+def own_answers(cast: Sequence[Person], answers: dict[Key, str]) -> list[tuple[Person, CastQuestion, str]]:
     """Each question with the response of the person asked, at the question's stage (first sample)."""
     return [(p, q, response_of(answers[p.name, q.stage, f"{p.name}: {q.id}", 0])) for p in cast for q in p.questions]

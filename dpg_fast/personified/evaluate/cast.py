@@ -17,7 +17,7 @@ GENERAL = "general"
 
 
 @dataclass(frozen=True)
-class Question:
+class CastQuestion:
     """A test question: whose it is, of which stage and kind, and the answer it should get.
 
     Attributes:
@@ -46,7 +46,7 @@ class Person:
 
     name: str
     stages: dict[str, Stage]
-    questions: tuple[Question, ...]
+    questions: tuple[CastQuestion, ...]
     said: dict[str, tuple[str, ...]]
 
     def same(self, other: str) -> bool:
@@ -83,7 +83,7 @@ def load_person(folder: Path, *, limit: int | None = None, seed: int = 0) -> Per
                 for kind in ("knowledge", "style")
             )
             stages[record.stage] = Stage(record.stage, record.label, record.time, knowledge, style)
-    questions: list[Question] = []
+    questions: list[CastQuestion] = []
     for stage, material in stages.items():
         asked = sorted((r for r in own if r.stage == stage and r.split == "test"), key=lambda r: r.id)
         if not asked:
@@ -110,10 +110,10 @@ def load_cast(folders: Sequence[Path], *, limit: int | None = None, seed: int = 
     return found
 
 
-def _question(record: PersonifiedRecord) -> Question:
+def _question(record: PersonifiedRecord) -> CastQuestion:
     known = record.source.split("/")[1:2] != ["style"]
     first = record.messages[1].content
-    return Question(
+    return CastQuestion(
         record.id,
         record.character or "",
         record.stage or "",

@@ -9,10 +9,10 @@ from dpg_fast.judges.metrics import rank_systems
 from dpg_fast.judges.reference.judge import AccuracyProtocol, RankingProtocol, judge_records
 from dpg_fast.judges.reference.prompts import AnswersRecord
 from dpg_fast.llm import LLMClient
-from dpg_fast.personified.evaluate.cast import Person, Question
+from dpg_fast.personified.evaluate.cast import CastQuestion, Person
 from dpg_fast.personified.evaluate.offline import overlap
 
-Said = Mapping[str, Sequence[tuple[Person, Question, str]]]  # system -> its answers, all to the same questions
+Said = Mapping[str, Sequence[tuple[Person, CastQuestion, str]]]  # system -> its answers, all to the same questions
 
 
 def answer_records(said: Said) -> list[AnswersRecord]:

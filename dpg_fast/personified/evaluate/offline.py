@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from dpg_fast.data.similarity import products, words
 from dpg_fast.judges.stance import Stance
 from dpg_fast.personified.data.retrieval import TfidfEmbedder
-from dpg_fast.personified.evaluate.cast import Person, Question
+from dpg_fast.personified.evaluate.cast import CastQuestion, Person
 from dpg_fast.util.stats import auc, bootstrap, mean_interval
 
-Said = Sequence[tuple[Person, Question, str]]
+Said = Sequence[tuple[Person, CastQuestion, str]]
 _COMMON = """
 a an and are as at be been but by do did does for from had has have he her him his i in is it its me my no not of on or our she so
 that the their them then there they this to too up us was we were what when which who will with would you your
@@ -53,7 +53,7 @@ def overlap_figures(said: Said, resamples: int, seed: int) -> dict[str, Any]:
     return found
 
 
-def kind_of(question: Question) -> str:
+def kind_of(question: CastQuestion) -> str:
     """ "knowledge" or "attitude", by what the question was written from."""
     return "knowledge" if question.known and question.kind != "thought" else "attitude"
 

@@ -32,7 +32,7 @@ _AS = "Answer as {name} would, in the first person, in two or three sentences."
 
 
 @dataclass(frozen=True)
-class Request:
+class SystemRequest:
     """Who is asked what, at which stage."""
 
     person: Person
@@ -82,7 +82,7 @@ class BareSystem(Wrapping):
         """The wrapped model."""
         return PersonalityModel.from_model(self.base)
 
-    def chats(self, requests: Sequence[Request]) -> tuple[list[list[Message]], list[RowItem]]:
+    def chats(self, requests: Sequence[SystemRequest]) -> tuple[list[list[Message]], list[RowItem]]:
         """Conversations and personalities of requests."""
         chats, rows = [], []
         for request in requests:
@@ -91,7 +91,7 @@ class BareSystem(Wrapping):
             rows.append(self.row(request.person, request.stage))
         return chats, rows
 
-    def answer(self, requests: Sequence[Request], sampling: Sampling, key: str) -> list[str]:
+    def answer(self, requests: Sequence[SystemRequest], sampling: Sampling, key: str) -> list[str]:
         """One batch of answers; draws depend on ``key`` alone."""
         chats, rows = self.chats(requests)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
@@ -101,7 +101,7 @@ class BareSystem(Wrapping):
         return list(said)
 
     def likelihoods(
-        self, requests: Sequence[Request], texts: Sequence[str], prefixes: Sequence[str] | None = None
+        self, requests: Sequence[SystemRequest], texts: Sequence[str], prefixes: Sequence[str] | None = None
     ) -> list[Likelihood]:
         """How probable each text is as the beginning of the answer (after its prefix), the end of turn left out."""
         chats, rows = self.chats(requests)

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpg_fast.data.labelled import Centre, LabelSettings, Prepared, build, prepare
-from dpg_fast.data.labelled.augment import Request, Writer, clean, make_requests
+from dpg_fast.data.labelled.augment import DialogueRequest, Writer, clean, make_requests
 from dpg_fast.data.labelled.build import Dataset
 from dpg_fast.data.labelled.files import write_dataset
-from dpg_fast.data.labelled.judging import Scorer
+from dpg_fast.data.labelled.judging import DialogueScorer
 from dpg_fast.data.scripts import merge_speakers
 from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.script import Script
@@ -48,22 +48,22 @@ def script(scenes: int = 12, outlier: bool = False) -> Script:
     return read_fountain("\n".join(text).split("\n"), "play")
 
 
-def scorer(folder: Path, judge: WordsJudge | None = None) -> tuple[Scorer, WordsJudge]:
+def scorer(folder: Path, judge: WordsJudge | None = None) -> tuple[DialogueScorer, WordsJudge]:
     judge = judge or WordsJudge()
-    return Scorer(lambda: judge, {"kind": "words"}, folder / "scores.jsonl", "words"), judge
+    return DialogueScorer(lambda: judge, {"kind": "words"}, folder / "scores.jsonl", "words"), judge
 
 
 class Echo:
     """Writes in the first example's manner, except every third text, which is out of character."""
 
     def __init__(self) -> None:
-        self.asked: list[Request] = []
+        self.asked: list[DialogueRequest] = []
 
-    def write(self, requests: Sequence[Request]) -> list[str | None]:
+    def write(self, requests: Sequence[DialogueRequest]) -> list[str | None]:
         self.asked += requests
         return [self._one(request) for request in requests]
 
-    def _one(self, request: Request) -> str:
+    def _one(self, request: DialogueRequest) -> str:
         name = request.character[1]
         strength = -5 if PEOPLE[name] > 0 else 5
         return words(name, 5000 + request.number, strength if request.number % 3 == 2 else None)
@@ -262,7 +262,7 @@ def test_what_was_written_stays_when_the_folder_grows(tmp_path: Path) -> None:
     count = {"calls": 0}
 
     class Numbered:
-        def write(self, batch: Sequence[Request]) -> list[str | None]:
+        def write(self, batch: Sequence[DialogueRequest]) -> list[str | None]:
             count["calls"] += 1
             return [f"text {count['calls']}" for _ in batch]
 
@@ -275,7 +275,7 @@ def test_what_was_written_stays_when_the_folder_grows(tmp_path: Path) -> None:
 def test_another_judges_scores_are_refused(tmp_path: Path) -> None:
     scorer(tmp_path)
     with pytest.raises(ValueError, match="another run"):
-        Scorer(WordsJudge, {"kind": "other"}, tmp_path / "scores.jsonl", "x")
+        DialogueScorer(WordsJudge, {"kind": "other"}, tmp_path / "scores.jsonl", "x")
 
 
 def test_too_little_text_is_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from dpg_fast.data.labelled import LabelSettings, build, prepare
 from dpg_fast.data.labelled.augment import APIGenerator, LocalGenerator, Writer, make_requests
-from dpg_fast.data.labelled.judging import Scorer
+from dpg_fast.data.labelled.judging import DialogueScorer
 from dpg_fast.data.scripts import find_scripts, read_script
 from dpg_fast.data.scripts.segments import SegmentSettings
 from dpg_fast.judges.likelihood import LikelihoodJudge
@@ -41,7 +41,7 @@ def test_the_local_pipeline_from_end_to_end(tiny_llama: Any, byte_tokenizer: Any
     """A random model judges and writes: what it says means nothing, that it is asked and understood is the point."""
     prepared = prepare([read_script(next(iter(find_scripts("samples"))))], SETTINGS)
     pairs = {trait: [("loud", "quiet")] for trait in Trait}
-    scorer = Scorer(
+    scorer = DialogueScorer(
         lambda: LikelihoodJudge(tiny_llama, byte_tokenizer, descriptions=pairs), {"k": 1}, tmp_path / "s.jsonl", "tiny"
     )
     writer = Writer(

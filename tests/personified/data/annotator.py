@@ -70,7 +70,7 @@ class Annotator:
             "response": f"{'No, that is wrong. ' if wrong else ''}Well, I will tell you what I remember of it: {words}.",
         }
 
-    def Verdict(self, text: str) -> dict[str, Any]:
+    def AnswerVerdict(self, text: str) -> dict[str, Any]:
         return {"supported": True, "in_time": True, "premise_handled": True, "in_voice": True, "problem": ""}
 
     def Extract(self, text: str) -> dict[str, Any]:

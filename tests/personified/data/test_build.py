@@ -110,7 +110,7 @@ def test_prompts_carry_time_materials_and_fences(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"GoldenAnswer": {"response": "As an AI language model I cannot say."}}, "speaks of its instructions"),
-        ({"Verdict": {"supported": False, "problem": "She never was there."}}, "unsupported"),
+        ({"AnswerVerdict": {"supported": False, "problem": "She never was there."}}, "unsupported"),
         ({"UserTurn": {"text": "What does the text say about the ferry?"}}, "speaks of its source"),
         ({"UserTurn": {"text": "What was it like on the ferry in the first winter?"}}, "repeats a question"),
     ],
@@ -152,9 +152,9 @@ def test_lost_items_are_replaced(tmp_path: Path) -> None:
     plain = Annotator()
 
     def script(body: dict[str, Any], number: int) -> Answer:
-        if schema(body) == "Verdict" and plain.asked["Verdict"] < 5:
-            plain.asked["Verdict"] += 1
-            return Answer(json.dumps(plain.Verdict("") | {"supported": False, "problem": "invented"}))
+        if schema(body) == "AnswerVerdict" and plain.asked["AnswerVerdict"] < 5:
+            plain.asked["AnswerVerdict"] += 1
+            return Answer(json.dumps(plain.AnswerVerdict("") | {"supported": False, "problem": "invented"}))
         return plain(body, number)
 
     with serve(script) as server:
@@ -167,7 +167,7 @@ def test_a_server_that_fails_for_good_keeps_what_is_finished(tmp_path: Path) -> 
     plain, working = Annotator(), [True]
 
     def script(body: dict[str, Any], number: int) -> Answer:
-        if working[0] and schema(body) == "Verdict" and plain.asked["Verdict"] >= 7:
+        if working[0] and schema(body) == "AnswerVerdict" and plain.asked["AnswerVerdict"] >= 7:
             return Answer(status=401, error=f"invalid key {KEY}")
         return plain(body, number)
 

@@ -10,7 +10,7 @@ pytest.importorskip("py3langid")
 
 from dpg_fast.personified.data import wording
 from dpg_fast.personified.data.checks import Checks
-from dpg_fast.personified.data.prompts import GoldenAnswer, Verdict, fault_of
+from dpg_fast.personified.data.prompts import AnswerVerdict, GoldenAnswer, fault_of
 from dpg_fast.personified.data.record import ItemKind, join_reply, split_reply
 
 GOOD: dict[str, Any] = {
@@ -133,9 +133,9 @@ def test_verdicts() -> None:
         "in_voice": True,
         "problem": "",
     }
-    assert fault_of(Verdict.model_validate(fine)) is None
+    assert fault_of(AnswerVerdict.model_validate(fine)) is None
     faults = {
-        name: fault_of(Verdict.model_validate(fine | {name: False}))
+        name: fault_of(AnswerVerdict.model_validate(fine | {name: False}))
         for name in ("supported", "in_time", "premise_handled", "in_voice")
     }
     assert list(faults.values()) == ["unsupported", "out of time", "premise not corrected", "not in voice"]

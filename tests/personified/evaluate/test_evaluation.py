@@ -19,7 +19,7 @@ from dpg_fast.personality.scores import Personality
 from dpg_fast.personified.evaluate.cast import load_cast
 from dpg_fast.personified.evaluate.report import lead, write_report
 from dpg_fast.personified.evaluate.run import EvaluationSettings, evaluate
-from dpg_fast.personified.evaluate.systems import Request, Sampling, TunedSystem, make_systems, reply_likelihoods
+from dpg_fast.personified.evaluate.systems import Sampling, SystemRequest, TunedSystem, make_systems, reply_likelihoods
 from dpg_fast.questionnaire.administer import administer
 from dpg_fast.questionnaire.forms import make_forms
 from dpg_fast.questionnaire.inventory import bundled_inventory
@@ -108,7 +108,7 @@ def test_stages_and_characters_make_a_difference(
     system = TunedSystem("sft", tiny_llama, byte_tokenizer, adapters["sft"], cast)
     system.prepare()
     greedy = Sampling(max_new_tokens=8, temperature=0)
-    requests = [Request(person, stage, "Who are you?") for person in cast for stage in person.stages]
+    requests = [SystemRequest(person, stage, "Who are you?") for person in cast for stage in person.stages]
     together = system.answer(requests, greedy, "a")
     alone = [system.answer([request], greedy, "b")[0] for request in requests]
     system.close()
