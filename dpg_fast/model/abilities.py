@@ -31,8 +31,10 @@ def check_parts(architecture: Architecture, network: AdapterNetwork | None, stee
     accepts = all(n.config.dense_only for n in networks_of(network)) and (steering is None or steering.dense_only)
     if architecture.experts and not accepts:
         raise UnsupportedArchitectureError(architecture.mixture())
+    if steering is None:
+        return
     found = (architecture.num_layers, architecture.intermediate)
-    if steering is not None and (steering.num_layers, steering.intermediate) != found:
+    if (steering.num_layers, steering.intermediate) != found:
         raise DPGError(
             f"the steering table is for {steering.num_layers} layers of {steering.intermediate} neurons, the model "
             f"has {found[0]} of {found[1]}"
