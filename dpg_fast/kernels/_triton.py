@@ -83,13 +83,13 @@ def serves_backward(t: torch.Tensor, rank: int = 1) -> bool:
 
 
 def lazy(op: str, function: str = "run") -> Callable[..., Any]:
-    """`dpg_fast.kernels.<op>.triton.<function>`, imported when it is first called."""
+    """`dpg_fast.kernels.ops.<op>.triton.<function>`, imported when it is first called."""
     found: Callable[..., Any] | None = None
 
     def call(*args: Any) -> Any:
         nonlocal found
         if found is None:
-            found = getattr(importlib.import_module(f"dpg_fast.kernels.{op}.triton"), function)
+            found = getattr(importlib.import_module(f"dpg_fast.kernels.ops.{op}.triton"), function)
         return found(*args)
 
     return call
