@@ -271,7 +271,15 @@ class Personality:
         return self._scores, self._scored, self._character, self._stage
 
     def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, Personality) else NotImplemented
+        if not isinstance(other, Personality):
+            return NotImplemented
+        return (
+            self._hash == other._hash
+            and self._scores == other._scores
+            and self._scored == other._scored
+            and self._character == other._character
+            and self._stage == other._stage
+        )
 
     def __hash__(self) -> int:
         return self._hash
