@@ -119,7 +119,6 @@ def test_the_comparison_runs_on_smollm2(
     monkeypatch.setattr(
         "dpg_fast.evaluation.dpg.evaluate.load_base", lambda name: (copy.deepcopy(smollm2[0]), smollm2[1])
     )
-    monkeypatch.setattr("dpg_fast.evaluation.figures.RESAMPLES", 50)
     out = tmp_path / "out"
     bounds = ["--traits", "E", "--questions", "1", "--levels", "-5,5", "--people", "2", "--max-new-tokens", "6"]
     bounds += ["--baselines", "prompt", "--both", "--capability-tasks", "words", "--capability-items", "2"]
