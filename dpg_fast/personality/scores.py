@@ -274,8 +274,7 @@ class Personality:
         if not isinstance(other, Personality):
             return NotImplemented
         return (
-            self._hash == other._hash
-            and self._scores == other._scores
+            self._scores == other._scores
             and self._scored == other._scored
             and self._character == other._character
             and self._stage == other._stage
