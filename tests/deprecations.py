@@ -21,7 +21,7 @@ LIBRARIES = ("transformers", "peft", "trl", "accelerate")
 OURS = ("dpg_fast", "tests", "benchmarks", "recipes")
 BETWEEN = ("torch", "logging", "warnings", "functools", "contextlib", "dataclasses", __name__)
 PASSING = tuple(
-    f"dpg_fast.model.{name}" for name in ("wrapper", "runtime", "surgery")
+    f"dpg_fast.model.{name}" for name in ("wrapper", "wrapped", "speaking", "runtime", "surgery")
 )  # hand on what they were called with
 ITS_OWN = ("transformers.generation.candidate_generator",)  # drafting passes what transformers itself calls deprecated
 ANNOUNCED = re.compile(r"deprecat|(will|to) be removed", re.IGNORECASE)

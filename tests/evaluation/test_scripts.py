@@ -126,7 +126,7 @@ def test_the_comparison_runs_on_smollm2(
     result = run("dpg", "--out", str(out), *bounds)
     assert result.exit_code == 0, result.output
     report = (out / "report.md").read_text(encoding="utf-8")
-    for expected in ("neurons + hypernetwork", "simple prompt", "What it costs", "words (n = 2)", "weak judge"):
+    for expected in ("neurons + hypernetwork", "simple prompt", "What steering costs", "words (n = 2)", "weak judge"):
         assert expected in report
     assert str(tmp_path) not in report and "Written to" in result.output
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
