@@ -285,7 +285,7 @@ def _coerced(model: type[BaseModel], value: Any) -> Any:
     own = {_key(name): name for name in model.model_fields}
     found: dict[str, Any] = {}
     for given, content in value.items():
-        name = own.get(_key(given), given)
+        name = str(own.get(_key(given), given))
         if name in found and found[name] != content:
             raise UnreadableReply(f"{name!r} stands twice in the object, with different values")
         found[name] = content
