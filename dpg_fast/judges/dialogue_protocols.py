@@ -129,8 +129,8 @@ class NPTIProtocol:
             ],
         }
         failures = [result.failure for result in known if result.failure is not None]
-        retry = tuple(f"{f.kind}: {f.detail}" for f in failures if not f.paid)
-        final = tuple(f"{f.kind}: {f.detail}" for f in failures if f.paid)
+        retry = tuple(f"{f.kind}: {f.detail}" for f in failures if not f.final)
+        final = tuple(f"{f.kind}: {f.detail}" for f in failures if f.final)
         return Outcome(content, retry or (() if means or fluency else final), sum((r.usage for r in known), Usage()))
 
     def describe(self) -> str:

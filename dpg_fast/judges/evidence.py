@@ -242,7 +242,7 @@ class EvidenceJudge:
                 readings.append((quoted_text(part), result.value))
             elif result.failure is not None:
                 text = f"{result.failure.kind}: {result.failure.detail}"
-                (failures if result.failure.paid else retry).append(text)
+                (failures if result.failure.final else retry).append(text)
         findings = {trait: _finding(trait, readings) for trait in Trait} if readings else {}
         without = [trait.value for trait, found in findings.items() if found.score is None]
         reasons = [*failures, *retry, *([f"no evidence of {', '.join(without)}"] if without else [])]

@@ -245,7 +245,7 @@ async def _all_answers(answers: Answers, calls: Sequence[Call[Any]]) -> list[Res
 
 def _outcome(content: dict[str, Any], results: Sequence[Result[Any]], usage: Usage) -> Outcome:
     failures = [result for result in results if result.failure is not None]
-    retry = tuple(_reason(result) for result in failures if result.failure is not None and not result.failure.paid)
+    retry = tuple(_reason(result) for result in failures if result.failure is not None and not result.failure.final)
     final = tuple(_reason(result) for result in failures)
     content["reason"] = "; ".join(f"{r.item.partition(': ')[2]}: {_reason(r)}" for r in failures) or None
     lost = final if failures and len(failures) == len(results) else ()
