@@ -71,13 +71,9 @@ def read_completion(body: Any, mode: Mode) -> Reply | Refusal:
 
 
 def _refusal(body: Mapping[str, Any], otherwise: Kind, words: str = "") -> Refusal:
-    error = body.get("error")
-    code = str(error.get("code") if isinstance(error, Mapping) else body.get("code"))
-    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 200
-    if error or body.get("detail") or body.get("message") or status != 200:
-        return read_refusal(
-            status, json.dumps({name: body.get(name) for name in ("error", "detail", "message")}), otherwise=otherwise
-        )
+    said = {name: body[name] for name in ("error", "detail", "message", "code") if body.get(name)}
+    if said:
+        return read_refusal(200, json.dumps(said), otherwise=otherwise)
     return Refusal(otherwise, words or f"the reply holds no answer: {json.dumps(body)[:200]}", 200)
 
 

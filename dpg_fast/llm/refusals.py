@@ -18,6 +18,7 @@ from typing import Any
 _SHOWN = 400
 _INSIDE = (
     "error",
+    "message",
     "errors",
     "detail",
     "details",
@@ -154,7 +155,7 @@ RULES = (
         Kind.FILTER,
         statuses=(200, 400, 403, 422, 451),
         codes=("content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed"),
-        words=r"content management policy|content[ _]filter|content[ _]policy|input was flagged|flagged by|moderation",
+        words=r"content management policy|content[ _]filter|content[ _]policy|was flagged|flagged by|moderation",
     ),
     Rule(
         Kind.FORMAT_ONCE,
@@ -245,6 +246,9 @@ def read_refusal(status: int | None, body: str, wait: float | None = None, other
         _collect(json.loads(body), said, 0)
     except (ValueError, RecursionError):
         said.messages.append(_plain(body))
+    if status == 200:  # the error's own status, where its code is one
+        codes = [int(code) for code in said.codes if code.isdigit() and 400 <= int(code) < 600]
+        status = said.status = codes[0] if codes else status
     kind = next((rule.kind for rule in RULES if rule.fits(said)), otherwise)
     message = "; ".join(dict.fromkeys(said.messages)) or _plain(body) or "without a word"
     return Refusal(kind, message[:_SHOWN], status, said.params[0] if said.params else None, wait)
