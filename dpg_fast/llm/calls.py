@@ -21,6 +21,7 @@ from dpg_fast.util.identity import digest
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
 NOTHING = Usage()
+FINAL_KINDS = ("refused", "cut", "unreadable")
 FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable", "open"]
 
 
@@ -82,7 +83,7 @@ class Failure:
     @property
     def final(self) -> bool:
         """Whether the next run would not find an answer either."""
-        return self.kind in ("refused", "cut", "unreadable")
+        return self.kind in FINAL_KINDS
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ class LLMSession:
             self._sdk = AsyncOpenAI(
                 api_key=self._settings.key(),
                 base_url=self._settings.base_url,
+                default_headers=self._settings.sent_headers() or None,
+                default_query=dict(self._settings.query) or None,
                 max_retries=0,  # `_send` retries, for it knows what may pass
                 timeout=self._settings.timeout,
             )
