@@ -334,9 +334,8 @@ def _report(summary: Summary, failed: Path, out: Path, console: Console, noun: s
     console.print(f"{summary.judged:,} {noun} judged{earlier}; written to {out}", highlight=False)
     if summary.failed or summary.partial:
         listed = ", ".join(f"{number} {reason}" for reason, number in summary.reasons.most_common(5))
-        parts = [f"{summary.failed:,} failed"] * bool(summary.failed) + [f"{summary.partial:,} judged in part"] * bool(
-            summary.partial
-        )
+        counts = {"failed": summary.failed, "judged in part": summary.partial}
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count]
         console.print(
             f"{' and '.join(parts)}, listed in {failed}: {listed}", style="red", markup=False, highlight=False
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from dpg_fast.llm.cache import Reply
@@ -29,7 +30,7 @@ def read_body(text: str, mode: Mode) -> Reply | Refusal:
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
-        return Refusal(Kind.NO_ANSWER, f"the reply is not JSON but {text.strip()[:80]!r}", 200)
+        return Refusal(Kind.NO_ANSWER, f"the reply is not JSON but {shorten(text, 80)!r}", 200)
     return read_completion(body, mode)
 
 
@@ -39,7 +40,7 @@ def read_completion(body: Any, mode: Mode) -> Reply | Refusal:
     A reply without any text that cost nothing is none: a server that was about to fail sends such a one.
     """
     if not isinstance(body, Mapping):
-        return Refusal(Kind.NO_ANSWER, f"the reply is not a chat completion but {json.dumps(body)[:80]}", 200)
+        return Refusal(Kind.NO_ANSWER, f"the reply is not a chat completion but {shorten(json.dumps(body), 80)}", 200)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, Mapping):
@@ -74,7 +75,7 @@ def _refusal(body: Mapping[str, Any], otherwise: Kind, words: str = "") -> Refus
     said = {name: body[name] for name in ("error", "detail", "message", "code") if body.get(name)}
     if said:
         return read_refusal(200, json.dumps(said), otherwise=otherwise)
-    return Refusal(otherwise, words or f"the reply holds no answer: {json.dumps(body)[:200]}", 200)
+    return Refusal(otherwise, words or f"the reply holds no answer: {shorten(json.dumps(body), 200)}", 200)
 
 
 def _content(message: Mapping[str, Any]) -> str | None:

@@ -13,9 +13,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from textwrap import shorten
 from typing import Any
 
-_SHOWN = 400
+_READ, _SHOWN = 20_000, 600  # cut between words, so that no part of a key is left of one
+_EMPTY_CODES = ("error", "invalid_request_error", "BadRequestError", "api_error", "extra_forbidden")
 _INSIDE = (
     "error",
     "message",
@@ -76,14 +78,14 @@ class Refusal:
         kind: what it is about.
         message: what the server said, shortened; may hold the key.
         status: of HTTP; None where nothing came.
-        param: the parameter that it names.
+        named: the parameter and the code that it names.
         wait: seconds that the server asks to wait.
     """
 
     kind: Kind
     message: str
     status: int | None = None
-    param: str | None = None
+    named: str = ""
     wait: float | None = None
 
     @property
@@ -92,7 +94,7 @@ class Refusal:
         return self.kind, self.status, re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "", self.message)[:100]
 
     def __str__(self) -> str:
-        named = f" ({self.param})" if self.param and self.param not in self.message else ""
+        named = f" ({self.named})" if self.named and self.named not in self.message else ""
         return f"{self.status}: {self.message}{named}" if self.status else self.message
 
     def advice(self) -> str:
@@ -251,7 +253,10 @@ def read_refusal(status: int | None, body: str, wait: float | None = None, other
         status = said.status = codes[0] if codes else status
     kind = next((rule.kind for rule in RULES if rule.fits(said)), otherwise)
     message = "; ".join(dict.fromkeys(said.messages)) or _plain(body) or "without a word"
-    return Refusal(kind, message[:_SHOWN], status, said.params[0] if said.params else None, wait)
+    codes = [code for code in said.codes if not code.isdigit() and code not in _EMPTY_CODES]
+    return Refusal(
+        kind, shorten(message, _SHOWN), status, ", ".join(dict.fromkeys([*said.params[:1], *codes[:1]])), wait
+    )
 
 
 def _collect(node: Any, said: Said, depth: int) -> None:
@@ -285,13 +290,13 @@ def _say(text: str, said: Said, depth: int) -> None:
         except (ValueError, RecursionError):
             pass
     if text.strip():
-        said.messages.append(" ".join(text.split())[: 4 * _SHOWN])
+        said.messages.append(shorten(text, _SHOWN))
     return None
 
 
 def _plain(body: str) -> str:
     """A body's words: without the tags of HTML."""
-    body = body[: 40 * _SHOWN]
+    body = body[:_READ]
     if body.lstrip().startswith("<"):
         body = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", body, flags=re.DOTALL | re.IGNORECASE)
-    return " ".join(body.split())[: 4 * _SHOWN]
+    return shorten(body, _SHOWN)

@@ -55,6 +55,7 @@ class LLMSession:
         self._unreachable = self._attempts = 0
         self._refused: Counter[tuple[Any, ...]] = Counter()
         self._first = asyncio.Lock()
+        self._over: LLMError | None = None
         self._slots = asyncio.Semaphore(client.settings.concurrency)
         self._under_way: dict[str, asyncio.Lock] = {}
         self._sdk: Any = None
@@ -108,7 +109,12 @@ class LLMSession:
                     await alone.enter_async_context(self._first)
                     if self._client.learnt.replied:
                         await alone.aclose()
+                if self._over is not None:  # another call has ended the run while this one waited
+                    raise self._over
                 result = await self._ask(call, key)
+        except LLMError as error:
+            self._over = error
+            raise
         finally:
             if not lock.locked():
                 self._under_way.pop(key, None)

@@ -34,10 +34,10 @@ class Answer:
         """The body of the response."""
         if self.raw is not None:
             return self.raw
-        if self.status != 200:
-            return json.dumps({"error": {"message": self.error, "type": "error", "code": None}})
         if self.body is not None:
             return json.dumps(self.body)
+        if self.status != 200:
+            return json.dumps({"error": {"message": self.error, "type": "error", "code": None}})
         message = {"role": "assistant", "content": self.content}
         if self.refusal is not None:
             message["refusal"] = self.refusal
