@@ -95,7 +95,7 @@ class Refusal:
 
     def __str__(self) -> str:
         named = f" ({self.named})" if self.named and self.named not in self.message else ""
-        return f"{self.status}: {self.message}{named}" if self.status else self.message
+        return f"{self.status}: {self.message}{named}" if self.status else f"{self.message}{named}"
 
     def advice(self) -> str:
         """The option that may help, as the end of a sentence."""
@@ -124,7 +124,7 @@ class Rule:
     words: str | None = None
     but: str | None = None
 
-    def fits(self, said: Said) -> bool:
+    def fits(self, said: ErrorBody) -> bool:
         """Whether the rule says what this is."""
         if self.statuses and said.status not in self.statuses:
             return False
@@ -220,7 +220,7 @@ RULES = (
 
 
 @dataclass
-class Said:
+class ErrorBody:
     """What an error's body says."""
 
     status: int | None
@@ -243,14 +243,14 @@ def read_refusal(status: int | None, body: str, wait: float | None = None, other
         wait: seconds that the server asks to wait.
         otherwise: what it is if no rule fits.
     """
-    said = Said(status)
+    said = ErrorBody(status)
     try:
         _collect(json.loads(body), said, 0)
     except (ValueError, RecursionError):
         said.messages.append(_plain(body))
     if status == 200:  # the error's own status, where its code is one
-        codes = [int(code) for code in said.codes if code.isdigit() and 400 <= int(code) < 600]
-        status = said.status = codes[0] if codes else status
+        numbers = [int(code) for code in said.codes if code.isdigit() and 400 <= int(code) < 600]
+        status = said.status = numbers[0] if numbers else status
     kind = next((rule.kind for rule in RULES if rule.fits(said)), otherwise)
     message = "; ".join(dict.fromkeys(said.messages)) or _plain(body) or "without a word"
     codes = [code for code in said.codes if not code.isdigit() and code not in _EMPTY_CODES]
@@ -259,7 +259,7 @@ def read_refusal(status: int | None, body: str, wait: float | None = None, other
     )
 
 
-def _collect(node: Any, said: Said, depth: int) -> None:
+def _collect(node: Any, said: ErrorBody, depth: int) -> None:
     """Gather what error bodies say where they say it; not what they repeat of the request."""
     if depth > _DEEPEST:
         return
@@ -282,7 +282,7 @@ def _collect(node: Any, said: Said, depth: int) -> None:
                 _collect(value, said, depth + 1)
 
 
-def _say(text: str, said: Said, depth: int) -> None:
+def _say(text: str, said: ErrorBody, depth: int) -> None:
     """A message, which may itself be an error's JSON."""
     if text.lstrip().startswith(("{", "[")):
         try:

@@ -75,7 +75,9 @@ class LLMSettings:
         if reserved:
             raise DPGError(f"not parameters to set here: {', '.join(sorted(reserved))}{_INSTEAD}")
         if secret := [name for name in self.query if _SECRET_NAME.search(name)]:
-            raise DPGError(f"{secret[0]} seems to be a secret, which an address is no place for; send it as a header")
+            raise DPGError(
+                f"{secret[0]} seems to be a secret, which does not belong into an address; send it as a header"
+            )
         if self.redact(told := json.dumps([dict(self.parameters), dict(self.query)], default=str)) != told:
             raise DPGError(
                 "parameters and query must not hold the API key or a header's value; both come from the environment"

@@ -241,7 +241,7 @@ def test_batch_files_there_and_back(tmp_path: Path) -> None:
         assert [row["character"] for row in rows(out)] == ["good"] and rows(out)[0]["usage"]["prompt_tokens"] == 7
         failed = {row["character"]: row["reasons"][0] for row in rows(tmp_path / "out.failed.jsonl")}
         assert failed["fails"] == "rejected: too late for [key] (batch_expired)"
-        assert failed["refuses"] == "rejected: server error"
+        assert failed["refuses"] == "rejected: 500: server error"
         assert failed["mends"] == failed["gone"] == "open: not asked yet"
         assert "4 requests written" in run(source, out, server, "--batch-export", str(requests)).output
         result = run(source, out, server, "--batch-import", str(first), "--batch-import", str(provider(requests, True)))
