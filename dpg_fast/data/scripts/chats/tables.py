@@ -74,11 +74,12 @@ def _rows(text: str, separator: str, builder: ScriptBuilder) -> Iterator[tuple[i
             pass
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     except csv.Error as error:
-        bare = separator == "\t"
-        if not bare:
+        text_file = io.StringIO(text, newline="")
+        if separator == "\t":
+            reader = csv.reader(text_file, delimiter=separator, quoting=csv.QUOTE_NONE)
+        else:
             builder.problem(0, f"quotation marks do not close as in a table ({error}): cells may be cut wrongly")
-        quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
+            reader = csv.reader(text_file, delimiter=separator)
     number = 0
     while True:
         try:
@@ -109,11 +110,8 @@ def _cornell(lines: Sequence[str], table: TurnTable) -> None:
         else:
             found.append((row["movie"], int(place), turn))
     for movie, rows in itertools.groupby(found, key=lambda entry: entry[0]):
-        before, held = None, []
-        for _, place, turn in sorted(rows, key=lambda entry: entry[1]):
-            if before is not None and place != before + 1:
-                table.conversation(movie, held, held[0].line)
-                held = []
-            held.append(turn)
-            before = place
-        table.conversation(movie, held, held[0].line)
+        ordered = sorted(rows, key=lambda entry: entry[1])
+        starts = [i for i, (_, place, _) in enumerate(ordered) if i == 0 or place != ordered[i - 1][1] + 1]
+        for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True):
+            turns = [turn for _, _, turn in ordered[start:end]]
+            table.conversation(movie, turns, turns[0].line)

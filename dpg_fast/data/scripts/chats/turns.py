@@ -180,7 +180,7 @@ def in_order(turns: Sequence[Turn]) -> list[Turn]:
 
     The file's order stands unless some answer comes before its question there, or all times run backwards.
     """
-    places = {turn.id: number for number, turn in enumerate(turns) if turn.id is not None}
+    places: dict[str | None, int] = {turn.id: n for n, turn in enumerate(turns) if turn.id is not None}
     if any(places.get(turn.reply_to, -1) > number for number, turn in enumerate(turns) if turn.reply_to is not None):
         return _by_replies(turns, places)
     times = [turn.time for turn in turns]
