@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dpg_fast.data.scripts.chats.logs import is_log, read_log
-from dpg_fast.data.scripts.chats.turns import Turn, TurnTable, has_turns, keys_of, read_turn, vocabulary
+from dpg_fast.data.scripts.chats.turns import TurnRow, TurnTable, has_turns, keys_of, read_turn, vocabulary
 from dpg_fast.data.scripts.script import Script, ScriptBuilder
 from dpg_fast.text.messages import message_text, whole_text
 
@@ -146,7 +146,7 @@ class _Reader:
     def _conversation(self, heading: str, rows: Sequence[object], line: int | None) -> None:
         self._conversations += 1
         start = line or self._turns + 1
-        turns: list[Turn] = []
+        turns: list[TurnRow] = []
         for row in rows:
             number = self._number(line)
             turn = read_turn(row, number)

@@ -55,7 +55,7 @@ _UNSPOKEN_KINDS = re.compile(
 
 
 @dataclass(frozen=True)
-class Turn:
+class TurnRow:
     """What a row says.
 
     Attributes:
@@ -88,7 +88,7 @@ def keys_of(row: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def read_turn(row: object, line: int) -> Turn | None:
+def read_turn(row: object, line: int) -> TurnRow | None:
     """The turn in a row; None if it does not say who speaks, or what."""
     if not isinstance(row, Mapping):
         return None
@@ -104,7 +104,7 @@ def read_turn(row: object, line: int) -> Turn | None:
     kinds = [str(keys[key]) for key in _KIND if key in keys]
     spoken = speaker.casefold() not in UNSPOKEN_ROLES and speaker.casefold() != "system"
     spoken = spoken and keys.get("issystem") is not True and not any(map(_UNSPOKEN_KINDS.match, kinds))
-    return Turn(
+    return TurnRow(
         speaker,
         text,
         line,
@@ -127,14 +127,14 @@ class TurnTable:
 
     def __init__(self, builder: ScriptBuilder) -> None:
         self.builder = builder
-        self._rows: list[Turn] = []
+        self._rows: list[TurnRow] = []
         self._wordless = 0
 
-    def row(self, turn: Turn) -> None:
+    def row(self, turn: TurnRow) -> None:
         """Add a turn that stands by itself; the next ones may belong to its conversation."""
         self._rows.append(turn)
 
-    def conversation(self, heading: str, turns: Sequence[Turn], line: int) -> None:
+    def conversation(self, heading: str, turns: Sequence[TurnRow], line: int) -> None:
         """Add a whole conversation: a scene."""
         self._flush()
         self.builder.open_scene(heading, line)
@@ -148,7 +148,7 @@ class TurnTable:
             self.builder.problem(0, f"{self._wordless} turns hold no words (pictures, calls, empty cells): left out")
 
     def _flush(self) -> None:
-        groups: dict[str | None, list[Turn]] = defaultdict(list)
+        groups: dict[str | None, list[TurnRow]] = defaultdict(list)
         current: str | None = None
         for turn in self._rows:
             current = turn.conversation if turn.conversation is not None else current
@@ -165,7 +165,7 @@ class TurnTable:
                     self.builder.open_scene(_heading(name, place), turn.line)
                 self._add(turn)
 
-    def _add(self, turn: Turn) -> None:
+    def _add(self, turn: TurnRow) -> None:
         if not turn.text:
             self._wordless += 1
         elif turn.spoken:
@@ -175,7 +175,7 @@ class TurnTable:
             self.builder.add(Direction("note", turn.text, turn.line))
 
 
-def in_order(turns: Sequence[Turn]) -> list[Turn]:
+def in_order(turns: Sequence[TurnRow]) -> list[TurnRow]:
     """The turns of one conversation as they were said: answers after what they answer, and the newest last.
 
     The file's order stands unless some answer comes before its question there, or all times run backwards.
@@ -191,7 +191,7 @@ def in_order(turns: Sequence[Turn]) -> list[Turn]:
     return list(turns)
 
 
-def _by_replies(turns: Sequence[Turn], places: Mapping[str | None, int]) -> list[Turn]:
+def _by_replies(turns: Sequence[TurnRow], places: Mapping[str | None, int]) -> list[TurnRow]:
     answers: dict[int, list[int]] = defaultdict(list)
     first: list[int] = []
     for number, turn in enumerate(turns):
