@@ -156,22 +156,32 @@ def write(
         "neurons": None,
         "files": files,
     }
-    if hypernet is not None:
-        config["hypernet"] = hypernet.to_config()
-        state = {
-            key: value.detach().to("cpu", bank_dtype if re.search(r"(^|\.)bank\.", key) else None).contiguous()
-            for key, value in (gathered or hypernet.state_dict()).items()
-        }
-        write_tensors(directory / files["hypernet"], state)
-    if steering is not None:
-        config["neurons"] = {str(pole): len(steering.neurons[pole]) for pole in steering.poles}
-        steering.save(directory / files["neurons"])
-        calibration.save(directory / files["calibration"])
-    write_text(directory / CONFIG, json.dumps(config, indent=1) + "\n")
+    try:
+        if hypernet is not None:
+            config["hypernet"] = hypernet.to_config()
+            state = {
+                key: value.detach().to("cpu", bank_dtype if re.search(r"(^|\.)bank\.", key) else None).contiguous()
+                for key, value in (gathered or hypernet.state_dict()).items()
+            }
+            write_tensors(directory / files["hypernet"], state)
+        if steering is not None:
+            config["neurons"] = {str(pole): len(steering.neurons[pole]) for pole in steering.poles}
+            steering.save(directory / files["neurons"])
+            calibration.save(directory / files["calibration"])
+        write_text(directory / CONFIG, json.dumps(config, indent=1) + "\n")
+    finally:
+        _remove_unused(directory)
     write_text(directory / CARD, _card(config, notes))
-    for names in NAMES.values():
-        for name in set(names) - set(files.values()):
-            (directory / name).unlink(missing_ok=True)
+
+
+def _remove_unused(directory: Path) -> None:
+    """Remove parts that the adapter in place, if there is one, does not use."""
+    try:
+        used = set(_files(read_config(directory)).values())
+    except (OSError, DPGError):
+        return
+    for name in {name for names in NAMES.values() for name in names} - used:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _free(directory: Path, part: Part) -> str:

@@ -297,7 +297,7 @@ def _tensor(file: Any, name: str, path: Path | str, dtype: torch.dtype | None) -
         raise DPGError(f"{path}: {name} is {tensor.dtype}, not {dtype}")
     if (tensor.is_floating_point() or tensor.is_complex()) and not bool(tensor.float().isfinite().all()):
         raise DPGError(f"{path}: {name} holds numbers that are not finite")
-    return tensor if dtype is None else tensor.to(dtype)
+    return tensor if dtype is None else tensor.to(dtype, copy=True)  # the file's own memory ends with it
 
 
 def _check_names(path: Path | str, names: Collection[str], wanted: Collection[str]) -> None:
