@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dpg_fast import Personality, PersonalityModel
 from dpg_fast.hypernet.peft_io import read_peft
-from dpg_fast.model import artifact
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.disk import artifact
 from dpg_fast.personality.scores import POLES
 from tests.model.test_wrapper import personality_model
 from tests.model.tiny import prompts, tiny_model

@@ -24,7 +24,7 @@ from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.hypernet import AdapterNetwork, from_config
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.fingerprint import Fingerprint, fingerprint, mismatch
+from dpg_fast.model.disk.fingerprint import Fingerprint, fingerprint, mismatch
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_tensors, write_text
@@ -144,10 +144,8 @@ def write(
         gathered: the hypernetwork's state where this process holds a part of it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    parts: list[Part] = [
-        *(["hypernet"] if hypernet is not None else []),
-        *(["neurons", "calibration"] if steering is not None else []),
-    ]
+    present = {"hypernet": hypernet, "neurons": steering, "calibration": steering}
+    parts: list[Part] = [part for part in NAMES if present[part] is not None]
     files = {part: _free(directory, part) for part in parts}
     config: dict[str, Any] = {
         "schema": SCHEMA,
