@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from dpg_fast.data.scripts.chats import read_chats
 from dpg_fast.data.scripts.encoding import decode
 from dpg_fast.data.scripts.fountain import read_fountain
+from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
 from dpg_fast.data.scripts.plays import cue_styles, read_play
 from dpg_fast.data.scripts.script import Problem, Script
@@ -31,7 +31,6 @@ _TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript")
 SAMPLES = "samples"  # names the scripts of the package
 ALIASES = ".aliases.json"  # beside a script, after its name
 _READERS = {"fountain": read_fountain, "play": read_play, "subtitles": read_subtitles, "chats": read_chats}
-_SCREENPLAY_HEADING = re.compile(r"(?:INT|EXT|INT\.?/EXT|I/E)[. ]")
 
 
 def read_script(
@@ -96,9 +95,8 @@ def guess_format(path: Path, lines: Sequence[str]) -> str:
         return _OF_ENDING[ending]
     if ending not in _TEXT_ENDINGS:
         raise DPGError(f"{path.name}: unknown ending; name the format: {', '.join(FORMATS)}")
-    headings = sum(_SCREENPLAY_HEADING.match(line.strip()) is not None for line in lines)
     styles = cue_styles(lines)
-    if headings and styles["colon"] < 2 * headings:
+    if is_screenplay(lines, named=styles.total(), colons=styles["colon"]):
         return "fountain"
     if sum(styles.values()) >= 2:
         return "play"
