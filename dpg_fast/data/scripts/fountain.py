@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dpg_fast.data.scripts.headings import Heading, screenplay_heading
 from dpg_fast.data.scripts.layout import Line, in_capitals, is_cue_like, lay_out
 from dpg_fast.data.scripts.names import plain_name, split_cue
-from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Problem, Script, ScriptBuilder, Speech
 
 _FORCED_HEADING = re.compile(r"\.(?=\w)")
 _SCENE_NUMBER = re.compile(r"\s*#([\w.\- ]+)#\s*$")
@@ -31,6 +31,8 @@ _CLOSING_STAR = re.compile(r"([^*]*[^\s*])\*{1,3}$")
 _CUT = "\0"  # stands where a comment or note was; decoding leaves none in a text
 _LONGEST_LINE = 5_000  # characters that may hold emphasis
 _LONGEST_PARENTHETICAL = 4  # lines
+_NEARLY_ALL = 0.9
+_SOME = 4  # names; fewer say nothing about a file
 
 
 def read_fountain(lines: Sequence[str], name: str) -> Script:
@@ -114,7 +116,11 @@ class _Reader:
             blank_after = position + 1 >= len(lines) or not lines[position + 1][1].strip()
             position, blank_before = self._element(position, number, text, blank_before, blank_after)
         self._flush_notes(None)
-        return self.builder.finish()
+        script = self.builder.finish()
+        if layout.expected >= _SOME and (count := sum(1 for _ in script.speeches())) < _NEARLY_ALL * layout.expected:
+            what = f"{layout.expected} lines look like names above their words, but only {count} speeches were found"
+            script.problems.insert(0, Problem(0, what))
+        return script
 
     def _element(self, position: int, number: int, text: str, before: bool, after: bool) -> tuple[int, bool]:
         """Read one element; where the next begins, and whether it may be a heading or cue."""

@@ -1,11 +1,11 @@
 """How a screenplay is laid out on the page, and the same text as Fountain with every cue, heading and direction marked.
 
-Typed Fountain needs none of this. Text that was copied from a page is different: it is indented, its empty lines hold spaces, stand
-between a name and the words, or are missing, and page numbers interrupt speeches. `lay_out` finds out which from the file as
-a whole:
+Typed Fountain needs none of this. Text that was copied from a page is different: it is indented, its empty lines hold spaces,
+stand between a name and the words, or are missing, and page numbers interrupt speeches. `lay_out` finds out which from the
+file as a whole:
 
-- "columns": names stand further to the right than words. The columns decide; empty lines do so only where words and action share a
-  column.
+- "columns": names stand further to the right than words. The columns decide; empty lines do so only where words and action
+  share a column.
 - "spaced": nothing is indented, and an empty line stands between nearly every name and its words.
 - "tight": nothing is indented and there are hardly any empty lines. A speech ends at the next name or heading.
 - "plain": none of these; only empty lines that hold spaces are emptied, if most of the file's do.
@@ -42,8 +42,10 @@ _PAGE = re.compile(r"(?:page\s+)?\d{1,3}[A-Z]?[\s*]*$", re.IGNORECASE)
 _RUNNING_HEAD = re.compile(r"(?P<head>\S.*?)\s{3,}(?:page\s+)?\d{1,3}[A-Z]?\.?[\s*]*$", re.IGNORECASE)
 _STEP = 3  # columns between names and words, at least
 _SURE = 0.6  # of the cues must follow a layout
-_RARE = 0.04  # of the cues: a column of words that fewer have is an accident
+_RARE = 0.04  # of the cues: what fewer have (a column of words, marks of Fountain) is an accident
 _NEAR = 0.1
+_MANY = 20  # names that leave no doubt where a text has no heading
+_TYPED = re.compile(r"[@!]\w|\.[A-Z][A-Z ]+$|.*(?:\w\s*\^|#[\w.\-]+#)$")
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,18 @@ def lay_out(lines: Sequence[Line]) -> Layout:
     """Find the layout and apply it."""
     page = _Page(lines)
     pairs = page.pairs()
-    right = [pair for pair in pairs if pair.step >= _STEP and pair.gap <= 1]
+    typed = sum(len(text) < LONGEST_CUE and _TYPED.match(text) is not None for text in page.texts)
+    if typed > _RARE * len(pairs):
+        return Layout("plain", list(lines), sum(pair.gap == 0 for pair in pairs))  # Fountain's own marks
+    if gaps := Counter(pair.gap for pair in pairs if pair.known and pair.gap):
+        page.gap = gaps.most_common(1)[0][0]
+    right = [pair for pair in pairs if pair.step >= _STEP and pair.gap <= page.gap]
     flat = [pair for pair in pairs if abs(pair.step) < _STEP and pair.known]
     if len(right) >= 2 and len(right) >= _SURE * len(right + [pair for pair in flat if pair.gap == 0]):
         return Layout("columns", list(page.by_columns(right)), len(right))
-    apart = [pair for pair in flat if pair.gap == 1]
+    apart = [pair for pair in flat if pair.gap == page.gap]
     under = [pair for pair in flat if pair.gap == 0]
-    if len(apart) >= 4 and len(apart) > 5 * len(under) and page.headings:
+    if len(apart) >= 4 and len(apart) > 5 * len(under) and (page.headings or len(apart) >= _MANY):
         return Layout("spaced", list(page.by_names(spaced=True)), len(apart))
     filled = sum(bool(text) for text in page.texts)
     if len(under) >= 4 and page.headings and len(page.texts) - filled < _NEAR * filled:
@@ -89,13 +96,14 @@ def is_screenplay(lines: Sequence[str], *, named: int, colons: int) -> bool:
         colons: how many of these end the name with a colon.
     """
     layout = lay_out(list(enumerate(lines, 1)))
-    if layout.kind == "columns" and layout.expected > named:
-        return True
+    if layout.kind == "columns":  # their names may end with colons
+        named //= 2
     headings = sum(
         (heading := screenplay_heading(text)) is not None and heading.text.upper() == heading.text
         for text in map(str.strip, lines)
     )
-    return 0 < headings and colons < 2 * headings or layout.expected > max(3, named)
+    filled = sum(bool(line.strip()) for line in lines)
+    return 0.5 * colons < headings or layout.expected > max(3, named, 0.05 * filled)
 
 
 def is_cue_like(text: str) -> bool:
@@ -110,7 +118,7 @@ def is_cue_like(text: str) -> bool:
 
 def in_capitals(text: str) -> bool:
     """Whether a line, extensions apart, is short and in capitals."""
-    if len(text) > LONGEST_CUE:
+    if len(text) > LONGEST_CUE or text[:1].islower() or text[1:2].islower():
         return False
     name, _ = split_cue(text.removesuffix("^"))
     return name.upper() == name and any(letter.isupper() for letter in name) and len(name) <= 80
@@ -143,6 +151,7 @@ class _Page:
         self.headings = sum(self.is_heading)
         numbered = [found["head"] if (found := _RUNNING_HEAD.match(text[:200])) else "" for text in self.texts]
         heads = {head for head, count in Counter(numbered).items() if head and count >= 4}
+        self.gap = 1  # the most empty lines between a name and its words
         self.furniture = [
             bool(_CONTINUED.match(text) or _PAGE_DOT.match(text) or (head in heads and not heading))
             for text, head, heading in zip(self.texts, numbered, self.is_heading, strict=True)
@@ -181,7 +190,7 @@ class _Page:
                     j = next((k for k in range(j, min(j + 4, len(self.texts))) if ")" in self.texts[k]), j)
                     j, _ = self._after(j)
             if j < len(self.texts) and not self.is_heading[j] and self.texts[j] and not is_cue_like(self.texts[j]):
-                known = self.names[plain_name(split_cue(text)[0])] > 1
+                known = self.names[self._plain(i)] > 1
                 found.append(_Pair(self.indents[j], self.indents[i] - self.indents[j], gap, known))
         return found
 
@@ -191,8 +200,14 @@ class _Page:
         first = min(column for column, count in columns.items() if count >= max(1, _RARE * len(pairs)))
         most = columns.most_common(1)[0][0]
         names = first + _STEP if most - first < _STEP else most
+        known = {
+            self._plain(i)
+            for i, (text, indent) in enumerate(self._rows())
+            if text and indent >= names and self._is_name(i, first)
+        }
         outside = sum(bool(text) and indent < first - 1 and text.upper() != text for text, indent in self._rows())
         apart = outside >= _NEAR * len(pairs)  # action has a column of its own
+        start = self.is_heading.index(True) if self.headings else -1  # before it, a title page may have lines like cues
         mark = _Marker(self)
         for i, text in enumerate(self.texts):
             indent = self.indents[i]
@@ -202,13 +217,31 @@ class _Page:
                 continue
             elif self.is_heading[i] and (mark.blanks or indent < first - 1 or not apart or not mark.speaking):
                 mark.heading(i)
-            elif indent >= names and self._is_name(i, first):
+            elif indent >= names and self._is_name(i, first) and (i > start or self.names[self._plain(i)] > 1):
                 mark.cue(i)
-            elif indent >= first - 1 and (mark.speaking or (mark.paused and indent > most + 1 and text[0] == "(")):
+            elif mark.blanks and is_cue_like(text) and self._plain(i) in known and self._has_words(i, False):
+                mark.cue(i)  # a page with columns of its own
+                mark.off_column = True
+            elif self._goes_on(mark, i, first, most):
                 mark.words(i)
             else:
                 mark.action(i)
         yield from mark.lines
+
+    def _goes_on(self, mark: _Marker, i: int, first: int, most: int) -> bool:
+        """Whether a line that is neither name nor heading belongs to the speech before it."""
+        text, indent = self.texts[i], self.indents[i]
+        if mark.off_column:
+            return mark.speaking and not mark.blanks
+        if indent < first - 1 or (mark.blanks and self._is_transition(text)):
+            return False
+        return mark.speaking or (mark.paused and indent > most + 1 and text[0] == "(")
+
+    def _is_transition(self, text: str) -> bool:
+        return text.upper() == text and (text.endswith("TO:") or SHOT.match(text) is not None)
+
+    def _plain(self, i: int) -> str:
+        return plain_name(split_cue(self.texts[i])[0])
 
     def _rows(self) -> Iterable[tuple[str, int]]:
         return zip(self.texts, self.indents, strict=True)
@@ -218,14 +251,21 @@ class _Page:
         name, _ = split_cue(text)
         letters = [letter for letter in name if letter.isalpha()]
         capital = sum(not letter.islower() for letter in letters) >= 0.7 * len(letters) if letters else False
-        if not capital or text[0] == "(" or len(name.split()) > MOST_WORDS or SHOT.match(name) or self.is_heading[i]:
+        if (
+            not capital
+            or text[0] == "("
+            or text.count(")") > text.count("(")
+            or len(name.split()) > MOST_WORDS
+            or SHOT.match(name)
+            or self.is_heading[i]
+        ):
             return False
         j, gap = self._after(i)
         return (
             j < len(self.texts)
-            and gap <= 1
+            and gap <= self.gap
             and not self.is_heading[j]
-            and (first - 1 <= self.indents[j] < self.indents[i] or (self.texts[j][0] == "(" and gap == 0))
+            and (first - 1 <= self.indents[j] < self.indents[i] or self.texts[j][0] == "(")
         )
 
     def by_names(self, *, spaced: bool) -> Iterator[Line]:
@@ -237,7 +277,7 @@ class _Page:
                 continue
             if self._is_furniture(i):
                 continue
-            name = plain_name(split_cue(text)[0])
+            name = self._plain(i)
             if self.is_heading[i] and text.upper() == text:
                 mark.heading(i)
             elif is_cue_like(text) and (self.names[name] > 1 or len(name.split()) <= 2) and self._has_words(i, spaced):
@@ -250,7 +290,12 @@ class _Page:
 
     def _has_words(self, i: int, spaced: bool) -> bool:
         j, gap = self._after(i)
-        return j < len(self.texts) and gap == spaced and not self.is_heading[j] and not is_cue_like(self.texts[j])
+        return (
+            j < len(self.texts)
+            and gap == (self.gap if spaced else 0)
+            and not self.is_heading[j]
+            and not is_cue_like(self.texts[j])
+        )
 
     def emptied(self) -> list[Line]:
         """The lines as they are; empty ones that hold spaces are emptied where most do."""
@@ -268,6 +313,7 @@ class _Marker:
         self.lines: list[Line] = []
         self.speaking = False  # the next line may belong to the speech
         self.paused = False  # an empty line ended the speech, but a parenthetical would take it up again
+        self.off_column = False  # the speech stands in other columns than most: an empty line ends it
         self.blanks = 0
         self.spoken = ""  # the last line of the speech
 
@@ -275,7 +321,7 @@ class _Marker:
         self.blanks += 1
         if not self.speaking:
             self.lines.append((self.page.lines[i][0], ""))
-        elif ends and self.spoken:
+        elif self.spoken and (ends or self.off_column):
             self.speaking, self.paused = False, True
 
     def heading(self, i: int) -> None:
@@ -311,15 +357,17 @@ class _Marker:
             self._own(i, f">{text}")
         else:
             self.lines.append((self.page.lines[i][0], f"!{text}"))
-        self.speaking = self.paused = False
+        self._rest()
+
+    def _rest(self) -> None:
+        self.speaking = self.paused = self.off_column = False
         self.blanks = 0
 
     def _own(self, i: int, text: str) -> None:
         """A line with an empty one before it."""
         number = self.page.lines[i][0]
         self.lines += [(number, ""), (number, text)]
-        self.speaking = self.paused = False
-        self.blanks = 0
+        self._rest()
 
 
 def _without_revision(text: str) -> str:

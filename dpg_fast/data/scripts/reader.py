@@ -12,7 +12,7 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
 from dpg_fast.data.scripts.plays import cue_styles, read_play
-from dpg_fast.data.scripts.script import Problem, Script
+from dpg_fast.data.scripts.script import Problem, Script, check_yield
 from dpg_fast.data.scripts.subtitles import read_subtitles
 from dpg_fast.util.errors import DPGError
 
@@ -60,6 +60,8 @@ def read_script(
         known = ", ".join(_READERS)
         raise DPGError(f"{path.name}: cannot be read as {format!r} here; accepted: {known}")
     script = _READERS[format](lines, path.stem)
+    if format in ("fountain", "play"):
+        check_yield(script, lines)
     script.problems[:0] = problems
     return merge_speakers(script, merged_aliases(path, aliases))
 
