@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 DirectionKind = Literal["action", "transition", "centred", "lyrics", "note", "section", "synopsis", "page break"]
-
-_LONG = 300  # words: shorter files may well be mostly directions
-_LITTLE = 0.1  # of a file's words
 
 
 @dataclass(frozen=True)
@@ -121,20 +118,6 @@ class Script:
         """All speeches in order."""
         for scene in self.scenes:
             yield from scene.speeches
-
-
-def check_yield(script: Script, lines: Sequence[str]) -> None:
-    """Note a problem if nobody speaks in ``script``, or hardly anything of its file's ``lines`` is spoken."""
-    words = sum(len(line.split()) for line in lines)
-    spoken = sum(len(speech.words.split()) for speech in script.speeches())
-    if words and not spoken:
-        scenes = f"{len(script.scenes)} scenes and " if any(scene.heading for scene in script.scenes) else ""
-        what = f"{scenes}{words} words, but no speech was found: the names of speakers are not set off in a known way"
-    elif words >= _LONG and spoken < _LITTLE * words:
-        what = f"only {spoken} of {words} words are spoken: most names of speakers may not have been recognised"
-    else:
-        return
-    script.problems.insert(0, Problem(0, what))
 
 
 class ScriptBuilder:
