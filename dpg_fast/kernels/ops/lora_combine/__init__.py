@@ -37,8 +37,11 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
-        and not (torch.is_grad_enabled() and (S.requires_grad or codes.requires_grad))
+        and not (torch.is_grad_enabled() and _checks.wants_grad(S, codes))
         and nobody_watches()
+        and isinstance(S, Tensor)
+        and isinstance(codes, Tensor)
+        and isinstance(slots, Tensor)
         and S.is_cpu
         and codes.dim() == 2
         and groups > 0
@@ -48,9 +51,10 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
         u = torch.empty(groups, slots.shape[0], rank)
         if u.dtype is torch.float32 and _cpu.C.lora_combine(u, S, codes, slots):
             return u
+    _checks.check_tensors(S=S, codes=codes, slots=slots)
     S = _checks.as_rows("S", S)
     check(S, codes, slots, groups)
-    if torch.is_grad_enabled() and (S.requires_grad or codes.requires_grad):
+    if torch.is_grad_enabled() and _checks.wants_grad(S, codes):
         return LoraCombine.apply(S, codes, slots, groups)
     return torch.ops.dpg_fast.lora_combine(S, codes, slots, groups)
 
@@ -78,9 +82,7 @@ def _empty(S: Tensor, codes: Tensor, groups: int) -> Tensor:
 
 def _run_cpu(S: Tensor, codes: Tensor, slots: Tensor, groups: int) -> Tensor:
     u = _empty(S, codes, groups)
-    if not _cpu.C.lora_combine(u, S.detach(), codes.detach(), slots):
-        raise RuntimeError("the compiled lora_combine refused arguments that passed the checks")
-    return u
+    return u if _cpu.call("lora_combine", u, S, codes, slots) else NotImplemented
 
 
 library.define("lora_combine(Tensor S, Tensor codes, Tensor slots, int groups) -> Tensor")
