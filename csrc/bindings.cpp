@@ -291,9 +291,7 @@ PyObject* py_add_rmsnorm(PyObject*, PyObject* const* a, Py_ssize_t n) {
   Shaped s;
   cpu::Matrix hm, om, rm;
   float eps;
-  const int unit_offset = PyObject_IsTrue(a[6]);
-  if (unit_offset < 0) PyErr_Clear();
-  if (unit_offset < 0 || !s.read(y) || !s.like(y, residual, &rm) || !s.like(y, h, &hm) || !s.like(y, out, &om) ||
+  if (!PyBool_Check(a[6]) || !s.read(y) || !s.like(y, residual, &rm) || !s.like(y, h, &hm) || !s.like(y, out, &om) ||
       weight.ndim != 1 || weight.shape[0] != s.width || !weight.same_type(y) || !weight.contiguous() ||
       !scale_of(a[5], &eps))
     Py_RETURN_FALSE;
@@ -313,7 +311,7 @@ PyObject* py_add_rmsnorm(PyObject*, PyObject* const* a, Py_ssize_t n) {
     lora.slots = static_cast<int32_t*>(slots.data);
   }
   return call(1.0 * s.T * s.width * (lora.K * lora.r + 8), [&] {
-    return cpu::add_rmsnorm(s.type, s.rows, rm, weight.data, eps, unit_offset != 0, has_lora ? &lora : nullptr, hm, om,
+    return cpu::add_rmsnorm(s.type, s.rows, rm, weight.data, eps, a[6] == Py_True, has_lora ? &lora : nullptr, hm, om,
                             s.T, s.width);
   });
 }

@@ -19,16 +19,14 @@ def side_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_tensors(**tensors: torch.Tensor | None) -> None:
-    """The first check of every op, of all its tensors; None is a tensor left out.
+def check_tensors(**tensors: torch.Tensor) -> None:
+    """The first check of every op, of all its tensors.
 
     Raises:
         TypeError: not a tensor, or a sparse, nested or otherwise not strided one.
         ValueError: a CPU tensor whose memory was freed or cut.
     """
     for name, t in tensors.items():
-        if t is None:
-            continue
         if not isinstance(t, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
         if t.layout != torch.strided or t.is_nested:
@@ -59,13 +57,21 @@ def check_written(name: str, rows: torch.Tensor) -> None:
     """For a tensor [T, d] that is written to.
 
     Raises:
-        ValueError: its rows overlap.
-        RuntimeError: an inference tensor, outside inference mode.
+        ValueError: its rows overlap, or its values are not what lies in its memory.
+        RuntimeError: an inference tensor outside inference mode, or a leaf that wants a gradient (torch would say so after
+            the write).
     """
     if rows.shape[0] > 1 and rows.stride(0) < rows.shape[1]:
         raise ValueError(f"{name} is written to, but its rows overlap (strides {tuple(rows.stride())})")
-    if not torch.compiler.is_compiling() and rows.is_inference() and not torch.is_inference_mode_enabled():
+    if rows.is_neg() or rows._is_zerotensor():
+        raise ValueError(f"{name} is written to, but is a negated view or zeros without memory; pass a copy")
+    if torch.compiler.is_compiling():
+        return
+    if rows.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError(f"{name} is an inference tensor, which can be written to only in inference mode")
+    owner = rows if rows._base is None else rows._base
+    if torch.is_grad_enabled() and owner.is_leaf and owner.requires_grad:
+        raise RuntimeError(f"{name} is, or is a view of, a leaf that requires a gradient: it cannot be written to")
 
 
 def as_group(name: str, kind: type[G], value: Any) -> G:
@@ -83,7 +89,7 @@ def as_group(name: str, kind: type[G], value: Any) -> G:
 
 
 def wants_grad(*tensors: torch.Tensor | None) -> bool:
-    """Whether a tensor asks for a gradient. True for what is no tensor: not a case for the direct path."""
+    """Whether a tensor asks for a gradient. True for anything but tensors, which the direct path does not take."""
     try:
         for t in tensors:
             if t is not None and t.requires_grad:

@@ -36,7 +36,7 @@ def activation_stats(gate: Tensor, act: str, slots: Tensor, edges: Tensor, posit
             tokens.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride, device or activation not as above.
+        TypeError, ValueError: dtype, shape, stride, device or activation not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """

@@ -38,13 +38,15 @@ def add_rmsnorm(
         (h, out): shape and dtype of y, contiguous.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride, device or eps not as above.
+        TypeError, ValueError: dtype, shape, stride, device or eps not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot out of range (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
     if lora is not None:
         lora = _checks.as_group("lora", RideAlong, lora)
-    wants_grad = torch.is_grad_enabled() and _checks.wants_grad(y, residual, weight, *(lora or _NO_LORA)[:3])
+    wants_grad = torch.is_grad_enabled() and (
+        _checks.wants_grad(y, residual, weight) or (lora is not None and _checks.wants_grad(lora.u, lora.B, lora.codes))
+    )
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
@@ -58,8 +60,9 @@ def add_rmsnorm(
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         if _cpu.C.add_rmsnorm(h, out, y, residual, weight, eps, unit_offset, lora):
             return h, out
-    of_lora = {} if lora is None else {f"lora.{name}": t for name, t in zip(lora._fields[:4], lora, strict=False)}
-    _checks.check_tensors(y=y, residual=residual, weight=weight, **of_lora)
+    _checks.check_tensors(y=y, residual=residual, weight=weight)
+    if lora is not None:
+        _checks.check_tensors(**{"lora.u": lora.u, "lora.B": lora.B, "lora.codes": lora.codes, "lora.slots": lora.slots})
     rows, added = _checks.as_rows("y", y), _checks.as_rows("residual", residual)
     check(rows, added, weight, eps, lora)
     args = (rows, added, weight, float(eps), unit_offset, *(lora or _NO_LORA))

@@ -46,9 +46,10 @@ def lora_add(
         y.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
-        RuntimeError: a forced backend cannot serve.
+        RuntimeError: a forced backend cannot serve, or y cannot be written to: an inference tensor outside inference mode, or
+            a leaf that requires a gradient.
     """
     if (
         dispatch.direct_cpu

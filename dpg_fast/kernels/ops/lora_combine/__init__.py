@@ -30,7 +30,7 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
         [G, T, r]: float32 (float64 for float64 S).
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
@@ -44,6 +44,7 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
         and isinstance(slots, Tensor)
         and S.is_cpu
         and codes.dim() == 2
+        and type(groups) is int
         and groups > 0
         and slots.dim() == 1
     ):

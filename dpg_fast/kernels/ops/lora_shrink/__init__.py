@@ -25,10 +25,11 @@ def lora_shrink(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
         slots: int32 [T], -1 or a row of codes.
 
     Returns:
-        [T, r], or [G, T, r]: float32 (float64 for float64 x), accumulated in that precision.
+        [T, r], or [G, T, r]: float32 (float64 for float64 x), accumulated in that precision. Codes or inputs that are not
+        finite make the results of their tokens not finite; whether NaN or infinite is not defined.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """

@@ -47,9 +47,10 @@ def lora_stacked_add(
         y.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
-        RuntimeError: a forced backend cannot serve.
+        RuntimeError: a forced backend cannot serve, or y cannot be written to: an inference tensor outside inference mode, or
+            a leaf that requires a gradient.
     """
     wants_grad = torch.is_grad_enabled() and _checks.wants_grad(y, S, B, codes_a, codes_b)
     if (
@@ -63,6 +64,8 @@ def lora_stacked_add(
     _checks.check_tensors(y=y, S=S, B=B, codes_a=codes_a, codes_b=codes_b, slots=slots)
     rows, products = _checks.as_rows("y", y), _checks.as_rows("S", S)
     check(rows, products, B, codes_a, codes_b, slots, widths)
+    if B.shape[0] == 0:  # S has no columns then, which would tell the rank
+        return y
     if wants_grad:
         u = lora_combine(products, codes_a, slots, len(widths))
         begin = 0

@@ -40,7 +40,7 @@ def steered_gated_act(
         h: shape and dtype of gate, contiguous.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride, device or activation not as above.
+        TypeError, ValueError: dtype, shape, stride, device or activation not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot out of range (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
@@ -65,6 +65,8 @@ def steered_gated_act(
     for group, values in (("lora", lora), ("steering", steering)):
         if values is not None:
             tensors |= {f"{group}.{name}": t for name, t in values._asdict().items() if name != "scale"}
+    if lora is not None and lora.u_up is None:
+        del tensors["lora.u_up"]
     _checks.check_tensors(**tensors)
     g, u = _checks.as_rows("gate", gate), _checks.as_rows("up", up)
     if lora is not None and lora.u_up is None:
@@ -111,7 +113,11 @@ def steered(v: Tensor, steering: Steering) -> Tensor:
 
 
 def _wants_grad(gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> bool:
-    return _checks.wants_grad(gate, up, *(lora or ())[:5], *(steering or ())[1:3])
+    return (
+        _checks.wants_grad(gate, up)
+        or (lora is not None and _checks.wants_grad(lora.u_gate, lora.B_gate, lora.u_up, lora.B_up, lora.codes))
+        or (steering is not None and _checks.wants_grad(steering.add, steering.strengths))
+    )
 
 
 def check(gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: Steering | None) -> None:
