@@ -177,7 +177,7 @@ def compare(
     from rich.table import Table
 
     from dpg_fast.judges.results import common_people, load_scores
-    from dpg_fast.judges.validity import agreement_table, agreements, disagreements, multitrait_multimethod
+    from dpg_fast.judges.validation.validity import agreement_table, agreements, disagreements, multitrait_multimethod
     from dpg_fast.util.results import write_results
 
     if len(results) < 2:
@@ -288,7 +288,7 @@ def agreement(
     """How far judges agree on the same texts: weighted kappa, ICC, correlations, and the largest disagreements."""
     from rich.console import Console
 
-    from dpg_fast.judges.agreement import judge_agreement, read_ratings
+    from dpg_fast.judges.validation.agreement import judge_agreement, read_ratings
     from dpg_fast.util.results import write_results
 
     folder(report)
@@ -302,7 +302,7 @@ def agreement(
         write_results(out, found.to_dict())
         console.print(f"Written to {out}")
     if report is not None:
-        from dpg_fast.judges.judge_report import write_agreement_report
+        from dpg_fast.judges.validation.agreement_report import write_agreement_report
 
         console.print(f"Report: {write_agreement_report(found, report)}")
 

@@ -14,7 +14,8 @@ from dpg_fast.cli.demo_display import DemoRow, answers_table, plot, speed_table
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.judges.choice import fast_dtype
 from dpg_fast.judges.likelihood import LikelihoodJudge
-from dpg_fast.model import PersonalityModel, artifact, loading
+from dpg_fast.model import PersonalityModel, loading
+from dpg_fast.model.disk import artifact
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.speed import StepTiming, compare_steps, generation, peft_rival, twin
 from dpg_fast.personality.row import RowItem

@@ -108,7 +108,7 @@ def traits(
     from dpg_fast.evaluation.questions import held_out_questions
     from dpg_fast.evaluation.trait_run import TraitEvaluation
     from dpg_fast.judges.choice import JudgeChoice
-    from dpg_fast.model import artifact
+    from dpg_fast.model.disk import artifact
     from dpg_fast.personality.traits import parse_traits
     from dpg_fast.text.answers import AnswerSettings
     from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
@@ -288,8 +288,8 @@ def capability(
 
     from dpg_fast.evaluation.harness import measure_capability
     from dpg_fast.evaluation.harness.report import write_costs
-    from dpg_fast.model import artifact
-    from dpg_fast.model.identity import adapter_identity, base_identity, calibration_identity
+    from dpg_fast.model.disk import artifact
+    from dpg_fast.model.disk.identity import adapter_identity, base_identity, calibration_identity
     from dpg_fast.model.loading import load_wrapped
     from dpg_fast.personality.scores import POLES, Personality
     from dpg_fast.util.progress import progress_bars

@@ -102,7 +102,7 @@ def run_simulation(
     about |= {"batch_size": options.batch_size}
     voice = None
     if local and model is not None:
-        from dpg_fast.model.identity import model_identity
+        from dpg_fast.model.disk.identity import model_identity
 
         about["identity"] = model_identity(model)
         voice = LocalVoice(model, tokenizer, options.batch_size)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from dpg_fast.evaluation.dpg.newness import Newness, Trained
 from dpg_fast.evaluation.methods import BareModel, Method
 from dpg_fast.evaluation.protocol import method_respondent
-from dpg_fast.judges.metrics import PromptedAssessed, compare_prompted
 from dpg_fast.judges.runner import Task, run_respondents
 from dpg_fast.judges.scoring import Scorer
+from dpg_fast.judges.validation.metrics import PromptedAssessed, compare_prompted
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.text.fluency import Likelihood, perplexity
 from dpg_fast.text.records import DialogueRecord

@@ -15,7 +15,7 @@ from rich.table import Table
 from dpg_fast.judges.base import Judge
 from dpg_fast.judges.runner import fill, read_pairs
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.identity import model_identity
+from dpg_fast.model.disk.identity import model_identity
 from dpg_fast.personality.row import RowItem, read_item
 from dpg_fast.personality.scores import Personality, Trait
 from dpg_fast.questionnaire.session import Respondent

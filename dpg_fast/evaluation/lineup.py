@@ -20,8 +20,8 @@ from dpg_fast.evaluation.methods import (
 )
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm import LLMClient
-from dpg_fast.model import artifact
-from dpg_fast.model.identity import adapter_identity, base_identity
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.identity import adapter_identity, base_identity
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.util.errors import DPGError

@@ -12,8 +12,8 @@ from dpg_fast.evaluation.capability import Capability, MethodCapability, Share
 from dpg_fast.evaluation.figures import MethodFigures, TraitFigures
 from dpg_fast.evaluation.pictures import draw_sweep
 from dpg_fast.evaluation.protocol import Results
-from dpg_fast.judges.metrics import level_counts
 from dpg_fast.judges.sections import closing_sections, software
+from dpg_fast.judges.validation.metrics import level_counts
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.reporting import (
     Block,

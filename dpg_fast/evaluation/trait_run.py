@@ -12,7 +12,7 @@ from dpg_fast.evaluation.protocol import TraitPlan, run_evaluation
 from dpg_fast.evaluation.report import cost_sentence, verdict, write_evaluation_report
 from dpg_fast.judges.choice import JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
-from dpg_fast.model.identity import adapter_identity, base_identity
+from dpg_fast.model.disk.identity import adapter_identity, base_identity
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.util.models import load_base
 from dpg_fast.util.progress import Progress

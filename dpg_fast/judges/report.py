@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dpg_fast.judges.metrics import LEVELS
 from dpg_fast.judges.sections import scores_of, software
+from dpg_fast.judges.validation.metrics import LEVELS
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.reporting import (
     Cards,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpg_fast.judges.metrics import PromptedAssessed, compare_prompted
+from dpg_fast.judges.validation.metrics import PromptedAssessed, compare_prompted
 from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting import Block, Picture, Section, Settings, Table, Text, bounds, charts, number
 from dpg_fast.reporting.page import SIGNED, grouped

@@ -63,10 +63,10 @@ def check_written(name: str, rows: torch.Tensor) -> None:
     """
     if rows.shape[0] > 1 and rows.stride(0) < rows.shape[1]:
         raise ValueError(f"{name} is written to, but its rows overlap (strides {tuple(rows.stride())})")
-    if rows.is_neg() or rows._is_zerotensor():
-        raise ValueError(f"{name} is written to, but is a negated view or zeros without memory; pass a copy")
     if torch.compiler.is_compiling():
         return
+    if rows.is_neg() or rows._is_zerotensor():
+        raise ValueError(f"{name} is written to, but is a negated view or zeros without memory; pass a copy")
     if rows.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError(f"{name} is an inference tensor, which can be written to only in inference mode")
     owner = rows if rows._base is None else rows._base

@@ -18,7 +18,10 @@ def _load() -> tuple[ModuleType | None, str]:
         from dpg_fast import _C  # type: ignore[attr-defined,unused-ignore]
     except ImportError as error:
         return None, f"compiled module not found ({error})"
-    unreadable = _C.bind_torch(torch.Tensor, torch.nn.Parameter, torch.is_inference_mode_enabled, _samples())
+    try:
+        unreadable = _C.bind_torch(torch.Tensor, torch.nn.Parameter, torch.is_inference_mode_enabled, _samples())
+    except TypeError:
+        return None, "compiled module is of another version than the package: install it again"
     return (None, f"torch {torch.__version__} {unreadable}") if unreadable else (_C, "")
 
 

@@ -13,15 +13,8 @@ from pydantic import BaseModel
 from dpg_fast.llm.cache import Reply
 from dpg_fast.llm.fence import defuse
 from dpg_fast.llm.prices import Usage
-from dpg_fast.llm.structured import (
-    Mode,
-    UnreadableReply,
-    format_instruction,
-    plain_schema,
-    read_reply,
-    response_format,
-    strict_schema,
-)
+from dpg_fast.llm.reading import UnreadableReply, read_reply
+from dpg_fast.llm.structured import Mode, format_instruction, plain_schema, response_format, strict_schema
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import digest
 
@@ -134,7 +127,7 @@ def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Reque
         if not isinstance(found, (Failure, UnreadableReply)):
             return found
         try:  # the first answer, if it could be read and was only found fault with
-            return read_reply(call.answer, request.messages[-2]["content"])
+            return read_reply(call.answer, request.messages[-2]["content"], asked(call))
         except UnreadableReply:
             pass
         if isinstance(found, Failure):
@@ -162,9 +155,14 @@ def _read(call: Call[T], reply: Reply) -> T | Failure | UnreadableReply:
     if reply.finish_reason == "length":
         return Failure("cut", f"the reply was cut after {reply.completion_tokens or '?'} tokens; allow more of them")
     try:
-        return read_reply(call.answer, reply.content or "")
+        return read_reply(call.answer, reply.content or "", asked(call))
     except UnreadableReply as error:
         return error
+
+
+def asked(call: Call[Any]) -> list[str]:
+    """What the call's user messages say: the texts under judgement are among it."""
+    return [message["content"] for message in call.messages if message["role"] == "user"]
 
 
 def result_of(call: Call[T], outcome: T | Failure | Request, used: Sequence[Reply], paid: Sequence[Reply]) -> Result[T]:

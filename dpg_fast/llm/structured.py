@@ -1,14 +1,12 @@
-"""Structured replies: the JSON schema sent for a pydantic model, and the model read back from a reply's text."""
+"""Structured replies: the JSON schema that is sent for a pydantic model. `dpg_fast.llm.reading` reads the reply."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 Mode = Literal["json_schema", "json_object", "text"]
 MODES: tuple[Mode, ...] = (
@@ -16,13 +14,6 @@ MODES: tuple[Mode, ...] = (
     "json_object",
     "text",
 )  # from strict to lenient; the client falls back along it
-T = TypeVar("T", bound=BaseModel)
-
-_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-
-
-class UnreadableReply(ValueError):
-    """A reply that is not exactly one object of the wanted form; the text says what is wrong with it."""
 
 
 def plain_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -59,51 +50,6 @@ def format_instruction(model: type[BaseModel]) -> str:
     return f"Reply with one JSON object and nothing else: no explanation, no code fence. Its JSON schema is:\n{schema}"
 
 
-def read_reply(model: type[T], text: str) -> T:
-    """The one object of ``model`` in ``text``.
-
-    The text may be the object itself, or hold it in a code fence or between sentences (servers without structured
-    output). Text holding two different valid objects is refused: one may be quoted from the text under judgement.
-
-    Raises:
-        UnreadableReply: there is no valid object, or more than one.
-    """
-    text = _THINKING.sub("", text).strip()
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        problem = _explain(error)
-    found: list[T] = []
-    for value in _objects(text):
-        try:
-            parsed = model.model_validate(value)
-        except ValidationError as error:
-            problem = _explain(error)
-            continue
-        if parsed not in found:
-            found.append(parsed)
-    if len(found) > 1:
-        raise UnreadableReply(f"the reply holds {len(found)} different valid objects; exactly one is wanted")
-    if not found:
-        raise UnreadableReply(problem)
-    return found[0]
-
-
-def _objects(text: str) -> list[Mapping[str, Any]]:
-    """The outermost JSON objects written in ``text``."""
-    decoder = json.JSONDecoder()
-    found, start = [], text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
-            end = start + 1
-        else:
-            found.append(value)
-        start = text.find("{", end)
-    return found
-
-
 def _make_strict(node: Any) -> None:
     if isinstance(node, list):
         for item in node:
@@ -119,11 +65,3 @@ def _make_strict(node: Any) -> None:
                 child.pop("default", None)
     for child in node.values():
         _make_strict(child)
-
-
-def _explain(error: ValidationError) -> str:
-    parts = []
-    for item in error.errors(include_url=False, include_context=False)[:5]:
-        where = ".".join(str(part) for part in item["loc"])
-        parts.append(f"{where}: {item['msg']}" if where else item["msg"])
-    return "; ".join(parts)

@@ -10,7 +10,7 @@ from torch import nn
 
 from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters, join_stored, read_peft
 from dpg_fast.hypernet.stored import from_read
-from dpg_fast.model.fingerprint import mismatch
+from dpg_fast.model.disk.fingerprint import mismatch
 from dpg_fast.personality.scores import Character
 from dpg_fast.util.errors import DPGError
 

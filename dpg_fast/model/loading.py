@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpg_fast.model import artifact
+from dpg_fast.model.disk import artifact
 from dpg_fast.util import models
 from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 

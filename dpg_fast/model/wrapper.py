@@ -16,17 +16,18 @@ from dpg_fast.compat.peft import underlying
 from dpg_fast.compat.transformers import cache_of, new_tokens, prompt_of
 from dpg_fast.compat.transformers_trainer import serve_pipelines, serve_trainer
 from dpg_fast.hypernet import AdapterNetwork, HypernetConfig, HyperNetwork
-from dpg_fast.model import artifact, characters
+from dpg_fast.model import characters
 from dpg_fast.model.calibration import Calibration
 from dpg_fast.model.chatting import Chatting
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.saving import Saving
 from dpg_fast.model.layers.freezing import Frozen
 from dpg_fast.model.layers.root import is_wrapped
 from dpg_fast.model.runtime import Runtime
-from dpg_fast.model.saving import Saving
-from dpg_fast.model.signature import PassesOn
 from dpg_fast.model.speaking import Speaking
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
-from dpg_fast.model.trainable import Trainable
+from dpg_fast.model.training.signature import PassesOn
+from dpg_fast.model.training.trainable import Trainable
 from dpg_fast.model.verification.table import Verification
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import PersonalityLike, Row, per_row, read_rows

@@ -273,12 +273,8 @@ class Personality:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Personality):
             return NotImplemented
-        return (
-            self._scores == other._scores
-            and self._scored == other._scored
-            and self._character == other._character
-            and self._stage == other._stage
-        )
+        mine = (self._scores, self._scored, self._character, self._stage)
+        return mine == (other._scores, other._scored, other._character, other._stage)
 
     def __hash__(self) -> int:
         return self._hash
@@ -384,7 +380,6 @@ class Personality:
 
 
 Personality.NEUTRAL = Personality()
-
 
 PRESETS: Mapping[str, Personality] = MappingProxyType(
     {name: Personality.from_scores(scores) for name, scores in parsing.PRESET_SCORES.items()}

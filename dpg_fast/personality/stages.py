@@ -54,7 +54,7 @@ class CharacterCard:
         stages: stage -> temporal label ("early" -> "TIME-I"), in the order of time; empty for a character without stages.
         tokens: stage token ("<TIME-I>") -> id in the vocabulary that it was tuned with.
         base_model: name or path of the base model.
-        fingerprint: of the base model before its vocabulary grew (`dpg_fast.model.fingerprint`), or None.
+        fingerprint: of the base model before its vocabulary grew (`dpg_fast.model.disk.fingerprint`), or None.
 
     Raises:
         ValueError: an empty name, a stage whose token has no id, a token of no stage, or ids that repeat or are negative.

@@ -24,7 +24,7 @@ from dpg_fast.compat.transformers import cache_argument
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.chatting import StageTokenizer
-from dpg_fast.model.identity import model_identity
+from dpg_fast.model.disk.identity import model_identity
 from dpg_fast.personality.row import RowItem, read_row
 from dpg_fast.questionnaire import forms as form_texts
 from dpg_fast.questionnaire.forms import Form

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as RichTable
 
-from dpg_fast.judges.metrics import compare_prompted
 from dpg_fast.judges.results import SCHEMA
 from dpg_fast.judges.sections import Results, fidelity, fidelity_table, people_table, reliability_table
+from dpg_fast.judges.validation.metrics import compare_prompted
 from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.inventory import Inventory
 from dpg_fast.questionnaire.norms import Sex, percentiles

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpg_fast.judges.sections import Results, asked_section, people_section, reliability_section, settings_section
-from dpg_fast.judges.validity import Agreement, Disagreement, MultitraitMultimethod
+from dpg_fast.judges.validation.validity import Agreement, Disagreement, MultitraitMultimethod
 from dpg_fast.reporting import Cards, Page, Picture, Section, Table, Text, bounds, charts, number, write_report
 from dpg_fast.reporting.page import SIGNED
 
@@ -26,7 +26,7 @@ def write_comparison_report(
 
     Args:
         results: contents of the result files, in the order of ``validity.methods``.
-        validity, agreeing, differing: of `dpg_fast.judges.validity`.
+        validity, agreeing, differing: of `dpg_fast.judges.validation.validity`.
         directory: for ``report.html``, ``report.json`` and the pictures.
         data: the comparison in JSON types.
 

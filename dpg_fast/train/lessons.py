@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpg_fast.model.artifact import describe_base
-from dpg_fast.model.fingerprint import mismatch
+from dpg_fast.model.disk.artifact import describe_base
+from dpg_fast.model.disk.fingerprint import mismatch
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
 from dpg_fast.text.answers import NEUTRAL_SYSTEM
 from dpg_fast.text.assets import Question, load_descriptions, load_questions

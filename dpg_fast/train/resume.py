@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.compat.transformers_trainer import CHECKPOINT, TRAINER_STATE
-from dpg_fast.model import artifact
-from dpg_fast.model.fingerprint import mismatch
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.fingerprint import mismatch
 from dpg_fast.train.settings import TrainSettings
 from dpg_fast.util import identity
 from dpg_fast.util.identity import file_digest

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 from dpg_fast.compat.hooks import overrides_hook, set_known
 from dpg_fast.hypernet import HyperNetwork
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.artifact import HYPERNET
+from dpg_fast.model.disk.artifact import HYPERNET
 from dpg_fast.personality.scores import Personality
 from dpg_fast.train.loss import batch_loss
 from dpg_fast.train.rows import Rows, collate

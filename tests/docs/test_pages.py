@@ -21,8 +21,8 @@ import yaml
 from dpg_fast import Personality, PersonalityModel
 from dpg_fast.cli.demo import adapter_directory
 from dpg_fast.hypernet import CombinedNetwork, HypernetConfig, HyperNetwork, encoders
-from dpg_fast.judges.agreement import read_ratings
 from dpg_fast.judges.stance import RULE, rule_stance
+from dpg_fast.judges.validation.agreement import read_ratings
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.personality.stages import read_card
 from dpg_fast.questionnaire.inventory import bundled_inventory, parse_inventory

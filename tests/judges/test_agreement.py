@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
-from dpg_fast.judges.agreement import ALL, Ratings, judge_agreement, read_ratings
+from dpg_fast.judges.validation.agreement import ALL, Ratings, judge_agreement, read_ratings
 from dpg_fast.personality.scores import Trait
 
 runner = CliRunner()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpg_fast.judges.metrics import (
+from dpg_fast.judges.validation.metrics import (
     accuracy,
     compare_prompted,
     nearest_level,

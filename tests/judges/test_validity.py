@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dpg_fast.judges.validity import agreements, disagreements, multitrait_multimethod
+from dpg_fast.judges.validation.validity import agreements, disagreements, multitrait_multimethod
 from dpg_fast.personality.scores import Trait
 from dpg_fast.util.stats import weighted_kappa
 

@@ -14,7 +14,7 @@ from dpg_fast.llm.cache import SCHEMA_VERSION, Reply, ReplyCache
 from dpg_fast.llm.calls import Call, Request, first_request, settle
 from dpg_fast.llm.prices import PriceTable, Usage
 from dpg_fast.llm.settings import LLMSettings
-from dpg_fast.llm.structured import UnreadableReply, read_reply, strict_schema
+from dpg_fast.llm.structured import strict_schema
 from dpg_fast.util.identity import digest
 
 
@@ -93,29 +93,6 @@ def test_strict_schema_requires_everything_at_every_level() -> None:
     inner = schema["$defs"]["Inner"]
     assert inner["required"] == ["note"] and inner["additionalProperties"] is False
     assert "default" not in json.dumps(schema)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"note": "x"}',
-        'Sure: {"note": "x"} done',
-        '```json\n{"note": "x"}\n```',
-        '<think>{"note": "y"}</think>{"note": "x"}',
-        'broken { then {"note": "x"}',
-        '{"note": "x"} and again {"note": "x"}',
-    ],
-)
-def test_one_object_is_found(text: str) -> None:
-    assert read_reply(Inner, text) == Inner(note="x")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "no", "[]", '{"note": 3}', '{"note": "x"} {"note": "y"}', "{" * 5000, '{"a":' * 3000]
-)
-def test_what_is_not_one_object_is_unreadable(text: str) -> None:
-    with pytest.raises(UnreadableReply):
-        read_reply(Inner, text)
 
 
 def test_only_secrets_are_cut_out_of_texts() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dpg_fast.model.fingerprint import fingerprint
+from dpg_fast.model.disk.fingerprint import fingerprint
 from dpg_fast.personality.stages import CharacterCard, stage_token, write_card
 
 STAGES = {"early": "TIME-I", "late": "TIME-II"}

@@ -17,7 +17,7 @@ from torch import Tensor
 from dpg_fast import HypernetConfig, Personality, PersonalityModel
 from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.hypernet import HyperNetwork
-from dpg_fast.model.fingerprint import fingerprint, mismatch
+from dpg_fast.model.disk.fingerprint import fingerprint, mismatch
 from tests.model.test_wrapper import random_table
 from tests.model.tiny import prompts, tiny_model
 from tests.model.variants import SMALL

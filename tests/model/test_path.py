@@ -79,7 +79,7 @@ def test_functions_of_a_call_with_new_personalities() -> None:
     for layers in (2, 5):
         model, ids = model_of(layers), prompts(2, 5)
         model.generate(ids, personality="E+1", max_new_tokens=2, do_sample=False)
-        people = [f"E+4 N-{layers}", None]
+        people = [f"E+4.{layers}37 N-1.{layers}291", None]  # values that no other test has made known
         found = calls_before_the_first_layer(
             model,
             lambda model=model, ids=ids, people=people: model.generate(ids, personality=people, max_new_tokens=2),  # type: ignore[misc]

@@ -17,7 +17,7 @@ from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_arch
 from dpg_fast.cli.demo import adapter_directory, hypernet_directory
 from dpg_fast.compat.transformers import cache_argument, enable_checkpointing
 from dpg_fast.hypernet import from_peft
-from dpg_fast.model import artifact
+from dpg_fast.model.disk import artifact
 from dpg_fast.neurons import PoleNeurons
 from tests.model.tiny import FAMILIES, prompts, tiny_model
 

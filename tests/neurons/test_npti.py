@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dpg_fast import PersonalityModel
 from dpg_fast.cli.app import app
-from dpg_fast.model import artifact
+from dpg_fast.model.disk import artifact
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.neurons.npti import export_lists, file_name, find_files, import_lists, pole_of_name, to_json
 from dpg_fast.personality.scores import POLES, Personality, Pole

@@ -13,7 +13,7 @@ import torch
 
 from dpg_fast.hypernet import HypernetConfig, HyperNetwork
 from dpg_fast.model import PersonalityModel
-from dpg_fast.model.identity import model_identity
+from dpg_fast.model.disk.identity import model_identity
 from dpg_fast.personality.scores import Personality
 from dpg_fast.questionnaire.administer import OptionProcessor, administer, encode_with_options
 from dpg_fast.questionnaire.forms import Form, make_forms, messages, question, read_answer

@@ -15,8 +15,9 @@ from dpg_fast.evaluation.calibration.fit import END, NO_EFFECT, dose_points
 from dpg_fast.evaluation.calibration.sweep import grid
 from dpg_fast.judges.choice import JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
-from dpg_fast.model import Calibration, PersonalityModel, artifact
-from dpg_fast.model.identity import adapter_identity, base_identity
+from dpg_fast.model import Calibration, PersonalityModel
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.identity import adapter_identity, base_identity
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.scores import MAX_SCORE, Pole
 from dpg_fast.personality.traits import parse_traits

@@ -13,8 +13,9 @@ from rich.console import Console
 from dpg_fast.cli.neurons.find import equal_or_ten
 from dpg_fast.cli.neurons.report import description, import_line, print_table
 from dpg_fast.compat.transformers_models import model_name
-from dpg_fast.model import Calibration, artifact
-from dpg_fast.model.fingerprint import mismatch, unsampled
+from dpg_fast.model import Calibration
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.fingerprint import mismatch, unsampled
 from dpg_fast.neurons import SteeringTable, npti
 from dpg_fast.neurons.summary import summarise
 from dpg_fast.util.errors import DPGError

@@ -194,7 +194,7 @@ class _Tools:
         return found | self._about_base() if self.options.judge.kind == LIKELIHOOD else found
 
     def _about_base(self) -> dict[str, Any]:
-        from dpg_fast.model.identity import base_identity
+        from dpg_fast.model.disk.identity import base_identity
 
         return {"weights": base_identity(self.base()[0]), "autocast": str(fast_dtype())}
 

@@ -16,7 +16,7 @@ from dpg_fast.judges.choice import OPENAI, JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm.display import money
 from dpg_fast.llm.results import Plan
-from dpg_fast.model.identity import adapter_identity, base_identity
+from dpg_fast.model.disk.identity import adapter_identity, base_identity
 from dpg_fast.text.answers import AnswerSettings
 from dpg_fast.util.models import load_base
 from dpg_fast.util.progress import Progress

@@ -10,8 +10,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from dpg_fast.judges.metrics import accuracy, rank_systems
 from dpg_fast.judges.reference.prompts import ASPECTS
+from dpg_fast.judges.validation.metrics import accuracy, rank_systems
 from dpg_fast.util.results import write_results
 from dpg_fast.util.store import read_rows
 

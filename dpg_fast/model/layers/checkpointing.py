@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from dpg_fast.model.request import CallState
-from dpg_fast.model.untrained import NOTHING
+from dpg_fast.model.training.untrained import NOTHING
 from dpg_fast.util.errors import DPGError
 
 __all__ = ["CheckpointContexts"]

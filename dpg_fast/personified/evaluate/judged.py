@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpg_fast.judges.metrics import rank_systems
 from dpg_fast.judges.reference.judge import AccuracyProtocol, RankingProtocol, judge_records
 from dpg_fast.judges.reference.prompts import AnswersRecord
+from dpg_fast.judges.validation.metrics import rank_systems
 from dpg_fast.llm import LLMClient
 from dpg_fast.personified.evaluate.cast import CastQuestion, Person
 from dpg_fast.personified.evaluate.offline import overlap

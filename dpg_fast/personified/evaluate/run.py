@@ -13,7 +13,7 @@ from dpg_fast.evaluation.drift import USER_TURNS, measure_drift
 from dpg_fast.judges.base import Judge
 from dpg_fast.judges.stance import RULE, stances
 from dpg_fast.llm import LLMClient
-from dpg_fast.model.identity import model_identity
+from dpg_fast.model.disk.identity import model_identity
 from dpg_fast.personality.scores import Trait
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import RESPONSE

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpg_fast.model.artifact import describe_base
+from dpg_fast.model.disk.artifact import describe_base
 from dpg_fast.personality.stages import CharacterCard
 from dpg_fast.personified.train.conversations import (
     general_rows,

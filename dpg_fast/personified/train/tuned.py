@@ -23,7 +23,7 @@ from dpg_fast.compat.peft import (
     WRAPPED_MODULE,
     adapters,
 )
-from dpg_fast.model.fingerprint import mismatch
+from dpg_fast.model.disk.fingerprint import mismatch
 from dpg_fast.model.stage_embedding import check_stage_tokens
 from dpg_fast.personality.stages import CharacterCard, read_card, stage_token, write_card
 from dpg_fast.personified.train.settings import LoraSettings

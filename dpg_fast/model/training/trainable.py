@@ -10,7 +10,7 @@ import torch
 
 from dpg_fast.compat.hooks import overrides_hook
 from dpg_fast.compat.transformers import enable_checkpointing
-from dpg_fast.model.untrained import NOTHING, anchored
+from dpg_fast.model.training.untrained import NOTHING, anchored
 from dpg_fast.model.wrapped import Wrapped
 from dpg_fast.personality.row import Row
 from dpg_fast.util.errors import DPGError

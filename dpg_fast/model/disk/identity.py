@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dpg_fast.model import artifact
-from dpg_fast.model.fingerprint import fingerprint
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.fingerprint import fingerprint
 from dpg_fast.model.wrapper import PersonalityModel
 from dpg_fast.util.identity import digest, file_digest
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dpg_fast.compat.transformers_models import model_name
-from dpg_fast.model import artifact
-from dpg_fast.model.fingerprint import fingerprint
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.fingerprint import fingerprint
 from dpg_fast.model.wrapped import Wrapped
 from dpg_fast.personality.scores import Character, Personality
 from dpg_fast.util.errors import DPGError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpg_fast.judges.agreement import ALL, JudgeAgreement, agreement_tables
 from dpg_fast.judges.sections import software
+from dpg_fast.judges.validation.agreement import ALL, JudgeAgreement, agreement_tables
 from dpg_fast.reporting import (
     Cards,
     Page,

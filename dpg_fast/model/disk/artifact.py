@@ -19,7 +19,7 @@ from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.hypernet import AdapterNetwork, from_config
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.fingerprint import fingerprint, mismatch
+from dpg_fast.model.disk.fingerprint import fingerprint, mismatch
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically, write_text

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table as RichTable
 
-from dpg_fast.judges.metrics import LEVELS, nearest_level
+from dpg_fast.judges.validation.metrics import LEVELS, nearest_level
 from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting.page import Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
