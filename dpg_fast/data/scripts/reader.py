@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from dpg_fast.data.scripts.documents import ENDINGS as DOCUMENTS
 from dpg_fast.data.scripts.documents import document_lines
 from dpg_fast.data.scripts.encoding import decode
 from dpg_fast.data.scripts.fountain import read_fountain
+from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
 from dpg_fast.data.scripts.plays import cue_styles, read_play
@@ -49,7 +49,6 @@ ALIASES = ".aliases.json"  # beside a script, after its name
 _JSON = frozenset((".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab"))  # strings may hold the other ends of lines
 _FEW_WORDS = 0.1  # of a text, spoken: below, a reader has hardly understood it
 _LONG = 300  # words from which that can be told
-_SCREENPLAY_HEADING = re.compile(r"(?:INT|EXT|INT\.?/EXT|I/E)[. ]")
 
 
 def read_script(
@@ -142,9 +141,8 @@ def guess_format(path: Path, lines: Sequence[str]) -> str:
         raise DPGError(f"{path.name}: unknown ending; name the format: {', '.join(FORMATS)}")
     if is_log(lines) or lines[0].startswith('{"'):
         return "chats"
-    headings = sum(_SCREENPLAY_HEADING.match(line.strip()) is not None for line in lines)
     styles = cue_styles(lines)
-    if headings and styles["colon"] < 2 * headings:
+    if is_screenplay(lines, named=styles.total(), colons=styles["colon"]):
         return "fountain"
     if sum(styles.values()) >= 2:
         return "play"

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from dpg_fast.data.similarity import near_duplicates
 from dpg_fast.personified.data.reading import ENDINGS, count_words, find_texts, read_texts
-from dpg_fast.text.records import Text, explain
+from dpg_fast.text.records import Text
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import checked, read_yaml
 
 Kind = Literal["knowledge", "style"]
 KINDS: tuple[Kind, Kind] = ("knowledge", "style")
@@ -139,22 +140,14 @@ def read_entry(folder: Path) -> CharacterEntry:
         ValueError: not of the form that `CharacterEntry` says.
         ImportError: PyYAML is missing.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("a character's folder needs PyYAML: pip install 'dpg-fast[data]'") from error
     path = folder / STAGES_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no {STAGES_FILE}; wanted: name: NAME, stages: [{{id: early, time: It is 1936.}}, ...], and for each "
             "stage folders ID/knowledge and ID/style"
         )
-    try:
-        return CharacterEntry.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DPGError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise DPGError(f"{path}: {explain(error)}") from error
+    entry: CharacterEntry = checked(CharacterEntry, read_yaml(path), path)
+    return entry
 
 
 def load_character(folder: Path, encoding: str | None = None) -> CharacterMaterial:
