@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import BaseModel, Field, field_validator
 
 from dpg_fast.text.records import DialogueRecord, Turn
 from dpg_fast.util.errors import DPGError
@@ -52,42 +49,7 @@ class Dialogue:
         return found
 
 
-class SubjectRecord(BaseModel):
-    """A line of what is to be judged: a `DialogueRecord`, or a conversation as OpenAI's API has it.
-
-    Turns of tools and empty turns say nothing of the target and are left out; of contents in parts the texts count, and a
-    developer's words are a system's. Further fields are not read.
-
-    Attributes:
-        id: the user's own name for it, which goes into the output.
-    """
-
-    messages: list[Turn] = Field(min_length=1)
-    character: str | None = None
-    id: str | int | None = None
-
-    @field_validator("messages", mode="before")
-    @classmethod
-    def _plain(cls, given: Any) -> Any:
-        if not isinstance(given, list):
-            return given
-        turns = [turn for turn in given if not (isinstance(turn, dict) and turn.get("role") in ("tool", "function"))]
-        return [_plain_turn(turn) if isinstance(turn, dict) else turn for turn in turns]
-
-
-def _plain_turn(turn: dict[str, Any]) -> dict[str, Any]:
-    content = turn.get("content")
-    if isinstance(content, list):
-        parts = [
-            part if isinstance(part, str) else part.get("text") for part in content if isinstance(part, (str, dict))
-        ]
-        content = "\n".join(part for part in parts if isinstance(part, str))
-    role = "system" if turn.get("role") == "developer" else turn.get("role")
-    found = {"role": role, "content": "" if content is None else content}
-    return found | {"name": turn["name"]} if turn.get("name") else found
-
-
-def read_dialogue(record: DialogueRecord | SubjectRecord, target: str | None = None) -> Dialogue:
+def read_dialogue(record: DialogueRecord, target: str | None = None) -> Dialogue:
     """The record's dialogue with its target: the speaker named ``target``, else the record's character, else the assistant.
 
     Names are compared without regard to case. Empty turns are left out.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpg_fast.judges.dialogue_run import read_items
 from dpg_fast.judges.dialogues import Dialogue, Line, cut_text, halves, pieces, read_dialogue
 from dpg_fast.llm import estimate_tokens
 from dpg_fast.text.records import DialogueRecord, Turn
@@ -111,40 +108,3 @@ def test_halves_are_smaller_and_lose_nothing_of_the_target(lines: list[tuple[int
         assert all(sum(len(line.text) for line in half) < size for half in found)
     said = "".join(line.text for half in found for line in half if line.speaker == 0)
     assert "".join(said.split()) == "".join("".join(line.text.split()) for line in dialogue if line.speaker == 0)
-
-
-@pytest.mark.parametrize("name", ["21_judge_bom.jsonl", "21_judge_openai.jsonl", "21_judge_tool.jsonl"])
-def test_files_as_people_have_them(tmp_path: Path, name: str) -> None:
-    said = {"role": "assistant", "content": "Yes, twice, and I enjoyed it."}
-    asked = {"role": "user", "content": "Did you feed the cat?"}
-    tool = [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "ok"}]
-    between = tool if "tool" in name else []
-    record = {"messages": [asked, *between, said]} | ({} if "openai" in name else {"source": "x"})
-    path = tmp_path / name
-    path.write_text(json.dumps(record), encoding="utf-8-sig" if "bom" in name else "utf-8")
-    (item,) = read_items(path)
-    assert item.subject is not None and item.subject.target_texts == ("Yes, twice, and I enjoyed it.",)
-    assert item.subject.answers() == [("Did you feed the cat?", "Yes, twice, and I enjoyed it.")]
-    assert item.names() == {"item": item.key, "record": 1, "character": None}
-
-
-def test_own_names_and_parts_of_contents(tmp_path: Path) -> None:
-    parts = [
-        {"type": "text", "text": "Look:"},
-        {"type": "image_url", "image_url": {"url": "x"}},
-        {"type": "text", "text": "a cat."},
-    ]
-    turns = [
-        {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": parts},
-        {"role": "assistant", "content": "Sweet!"},
-    ]
-    records = [{"id": "chat-17", "messages": turns, "metadata": {"a": 1}}, {"id": 18, "messages": turns}]
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-16")
-    items = list(read_items(path))
-    assert [item.names()["id"] for item in items] == ["chat-17", 18]
-    assert items[0].subject is not None and items[0].subject.answers() == [("Look:\na cat.", "Sweet!")]
-    path.write_text(json.dumps({"messages": [{"role": "robot", "content": "x"}]}))
-    with pytest.raises(ValueError, match=r"in.jsonl, line 1.*role"):
-        list(read_items(path))
