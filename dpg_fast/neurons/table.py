@@ -133,7 +133,7 @@ class SteeringTable:
         Raises:
             ValueError: the file is not a steering table of a known schema, or of another model's sizes.
         """
-        with open_tensors(path) as file:
+        with open_tensors(path) as file, refusing(path):
             about = parse_json((file.metadata() or {}).get("dpg_fast", "{}"), f"{path}: metadata")
             found = about.get("schema") if isinstance(about, dict) else None
             if found != SCHEMA:
@@ -152,7 +152,6 @@ class SteeringTable:
                 for pole in POLES
                 if f"{pole}.layer" in stored
             }
-        with refusing(path):
             return cls(neurons, *own, about.get("origin"))
 
 
