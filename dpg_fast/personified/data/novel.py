@@ -25,7 +25,7 @@ from dpg_fast.personified.data.extraction import (
     stages_call,
 )
 from dpg_fast.personified.data.material import KINDS, MAX_STAGES, STAGES_FILE, CharacterEntry, Kind, StageEntry
-from dpg_fast.personified.data.reading import find_texts, read_blocks
+from dpg_fast.personified.data.reading import read_texts
 from dpg_fast.text.records import write_records
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
@@ -95,17 +95,15 @@ def read_novel(path: Path, wanted: Wanted, encoding: str | None = None) -> tuple
         FileNotFoundError: there is no such file.
         ValueError: nothing readable in it, or nobody of that name.
     """
-    files = find_texts(path)
-    if not files:
-        raise DPGError(f"{path} holds no text that can be read")
+    texts, notes = read_texts(path, encoding)
+    if not texts:
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise DPGError(f"{path} holds no text that can be read{why}")
     names = (wanted.name, *wanted.aliases)
     found: list[Passage] = []
-    notes: list[str] = []
     total = 0
-    for file in files:
-        blocks, problems = read_blocks(file, encoding)
+    for file, blocks in texts:
         total += len(blocks)
-        notes += problems
         place = file.relative_to(path).as_posix() if path.is_dir() else file.name
         found += passages(place, blocks, names, wanted.everything)
     if not total:
