@@ -34,7 +34,7 @@ from dpg_fast.util.errors import DPGError
 
 data = group("Make training data of scripts, and of a character's material.")
 scripts = group(
-    "Read screenplays, plays, transcripts, subtitles, chats and novels, and make labelled datasets of them."
+    "Read screenplays, plays, transcripts, subtitles, chats, tables and novels, and make labelled datasets of them."
 )
 data.add_typer(scripts, name="scripts")
 
@@ -63,7 +63,8 @@ class Outliers(StrEnum):
 _Format = Annotated[
     str | None,
     option(
-        "Format of the files: fountain, play, subtitles, chats or novel; by ending and content by default.", "--format"
+        "Format of the files: fountain, play, subtitles, chats, table, fdx, tei or novel; by ending and content by default.",
+        "--format",
     ),
 ]
 _Aliases = Annotated[
@@ -80,13 +81,18 @@ def read(
     out: OptionalOutFile = None,
     problems: Annotated[int, option("Number of problems that are shown of each file.", min=0)] = 10,
 ) -> None:
-    """Read scripts and show scenes, speakers, merged names and problems. Costs nothing; novels need `build`."""
-    from dpg_fast.data.labelled.make import show_scripts
-    from dpg_fast.data.scripts import find_scripts, load_aliases, read_script
+    """Read scripts and show scenes, speakers, merged names and problems. Costs nothing; novels need `build`.
+
+    Files of a folder that cannot be read are named, and the others are read. The status is 1 if no speech was found.
+    """
+    from dpg_fast.data.scripts import load_aliases, read_corpus
+    from dpg_fast.data.scripts.display import show_corpus
 
     names = None if aliases is None else load_aliases(aliases)
-    found = [read_script(file, format=format, encoding=encoding, aliases=names) for file in find_scripts(path)]
-    show_scripts(found, problems, out)
+    corpus = read_corpus(path, format=format, encoding=encoding, aliases=names)
+    show_corpus(corpus, problems, out)
+    if not corpus.speeches:
+        raise typer.Exit(1)
 
 
 @scripts.command("build")

@@ -10,7 +10,6 @@ Why: docs/decisions.md, "Published lists go by name".
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import math
 import re
@@ -27,6 +26,8 @@ from dpg_fast.neurons.table import SteeringTable
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
+from dpg_fast.util.identity import file_digest
+from dpg_fast.util.reading import read_json
 
 #: what the published lists were made on, and its shape
 PUBLISHED_BASE = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -90,8 +91,7 @@ def import_lists(
     neurons: dict[Pole, PoleNeurons] = {}
     reports = []
     for pole, path in sorted(files.items(), key=lambda item: item[0].index):
-        raw = path.read_bytes()
-        neurons[pole], report = _read(raw, pole, path.name)
+        neurons[pole], report = _read(path, pole)
         reports.append(report)
     origin = {"made_by": "import", "format": "npti", "files": [asdict(report) for report in reports]}
     return SteeringTable(neurons, num_layers, intermediate, origin), reports
@@ -181,8 +181,8 @@ def export_lists(table: SteeringTable, directory: Path, *, compress: bool = Fals
     return paths
 
 
-def _read(raw: bytes, pole: Pole, name: str) -> tuple[PoleNeurons, FileReport]:
-    rows = _rows(raw, name)
+def _read(path: Path, pole: Pole) -> tuple[PoleNeurons, FileReport]:
+    rows = _rows(path)
     not_finite: dict[str, int] = {}
     kept = []
     for row in rows:
@@ -206,8 +206,8 @@ def _read(raw: bytes, pole: Pole, name: str) -> tuple[PoleNeurons, FileReport]:
     ordered = [row for part in layers.values() for row in sorted(part, key=lambda r: -r[2])]
     report = FileReport(
         pole=str(pole),
-        name=name,
-        sha256=hashlib.sha256(raw).hexdigest(),
+        name=path.name,
+        sha256=file_digest(path, 64),
         listed=len(rows),
         kept=len(kept),
         above_histogram=int((found.p95 > EDGES[-1]).sum()),
@@ -219,12 +219,10 @@ def _read(raw: bytes, pole: Pole, name: str) -> tuple[PoleNeurons, FileReport]:
     return found, report
 
 
-def _rows(raw: bytes, name: str) -> list[Row]:
+def _rows(path: Path) -> list[Row]:
     """All rows of a file, in its order."""
-    try:
-        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise DPGError(f"{name} is not JSON, plain or gzipped ({error})") from error
+    name = path.name
+    content = read_json(path, unpack=True, finite=False)
     if not isinstance(content, dict):
         raise DPGError(f"{name}: expected an object of layers, got {type(content).__name__}")
     rows: list[Row] = []
@@ -245,7 +243,7 @@ def _rows(raw: bytes, name: str) -> list[Row]:
 def _row(row: Any, where: str) -> Row:
     good = isinstance(row, list) and len(row) == 5
     good = good and all(type(x) is int and 0 <= x < 2**31 for x in row[:2])
-    good = good and all(type(x) in (int, float) for x in row[2:])
+    good = good and all(type(x) is float or (type(x) is int and abs(x) < 2**63) for x in row[2:])
     if not good:
         raise DPGError(f"{where}: {str(row)[:80]} is not {_ROW}")
     layer, neuron, diff, prob, p95 = row

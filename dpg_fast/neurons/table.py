@@ -11,19 +11,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dpg_fast.neurons.selection import FIELDS, PoleNeurons
 from dpg_fast.personality.scores import POLES, Pole
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_atomically
+from dpg_fast.util.files import write_tensors
+from dpg_fast.util.reading import checked, open_tensors, parse_json, refusing, take
 
 SCHEMA = "dpg_fast.neurons/1"
+MAX_NEURONS = 1 << 26  # of a model: the dense table of as many takes 3 GB
 
 
 class SteeringTable:
@@ -109,23 +111,47 @@ class SteeringTable:
         if self.origin:
             about["origin"] = self.origin
         metadata = {"dpg_fast": json.dumps(about)}  # one entry: safetensors does not keep the order of several
-        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+        write_tensors(Path(path), tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> SteeringTable:
+    def load(cls, path: Path, sizes: tuple[int, int] | None = None) -> SteeringTable:
         """Read what :meth:`save` wrote.
 
+        Args:
+            path: of the file.
+            sizes: layers and neurons per layer of the model that it is for, where that is known.
+
         Raises:
-            ValueError: the file is not a steering table of a known schema.
+            ValueError: the file is not a steering table of a known schema, or of another model's sizes.
         """
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("dpg_fast", "{}"))
-            if about.get("schema") != SCHEMA:
-                raise DPGError(f"{path}: schema {about.get('schema')!r} is not {SCHEMA!r}")
+        with open_tensors(path) as file:
+            about = parse_json((file.metadata() or {}).get("dpg_fast", "{}"), f"{path}: metadata")
+            found = about.get("schema") if isinstance(about, dict) else None
+            if found != SCHEMA:
+                raise DPGError(f"{path}: schema {found!r} is not {SCHEMA!r}")
+            checked(_About, about, f"{path}: metadata")
+            own = (about["num_layers"], about["intermediate"])
+            if sizes is not None and own != sizes:
+                raise DPGError(
+                    f"{path}: for {own[0]} layers of {own[1]} neurons, and the model has {sizes[0]} of {sizes[1]}"
+                )
+            if own[0] * own[1] > MAX_NEURONS:
+                raise DPGError(f"{path}: {own[0]} layers of {own[1]} neurons are more than any model has")
             stored = set(file.keys())
             neurons = {
-                pole: PoleNeurons(*(file.get_tensor(f"{pole}.{name}") for name in FIELDS))
+                pole: PoleNeurons(*(take(file, f"{pole}.{name}", path, dtype) for name, dtype in _DTYPES.items()))
                 for pole in POLES
                 if f"{pole}.layer" in stored
             }
-        return cls(neurons, int(about["num_layers"]), int(about["intermediate"]), about.get("origin"))
+        with refusing(path):
+            return cls(neurons, *own, about.get("origin"))
+
+
+_DTYPES = dict(zip(FIELDS, (torch.int32, torch.int32, *3 * [torch.float32]), strict=True))
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _About(TypedDict):
+    num_layers: Annotated[int, Field(ge=1)]
+    intermediate: Annotated[int, Field(ge=1)]
+    origin: NotRequired[dict[str, Any]]

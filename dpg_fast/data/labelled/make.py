@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +18,7 @@ from dpg_fast.data.labelled.files import write_dataset
 from dpg_fast.data.labelled.judging import DialogueScorer
 from dpg_fast.data.labelled.prepare import SPLITS, Prepared, prepare
 from dpg_fast.data.labelled.settings import LabelSettings
-from dpg_fast.data.scripts import Direction, Script, find_scripts, load_aliases, merge_speakers, read_script
-from dpg_fast.data.scripts.names import count_words
+from dpg_fast.data.scripts import Script, find_scripts, load_aliases, merge_speakers, read_corpus
 from dpg_fast.data.scripts.novels import attribute, prepare_novel
 from dpg_fast.data.scripts.reader import merged_aliases, read_lines
 from dpg_fast.judges.choice import LIKELIHOOD, OPENAI, JudgeChoice, fast_dtype
@@ -30,12 +27,11 @@ from dpg_fast.judges.llm import LLMJudge
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table, print_run, run_with_progress
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_text
 from dpg_fast.util.progress import progress_bars
 
 LOCAL = "local"
 WORK = "work"  # folder with what a killed run continues from
-_SHOWN = 12  # speakers of a script
+_SHOWN = 12  # merged names
 
 
 @dataclass(frozen=True)
@@ -225,7 +221,10 @@ def _read(source: ScriptSource, tools: _Tools, console: Console) -> list[Script]
     if repeated:
         raise DPGError(f"scripts need names of their own; there are several called {', '.join(sorted(repeated))}")
     if source.format != "novel":
-        return [read_script(f, format=source.format, encoding=source.encoding, aliases=names) for f in files]
+        corpus = read_corpus(source.path, format=source.format, encoding=source.encoding, aliases=names)
+        for line in corpus.report():
+            console.print(line, highlight=False, markup=False)
+        return corpus.scripts
     novels = [prepare_novel(read_lines(file, source.encoding)[0], file.stem) for file in files]
     calls = [call for novel in novels for call in novel.calls]
     if tools.options.dry_run:
@@ -347,63 +346,6 @@ def _print_dataset(dataset: Dataset, manifest: dict[str, Any], console: Console)
     cost = manifest["cost"]
     if cost.get("judging") is not None:
         console.print(f"Judging cost {money(cost['judging'], cost['currency'])} in all.", highlight=False)
-
-
-def show_scripts(
-    scripts: Sequence[Script], problems: int = 10, out: Path | None = None, console: Console | None = None
-) -> None:
-    """Print what was read, and write every speech and direction to ``out``.
-
-    Args:
-        problems: shown of each file.
-    """
-    console = console or Console()
-    for script in scripts:
-        speeches = list(script.speeches())
-        console.print(
-            f"{script.name} ({script.format}): {len(script.scenes)} scenes, {len(speeches)} speeches", highlight=False
-        )
-        table = Table()
-        for column in ("speaker", "speeches", "words"):
-            table.add_column(column, justify="left" if column == "speaker" else "right")
-        counts = Counter(speech.speaker for speech in speeches)
-        words = count_words(script)
-        for name, count in counts.most_common(_SHOWN):
-            table.add_row(name, str(count), str(words[name]))
-        if len(counts) > _SHOWN:
-            table.caption = f"and {len(counts) - _SHOWN} more"
-        console.print(table)
-        for name, person in script.merged.items():
-            console.print(f"  {name} is taken to be {person}", highlight=False, markup=False)
-        for short, full in script.unmerged:
-            console.print(f"  {short} and {full} are kept apart", highlight=False, markup=False)
-        for problem in script.problems[:problems]:
-            place = f"line {problem.line}: " if problem.line else ""
-            console.print(f"  {place}{problem.what}", highlight=False, markup=False)
-        if len(script.problems) > problems:
-            console.print(f"  and {len(script.problems) - problems} more problems", highlight=False)
-    if out is not None:
-        rows = [row for script in scripts for row in script_rows(script)]
-        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        console.print(f"Written to {out}")
-
-
-def script_rows(script: Script) -> list[dict[str, Any]]:
-    """Every speech and direction as a JSON object, in order."""
-    rows: list[dict[str, Any]] = []
-    for scene in script.scenes:
-        place = {"script": script.name, "scene": scene.number, "heading": scene.heading}
-        for element in scene.elements:
-            if isinstance(element, Direction):
-                rows.append(place | {"line": element.line, "kind": element.kind, "text": element.text})
-            else:
-                rows.append(
-                    place
-                    | {"line": element.line, "kind": "speech", "speaker": element.speaker, "cue": element.cue}
-                    | {"extensions": list(element.extensions), "dual": element.dual, "words": element.words}
-                    | {"parentheticals": element.parentheticals}
-                )
-    return rows
 
 
 def _require_matplotlib() -> None:

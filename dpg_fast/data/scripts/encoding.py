@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 
 from dpg_fast.data.scripts.script import Problem
 
@@ -17,6 +18,11 @@ _MARKS = (  # longer ones first: UTF-32's begins with UTF-16's
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff]")
 _NEWLINE = re.compile("\r\n|[\r\n\x0b\x0c\x85\u2028\u2029]")
 _WESTERN = "cp1252"
+_DECLARATION = re.compile(
+    rb"""(?:^\s*<\?xml[^>]{0,200}?\bencoding\s*=\s*["']|<meta\b[^>]{0,300}?\bcharset\s*=\s*["']?)([\w.:\-]{1,40})""",
+    re.IGNORECASE,
+)
+_LICENCE = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 _SAMPLE = 200_000  # bytes that a guess of the encoding looks at
 _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most frequent encoding
 
@@ -24,10 +30,10 @@ _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most
 def decode(data: bytes, encoding: str | None = None, *, json_lines: bool = False) -> tuple[list[str], list[Problem]]:
     """The lines of a text file, without their ends, and what had to be repaired.
 
-    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8, or most of those outside ASCII are; else UTF-16 if
-    every second byte is mostly zero; else what charset-normalizer finds, with Windows-1252 preferred where it reads the bytes
-    as well. Bytes that do not belong to the encoding become U+FFFD and control characters go; both are reported with their
-    lines.
+    A byte order mark decides; else UTF-8 if the bytes are valid UTF-8; else what an XML or HTML head declares; else UTF-8 if
+    most of the bytes outside ASCII are valid; else UTF-16 if every second byte is mostly zero; else what charset-normalizer
+    finds, with Windows-1252 preferred where it reads the bytes as well. Bytes that do not belong to the encoding become U+FFFD
+    and control characters go; both are reported with their lines.
 
     Args:
         data: the file.
@@ -55,6 +61,14 @@ def decode(data: bytes, encoding: str | None = None, *, json_lines: bool = False
     return lines, problems
 
 
+def without_licence(texts: Sequence[str]) -> list[str]:
+    """Lines or paragraphs with Project Gutenberg's own words before and after the text emptied; as many as were given."""
+    found = [(i, mark.group(1).upper()) for i, text in enumerate(texts) if (mark := _LICENCE.match(text.strip()))]
+    start = next((i + 1 for i, what in found if what == "START"), 0)
+    end = next((i for i, what in found if what == "END" and i >= start), len(texts))
+    return [text if start <= i < end else "" for i, text in enumerate(texts)]
+
+
 def _decode_unknown(data: bytes) -> tuple[str, Problem | None]:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -62,6 +76,9 @@ def _decode_unknown(data: bytes) -> tuple[str, Problem | None]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
+        declared = _declared(data)
+        if declared is not None:
+            return declared, None
         if _is_damaged_utf8(data):
             return data.decode("utf-8", "replace"), Problem(0, "UTF-8 with bytes that do not belong to it")
         encoding = _wide(data) or _guess(data)
@@ -70,6 +87,17 @@ def _decode_unknown(data: bytes) -> tuple[str, Problem | None]:
     if wide is None:
         return text, None
     return data.decode(wide, "replace"), Problem(0, f"no byte order mark; read as {wide}")
+
+
+def _declared(data: bytes) -> str | None:
+    """The text in the encoding that an XML or HTML head names, if it is one and fits."""
+    found = _DECLARATION.search(data[:4096])
+    name = found.group(1).decode("ascii") if found else ""
+    try:
+        name = codecs.lookup(name).name
+        return data.decode(_WESTERN if name == "iso8859-1" else name)  # as browsers read that name
+    except (LookupError, UnicodeError):
+        return None
 
 
 def _is_damaged_utf8(data: bytes) -> bool:

@@ -15,32 +15,24 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from dpg_fast.data.scripts.names import LONGEST_CUE, plain_name, split_cue
-from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.headings import Heading, screenplay_heading
+from dpg_fast.data.scripts.layout import Line, in_capitals, is_cue_like, lay_out
+from dpg_fast.data.scripts.names import plain_name, split_cue
+from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Problem, Script, ScriptBuilder, Speech
 
-_HEADING = re.compile(r"(?:INT|EXT|EST|INT\.?/EXT|EXT\.?/INT|I/E|I\./E\.?)[. ]", re.IGNORECASE)
 _FORCED_HEADING = re.compile(r"\.(?=\w)")
 _SCENE_NUMBER = re.compile(r"\s*#([\w.\- ]+)#\s*$")
 _TITLE_KEY = re.compile(r"([^\W\d_][\w .\-]{0,40}?)\s*:(?:\s+(.*)|\s*)$")
-_SHOT = re.compile(
-    r"(?:ANGLE|CLOSE|CLOSER|BACK|WIDE|WIDER|ECU|CU) (?:ON|TO|IN|SHOT|ANGLE)\b|CLOSE-?UP\b|(?:REVERSE|HIGH|LOW|NEW) ANGLE\b|"
-    r"(?:SMASH |MATCH |JUMP |FLASH |TIME |HARD )?CUT (?:TO|BACK)\b|(?:JUMP|TIME|FLASH) CUT\b|(?:FADE|DISSOLVE|INTERCUT|WIPE) |"
-    r"(?:INSERT|SUPER|SUPERIMPOSE|TITLE CARD|CHYRON|MONTAGE|SERIES OF SHOTS|FLASHBACK|TRACKING SHOT)\b|ON (?:THE|A|SCREEN)\b|"
-    r"(?:MOMENTS |A MOMENT |MINUTES |HOURS |DAYS )?LATER$|(?:CONTINUED|OMITTED|INTERCUT|THE END|END CREDITS)$|.*'S? POV\b"
-)
-_SENTENCE_END = re.compile(r"(?:[!?:;,]|--|\u2014|\.\.\.|\u2026)$")
-_ABBREVIATION = re.compile(r"(?:^|[ .])[A-Z]{1,3}\.$")
 _OPENING = re.compile(r"\(([^()]{1,60})\)\s*(?=\S)")
 _STARS = re.compile(r"(\*{1,3})(?=[^\s*])(.+?)(?<=[^\s*])\1")
 _UNDERLINE = re.compile(r"(?<!\w)_(?=\S)(.+?)(?<=\S)_(?!\w)")
 _OPEN_STAR = re.compile(r"\*{1,3}([^\s*][^*]*)$")
 _CLOSING_STAR = re.compile(r"([^*]*[^\s*])\*{1,3}$")
 _CUT = "\0"  # stands where a comment or note was; decoding leaves none in a text
-_LONGEST_CUE = 6  # words
 _LONGEST_LINE = 5_000  # characters that may hold emphasis
 _LONGEST_PARENTHETICAL = 4  # lines
-
-Line = tuple[int, str]
+_NEARLY_ALL = 0.9
+_SOME = 4  # names; fewer say nothing about a file
 
 
 def read_fountain(lines: Sequence[str], name: str) -> Script:
@@ -65,6 +57,7 @@ class _Reader:
         self.notes: deque[Line] = deque()
         self.lines = self._uncommented(lines)
         self.known: frozenset[str] = frozenset()
+        self.marked = False  # the layout marks all cues and headings
 
     # --- comments and notes, which may stand anywhere ---
 
@@ -106,9 +99,11 @@ class _Reader:
     # --- the elements ---
 
     def read(self) -> Script:
-        lines = self.lines
-        position = self._title_page()
-        self.known = self._known_cues(position)
+        layout = lay_out(self.lines[self._title_page() :])
+        self.lines = lines = layout.lines
+        self.marked = layout.kind != "plain"
+        self.known = frozenset() if self.marked else self._known_cues()
+        position = 0
         blank_before = True
         while position < len(lines):
             number, raw = lines[position]
@@ -121,7 +116,11 @@ class _Reader:
             blank_after = position + 1 >= len(lines) or not lines[position + 1][1].strip()
             position, blank_before = self._element(position, number, text, blank_before, blank_after)
         self._flush_notes(None)
-        return self.builder.finish()
+        script = self.builder.finish()
+        if layout.expected >= _SOME and (count := sum(1 for _ in script.speeches())) < _NEARLY_ALL * layout.expected:
+            what = f"{layout.expected} lines look like names above their words, but only {count} speeches were found"
+            script.problems.insert(0, Problem(0, what))
+        return script
 
     def _element(self, position: int, number: int, text: str, before: bool, after: bool) -> tuple[int, bool]:
         """Read one element; where the next begins, and whether it may be a heading or cue."""
@@ -155,20 +154,21 @@ class _Reader:
         return position + 1, False
 
     def _heading(self, text: str, number: int, blank_after: bool) -> bool:
-        forced = _FORCED_HEADING.match(text) is not None
-        if not forced and not (_HEADING.match(text) and (blank_after or text.upper() == text)):
-            return False
-        heading = text[1:] if forced else text
-        label = _SCENE_NUMBER.search(heading)
-        if label:
-            heading = heading[: label.start()].rstrip(" -")
-        self.builder.open_scene(unstyled(" ".join(heading.split())), number, label.group(1) if label else None)
+        if _FORCED_HEADING.match(text):
+            label = _SCENE_NUMBER.search(text)
+            heading = Heading(text[1 : label.start()].rstrip(" -"), label[1]) if label else Heading(text[1:])
+        else:
+            found = screenplay_heading(text) if blank_after or text.upper() == text else None
+            if found is None:
+                return False
+            heading = found
+        self.builder.open_scene(unstyled(" ".join(heading.text.split())), number, heading.label)
         return True
 
     def _starts_speech(self, text: str, number: int) -> bool:
         if text.startswith("@"):
             return bool(split_cue(text[1:].rstrip("^ "))[0])
-        if text.startswith("!") or not _in_capitals(text):
+        if self.marked or text.startswith("!") or not in_capitals(text):
             return False
         if self._is_cue(text):
             return True
@@ -178,23 +178,17 @@ class _Reader:
     def _is_cue(self, text: str) -> bool:
         """Whether a line in capitals looks like a name."""
         name, _ = split_cue(text.removesuffix("^"))
-        if plain_name(name) in self.known:
-            return True
-        if not name or not _in_capitals(text) or len(name.split()) > _LONGEST_CUE or _SHOT.match(name):
-            return False
-        if name.endswith(".") and not name.endswith("..."):
-            return _ABBREVIATION.search(name) is not None
-        return _SENTENCE_END.search(name) is None
+        return plain_name(name) in self.known or is_cue_like(text)
 
-    def _known_cues(self, start: int) -> frozenset[str]:
+    def _known_cues(self) -> frozenset[str]:
         """Plain names that stand as cues at least twice."""
         counts: Counter[str] = Counter()
-        for i in range(start, len(self.lines) - 1):
+        for i in range(len(self.lines) - 1):
             text = self.lines[i][1].strip()
-            if text and (i == start or not self.lines[i - 1][1].strip()) and self.lines[i + 1][1].strip():
+            if text and (i == 0 or not self.lines[i - 1][1].strip()) and self.lines[i + 1][1].strip():
                 if text.startswith("@"):
                     counts[plain_name(split_cue(text[1:].rstrip("^ "))[0])] += 1
-                elif _in_capitals(text) and not _HEADING.match(text) and self._is_cue(text):
+                elif in_capitals(text) and not screenplay_heading(text) and self._is_cue(text):
                     counts[plain_name(split_cue(text.removesuffix("^"))[0])] += 1
         return frozenset(name for name, count in counts.items() if count > 1 and name)
 
@@ -216,21 +210,25 @@ class _Reader:
             number, raw = self.lines[position]
             text = raw.strip()
             if not text:
-                if len(raw) < 2:  # two spaces keep a speech together
+                if len(raw) < 2 or self._heading_follows(position):  # two spaces keep a speech together
                     break
                 position += 1
                 continue
             if speech.parts and self._unspaced_cue(position):
                 self.builder.problem(number, f"{text!r} has no empty line before it: taken as a cue")
-                return self._speech(position)
+                break
             position += self._add_part(speech, position)
         return position
+
+    def _heading_follows(self, position: int) -> bool:
+        text = next((text.strip() for _, text in self.lines[position : position + 3] if text.strip()), "")
+        return text.upper() == text and screenplay_heading(text) is not None
 
     def _unspaced_cue(self, position: int) -> bool:
         text = self.lines[position][1].strip()
         follows = position + 1 < len(self.lines) and bool(self.lines[position + 1][1].strip())
         name, _ = split_cue(text)
-        return follows and _in_capitals(text) and plain_name(name) == name.upper() and plain_name(name) in self.known
+        return follows and in_capitals(text) and plain_name(name) == name.upper() and plain_name(name) in self.known
 
     def _add_part(self, speech: Speech, position: int) -> int:
         """Add the line at ``position`` to the speech; how many lines that took."""
@@ -294,7 +292,7 @@ class _Reader:
         while position < len(self.lines) and self.lines[position][1].strip():
             raw = self.lines[position][1]
             found = _TITLE_KEY.match(raw) if raw[0] not in " \t" else None
-            if found and not raw.rstrip().endswith("TO:") and not _HEADING.match(raw):
+            if found and not raw.rstrip().endswith("TO:") and not screenplay_heading(raw):
                 key = found.group(1)
                 pages[key] = (found.group(2) or "").strip()
             elif key and raw[0] in " \t":
@@ -306,13 +304,6 @@ class _Reader:
             return start
         self.builder.script.title_page = {name: unstyled(value) for name, value in pages.items()}
         return position
-
-
-def _in_capitals(text: str) -> bool:
-    if len(text) > LONGEST_CUE:
-        return False
-    name, _ = split_cue(text.removesuffix("^"))
-    return name.upper() == name and any(letter.isupper() for letter in name) and len(name) <= 80
 
 
 def _matching(text: str) -> int:

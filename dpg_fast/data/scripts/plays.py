@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from dpg_fast.data.scripts.encoding import without_licence
 from dpg_fast.data.scripts.fountain import unstyled
 from dpg_fast.data.scripts.marked import FILLER, MARKED, mark_cues
 from dpg_fast.data.scripts.names import plain_name, split_cue, word_set
@@ -63,7 +64,6 @@ _END = re.compile(r"[\[(_]*(?:THE END|CURTAIN|FINIS|END OF (?:THE )?PLAY)[\])_.]
 _SECTION = re.compile(r"#{1,6}\s+(.+)")
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
-_LICENCE = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 _NEARLY_ALL = 0.8
 _GAP = 3  # empty lines that end any speech: what follows is another play's title page, or the publisher's list
 _ROMAN_DOT = re.compile(r"(?:[IVXLC]+|[A-Z])$")
@@ -91,7 +91,7 @@ def read_play(lines: Sequence[str], name: str) -> Script:
 
 class _Reader:
     def __init__(self, lines: Sequence[str], name: str) -> None:
-        lines = _without_licence(lines)
+        lines = without_licence(lines)
         marked = mark_cues(lines)
         self.lines = lines = lines if marked is None else marked
         self.builder = ScriptBuilder(name, "play")
@@ -273,14 +273,6 @@ class _Reader:
 def find_cue(text: str) -> re.Match[str] | None:
     """``Name: words`` at the beginning of a line; groups "name", "aside" and "rest"."""
     return _cue(_COLON, text)
-
-
-def _without_licence(lines: Sequence[str]) -> list[str]:
-    """Project Gutenberg's own words before and after a text, emptied; line numbers stay."""
-    found = [(i, mark.group(1).upper()) for i, line in enumerate(lines) if (mark := _LICENCE.match(line.strip()))]
-    start = next((i + 1 for i, what in found if what == "START"), 0)
-    end = next((i for i, what in found if what == "END"), len(lines))
-    return [line if start <= i < end else "" for i, line in enumerate(lines)]
 
 
 def _cue(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from dpg_fast.data.scripts.chats import read_chats
+from dpg_fast.data.scripts.chats import is_log, read_chats, read_table
+from dpg_fast.data.scripts.documents import ENDINGS as DOCUMENTS
+from dpg_fast.data.scripts.documents import document_lines
 from dpg_fast.data.scripts.encoding import decode
 from dpg_fast.data.scripts.fountain import read_fountain
+from dpg_fast.data.scripts.layout import is_screenplay
+from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
 from dpg_fast.data.scripts.plays import cue_styles, read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
 from dpg_fast.util.errors import DPGError
 
-FORMATS = ("fountain", "play", "subtitles", "chats", "novel")
-_OF_ENDING = {
-    ".fountain": "fountain",
-    ".spmd": "fountain",
-    ".srt": "subtitles",
-    ".vtt": "subtitles",
-    ".ass": "subtitles",
-    ".ssa": "subtitles",
-    ".jsonl": "chats",
-    ".ndjson": "chats",
+_READERS: dict[str, Callable[[Sequence[str], str], Script]] = {
+    "fountain": read_fountain,
+    "play": read_play,
+    "subtitles": read_subtitles,
+    "chats": read_chats,
+    "table": read_table,
+    "fdx": read_final_draft,
+    "tei": read_tei,
 }
-_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript")
+FORMATS = (*_READERS, "novel")
+_OF_ENDING = {
+    ending: format
+    for format, endings in (
+        ("fountain", ".fountain .spmd"),
+        ("subtitles", ".srt .vtt .ass .ssa .sbv .ttml .dfxp"),
+        ("chats", ".jsonl .ndjson .json"),
+        ("table", ".csv .tsv .tab"),
+        ("fdx", ".fdx"),
+    )
+    for ending in endings.split()
+}
+_MARKUP = (("<FinalDraft", "fdx"), ("<TEI", "tei"), ("<tt", "subtitles"))  # by the root element, in .xml
+_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript", ".log", *DOCUMENTS)
+_MARKUP_ENDINGS = (".xml", ".tei")
+ENDINGS = frozenset((*_OF_ENDING, *_TEXT_ENDINGS, *_MARKUP_ENDINGS))
 SAMPLES = "samples"  # names the scripts of the package
 ALIASES = ".aliases.json"  # beside a script, after its name
-_READERS = {"fountain": read_fountain, "play": read_play, "subtitles": read_subtitles, "chats": read_chats}
-_SCREENPLAY_HEADING = re.compile(r"(?:INT|EXT|INT\.?/EXT|I/E)[. ]")
+_JSON = frozenset((".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab"))  # strings may hold the other ends of lines
+_FEW_WORDS = 0.1  # of a text, spoken: below, a reader has hardly understood it
+_LONG = 300  # words from which that can be told
 
 
 def read_script(
@@ -51,17 +68,17 @@ def read_script(
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: an unknown format, ending or encoding, or aliases that contradict each other.
+        ValueError: an empty file, an unknown format, ending or encoding, or aliases that contradict each other.
+        ImportError: a package for this kind of file is missing.
     """
     path = Path(path)
-    chats = (format or _OF_ENDING.get(path.suffix.lower())) == "chats"
-    lines, problems = read_lines(path, encoding, json_lines=chats)
-    format = format or guess_format(path, lines)
-    if format not in _READERS:
-        known = ", ".join(_READERS)
-        raise DPGError(f"{path.name}: cannot be read as {format!r} here; accepted: {known}")
-    script = _READERS[format](lines, path.stem)
-    script.problems[:0] = problems
+    if format is not None and format not in _READERS:
+        raise DPGError(f"{path.name}: cannot be read as {format!r} here; accepted: {', '.join(_READERS)}")
+    lines, problems = read_lines(path, encoding, json_lines=format == "chats" or path.suffix.lower() in _JSON)
+    if not any(line.strip() for line in lines):
+        raise DPGError(f"{path.name} is empty")
+    script = _READERS[format or guess_format(path, lines)](lines, path.stem)
+    script.problems[:0] = [*problems, *_yield(script, lines)]
     return merge_speakers(script, merged_aliases(path, aliases))
 
 
@@ -70,12 +87,32 @@ def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = Fa
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: an unknown encoding.
+        ValueError: an unknown encoding, or a document that holds no text.
+        ImportError: a package for documents is missing.
     """
+    if path.suffix.lower() in DOCUMENTS:
+        return document_lines(path), []
     try:
         return decode(path.read_bytes(), encoding, json_lines=json_lines)
     except LookupError as error:
         raise DPGError(f"unknown encoding {encoding!r}") from error
+
+
+def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
+    """Whether nothing, or far less than the size of the file suggests, was taken for speech."""
+    speeches = list(script.speeches())
+    if not speeches:
+        scenes = f"{len(script.scenes)} scenes, " if script.scenes else ""
+        return [
+            Problem(0, f"no speech was found ({scenes}{sum(bool(line.strip()) for line in lines)} lines with text)")
+        ]
+    if script.format not in ("fountain", "play"):
+        return []  # other files hold much beside words, and their readers count what they leave out
+    words = sum(len(line.split()) for line in lines)
+    spoken = sum(len(speech.words.split()) for speech in speeches)
+    if words < _LONG or spoken >= _FEW_WORDS * words:
+        return []
+    return [Problem(0, f"little speech was found: {spoken} of the file's {words} words")]
 
 
 def merged_aliases(path: Path, aliases: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
@@ -94,11 +131,18 @@ def guess_format(path: Path, lines: Sequence[str]) -> str:
     ending = path.suffix.lower()
     if ending in _OF_ENDING:
         return _OF_ENDING[ending]
+    if ending in _MARKUP_ENDINGS:
+        head = "\n".join(lines[:200])
+        found = next((format for mark, format in _MARKUP if mark in head), None)
+        if found is None:
+            raise DPGError(f"{path.name}: XML that is neither TEI nor Final Draft nor TTML")
+        return found
     if ending not in _TEXT_ENDINGS:
         raise DPGError(f"{path.name}: unknown ending; name the format: {', '.join(FORMATS)}")
-    headings = sum(_SCREENPLAY_HEADING.match(line.strip()) is not None for line in lines)
+    if is_log(lines) or lines[0].startswith('{"'):
+        return "chats"
     styles = cue_styles(lines)
-    if headings and styles["colon"] < 2 * headings:
+    if is_screenplay(lines, named=styles.total(), colons=styles["colon"]):
         return "fountain"
     if sum(styles.values()) >= 2:
         return "play"
@@ -123,12 +167,16 @@ def find_scripts(folder: Path | str) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise FileNotFoundError(f"no such file or folder: {folder}")
-    endings = {*_OF_ENDING, *_TEXT_ENDINGS}
-    found = sorted(
+    found = sorted(path for path in folder_files(folder) if path.suffix.lower() in ENDINGS)
+    if not found:
+        raise DPGError(f"no scripts in {folder}; endings: {', '.join(sorted(ENDINGS))}")
+    return found
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The files of a folder and below, without hidden ones, READMEs and aliases."""
+    return [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in endings and path.is_file() and not path.name.startswith((".", "README"))
-    )
-    if not found:
-        raise DPGError(f"no scripts in {folder}; endings: {', '.join(sorted(endings))}")
-    return found
+        if path.is_file() and not path.name.startswith((".", "README")) and not path.name.endswith(ALIASES)
+    ]

@@ -195,7 +195,7 @@ def test_formats_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "options", "message"),
     [
-        ("a.pdf", "x", {}, "unknown ending"),
+        ("a.rtf", "x", {}, "unknown ending"),
         ("a.txt", "Only prose.", {}, "name the format"),
         ("a.txt", "x", {"format": "novel"}, "novel"),
         ("a.txt", "x", {"format": "play", "encoding": "klingon"}, "klingon"),
