@@ -106,7 +106,7 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
         names: directories of published files, such files, or "E+=FILE" for files of other names.
 
     Raises:
-        ValueError: a name says nothing about the pole, a pole has two files, or none was found.
+        ValueError: a name is of no file, or says nothing about the pole, a pole has two files, or none was found.
     """
     found: dict[Pole, Path] = {}
 
@@ -127,14 +127,14 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
         named = None if path.is_file() or not separator else Pole.parse(prefix)
         if named is not None:
             path = Path(rest)
+        if not path.is_file():
+            raise DPGError(f"{path}: no such file or folder")
         pole = named or pole_of_name(path.name)
         if pole is None:
             raise DPGError(
                 f"{path}: which pole is it? Published files are called Extraversion_dict.json or "
                 "Extraversion_reversed_dict.json (also .gz); give others as E+=FILE"
             )
-        if not path.is_file():
-            raise DPGError(f"{path} is neither a file nor a directory")
         add(pole, path)
     if not found:
         raise DPGError(f"no <Trait>_dict.json or <Trait>_reversed_dict.json in {', '.join(names) or 'nothing'}")

@@ -7,8 +7,9 @@ A file is JSON Lines: a header, then one item a line. The same content as one JS
 
 Header: `format` and `version` as above, `name`, `options` (2 to 9 texts from the lowest to the highest rating; default the five
 of IPIP), and optionally `stem` (put before every item's text, such as "I" for "Worry about things."), `source`, `licence`.
-Item: `id` (unique), `text`, `trait` (letter or name), `key` ("+", or "-" where agreement means less of the trait), and
-optionally `facet`. Other keys are errors.
+Item: `id` (unique), `text`, `trait` (letter or name, "Emotional Stability" included), `key` ("+" or 1, or "-" or -1 where
+agreement means less of the trait), and optionally `facet`. Other keys are errors. Published files of other layouts are read too,
+see `layouts`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.personality.scores import Trait
+from dpg_fast.questionnaire.layouts import foreign_rows, parse_key, parse_trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.reading import parse_json, read_json, read_text
@@ -159,7 +161,8 @@ def parse_inventory(text: str, name: str) -> Inventory:
     Raises:
         ValueError: not of the format.
     """
-    rows = _rows(text, name)
+    other = foreign_rows(text, name)
+    rows = _rows(text, name) if other is None else iter(other)
     line, header = next(rows, (1, None))
     where = f"{name}, line {line}"
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -279,15 +282,17 @@ def _item(row: Any, where: str) -> Item:
     if not isinstance(row, dict):
         raise DPGError(f"{where}: an item is an object, not {row!r}")
     _check_keys(row, _ITEM, where)
-    key = row.get("key")
-    if key not in ("+", "-"):
-        raise DPGError(f'{where}: "key" is "+" or "-", not {key!r}')
+    key = parse_key(row.get("key"))
+    if key is None:
+        raise DPGError(f'{where}: "key" is "+" or "-", not {row.get("key")!r}')
     try:
-        trait = Trait.parse(_text(row, "trait", where))
+        trait, opposite = parse_trait(_text(row, "trait", where))
     except ValueError as error:
         raise DPGError(str(error) if where in str(error) else f"{where}: {error}") from error
     facet = _text(row, "facet", where) if row.get("facet") is not None else None
-    return Item(_text(row, "id", where), _text(row, "text", where), trait, key == "-", facet)
+    if type(row.get("id")) is int:
+        row = row | {"id": str(row["id"])}
+    return Item(_text(row, "id", where), _text(row, "text", where), trait, (key == "-") != opposite, facet)
 
 
 def _item_dict(item: Item) -> dict[str, Any]:

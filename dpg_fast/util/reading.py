@@ -172,9 +172,9 @@ def text_lines(path: Path | str, name: str | None = None) -> Iterator[tuple[str,
         for number, line in enumerate(whole, 1):
             if len(line) > MAX_BYTES:
                 raise DPGError(f"{name}, line {number}: longer than {MAX_BYTES >> 20} MiB")
-            if line.strip():
-                where = f"{name}, line {number}"
-                yield where, text_of(line, where)
+            where = f"{name}, line {number}"
+            if (text := text_of(line, where)).strip():
+                yield where, text
 
 
 def parse_yaml(text: str, where: Path | str) -> Any:
