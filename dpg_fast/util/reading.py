@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28  # of a text, unpacked
 MAX_YAML = 1 << 20
 MAX_DEPTH = 64
-MAX_WEIGHT = 1e4  # of an adapter: weights beyond it are damage, and their products leave the range of float32
+MAX_WEIGHT = 1e6  # of an adapter: larger ones are damage, and their products leave the range of float32
 #: models of fields of JSON files are strict: a number in quotes is a text
 STRICT = ConfigDict(strict=True)
 
