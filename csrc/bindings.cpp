@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <exception>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -412,5 +413,12 @@ PYBIND11_MODULE(_C, m) {
 #endif
 #if defined(DPG_CUDA)
   bind_cuda(m);
+#endif
+#if defined(DPG_SANITIZE)
+  m.def("write_behind", [](int64_t bytes) {
+    const std::unique_ptr<char[]> memory(new char[bytes]);
+    const_cast<volatile char*>(memory.get())[bytes] = 1;
+  });
+  m.def("add_one", [](int64_t number) { return number + 1; });
 #endif
 }

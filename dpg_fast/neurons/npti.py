@@ -22,12 +22,12 @@ import torch
 
 from dpg_fast.neurons.selection import PoleNeurons
 from dpg_fast.neurons.statistics import EDGES
-from dpg_fast.neurons.table import SteeringTable
+from dpg_fast.neurons.table import SteeringTable, check_neurons
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 from dpg_fast.util.identity import file_digest
-from dpg_fast.util.reading import read_json
+from dpg_fast.util.reading import read_json, refusing
 
 #: what the published lists were made on, and its shape
 PUBLISHED_BASE = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -92,6 +92,8 @@ def import_lists(
     reports = []
     for pole, path in sorted(files.items(), key=lambda item: item[0].index):
         neurons[pole], report = _read(path, pole)
+        with refusing(path.name):
+            check_neurons(pole, neurons[pole], num_layers, intermediate)
         reports.append(report)
     origin = {"made_by": "import", "format": "npti", "files": [asdict(report) for report in reports]}
     return SteeringTable(neurons, num_layers, intermediate, origin), reports

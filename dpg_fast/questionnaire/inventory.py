@@ -27,7 +27,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.layouts import foreign_rows, parse_key, parse_trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
-from dpg_fast.util.reading import read_bytes, text_of
+from dpg_fast.util.reading import parse_json, read_json, read_text
 
 FORMAT = "dpg-fast-inventory"
 VERSION = 1
@@ -142,7 +142,7 @@ def load_inventory(path: Path | str) -> Inventory:
         ValueError: not of the format; the message names file and line.
     """
     path = Path(path)
-    return parse_inventory(_read(path), path.name)
+    return parse_inventory(read_text(path), path.name)
 
 
 @cache
@@ -205,11 +205,7 @@ def read_questions(path: Path | str) -> tuple[list[tuple[int, str]], tuple[str, 
         ValueError: not of that format.
     """
     path = Path(path)
-    text = _read(path)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = read_json(path)
     parts: list[list[tuple[int, str]]] = []
     for key in ("questions", "select"):
         rows = content.get(key) if isinstance(content, dict) else None
@@ -233,10 +229,7 @@ def read_answers(path: Path | str) -> dict[str, int]:
         ValueError: not of that format, or an id twice.
     """
     path = Path(path)
-    try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = read_json(path)
     rows = content.get("answers") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise DPGError(f'{path.name}: needs "answers", a list of {{"id_question": 1, "id_select": 5}}')
@@ -250,15 +243,11 @@ def read_answers(path: Path | str) -> dict[str, int]:
     return answers
 
 
-def _read(path: Path) -> str:
-    return text_of(read_bytes(path), path.name)
-
-
 def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """(line, value) of the header and of every item, of either form of file."""
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError:
+        whole = parse_json(text, name)
+    except DPGError:
         whole = None
     if isinstance(whole, dict) and "items" in whole:
         yield 1, {key: value for key, value in whole.items() if key != "items"}
@@ -266,10 +255,7 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DPGError(f"{name}, line {number}: not JSON ({error.msg})") from error
+            yield number, parse_json(line, f"{name}, line {number}")
 
 
 def _listed(text: str, name: str) -> Iterator[tuple[int, Any]]:

@@ -62,7 +62,9 @@ def add_rmsnorm(
             return h, out
     _checks.check_tensors(y=y, residual=residual, weight=weight)
     if lora is not None:
-        _checks.check_tensors(**{"lora.u": lora.u, "lora.B": lora.B, "lora.codes": lora.codes, "lora.slots": lora.slots})
+        _checks.check_tensors(
+            **{"lora.u": lora.u, "lora.B": lora.B, "lora.codes": lora.codes, "lora.slots": lora.slots}
+        )
     rows, added = _checks.as_rows("y", y), _checks.as_rows("residual", residual)
     check(rows, added, weight, eps, lora)
     args = (rows, added, weight, float(eps), unit_offset, *(lora or _NO_LORA))
