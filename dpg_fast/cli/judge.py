@@ -60,8 +60,8 @@ def judge(
     dialogues: Annotated[
         Path,
         typer.Argument(
-            help="JSON Lines of dialogue records (messages, character, source), or for accuracy and ranking of questions, "
-            "references and answers by system."
+            help="JSON Lines of dialogues (messages as OpenAI has them, with character and id if any; ShareGPT's conversations; "
+            "the output of `data scripts read`), or for accuracy and ranking of questions, references and answers by system."
         ),
     ],
     out: OutFile = Path("judgements.jsonl"),

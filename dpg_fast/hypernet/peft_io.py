@@ -21,7 +21,7 @@ from dpg_fast.compat.peft import PARAMETER_SUFFIX, rewritten_names
 from dpg_fast.personality.stages import CARD_FILE, CharacterCard, read_card
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import replace_directory, write_tensors
-from dpg_fast.util.reading import checked, read_json, read_tensors
+from dpg_fast.util.reading import MAX_WEIGHT, checked, read_json, read_tensors
 
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
 
@@ -223,7 +223,7 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
             hint = "; adapter_model.bin is a pickle and is not read: save the adapter again as safetensors"
         raise FileNotFoundError(f"{folder} has no {_WEIGHTS}{hint}")
     _refuse_unsupported(config, folder)
-    tensors = read_tensors(folder / _WEIGHTS)
+    tensors = read_tensors(folder / _WEIGHTS, largest=MAX_WEIGHT)
     card = read_card(folder) if (folder / CARD_FILE).is_file() else None
     tokens, embedding = _take_tokens(tensors, config, card, folder)
     sides = _sort_tensors(tensors, folder)
@@ -243,8 +243,8 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
             raise PeftFormatError(f"{folder}: {site} has rank {rank}, but {_CONFIG} states {stated}")
         alpha = float(alphas.of(site, config.get("lora_alpha", 8)))
         scaled = b * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-        if not bool(scaled.isfinite().all()):
-            raise PeftFormatError(f"{folder}: {site}: lora_alpha {alpha:g} takes its weights out of float32's range")
+        if scaled.numel() and float(scaled.abs().max()) > MAX_WEIGHT:
+            raise PeftFormatError(f"{folder}: {site}: with lora_alpha {alpha:g} its weights are above {MAX_WEIGHT:g}")
         pairs[site] = (a, scaled)
     return PeftAdapter(pairs, config.get("base_model_name_or_path") or None, card, tokens, embedding)
 

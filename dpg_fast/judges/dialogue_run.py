@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
+from dpg_fast.judges.dialogue_input import JudgedRecord, read_dialogues
 from dpg_fast.judges.dialogue_protocols import JudgingProtocol, Outcome
 from dpg_fast.judges.dialogues import Dialogue, read_dialogue
 from dpg_fast.llm import Call, Usage
 from dpg_fast.llm.calls import FINAL_KINDS, NOTHING
 from dpg_fast.llm.session import Answers, all_or_first_error
-from dpg_fast.text.records import DialogueRecord, read_records
 from dpg_fast.util.files import write_atomically
 from dpg_fast.util.identity import digest
 from dpg_fast.util.store import Store, read_rows, whole_lines
@@ -48,6 +48,7 @@ class JudgedItem(Generic[T]):
         character: as the record says.
         subject: what is judged; None if `problem` says why there is nothing to.
         what: it is, for reports.
+        id: the record's own name.
     """
 
     key: str
@@ -56,26 +57,33 @@ class JudgedItem(Generic[T]):
     subject: T | None
     problem: str | None = None
     what: str = "dialogue"
+    id: str | int | None = None
 
     @property
     def name(self) -> str:
         """For reports."""
         return f"{self.what} {self.number}"
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """What a row about it begins with; "id" only where the record has one."""
+        row: dict[str, Any] = {"item": self.key, "record": self.number, "character": self.character}
+        return row if self.id is None else row | {"id": self.id}
+
 
 def read_items(path: Path, target: str | None = None) -> Iterator[JudgedItem[Dialogue]]:
-    """The dialogues of a JSON Lines file of `DialogueRecord`, one at a time.
+    """The dialogues of a JSON Lines file of any form that `read_dialogues` knows, one at a time.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is not such a record.
+        ValueError: an empty file, or a line that holds no dialogue.
     """
 
-    def content(record: DialogueRecord) -> Any:
+    def content(record: JudgedRecord) -> Any:
         return [[turn.model_dump() for turn in record.messages], record.character, target]
 
     return content_items(
-        read_records(path, DialogueRecord), content, lambda record: read_dialogue(record, target), "dialogue"
+        read_dialogues(path, target), content, lambda record: read_dialogue(record, target), "dialogue"
     )
 
 
@@ -93,10 +101,11 @@ def content_items(
         key = digest(content(record), 32)
         seen[key] += 1
         key = key if seen[key] == 1 else f"{key}-{seen[key]}"
+        name = getattr(record, "id", None)
         try:
-            yield JudgedItem(key, number, record.character, subject(record), None, what)
+            yield JudgedItem(key, number, record.character, subject(record), None, what, name)
         except ValueError as error:
-            yield JudgedItem(key, number, record.character, None, str(error), what)
+            yield JudgedItem(key, number, record.character, None, str(error), what, name)
 
 
 @dataclass
@@ -156,7 +165,7 @@ class JudgementFile:
 
     def append(self, item: JudgedItem[Any], outcome: Outcome, cost: float | None, currency: str) -> None:
         """Write a judgement."""
-        row = {"item": item.key, "record": item.number, "character": item.character, **outcome.content}
+        row = item.place | outcome.content
         if outcome.partial:
             row["missing"] = list(outcome.partial)
         self._replaced = self._replaced or (item.key,) in self.done
@@ -169,7 +178,7 @@ class JudgementFile:
         """Note a dialogue without a judgement, or with one that lacks something."""
         if self._failed is None:
             self._failed = self.failed_path.open("wb")
-        row = {"item": item.key, "record": item.number, "character": item.character, "reasons": list(reasons)}
+        row = item.place | {"reasons": list(reasons)}
         row |= {"judged": "in part"} if partial else {}
         self._failed.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
         self._failed.flush()

@@ -21,7 +21,7 @@ from dpg_fast.util.reading import checked, read_json, refusing
 
 SCHEMA = "dpg_fast.calibration/1"
 LINEAR, MONOTONE = "linear", "monotone"
-MAX_STRENGTH = 1e6  # of a file: beyond it activations are no longer finite numbers
+MAX_STRENGTH = 1e4  # of a file: beyond it activations are no longer finite numbers
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ import torch
 
 from dpg_fast.neurons.selection import PoleNeurons
 from dpg_fast.neurons.statistics import EDGES
-from dpg_fast.neurons.table import SteeringTable
+from dpg_fast.neurons.table import SteeringTable, check_neurons
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
 from dpg_fast.util.identity import file_digest
-from dpg_fast.util.reading import read_json
+from dpg_fast.util.reading import read_json, refusing
 
 #: what the published lists were made on, and its shape
 PUBLISHED_BASE = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -92,6 +92,8 @@ def import_lists(
     reports = []
     for pole, path in sorted(files.items(), key=lambda item: item[0].index):
         neurons[pole], report = _read(path, pole)
+        with refusing(path.name):
+            check_neurons(pole, neurons[pole], num_layers, intermediate)
         reports.append(report)
     origin = {"made_by": "import", "format": "npti", "files": [asdict(report) for report in reports]}
     return SteeringTable(neurons, num_layers, intermediate, origin), reports
@@ -104,7 +106,7 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
         names: directories of published files, such files, or "E+=FILE" for files of other names.
 
     Raises:
-        ValueError: a name says nothing about the pole, a pole has two files, or none was found.
+        ValueError: a name is of no file, or says nothing about the pole, a pole has two files, or none was found.
     """
     found: dict[Pole, Path] = {}
 
@@ -125,14 +127,14 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
         named = None if path.is_file() or not separator else Pole.parse(prefix)
         if named is not None:
             path = Path(rest)
+        if not path.is_file():
+            raise DPGError(f"{path}: no such file or folder")
         pole = named or pole_of_name(path.name)
         if pole is None:
             raise DPGError(
                 f"{path}: which pole is it? Published files are called Extraversion_dict.json or "
                 "Extraversion_reversed_dict.json (also .gz); give others as E+=FILE"
             )
-        if not path.is_file():
-            raise DPGError(f"{path} is neither a file nor a directory")
         add(pole, path)
     if not found:
         raise DPGError(f"no <Trait>_dict.json or <Trait>_reversed_dict.json in {', '.join(names) or 'nothing'}")

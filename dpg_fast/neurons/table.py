@@ -25,7 +25,30 @@ from dpg_fast.util.files import write_tensors
 from dpg_fast.util.reading import checked, open_tensors, parse_json, refusing, take
 
 SCHEMA = "dpg_fast.neurons/1"
+MAX_P95 = 1e6
 MAX_NEURONS = 1 << 26  # of a model: the dense table of as many takes 3 GB
+
+
+def check_neurons(pole: Pole, chosen: PoleNeurons, num_layers: int, intermediate: int) -> None:
+    """Refuse neurons that lie outside a model, or whose numbers a table cannot hold.
+
+    Raises:
+        ValueError: which, and of which pole.
+    """
+    if len(chosen) == 0:
+        return
+    for name, limit in (("layer", num_layers), ("neuron", intermediate)):
+        values = getattr(chosen, name)
+        if int(values.min()) < 0 or int(values.max()) >= limit:
+            raise DPGError(
+                f"{pole}: {name} {int(values.max())} lies outside this model ({num_layers} layers of "
+                f"{intermediate} neurons)"
+            )
+    bad = int((~torch.isfinite(chosen.p95)).sum())
+    if bad:
+        raise DPGError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
+    if float(chosen.p95.abs().max()) > MAX_P95 or not bool(chosen.diff.isfinite().all()):
+        raise DPGError(f"{pole}: a p95 is above {MAX_P95:g}, or a diff is not finite")
 
 
 class SteeringTable:
@@ -59,7 +82,7 @@ class SteeringTable:
         self.clamp_mask = torch.zeros(num_layers, intermediate, dtype=torch.int16)
         self.add = torch.zeros(num_layers, len(POLES), intermediate, dtype=torch.float32)
         for pole, chosen in self.neurons.items():
-            self._check(pole, chosen)
+            check_neurons(pole, chosen, num_layers, intermediate)
             self.add[chosen.layer.long(), pole.index, chosen.neuron.long()] = chosen.addition
         for pole, chosen in self.neurons.items():
             opposite = self.neurons.get(pole.opposite)
@@ -67,20 +90,6 @@ class SteeringTable:
                 continue
             capped = opposite.keep(torch.isin(opposite.layer, chosen.layer))
             self.clamp_mask[capped.layer.long(), capped.neuron.long()] |= 1 << pole.index
-
-    def _check(self, pole: Pole, chosen: PoleNeurons) -> None:
-        if len(chosen) == 0:
-            return
-        for name, limit in (("layer", self.num_layers), ("neuron", self.intermediate)):
-            values = getattr(chosen, name)
-            if int(values.min()) < 0 or int(values.max()) >= limit:
-                raise DPGError(
-                    f"{pole}: {name} {int(values.max())} lies outside this model ({self.num_layers} layers of "
-                    f"{self.intermediate} neurons)"
-                )
-        bad = int((~torch.isfinite(chosen.p95)).sum())
-        if bad:
-            raise DPGError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
 
     @property
     def poles(self) -> tuple[Pole, ...]:
@@ -124,7 +133,7 @@ class SteeringTable:
         Raises:
             ValueError: the file is not a steering table of a known schema, or of another model's sizes.
         """
-        with open_tensors(path) as file:
+        with open_tensors(path) as file, refusing(path):
             about = parse_json((file.metadata() or {}).get("dpg_fast", "{}"), f"{path}: metadata")
             found = about.get("schema") if isinstance(about, dict) else None
             if found != SCHEMA:
@@ -143,7 +152,6 @@ class SteeringTable:
                 for pole in POLES
                 if f"{pole}.layer" in stored
             }
-        with refusing(path):
             return cls(neurons, *own, about.get("origin"))
 
 

@@ -13,7 +13,7 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28  # of a text, unpacked
 MAX_YAML = 1 << 20
 MAX_DEPTH = 64
+MAX_WEIGHT = 1e6  # of an adapter: larger ones are damage, and their products leave the range of float32
 #: models of fields of JSON files are strict: a number in quotes is a text
 STRICT = ConfigDict(strict=True)
 
@@ -124,7 +125,7 @@ def parse_json(text: str | bytes, where: Path | str, *, finite: bool = True) -> 
     try:
         value = json.loads(text, **hooks)
     except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if error.lineno > 1 else ""
+        line = "" if ", line " in str(where) else f", line {error.lineno}"
         raise DPGError(f"{where}{line}: not JSON ({error.msg}, character {error.colno})") from error
     except RecursionError:
         raise DPGError(f"{where}: nested more than {MAX_DEPTH} levels deep") from None
@@ -171,9 +172,9 @@ def text_lines(path: Path | str, name: str | None = None) -> Iterator[tuple[str,
         for number, line in enumerate(whole, 1):
             if len(line) > MAX_BYTES:
                 raise DPGError(f"{name}, line {number}: longer than {MAX_BYTES >> 20} MiB")
-            if line.strip():
-                where = f"{name}, line {number}"
-                yield where, text_of(line, where)
+            where = f"{name}, line {number}"
+            if (text := text_of(line, where)).strip():
+                yield where, text
 
 
 def parse_yaml(text: str, where: Path | str) -> Any:
@@ -259,7 +260,7 @@ def read_tensors(
     path: Path | str,
     wanted: Mapping[str, Tensor] | None = None,
     *,
-    left_out: Callable[[str], bool] = lambda name: False,
+    largest: float = math.inf,
 ) -> dict[str, Tensor]:
     """The tensors of a safetensors file, all numbers finite.
 
@@ -267,36 +268,38 @@ def read_tensors(
         path: of the file.
         wanted: name -> a tensor (on the meta device, say) of the shape and dtype that is wanted; floats may have another
             floating dtype in the file, and get the one wanted. None: whatever is there.
-        left_out: names that are not read.
+        largest: that a number may be, sign aside.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: damaged, a tensor missing, too many or of another shape or kind, or a number that is not finite.
+        ValueError: damaged, a tensor missing, too many or of another shape or kind, or a number that is not finite or too large.
     """
     with open_tensors(path) as file:
-        names = [name for name in file.keys() if not left_out(name)]  # noqa: SIM118  # not a mapping
+        names = list(file.keys())
         if wanted is not None:
             _check_names(path, names, wanted)
             for name in names:
                 shape = list(file.get_slice(name).get_shape())
                 if shape != list(wanted[name].shape):
                     raise DPGError(f"{path}: {name} has shape {shape}, not {list(wanted[name].shape)}")
-        return {name: _tensor(file, name, path, None if wanted is None else wanted[name].dtype) for name in names}
+        dtypes = {name: None if wanted is None else wanted[name].dtype for name in names}
+        return {name: take(file, name, path, dtype, largest=largest) for name, dtype in dtypes.items()}
 
 
-def take(file: Any, name: str, path: Path | str, dtype: torch.dtype | None = None) -> Tensor:
+def take(
+    file: Any, name: str, path: Path | str, dtype: torch.dtype | None = None, *, largest: float = math.inf
+) -> Tensor:
     """One tensor of an open safetensors file; see `read_tensors`."""
-    if name not in file.keys():  # noqa: SIM118
+    if name not in file.keys():  # noqa: SIM118  # not a mapping
         raise DPGError(f"{path}: the tensor {name} is missing")
-    return _tensor(file, name, path, dtype)
-
-
-def _tensor(file: Any, name: str, path: Path | str, dtype: torch.dtype | None) -> Tensor:
     tensor: Tensor = file.get_tensor(name)
-    if dtype is not None and tensor.is_floating_point() != dtype.is_floating_point:
-        raise DPGError(f"{path}: {name} is {tensor.dtype}, not {dtype}")
-    if (tensor.is_floating_point() or tensor.is_complex()) and not bool(tensor.float().isfinite().all()):
-        raise DPGError(f"{path}: {name} holds numbers that are not finite")
+    if tensor.is_complex() or (dtype is not None and tensor.is_floating_point() != dtype.is_floating_point):
+        raise DPGError(f"{path}: {name} is {tensor.dtype}, not {dtype or 'of real numbers'}")
+    if tensor.is_floating_point() and tensor.numel():
+        size = float(tensor.float().abs().max())
+        if not math.isfinite(size) or size > largest:
+            limit = f" or above {largest:g}" if math.isfinite(largest) else ""
+            raise DPGError(f"{path}: {name} holds numbers that are not finite{limit}")
     return tensor if dtype is None else tensor.to(dtype, copy=True)  # the file's own memory ends with it
 
 

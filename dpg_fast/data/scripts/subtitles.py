@@ -96,7 +96,7 @@ def _add(speech: Speech, text: str, line: int) -> None:
 
 @dataclass(frozen=True)
 class _Names:
-    """Labels in plain form: names before a colon and in brackets, and what is not one: sounds in brackets, phrases before a colon."""
+    """Labels in plain form: names before a colon and in brackets, sounds in brackets, and phrases before a colon."""
 
     colon: frozenset[str]
     bracket: frozenset[str]

@@ -28,7 +28,7 @@ from dpg_fast.model.disk.fingerprint import Fingerprint, fingerprint, mismatch
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_tensors, write_text
-from dpg_fast.util.reading import STRICT, checked, read_json, read_tensors, refusing
+from dpg_fast.util.reading import MAX_WEIGHT, STRICT, checked, read_json, read_tensors, refusing
 
 SCHEMA = "dpg_fast.adapter/1"
 CONFIG = "dpg_config.json"
@@ -234,7 +234,9 @@ def load_hypernet(directory: Path, network: AdapterNetwork) -> None:
     if file is None or not file.is_file():
         raise DPGError(f"{directory} has no {HYPERNET}, so there is nothing to load or to resume from")
     state = network.state_dict()
-    network.load_state_dict(read_tensors(file, state), assign=any(tensor.is_meta for tensor in state.values()))
+    network.load_state_dict(
+        read_tensors(file, state, largest=MAX_WEIGHT), assign=any(tensor.is_meta for tensor in state.values())
+    )
 
 
 def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterParts:
