@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=BaseModel)
 GIVE_UP_AFTER = 20  # calls in a row without an answer; before the first reply, attempts
-FIRST_CALLS = 5  # with the same refusal, and none with a reply
+FIRST_CALLS = 5  # with the same refusal of a setting, and none with a reply
 _LONGEST_PAUSE = 60.0
 _LOOK_AGAIN = 0.2  # seconds between two looks for a reply that another process has asked for
 
@@ -242,7 +242,7 @@ class LLMSession:
         return read_body(response.text, mode)
 
     def _refuse_all(self, refusal: Refusal) -> None:
-        """End a run that has had no reply, when the same refusal comes again and again, or any for too many calls.
+        """End a run that has had no reply, when a setting is refused again and again, or anything for too many calls.
 
         Raises:
             LLMError: so it is.
@@ -251,7 +251,11 @@ class LLMSession:
             return
         self._refused[refusal.same] += 1
         number = self._refused[refusal.same]
-        repeated = number >= FIRST_CALLS and refusal.kind not in (Kind.BUSY, Kind.TOO_LONG)
+        repeated = number >= FIRST_CALLS and refusal.kind not in (
+            Kind.BUSY,
+            Kind.TOO_LONG,
+            Kind.OTHER,
+        )  # an item's, maybe
         if repeated or self._attempts >= GIVE_UP_AFTER:
             what = (
                 f"the first {number} calls were refused"

@@ -140,7 +140,7 @@ TABLE: dict[str, Misbehaviour] = {
         always(error("max_completion_tokens is too large: 9000. The maximum context length is 4096")), 0, 5, "--max-tokens"
     ),
     "unknown parameter": Misbehaviour(always(error("Unknown parameter: 'top_k'.", param="top_k")), 0, 5, "--parameters"),
-    "unknown refusal": Misbehaviour(always(error("computer says no")), 0, 5, "the first 5 calls were refused.*computer says no"),
+    "unknown refusal": Misbehaviour(always(error("computer says no")), 0, 20, "20 calls in a row.*computer says no"),
     "key refused": Misbehaviour(always(error("Incorrect API key", 401)), 0, 1, "key right"),
     "no such model": Misbehaviour(always(error("The model `m` does not exist", 404)), 0, 1, "model's name"),
     "method not allowed": Misbehaviour(always(Answer(status=405, body={"detail": "Method Not Allowed"})), 0, 1, "/v1"),
