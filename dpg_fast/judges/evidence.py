@@ -178,9 +178,23 @@ class EvidenceJudge:
 
         Raises:
             LLMError: the server cannot be used at all.
+            RuntimeError: called inside a running event loop; use `judge_all_async` there.
         """
+        judged: list[EvidenceJudgement] = in_new_loop(
+            lambda: self.judge_all_async(pairs, traits=traits, progress=progress), "judge_all_async"
+        )
+        return judged
+
+    async def judge_all_async(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        traits: Sequence[Trait] | None = None,
+        progress: Count | None = None,
+    ) -> list[EvidenceJudgement]:
+        """`judge_all` for use inside an event loop, as in a notebook."""
         wanted = set(Trait if traits is None else traits)
-        judged = self.judge_dialogues([pair_dialogue(*pair) for pair in pairs], progress=progress)
+        judged = await self.judge_dialogues_async([pair_dialogue(*pair) for pair in pairs], progress=progress)
         return [only(judgement, wanted) for judgement in judged]
 
     def judge_dialogues(
@@ -190,24 +204,29 @@ class EvidenceJudge:
 
         Raises:
             LLMError: the server cannot be used at all.
+            RuntimeError: called inside a running event loop; use `judge_dialogues_async` there.
         """
-
-        async def run() -> list[EvidenceJudgement]:
-            found: dict[int, EvidenceJudgement] = {}
-            async with self.client.session() as session:
-                queue = iter(range(len(dialogues)))
-
-                async def work() -> None:
-                    for i in queue:
-                        found[i] = await self.judge_dialogue(session, dialogues[i], f"dialogue {i + 1}")
-                        if progress is not None:
-                            progress(len(found), len(dialogues))
-
-                await all_or_first_error([work() for _ in range(self.client.settings.concurrency)])
-            return [found[i] for i in range(len(dialogues))]
-
-        judged: list[EvidenceJudgement] = in_new_loop(run, "judge_dialogue")
+        judged: list[EvidenceJudgement] = in_new_loop(
+            lambda: self.judge_dialogues_async(dialogues, progress=progress), "judge_dialogues_async"
+        )
         return judged
+
+    async def judge_dialogues_async(
+        self, dialogues: Sequence[Dialogue], *, progress: Count | None = None
+    ) -> list[EvidenceJudgement]:
+        """`judge_dialogues` for use inside an event loop, as in a notebook."""
+        found: dict[int, EvidenceJudgement] = {}
+        async with self.client.session() as session:
+            queue = iter(range(len(dialogues)))
+
+            async def work() -> None:
+                for i in queue:
+                    found[i] = await self.judge_dialogue(session, dialogues[i], f"dialogue {i + 1}")
+                    if progress is not None:
+                        progress(len(found), len(dialogues))
+
+            await all_or_first_error([work() for _ in range(self.client.settings.concurrency)])
+        return [found[i] for i in range(len(dialogues))]
 
     def note(self, judgement: EvidenceJudgement) -> JudgeNote:
         """Who judged, for a record; with the cost if the client knows the price."""

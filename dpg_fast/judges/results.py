@@ -83,18 +83,21 @@ def parse_scores(given: Mapping[str, Any], where: str) -> dict[Trait, float]:
     """Scores of traits by name; those that are None are left out.
 
     Raises:
-        ValueError: an unknown trait, or a score out of range; the message begins with ``where``.
+        ValueError: an unknown trait or the same one twice, or a score out of range; the message begins with ``where``.
     """
-    found = {}
+    found: dict[Trait, float] = {}
     for name, value in given.items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
             raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
         try:
-            found[Trait.parse(name)] = float(value)
+            trait = Trait.parse(name)
         except ValueError as error:
             raise DPGError(f"{where}: {error}") from error
+        if trait in found:
+            raise DPGError(f"{where}: {trait.value} is scored twice, once as {name}")
+        found[trait] = float(value)
     return found
 
 

@@ -205,7 +205,7 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[JudgedIt
                 )
             yield record
 
-    return content_items(checked(), lambda record: record.model_dump(), lambda record: record, "item")
+    return content_items(checked(), lambda record: record.model_dump(exclude={"id"}), lambda record: record, "item")
 
 
 def judge_records(
