@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dpg_fast.data.scripts.cues import find_cue
 from dpg_fast.data.scripts.names import plain_name, split_cue
-from dpg_fast.data.scripts.plays import find_cue
 from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
 PAUSE = 20.0  # seconds without a subtitle that begin a scene
