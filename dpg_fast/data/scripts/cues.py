@@ -60,6 +60,8 @@ _LABEL_PHRASES = (
     "RELEASE DATE",
     "DISSOLVE TO",
 )
+_ADDRESS = re.compile(r"(?:\[[^\[\]]*\]\()?<?(?:https?://|www\.)\S+$")  # "Slides: http://..."
+_RULE = re.compile(r"-{3,}\s*$")
 _ROMAN_DOT = re.compile(r"(?:[IVXLC]+|[A-Z])$")
 _MOST_WORDS = 5  # of a name that is only known by its colon
 _REGULAR = 0.9  # of the lines: then all have the form
@@ -68,6 +70,7 @@ _SHARE = 0.3  # of the lines or paragraphs that a style of repeated names must t
 
 def cue_styles(lines: Sequence[str]) -> Counter[str]:
     """How often each way of naming a speaker seems to occur; "marked" stands alone, and the rarer ones do too."""
+    lines = without_front_matter(lines)
     marked = mark_cues(lines)
     if marked is not None:
         return Counter(marked=sum(MARKED.match(line) is not None for line in marked))
@@ -79,6 +82,13 @@ def cue_styles(lines: Sequence[str]) -> Counter[str]:
         elif find_cue(text, DOT, later=bool(found)):
             found["dot"] += 1
     return _repeated(lines, found.total()) or found
+
+
+def without_front_matter(lines: Sequence[str]) -> list[str]:
+    """YAML between two rules at the beginning, emptied; line numbers stay."""
+    rules = [i for i, line in enumerate(lines[:200]) if _RULE.match(line)]
+    end = rules[1] + 1 if len(rules) > 1 and rules[0] == 0 else 0
+    return [""] * end + list(lines[end:])
 
 
 def _repeated(lines: Sequence[str], others: int) -> Counter[str]:
@@ -104,7 +114,7 @@ def patterns_of(styles: Counter[str]) -> list[re.Pattern[str]]:
     """The patterns to read a text of these styles with, the most likely first."""
     for style, pattern in _REPEATED.items():
         if styles[style]:
-            return [pattern]
+            return [pattern, COLON]
     if styles["dot"] < max(3, styles["colon"]):
         return [COLON]
     return [DOT] if styles["dot"] > 4 * styles["colon"] else [DOT, COLON]
@@ -126,9 +136,11 @@ def find_cue(text: str, pattern: re.Pattern[str] = COLON, *, later: bool = False
     first = words[0].strip(".")
     if first in _LABELS or name.startswith(_LABEL_PHRASES):
         return None
+    if _ADDRESS.match(found["rest"]):
+        return None
     if first in _FIRST_LABELS and (not later or _is_entry(found["rest"])):
         return None
-    if found["name"][0].islower() and pattern is not LOOSE:
+    if found["name"][0].islower() and pattern not in (LOOSE, MARKED):
         return None
     if pattern in (DOT, MANNER):
         if any(letter.islower() and letter != "ß" for letter in found["name"]):  # not only ASCII has small letters

@@ -7,6 +7,7 @@ characters, which no decoded text holds, and the reader of plays goes on from th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from dpg_fast.data.scripts.fountain import unstyled
@@ -21,7 +22,7 @@ _NAME = rf"(?:M(?:rs?|iss|me)\.? )?{_WORD}(?: (?:{_WORD}|of|the|and|de|voice|\d{
 _ITALIC = re.compile(
     rf"_(?P<name>{_NAME})(?:\._|_\.|(?:_\s*|\s+)\((?P<aside>[^()]*)\)(?:\._|_?\.|_|(?<=\._\))))(?:\s+|$)(?P<rest>.*)"
 )
-_ITEM = r"(?:[-*+]\s+|\d{1,4}[.)]\s+)?"
+_ITEM = r"(?P<item>[-*+]\s+|\d{1,4}[.)]\s+)?"
 _BOLD = re.compile(
     rf"{_ITEM}(?P<mark>\*\*|__)(?P<name>[^\W\d_][^*_:()\[\]]{{0,39}}?)\s*(?P<aside>\([^()]*\))?\s*"
     r"(?::\s*(?P=mark)|(?P=mark)\s*(?P<late>\([^()]*\))?\s*:)(?:\s+|$)(?P<rest>.*)"
@@ -47,6 +48,9 @@ def mark_cues(lines: Sequence[str]) -> list[str] | None:
     if italic is not None:
         return italic
     found = [_bold_cue(line.strip()) for line in lines]
+    names = Counter(cue["name"] for cue in found if cue)
+    if 2 * sum(names[cue["name"]] == 1 for cue in found if cue and cue["item"]) > names.total():
+        return None  # a list of terms
     count = sum(cue is not None for cue in found)
     colons = sum(
         cue is None and _ANY_COLON.match(line.strip()) is not None for cue, line in zip(found, lines, strict=True)

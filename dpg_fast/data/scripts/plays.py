@@ -29,6 +29,7 @@ from dpg_fast.data.scripts.cues import (
     joins,
     loose_name,
     patterns_of,
+    without_front_matter,
 )
 from dpg_fast.data.scripts.fountain import unstyled
 from dpg_fast.data.scripts.headings import named_scene, play_heading
@@ -42,7 +43,6 @@ _END = re.compile(
     r"ENDE|END OF (?:THE )?PLAY|幕|剧终)[\])_.。]*$",
     re.IGNORECASE,
 )
-_FRONT = re.compile(r"-{3,}$")
 _NUMBERED = re.compile(r"\s{0,12}\d{1,3}\s+(?=\S)")
 _PLACE = re.compile(r"\[(?P<text>[^\W\d_a-z][^\[\].?!:]{1,50})\]$")
 _NO_PLACE = word_set(
@@ -66,7 +66,7 @@ def read_play(lines: Sequence[str], name: str) -> Script:
 
 class _Reader:
     def __init__(self, lines: Sequence[str], name: str) -> None:
-        lines = _without_numbers([line.translate(_WIDE) for line in _without_licence(lines)])
+        lines = _without_numbers([line.translate(_WIDE) for line in _without_licence(without_front_matter(lines))])
         marked = mark_cues(lines)
         styles = cue_styles(lines) if marked is None else Counter()
         self.patterns = [MARKED] if marked is not None else patterns_of(styles)
@@ -291,12 +291,10 @@ class _Reader:
 
 
 def _without_licence(lines: Sequence[str]) -> list[str]:
-    """Project Gutenberg's own words before and after a text and front matter, emptied; line numbers stay."""
+    """Project Gutenberg's own words before and after a text, emptied; line numbers stay."""
     found = [(i, mark.group(1).upper()) for i, line in enumerate(lines) if (mark := _LICENCE.match(line.strip()))]
     start = next((i + 1 for i, what in found if what == "START"), 0)
     end = next((i for i, what in found if what == "END"), len(lines))
-    if lines and _FRONT.match(lines[0].strip()):  # front matter in YAML
-        start = max(start, next((i + 1 for i, line in enumerate(lines[1:200], 1) if _FRONT.match(line.strip())), 0))
     return [line if start <= i < end else "" for i, line in enumerate(lines)]
 
 
