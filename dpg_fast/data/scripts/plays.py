@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from dpg_fast.data.scripts.cues import (
+from dpg_fast.data.scripts.naming import (
     COLON,
     DOT,
     MANNER,

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from dpg_fast.data.scripts.chats import is_log, read_chats, read_table
-from dpg_fast.data.scripts.cues import cue_styles
+from dpg_fast.data.scripts.naming import cue_styles
 from dpg_fast.data.scripts.documents import ENDINGS as DOCUMENTS
 from dpg_fast.data.scripts.documents import document_lines
 from dpg_fast.data.scripts.encoding import decode

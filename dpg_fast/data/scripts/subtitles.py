@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpg_fast.data.scripts.cues import find_cue
+from dpg_fast.data.scripts.naming import find_cue
 from dpg_fast.data.scripts.names import plain_name, split_cue
 from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 

@@ -62,7 +62,13 @@ def turns(first: str, second: str, words: list[str]) -> list[tuple[str, str]]:
         (
             "15_chinese_play.txt",
             ["第一幕", "第一场"],
-            [("李梅", "你喂猫了吗？"), ("王强", "喂了两次。"), ("李梅", "那就好。"), ("王强", "她不信。"), ("李梅", "走吧。")],
+            [
+                ("李梅", "你喂猫了吗？"),
+                ("王强", "喂了两次。"),
+                ("李梅", "那就好。"),
+                ("王强", "她不信。"),
+                ("李梅", "走吧。"),
+            ],
         ),
         (
             "15_japanese_play.txt",
@@ -77,7 +83,11 @@ def turns(first: str, second: str, words: list[str]) -> list[tuple[str, str]]:
         (
             "16_german_acts.txt",
             ["ERSTER AKT", "Erste Szene", "Zweiter Auftritt"],
-            turns("MARTA", "OTTO", ["Hast du die Katze gefüttert?", "Ja, zweimal.", "Gut.", "Dann komm.", "Nein.", "Tschüs."]),
+            turns(
+                "MARTA",
+                "OTTO",
+                ["Hast du die Katze gefüttert?", "Ja, zweimal.", "Gut.", "Dann komm.", "Nein.", "Tschüs."],
+            ),
         ),
         ("16_spanish_dash.txt", ["ACTO PRIMERO", "ESCENA PRIMERA"], turns("ROSA", "KARL", SPANISH * 2)),
         ("17_name_alone_no_dot.txt", ["ACT I", "SCENE I. A kitchen."], turns("ROSA", "KARL", FOUR * 2)),
@@ -111,7 +121,11 @@ def test_other_ways_to_set_a_name_in_bold(form: str) -> None:
 
 
 def test_bold_capitals_with_a_dot() -> None:
-    assert said(read("**ANA.** Hola.\n\n**BEN.** No.\n\n**ANA.** Ah.")) == [("ANA", "Hola."), ("BEN", "No."), ("ANA", "Ah.")]
+    assert said(read("**ANA.** Hola.\n\n**BEN.** No.\n\n**ANA.** Ah.")) == [
+        ("ANA", "Hola."),
+        ("BEN", "No."),
+        ("ANA", "Ah."),
+    ]
 
 
 def test_a_list_of_terms_names_nobody() -> None:
@@ -120,13 +134,17 @@ def test_a_list_of_terms_names_nobody() -> None:
 
 
 def test_page_and_time_are_people_once_somebody_has_spoken() -> None:
-    script = read("Title: A lamp\nTime: evening\n\nROSA:\nWho is there?\n\nPage:\nMy lady, it is I.\n\nTime:\nIt is late.")
+    script = read(
+        "Title: A lamp\nTime: evening\n\nROSA:\nWho is there?\n\nPage:\nMy lady, it is I.\n\nTime:\nIt is late."
+    )
     assert said(script) == [("ROSA", "Who is there?"), ("PAGE", "My lady, it is I."), ("TIME", "It is late.")]
     assert said(read("ROSA: Hi.\nDate: 12 May 2020\nKARL: Ho.")) == [("ROSA", "Hi. Date: 12 May 2020"), ("KARL", "Ho.")]
 
 
 def test_lines_inside_a_speech_that_begin_like_a_name_are_counted() -> None:
-    script = read("ROSA: I must say\nthis here: that it rains\nand rains, you know, as it did\nlast year.\n\nKARL: Yes,\nI do.")
+    script = read(
+        "ROSA: I must say\nthis here: that it rains\nand rains, you know, as it did\nlast year.\n\nKARL: Yes,\nI do."
+    )
     assert said(script)[0] == ("ROSA", "I must say this here: that it rains and rains, you know, as it did last year.")
     assert ["1 lines inside speeches" in problem.what for problem in script.problems] == [True]
 
@@ -153,16 +171,44 @@ def test_tabulators_abbreviations_and_numbered_lines() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *["ACT I", "ACT ONE", "ACT THE SECOND", "SCENE 2. A wood", "THE SECOND ACT", "Second Act.", "ERSTER AKT", "Zweiter Auftritt"],
-        *["Dritte Szene", "ACTE PREMIER", "SCÈNE II", "Scène première", "ACTO PRIMERO", "ESCENA ÚLTIMA", "ATTO SECONDO"],
-        *["SCENA TERZA", "ДЕЙСТВИЕ ПЕРВОЕ", "Явление второе", "第一幕", "第3场", "FØRSTE AKT", "EERSTE BEDRIJF", "Scen 2"],
+        *[
+            "ACT I",
+            "ACT ONE",
+            "ACT THE SECOND",
+            "SCENE 2. A wood",
+            "THE SECOND ACT",
+            "Second Act.",
+            "ERSTER AKT",
+            "Zweiter Auftritt",
+        ],
+        *[
+            "Dritte Szene",
+            "ACTE PREMIER",
+            "SCÈNE II",
+            "Scène première",
+            "ACTO PRIMERO",
+            "ESCENA ÚLTIMA",
+            "ATTO SECONDO",
+        ],
+        *[
+            "SCENA TERZA",
+            "ДЕЙСТВИЕ ПЕРВОЕ",
+            "Явление второе",
+            "第一幕",
+            "第3场",
+            "FØRSTE AKT",
+            "EERSTE BEDRIJF",
+            "Scen 2",
+        ],
     ],
 )
 def test_headings_of_plays(text: str) -> None:
     assert play_heading(text) is not None
 
 
-@pytest.mark.parametrize("text", ["Second act; what of it?", "Act now!", "Scene of a crime", "actor one", "The last act we saw", ""])
+@pytest.mark.parametrize(
+    "text", ["Second act; what of it?", "Act now!", "Scene of a crime", "actor one", "The last act we saw", ""]
+)
 def test_what_is_no_heading_of_a_play(text: str) -> None:
     assert play_heading(text) is None
 
