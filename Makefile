@@ -27,7 +27,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/pycach
 # A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-.PHONY: demo test test-all check lint bench compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
+.PHONY: demo test test-all check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -48,6 +48,11 @@ check lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run --suite kernels --device cpu
 	$(BIN)/python -m benchmarks.run --suite model --device cpu
+
+# The CPU kernels under ASan and UBSan, built in build/sanitize: planted faults are caught, then the kernel tests and the mutation
+# sweep run. About half an hour on two cores.
+sanitize: $(STAMP)
+	$(BIN)/python python/sanitize.py
 
 compile-report: $(STAMP)
 	$(BIN)/python -m benchmarks.compile_report

@@ -1,14 +1,17 @@
-// The Python module dpg_fast._C. The hot functions take torch tensors and read pointer, shape, strides and dtype through
-// the DLPack C exchange table of torch.Tensor (tens of nanoseconds per tensor, no torch headers). They answer False for
-// anything they do not serve, having touched nothing; the Python side then explains or takes another way.
+// The Python module dpg_fast._C. The hot functions take torch tensors (view.h). They answer False for anything they do not
+// serve, having touched nothing; the Python side then explains or takes another way.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <exception>
+#include <memory>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "cpu/cpuid.h"
 #include "cpu/driver.h"
-#include "dpg/tensor_view.h"
+#include "view.h"
 
 namespace py = pybind11;
 using namespace dpg;
@@ -21,84 +24,8 @@ void bind_cuda(py::module_& m);  // bindings_cuda.cpp
 
 namespace {
 
-PyTypeObject* g_tensor = nullptr;
-PyTypeObject* g_parameter = nullptr;
-const dlpack::ExchangeApi* g_api = nullptr;
-
 // A call at least this large (multiply-adds) releases the GIL.
-constexpr int64_t kReleaseWork = 4'000'000;
-
-struct View : dlpack::Tensor {
-  // False: not a plain torch CPU tensor.
-  bool read(PyObject* object) {
-    PyTypeObject* type = Py_TYPE(object);
-    if (type != g_tensor && type != g_parameter) return false;
-    if (g_api->tensor_from_object(object, this) != 0) {
-      PyErr_Clear();
-      return false;
-    }
-    data = static_cast<char*>(data) + byte_offset;
-    return device.type == dlpack::kCPU && dtype.lanes == 1;
-  }
-  int64_t stride(int i) const {
-    if (strides) return strides[i];
-    int64_t s = 1;
-    for (int k = ndim - 1; k > i; --k) s *= shape[k];
-    return s;
-  }
-  bool is(uint8_t code, int bits) const { return dtype.code == code && dtype.bits == bits; }
-  bool float_type(DType* out) const {
-    if (is(dlpack::kFloat, 32)) return *out = kF32, true;
-    if (is(dlpack::kBfloat, 16)) return *out = kBF16, true;
-    if (is(dlpack::kFloat, 16)) return *out = kF16, true;
-    return false;
-  }
-  bool same_type(const View& o) const { return dtype.code == o.dtype.code && dtype.bits == o.dtype.bits; }
-  bool contiguous() const {
-    int64_t expect = 1;
-    for (int i = ndim - 1; i >= 0; --i) {
-      if (shape[i] == 0) return true;
-      if (shape[i] != 1 && stride(i) != expect) return false;
-      expect *= shape[i];
-    }
-    return true;
-  }
-  // [..., width] as rows of unit inner stride, evenly spaced.
-  bool rows(int64_t* count, int64_t* width, cpu::Matrix* out) const {
-    if (ndim < 1) return false;
-    const int last = ndim - 1;
-    *width = shape[last];
-    if (*width > 1 && stride(last) != 1) return false;
-    int64_t n = 1, ld = *width;
-    for (int i = last - 1; i >= 0; --i) {
-      if (shape[i] != 1) {
-        if (n == 1)
-          ld = stride(i);
-        else if (shape[i] != 0 && n != 0 && stride(i) != ld * n)
-          return false;
-        n *= shape[i];
-      }
-    }
-    *count = n;
-    *out = {data, ld};
-    return true;
-  }
-  // [K, r, d]: K*r rows of unit inner stride, evenly spaced.
-  bool bank(int64_t* K, int64_t* r, int64_t* d, cpu::Matrix* out) const {
-    if (ndim != 3) return false;
-    int64_t n;
-    *K = shape[0];
-    *r = shape[1];
-    return rows(&n, d, out);
-  }
-  bool table(int64_t* count, int64_t width) const {  // float32 [*, width], contiguous
-    *count = ndim == 2 ? shape[0] : 0;
-    return ndim == 2 && shape[1] == width && is(dlpack::kFloat, 32) && contiguous();
-  }
-  bool slot_list(int64_t T) const {
-    return ndim == 1 && shape[0] == T && is(dlpack::kInt, 32) && (T <= 1 || stride(0) == 1);
-  }
-};
+constexpr double kReleaseWork = 4e6;
 
 PyObject* finish(cpu::Status status) {
   if (status == cpu::Status::bad_slot) {
@@ -109,13 +36,17 @@ PyObject* finish(cpu::Status status) {
 }
 
 template <class Fn>
-PyObject* call(int64_t work, const Fn& fn) {
+PyObject* call(double work, const Fn& fn) {
   cpu::Status status;
-  if (work >= kReleaseWork) {
-    py::gil_scoped_release release;
-    status = fn();
-  } else {
-    status = fn();
+  try {
+    if (work >= kReleaseWork) {
+      py::gil_scoped_release release;
+      status = fn();
+    } else {
+      status = fn();
+    }
+  } catch (const std::exception&) {  // scratch: bad_alloc or length_error
+    return PyErr_NoMemory();
   }
   return finish(status);
 }
@@ -133,19 +64,20 @@ bool scale_of(PyObject* object, float* out) {
 // (y, x, A, B, codes_a, codes_b, slots, scale)
 PyObject* py_lora_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View y, x, A, B, ca, cb, slots;
-  if (n != 8 || !g_api || !y.read(a[0]) || !x.read(a[1]) || !A.read(a[2]) || !B.read(a[3]) || !ca.read(a[4]) ||
+  if (n != 8 || !g_torch.api || !y.read(a[0]) || !x.read(a[1]) || !A.read(a[2]) || !B.read(a[3]) || !ca.read(a[4]) ||
       !cb.read(a[5]) || !slots.read(a[6]))
     Py_RETURN_FALSE;
   DType type;
   cpu::Matrix ym, xm, bm;
   int64_t ty, tx, d_in, d_out, K, r, db, sa, sb;
   float scale;
-  if (!y.float_type(&type) || !y.same_type(x) || !y.same_type(A) || !y.same_type(B) || !y.rows(&ty, &d_out, &ym) ||
+  if (!y.float_type(&type) || !y.same_type(x) || !y.same_type(A) || !y.same_type(B) || !y.written_rows(&ty, &d_out, &ym) ||
       !x.rows(&tx, &d_in, &xm) || ty != tx || !B.bank(&K, &r, &db, &bm) || db != d_out || A.ndim != 3 ||
       A.shape[0] != K || A.shape[1] != r || A.shape[2] != d_in || !A.contiguous() || !ca.table(&sa, K) ||
-      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale))
+      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale) || !y.apart(A, B, ca, cb, slots) ||
+      !(y.apart(x) || side_by_side(ym, d_out, xm, d_in, y.dtype.bits / 8)))
     Py_RETURN_FALSE;
-  return call(ty * K * r * (d_in + d_out), [&] {
+  return call(1.0 * ty * K * r * (d_in + d_out), [&] {
     return cpu::lora_add(type, ym, xm, A.data, bm, {static_cast<float*>(ca.data), sa}, {static_cast<float*>(cb.data), sb},
                          static_cast<int32_t*>(slots.data), scale, ty, K, r, d_in, d_out);
   });
@@ -154,7 +86,7 @@ PyObject* py_lora_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
 // (u, x, A, codes, slots): u float32 [T, r] or [G, T, r]
 PyObject* py_lora_shrink(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View u, x, A, codes, slots;
-  if (n != 5 || !g_api || !u.read(a[0]) || !x.read(a[1]) || !A.read(a[2]) || !codes.read(a[3]) || !slots.read(a[4]))
+  if (n != 5 || !g_torch.api || !u.read(a[0]) || !x.read(a[1]) || !A.read(a[2]) || !codes.read(a[3]) || !slots.read(a[4]))
     Py_RETURN_FALSE;
   DType type;
   cpu::Matrix xm;
@@ -167,7 +99,7 @@ PyObject* py_lora_shrink(PyObject*, PyObject* const* a, Py_ssize_t n) {
       !u.contiguous() || u.ndim != 2 + lead || u.shape[lead] != T || u.shape[lead + 1] != r ||
       (lead && u.shape[0] != groups))
     Py_RETURN_FALSE;
-  return call(T * groups * K * r * d, [&] {
+  return call(1.0 * T * groups * K * r * d, [&] {
     return cpu::lora_shrink(type, xm, A.data, {static_cast<float*>(codes.data), S}, static_cast<int32_t*>(slots.data),
                             static_cast<float*>(u.data), T, groups, K, r, d);
   });
@@ -176,7 +108,7 @@ PyObject* py_lora_shrink(PyObject*, PyObject* const* a, Py_ssize_t n) {
 // (u, S, codes, slots): u float32 [T, r] or [G, T, r], S [..., G * K * r]
 PyObject* py_lora_combine(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View u, S, codes, slots;
-  if (n != 4 || !g_api || !u.read(a[0]) || !S.read(a[1]) || !codes.read(a[2]) || !slots.read(a[3])) Py_RETURN_FALSE;
+  if (n != 4 || !g_torch.api || !u.read(a[0]) || !S.read(a[1]) || !codes.read(a[2]) || !slots.read(a[3])) Py_RETURN_FALSE;
   DType type;
   cpu::Matrix sm;
   int64_t T, width, rows;
@@ -186,8 +118,8 @@ PyObject* py_lora_combine(PyObject*, PyObject* const* a, Py_ssize_t n) {
       !slots.slot_list(T))
     Py_RETURN_FALSE;
   const int64_t groups = lead ? u.shape[0] : 1, K = codes.shape[1], r = u.shape[lead + 1];
-  if (width != groups * K * r) Py_RETURN_FALSE;
-  return call(T * width, [&] {
+  if (1.0 * groups * K * r != width) Py_RETURN_FALSE;
+  return call(1.0 * T * width, [&] {
     return cpu::lora_combine(type, sm, {static_cast<float*>(codes.data), rows}, static_cast<int32_t*>(slots.data),
                              static_cast<float*>(u.data), T, groups, K, r);
   });
@@ -196,7 +128,7 @@ PyObject* py_lora_combine(PyObject*, PyObject* const* a, Py_ssize_t n) {
 // (y, S, B, codes_a, codes_b, slots, widths, scale): widths, a tuple of ints, add up to B's columns
 PyObject* py_lora_stacked_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View y, S, B, ca, cb, slots;
-  if (n != 8 || !g_api || !y.read(a[0]) || !S.read(a[1]) || !B.read(a[2]) || !ca.read(a[3]) || !cb.read(a[4]) ||
+  if (n != 8 || !g_torch.api || !y.read(a[0]) || !S.read(a[1]) || !B.read(a[2]) || !ca.read(a[3]) || !cb.read(a[4]) ||
       !slots.read(a[5]) || !PyTuple_CheckExact(a[6]))
     Py_RETURN_FALSE;
   constexpr Py_ssize_t kMaxGroups = 8;
@@ -206,18 +138,19 @@ PyObject* py_lora_stacked_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   for (Py_ssize_t g = 0; g < groups; ++g) {
     const long width = PyLong_AsLong(PyTuple_GET_ITEM(a[6], g));
     if (width == -1 && PyErr_Occurred()) PyErr_Clear();
-    if (width < 0) Py_RETURN_FALSE;
+    if (width < 0 || width > INT64_MAX - total) Py_RETURN_FALSE;
     ends[g] = total += width;
   }
   DType type;
   cpu::Matrix ym, sm, bm;
   int64_t ty, ts, d, ws, K, r, db, sa, sb;
   float scale;
-  if (!y.float_type(&type) || !y.same_type(S) || !y.same_type(B) || !y.rows(&ty, &d, &ym) || !S.rows(&ts, &ws, &sm) ||
+  if (!y.float_type(&type) || !y.same_type(S) || !y.same_type(B) || !y.written_rows(&ty, &d, &ym) || !S.rows(&ts, &ws, &sm) ||
       ts != ty || d != total || !B.bank(&K, &r, &db, &bm) || db != d || ws != groups * K * r || !ca.table(&sa, K) ||
-      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale))
+      !cb.table(&sb, K) || sa != sb || !slots.slot_list(ty) || !scale_of(a[7], &scale) ||
+      !y.apart(B, ca, cb, slots) || !(y.apart(S) || side_by_side(ym, d, sm, ws, y.dtype.bits / 8)))
     Py_RETURN_FALSE;
-  return call(ty * K * r * d, [&] {
+  return call(1.0 * ty * K * r * d, [&] {
     return cpu::lora_stacked_add(type, ym, sm, bm, {static_cast<float*>(ca.data), sa},
                                  {static_cast<float*>(cb.data), sb}, static_cast<int32_t*>(slots.data), ends, groups,
                                  scale, ty, K, r);
@@ -227,16 +160,17 @@ PyObject* py_lora_stacked_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
 // (y, u, B, codes, slots, scale)
 PyObject* py_lora_expand_add(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View y, u, B, codes, slots;
-  if (n != 6 || !g_api || !y.read(a[0]) || !u.read(a[1]) || !B.read(a[2]) || !codes.read(a[3]) || !slots.read(a[4]))
+  if (n != 6 || !g_torch.api || !y.read(a[0]) || !u.read(a[1]) || !B.read(a[2]) || !codes.read(a[3]) || !slots.read(a[4]))
     Py_RETURN_FALSE;
   DType type;
   cpu::Matrix ym, bm;
   int64_t T, d, K, r, db, S, tu;
   float scale;
-  if (!y.float_type(&type) || !y.same_type(B) || !y.rows(&T, &d, &ym) || !B.bank(&K, &r, &db, &bm) || db != d ||
-      !u.table(&tu, r) || tu != T || !codes.table(&S, K) || !slots.slot_list(T) || !scale_of(a[5], &scale))
+  if (!y.float_type(&type) || !y.same_type(B) || !y.written_rows(&T, &d, &ym) || !B.bank(&K, &r, &db, &bm) || db != d ||
+      !u.table(&tu, r) || tu != T || !codes.table(&S, K) || !slots.slot_list(T) || !scale_of(a[5], &scale) ||
+      !y.apart(u, B, codes, slots))
     Py_RETURN_FALSE;
-  return call(T * K * r * d, [&] {
+  return call(1.0 * T * K * r * d, [&] {
     return cpu::lora_expand_add(type, ym, static_cast<float*>(u.data), bm, {static_cast<float*>(codes.data), S},
                                 static_cast<int32_t*>(slots.data), scale, T, K, r, d);
   });
@@ -312,7 +246,7 @@ long act_of(PyObject* object) {
 // (h, gate, up, act, lora, steering)
 PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View h, gate, up;
-  if (n != 6 || !g_api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
+  if (n != 6 || !g_torch.api || !h.read(a[0]) || !gate.read(a[1]) || !up.read(a[2])) Py_RETURN_FALSE;
   Shaped s;
   cpu::Matrix hm, um;
   cpu::GatedLora lora{};
@@ -321,7 +255,7 @@ PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
   if (act < 0 || !s.read(gate) || !s.like(gate, up, &um) || !s.like(gate, h, &hm) ||
       !read_lora(a[4], gate, s.T, s.width, &lora) || !read_steering(a[5], s.T, s.width, &steering))
     Py_RETURN_FALSE;
-  return call(s.T * s.width * (2 * lora.K * lora.r + 16), [&] {
+  return call(1.0 * s.T * s.width * (2 * lora.K * lora.r + 16), [&] {
     return cpu::steered_gated_act(s.type, static_cast<Act>(act), s.rows, um, hm, a[4] != Py_None ? &lora : nullptr,
                                   a[5] != Py_None ? &steering : nullptr, nullptr, s.T, s.width);
   });
@@ -330,7 +264,7 @@ PyObject* py_steered_gated_act(PyObject*, PyObject* const* a, Py_ssize_t n) {
 // (g_gate, g_up, g_v or None, gh, gate, up, act, lora, steering)
 PyObject* py_steered_gated_act_grad(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View g_gate, g_up, g_v, gh, gate, up;
-  if (n != 9 || !g_api || !g_gate.read(a[0]) || !g_up.read(a[1]) || (a[2] != Py_None && !g_v.read(a[2])) ||
+  if (n != 9 || !g_torch.api || !g_gate.read(a[0]) || !g_up.read(a[1]) || (a[2] != Py_None && !g_v.read(a[2])) ||
       !gh.read(a[3]) || !gate.read(a[4]) || !up.read(a[5]))
     Py_RETURN_FALSE;
   Shaped s;
@@ -343,7 +277,7 @@ PyObject* py_steered_gated_act_grad(PyObject*, PyObject* const* a, Py_ssize_t n)
       !s.like(gate, g_up, &grad.up) || (a[2] != Py_None && !s.like(gate, g_v, &grad.v)) || !s.like(gate, gh, &grad.h) ||
       !read_lora(a[7], gate, s.T, s.width, &lora) || !read_steering(a[8], s.T, s.width, &steering))
     Py_RETURN_FALSE;
-  return call(s.T * s.width * (2 * lora.K * lora.r + 24), [&] {
+  return call(1.0 * s.T * s.width * (2 * lora.K * lora.r + 24), [&] {
     return cpu::steered_gated_act(s.type, static_cast<Act>(act), s.rows, um, out, a[7] != Py_None ? &lora : nullptr,
                                   a[8] != Py_None ? &steering : nullptr, &grad, s.T, s.width);
   });
@@ -352,15 +286,13 @@ PyObject* py_steered_gated_act_grad(PyObject*, PyObject* const* a, Py_ssize_t n)
 // (h, out, y, residual, weight, eps, unit_offset, lora): lora None or (u, B, codes, slots, scale)
 PyObject* py_add_rmsnorm(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View h, out, y, residual, weight;
-  if (n != 8 || !g_api || !h.read(a[0]) || !out.read(a[1]) || !y.read(a[2]) || !residual.read(a[3]) ||
+  if (n != 8 || !g_torch.api || !h.read(a[0]) || !out.read(a[1]) || !y.read(a[2]) || !residual.read(a[3]) ||
       !weight.read(a[4]))
     Py_RETURN_FALSE;
   Shaped s;
   cpu::Matrix hm, om, rm;
   float eps;
-  const int unit_offset = PyObject_IsTrue(a[6]);
-  if (unit_offset < 0) PyErr_Clear();
-  if (unit_offset < 0 || !s.read(y) || !s.like(y, residual, &rm) || !s.like(y, h, &hm) || !s.like(y, out, &om) ||
+  if (!PyBool_Check(a[6]) || !s.read(y) || !s.like(y, residual, &rm) || !s.like(y, h, &hm) || !s.like(y, out, &om) ||
       weight.ndim != 1 || weight.shape[0] != s.width || !weight.same_type(y) || !weight.contiguous() ||
       !scale_of(a[5], &eps))
     Py_RETURN_FALSE;
@@ -379,8 +311,8 @@ PyObject* py_add_rmsnorm(PyObject*, PyObject* const* a, Py_ssize_t n) {
     lora.codes.data = static_cast<float*>(codes.data);
     lora.slots = static_cast<int32_t*>(slots.data);
   }
-  return call(s.T * s.width * (lora.K * lora.r + 8), [&] {
-    return cpu::add_rmsnorm(s.type, s.rows, rm, weight.data, eps, unit_offset != 0, has_lora ? &lora : nullptr, hm, om,
+  return call(1.0 * s.T * s.width * (lora.K * lora.r + 8), [&] {
+    return cpu::add_rmsnorm(s.type, s.rows, rm, weight.data, eps, a[6] == Py_True, has_lora ? &lora : nullptr, hm, om,
                             s.T, s.width);
   });
 }
@@ -388,7 +320,7 @@ PyObject* py_add_rmsnorm(PyObject*, PyObject* const* a, Py_ssize_t n) {
 // (gate, act, slots, edges, positive, histogram)
 PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
   View gate, slots, edges, positive, histogram;
-  if (n != 6 || !g_api || !gate.read(a[0]) || !slots.read(a[2]) || !edges.read(a[3]) || !positive.read(a[4]) ||
+  if (n != 6 || !g_torch.api || !gate.read(a[0]) || !slots.read(a[2]) || !edges.read(a[3]) || !positive.read(a[4]) ||
       !histogram.read(a[5]))
     Py_RETURN_FALSE;
   DType type;
@@ -400,9 +332,11 @@ PyObject* py_activation_stats(PyObject*, PyObject* const* a, Py_ssize_t n) {
       edges.ndim != 1 || edges.shape[0] < 1 || !edges.is(dlpack::kFloat, 32) || !edges.contiguous() ||
       positive.ndim != 2 || positive.shape[1] != width || !positive.is(dlpack::kInt, 64) || !positive.contiguous() ||
       histogram.ndim != 3 || histogram.shape[0] != positive.shape[0] || histogram.shape[1] != width ||
-      histogram.shape[2] != edges.shape[0] + 1 || !(wide || histogram.is(dlpack::kInt, 32)) || !histogram.contiguous())
+      histogram.shape[2] != edges.shape[0] + 1 || !(wide || histogram.is(dlpack::kInt, 32)) || !histogram.contiguous() ||
+      !positive.writable() || !histogram.writable() || !positive.apart(gate, slots, edges, histogram) ||
+      !histogram.apart(gate, slots, edges))
     Py_RETURN_FALSE;
-  return call(T * width * 16, [&] {
+  return call(1.0 * T * width * 16, [&] {
     return cpu::activation_stats(type, static_cast<Act>(act), gm, static_cast<int32_t*>(slots.data),
                                  static_cast<float*>(edges.data), edges.shape[0] + 1,
                                  static_cast<int64_t*>(positive.data), histogram.data, wide, positive.shape[0], T, width);
@@ -427,23 +361,33 @@ PyMethodDef kHot[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-// Learns the tensor types. False: this torch has no DLPack C exchange table of a version known here.
-bool bind_torch(py::object tensor, py::object parameter) {
-  g_api = nullptr;
-  if (!py::hasattr(tensor, "__dlpack_c_exchange_api__")) return false;
+// Learns the tensor types, the exchange table and where a tensor keeps its fields: `samples` holds (tensor, address of
+// its TensorImpl, dispatch keys, address of its StorageImpl, address and bytes of its memory), the first a dense CPU tensor.
+// Empty, or why this torch cannot be read.
+std::string bind_torch(py::object tensor, py::object parameter, py::object in_inference_mode,
+                       const std::vector<std::tuple<py::object, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>>& samples) {
+  g_torch = {};
+  const std::string no_table = "has no DLPack C exchange table of version 1";
+  if (!py::hasattr(tensor, "__dlpack_c_exchange_api__")) return no_table;
   py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
   const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  if (!api) {
-    PyErr_Clear();
-    return false;
-  }
+  if (!api) PyErr_Clear();
   while (api && api->header.version.major != 1)
     api = reinterpret_cast<const dlpack::ExchangeApi*>(api->header.previous);
-  if (!api || !api->tensor_from_object) return false;
-  g_tensor = reinterpret_cast<PyTypeObject*>(tensor.release().ptr());
-  g_parameter = reinterpret_cast<PyTypeObject*>(parameter.release().ptr());
-  g_api = api;
-  return true;
+  if (!api || !api->tensor_from_object) return no_table;
+  Torch torch{};
+  torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.ptr());
+  torch.parameter = reinterpret_cast<PyTypeObject*>(parameter.ptr());
+  torch.in_inference_mode = in_inference_mode.ptr();
+  std::vector<Sample> known;
+  for (const auto& [object, impl, keys, storage, base, bytes] : samples)
+    known.push_back({object.ptr(), reinterpret_cast<void*>(impl), reinterpret_cast<void*>(storage), keys, base, bytes});
+  if (!learn_fields(known, &torch)) return "keeps the fields of its tensors where this version does not find them";
+  torch.plain = known.front().keys;
+  torch.api = api;
+  for (const py::object& kept : {tensor, parameter, in_inference_mode}) kept.inc_ref();
+  g_torch = torch;
+  return "";
 }
 
 }  // namespace
@@ -469,5 +413,12 @@ PYBIND11_MODULE(_C, m) {
 #endif
 #if defined(DPG_CUDA)
   bind_cuda(m);
+#endif
+#if defined(DPG_SANITIZE)
+  m.def("write_behind", [](int64_t bytes) {
+    const std::unique_ptr<char[]> memory(new char[bytes]);
+    const_cast<volatile char*>(memory.get())[bytes] = 1;
+  });
+  m.def("add_one", [](int64_t number) { return number + 1; });
 #endif
 }

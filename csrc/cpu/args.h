@@ -6,7 +6,7 @@ namespace dpg {
 namespace cpu {
 
 // u[g, t, j] = sum_k codes[slots[t], k] * (A[g, k, j] . x[t]) for the tokens t listed in rows.
-// With coef set the result goes, already spread over the bank, to coef[i, k*r + j] = scale * codes_b[slots[t], k] * u.
+// With `spread` the result goes to coef instead, already spread over the bank: coef[i, k*r + j] = scale * codes_b[slots[t], k] * u.
 struct Shrink {
   const void* x;
   int64_t ldx;
@@ -17,6 +17,7 @@ struct Shrink {
   int64_t n, groups, K, r, d;
   float* u;
   int64_t u_group;  // elements between groups of u
+  bool spread;
   float* coef;
   const float* codes_b;
   float scale;
@@ -30,8 +31,9 @@ struct Combine {
   const int32_t* slots;
   const int32_t* rows;
   int64_t groups, K, r;
-  float* u;         // [groups, tokens, r], or null:
+  float* u;         // [groups, tokens, r]
   int64_t u_group;
+  bool spread;
   float* coef;      // [groups, entries of rows, K * r], spread as in Shrink
   int64_t coef_group;
   const float* codes_b;
@@ -50,7 +52,7 @@ struct Expand {
   const float* coef;
 };
 
-// h[rows[i]] = gated activation; with coef_gate set the two expands ride along. With gh set, the gradient of h, h is that of
+// h[rows[i]] = gated activation; with `expands` the two expands ride along. With `gradient`, gh is that of h, h is that of
 // the (expanded) gate, g_up that of up and, unless null, g_v that of the steered activation.
 struct Gated {
   const void *gate, *up;
@@ -59,11 +61,13 @@ struct Gated {
   const int32_t* rows;
   const void *B_gate, *B_up;
   int64_t ldb_gate, ldb_up, kr;
+  bool expands;
   const float *coef_gate, *coef_up;
   const int16_t* clamp_mask;
   const float* add;
   int64_t ld_add;
   const SteerRow* steer;  // indexed by token; null without steering
+  bool gradient;
   const void* gh;
   void *g_up, *g_v;
   int64_t ldgh, ld_up, ld_v;

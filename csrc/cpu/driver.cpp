@@ -79,9 +79,9 @@ struct Team {
 
 // Runs body once per thread. The team always has its full size: libgomp ends the threads that a smaller team leaves out.
 template <class Body>
-void with_team(int64_t work, const Body& body) {
+void with_team(double work, const Body& body) {
 #if defined(_OPENMP)
-  if (work >= g_threshold.load(std::memory_order_relaxed) && omp_get_max_threads() > 1 && !omp_in_parallel()) {
+  if (work >= static_cast<double>(g_threshold.load(std::memory_order_relaxed)) && omp_get_max_threads() > 1 && !omp_in_parallel()) {
 #pragma omp parallel
     body(Team{omp_get_thread_num(), omp_get_num_threads()});
     return;
@@ -112,7 +112,7 @@ T* scratch(std::vector<T>& buffer, int64_t count) {
   if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(static_cast<size_t>(count));
   return buffer.data();
 }
-thread_local std::vector<int32_t> t_rows;
+thread_local std::vector<int32_t> t_tokens;  // [T] each: rows as list_active gives them, slots, slots of the steering
 thread_local std::vector<uint16_t> t_codes;
 thread_local std::vector<float> t_coef;
 thread_local std::vector<SteerRow> t_steer;
@@ -123,9 +123,12 @@ int64_t chunk_tokens(int64_t per_token) {
   return std::max<int64_t>(fit / 8 * 8, 8);
 }
 
-bool slots_ok(const int32_t* slots, int64_t T, int64_t rows) {
+// Makes *slots a copy in `own`, since another thread may change the tensor meanwhile. False: one is out of range.
+bool own_slots(const int32_t** slots, int64_t T, int64_t rows, int32_t* own) {
+  std::copy(*slots, *slots + T, own);
+  *slots = own;
   bool ok = true;
-  for (int64_t t = 0; t < T; ++t) ok &= slots[t] >= -1 && slots[t] < rows;
+  for (int64_t t = 0; t < T; ++t) ok &= own[t] >= -1 && own[t] < rows;
   return ok;
 }
 
@@ -190,17 +193,17 @@ void set_parallel_threshold(int64_t work) { g_threshold.store(work, std::memory_
 
 Status lora_shrink(DType type, Matrix x, const void* A, Codes codes, const int32_t* slots, float* u, int64_t T,
                    int64_t groups, int64_t K, int64_t r, int64_t d) {
-  if (!slots_ok(slots, T, codes.rows)) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  if (!own_slots(&slots, T, codes.rows, rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   const int64_t n = list_active(slots, T, rows, false);
   if (n < T) std::fill(u, u + groups * T * r, 0.0f);
   if (n == 0) return Status::ok;
   const int64_t chunk = chunk_tokens(d);  // x of one piece stays in L2 while the bank passes by
-  with_team(n * groups * K * r * d, [&](const Team& team) {
+  with_team(1.0 * n * groups * K * r * d, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const Shrink p{x.data, x.ld, A, codes.data, slots, rows + i, std::min(chunk, n - i), groups, K, r, d,
-                     u, T * r, nullptr, nullptr, 0.0f};
+                     u, T * r, false, nullptr, nullptr, 0.0f};
       run_shrink(k, type, p, team);
     }
   });
@@ -209,16 +212,16 @@ Status lora_shrink(DType type, Matrix x, const void* A, Codes codes, const int32
 
 Status lora_expand_add(DType type, Matrix y, const float* u, Matrix B, Codes codes, const int32_t* slots, float scale,
                        int64_t T, int64_t K, int64_t r, int64_t d) {
-  if (!slots_ok(slots, T, codes.rows)) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  if (!own_slots(&slots, T, codes.rows, rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   const int64_t n = list_active(slots, T, rows, false), kr = K * r;
-  if (n == 0) return Status::ok;
+  if (n == 0 || kr == 0) return Status::ok;
   const int64_t chunk = std::min(n, chunk_tokens(kr));
   float* coef = scratch(t_coef, chunk * kr);
   const bool early = chunk == n && n * kr <= kSerialSpread;
   if (early) spread(u, codes, slots, rows, scale, K, r, 0, n, coef);
-  with_team(n * kr * d, [&](const Team& team) {
+  with_team(1.0 * n * kr * d, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       if (!early) {
@@ -237,18 +240,18 @@ Status lora_expand_add(DType type, Matrix y, const float* u, Matrix B, Codes cod
 
 Status lora_add(DType type, Matrix y, Matrix x, const void* A, Matrix B, Codes codes_a, Codes codes_b,
                 const int32_t* slots, float scale, int64_t T, int64_t K, int64_t r, int64_t d_in, int64_t d_out) {
-  if (!slots_ok(slots, T, std::min(codes_a.rows, codes_b.rows))) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  if (!own_slots(&slots, T, std::min(codes_a.rows, codes_b.rows), rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   const int64_t n = list_active(slots, T, rows, false), kr = K * r;
-  if (n == 0) return Status::ok;
+  if (n == 0 || kr == 0) return Status::ok;
   const int64_t chunk = std::min(n, chunk_tokens(std::max(kr, d_in)));
   float* coef = scratch(t_coef, chunk * kr);
-  with_team(n * kr * (d_in + d_out), [&](const Team& team) {
+  with_team(1.0 * n * kr * (d_in + d_out), [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       const Shrink s{x.data, x.ld, A, codes_a.data, slots, rows + i, m, 1, K, r, d_in,
-                     nullptr, 0, coef, codes_b.data, scale};
+                     nullptr, 0, true, coef, codes_b.data, scale};
       run_shrink(k, type, s, team);
       team.barrier();
       const Expand p{y.data, y.ld, y.data, y.ld, rows + i, B.data, B.ld, kr, coef};
@@ -261,13 +264,13 @@ Status lora_add(DType type, Matrix y, Matrix x, const void* A, Matrix B, Codes c
 
 Status lora_combine(DType type, Matrix S, Codes codes, const int32_t* slots, float* u, int64_t T, int64_t groups,
                     int64_t K, int64_t r) {
-  if (!slots_ok(slots, T, codes.rows)) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  if (!own_slots(&slots, T, codes.rows, rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   const int64_t n = list_active(slots, T, rows, false);
   if (n < T) std::fill(u, u + groups * T * r, 0.0f);
-  const Combine p{S.data, S.ld, codes.data, slots, rows, groups, K, r, u, T * r, nullptr, 0, nullptr, 0.0f};
-  with_team(n * groups * K * r, [&](const Team& team) {
+  const Combine p{S.data, S.ld, codes.data, slots, rows, groups, K, r, u, T * r, false, nullptr, 0, nullptr, 0.0f};
+  with_team(1.0 * n * groups * K * r, [&](const Team& team) {
     int64_t i0, i1;
     team.share(n, &i0, &i1);
     k.combine[type](p, i0, i1);
@@ -277,21 +280,21 @@ Status lora_combine(DType type, Matrix S, Codes codes, const int32_t* slots, flo
 
 Status lora_stacked_add(DType type, Matrix y, Matrix S, Matrix B, Codes codes_a, Codes codes_b, const int32_t* slots,
                         const int64_t* ends, int64_t groups, float scale, int64_t T, int64_t K, int64_t r) {
-  if (!slots_ok(slots, T, std::min(codes_a.rows, codes_b.rows))) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  if (!own_slots(&slots, T, std::min(codes_a.rows, codes_b.rows), rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   const int64_t n = list_active(slots, T, rows, false), kr = K * r;
-  if (n == 0) return Status::ok;
+  if (n == 0 || kr == 0) return Status::ok;
   const int64_t chunk = std::min(n, chunk_tokens(groups * kr));
   float* coef = scratch(t_coef, groups * chunk * kr);
   const auto spread_some = [&](int64_t i, int64_t i0, int64_t i1) {
-    const Combine p{S.data, S.ld, codes_a.data, slots, rows + i, groups, K, r, nullptr, 0, coef, chunk * kr,
+    const Combine p{S.data, S.ld, codes_a.data, slots, rows + i, groups, K, r, nullptr, 0, true, coef, chunk * kr,
                     codes_b.data, scale};
     k.combine[type](p, i0, i1);
   };
   const bool early = chunk == n && n * groups * kr <= kSerialSpread;
   if (early) spread_some(0, 0, n);
-  with_team(n * kr * ends[groups - 1], [&](const Team& team) {
+  with_team(1.0 * n * kr * ends[groups - 1], [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       if (!early) {
@@ -315,14 +318,15 @@ Status lora_stacked_add(DType type, Matrix y, Matrix S, Matrix B, Codes codes_a,
 
 Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, const GatedLora* lora,
                          const Steering* steering, const GatedGrad* grad, int64_t T, int64_t width) {
-  if (lora && !slots_ok(lora->slots, T, lora->codes.rows)) return Status::bad_slot;
-  if (steering && !slots_ok(steering->slots, T, steering->strengths.rows)) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 3 * T);
+  const int32_t *slots = lora ? lora->slots : nullptr, *steer_slots = steering ? steering->slots : nullptr;
+  if (lora && !own_slots(&slots, T, lora->codes.rows, rows + T)) return Status::bad_slot;
+  if (steering && !own_slots(&steer_slots, T, steering->strengths.rows, rows + 2 * T)) return Status::bad_slot;
   if (T == 0) return Status::ok;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   int64_t n = 0;
   if (lora) {
-    n = list_active(lora->slots, T, rows, true);
+    n = list_active(slots, T, rows, true);
   } else {
     for (int64_t t = 0; t < T; ++t) rows[t] = static_cast<int32_t>(t);
   }
@@ -332,8 +336,8 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
     for (int64_t t = 0; t < T; ++t) {
       SteerRow& s = steer[t];
       s.bits = s.count = 0;
-      if (steering->slots[t] < 0) continue;
-      const float* strength = steering->strengths.data + steering->slots[t] * kPoles;
+      if (steer_slots[t] < 0) continue;
+      const float* strength = steering->strengths.data + static_cast<int64_t>(steer_slots[t]) * kPoles;
       for (int p = 0; p < kPoles; ++p) {
         if (!(strength[p] > 0.0f)) continue;
         s.bits |= 1 << p;
@@ -347,10 +351,11 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   float* coef = lora ? scratch(t_coef, 2 * chunk * kr) : nullptr;
   Gated p{gate.data, up.data, h.data, gate.ld, up.ld, h.ld, rows,
           lora ? lora->gate.B.data : nullptr, lora ? lora->up.B.data : nullptr,
-          lora ? lora->gate.B.ld : 0, lora ? lora->up.B.ld : 0, kr, nullptr, nullptr,
+          lora ? lora->gate.B.ld : 0, lora ? lora->up.B.ld : 0, kr, false, nullptr, nullptr,
           steering ? steering->clamp_mask : nullptr, steering ? steering->add : nullptr, width, steer,
-          nullptr, nullptr, nullptr, 0, 0, 0};
+          false, nullptr, nullptr, nullptr, 0, 0, 0};
   if (grad) {
+    p.gradient = true;
     p.gh = grad->h.data, p.ldgh = grad->h.ld;
     p.g_up = grad->up.data, p.ld_up = grad->up.ld;
     p.g_v = grad->v.data, p.ld_v = grad->v.ld;
@@ -361,7 +366,7 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   };
   const auto spread_both = [&](int64_t i, int64_t i0, int64_t i1) {
     const auto side = [&](const LoraSide& s, float* out) {
-      spread(s.u, lora->codes, lora->slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, out);
+      spread(s.u, lora->codes, slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, out);
     };
     side(lora->gate, coef);
     side(lora->up, coef + chunk * kr);
@@ -369,7 +374,7 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
   const bool early = chunk >= n && n * kr <= kSerialSpread;
   if (early && n > 0) spread_both(0, 0, n);
   // An element of the activation itself costs about as much as 16 multiply-adds, a steered one more.
-  with_team((2 * n * kr + ((steering ? 24 : 16) + (grad ? 8 : 0)) * T) * width, [&](const Team& team) {
+  with_team((2.0 * n * kr + ((steering ? 24.0 : 16.0) + (grad ? 8.0 : 0.0)) * T) * width, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       if (!early) {
@@ -380,6 +385,7 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
       }
       Gated job = p;
       job.rows = rows + i;
+      job.expands = true;
       job.coef_gate = coef;
       job.coef_up = coef + chunk * kr;
       run(job, team, m);
@@ -396,30 +402,31 @@ Status steered_gated_act(DType type, Act act, Matrix gate, Matrix up, Matrix h, 
 
 Status add_rmsnorm(DType type, Matrix y, Matrix residual, const void* weight, float eps, bool unit_offset,
                    const RideAlong* lora, Matrix h, Matrix out, int64_t T, int64_t width) {
-  if (lora && !slots_ok(lora->slots, T, lora->codes.rows)) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  const int32_t* slots = lora ? lora->slots : nullptr;
+  if (lora && !own_slots(&slots, T, lora->codes.rows, rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   int64_t n = 0;
   if (lora) {
-    n = list_active(lora->slots, T, rows, true);
+    n = list_active(slots, T, rows, true);
   } else {
     for (int64_t t = 0; t < T; ++t) rows[t] = static_cast<int32_t>(t);
   }
   const int64_t kr = lora ? lora->K * lora->r : 0;
   const int64_t chunk = std::max<int64_t>(1, std::min(n, chunk_tokens(kr)));
   float* coef = lora ? scratch(t_coef, chunk * kr) : nullptr;
-  const Norm p{y.data, residual.data, weight, y.ld, residual.ld, width, lora ? lora->slots : nullptr,
+  const Norm p{y.data, residual.data, weight, y.ld, residual.ld, width, slots,
                h.data, out.data, h.ld, out.ld, eps, unit_offset};
   // Whole rows to each thread, since a norm needs them: eight at a time, which share the bank's columns.
   constexpr int64_t kTile = 8;
-  with_team((n * kr + 8 * T) * width, [&](const Team& team) {
+  with_team((1.0 * n * kr + 8.0 * T) * width, [&](const Team& team) {
     for (int64_t i = 0; i < n; i += chunk) {
       const int64_t m = std::min(chunk, n - i);
       int64_t first, last;
       team.share((m + kTile - 1) / kTile, &first, &last);
       const int64_t i0 = first * kTile, i1 = std::min(m, last * kTile);
       if (i0 < i1) {  // a thread spreads the coefficients that it needs
-        spread(lora->u, lora->codes, lora->slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, coef);
+        spread(lora->u, lora->codes, slots, rows + i, lora->scale, lora->K, lora->r, i0, i1, coef);
         k.expand[type]({h.data, h.ld, y.data, y.ld, rows + i, lora->B.data, lora->B.ld, kr, coef}, 0, width, i0, i1);
         k.norm[type](p, rows + i, i0, i1);
       }
@@ -434,9 +441,9 @@ Status add_rmsnorm(DType type, Matrix y, Matrix residual, const void* weight, fl
 
 Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, const float* edges, int64_t bins,
                         int64_t* positive, void* histogram, bool wide, int64_t table_rows, int64_t T, int64_t width) {
-  if (!slots_ok(slots, T, table_rows)) return Status::bad_slot;
+  int32_t* rows = scratch(t_tokens, 2 * T);
+  if (!own_slots(&slots, T, table_rows, rows + T)) return Status::bad_slot;
   const Kernels& k = kernels();
-  int32_t* rows = scratch(t_rows, T);
   const int64_t n = list_active(slots, T, rows, false);
   if (n == 0) return Status::ok;
   std::stable_sort(rows, rows + n, [&](int32_t a, int32_t b) { return slots[a] < slots[b]; });
@@ -452,7 +459,7 @@ Status activation_stats(DType type, Act act, Matrix gate, const int32_t* slots, 
   const Stats p{gate.data, gate.ld, width, rows, runs.data(), static_cast<int64_t>(runs.size()),
                 edges, bins, per_edge, positive, histogram, wide, codes};
   if (coded) k.stats_codes[type](p, act);
-  with_team(n * width * 16, [&](const Team& team) {
+  with_team(1.0 * n * width * 16, [&](const Team& team) {
     split_2d(team, k.col_unit, width, 1, [&](int64_t c0, int64_t c1, int64_t, int64_t) { k.stats[type](p, act, c0, c1); });
   });
   return Status::ok;

@@ -15,7 +15,8 @@ struct Matrix {
   int64_t ld;  // elements between rows
 };
 
-// Token -> row of the code table. Slots outside [-1, rows) are reported, never read.
+// Token -> row of the code table. Slots outside [-1, rows) are reported, nothing is read or written then. A call reads the
+// slots once, so that another thread may change them meanwhile.
 struct Codes {
   const float* data;
   int64_t rows;

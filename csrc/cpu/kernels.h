@@ -94,7 +94,7 @@ void shrink_tile(const Shrink& p, int64_t g, int64_t j, int64_t i) {
   for (int t = 0; t < TT; ++t) {
     const int64_t row = p.rows[i + t];
     const float value = vsum(sum[t]);
-    if (p.coef) {
+    if (p.spread) {
       const float* b = p.codes_b + p.slots[row] * p.K;
       float* c = p.coef + (i + t) * p.K * p.r + j;
       for (int64_t e = 0; e < p.K; ++e) c[e * p.r] = (p.scale * b[e]) * value;
@@ -138,7 +138,7 @@ void combine(const Combine& p, int64_t i0, int64_t i1) {
         for (int64_t k = 0; k < p.K; ++k)
           part[k % 4] = vfma(VF(code[k]), n == VF::N ? vload(s + k * p.r + j) : vload_n(s + k * p.r + j, n), part[k % 4]);
         const VF sum = (part[0] + part[1]) + (part[2] + part[3]);
-        if (p.u) {
+        if (!p.spread) {
           vstore_n(p.u + g * p.u_group + row * p.r + j, sum, n);
           continue;
         }
@@ -448,8 +448,8 @@ template <class T>
 void gated_act(const Gated& p, Act act, int64_t c0, int64_t c1, int64_t i0, int64_t i1) {
   const ActRow<T> forward[kActs] = {act_row<T, kSilu>, act_row<T, kGeluTanh>, act_row<T, kGelu>};
   const ActRow<T> backward[kActs] = {grad_row<T, kSilu>, grad_row<T, kGeluTanh>, grad_row<T, kGelu>};
-  const GatedJob<T> job{p, p.gh ? backward[act] : forward[act]};
-  if (p.coef_gate) {
+  const GatedJob<T> job{p, p.gradient ? backward[act] : forward[act]};
+  if (p.expands) {
     over_tokens<GatedOf<T>::template Tiles, GatedJob<T>, kTileT>(job, c0, c1, i0, i1);
     return;
   }
@@ -502,11 +502,12 @@ void norm(const Norm& p, const int32_t* rows, int64_t i0, int64_t i1) {
 
 // ---- activation statistics -------------------------------------------------------------------------------------------
 
-// The bin of a value above the lowest edge: guessed from the spacing, then found by comparison.
+// The bin of a value above the lowest edge: guessed from the spacing, then found by comparison. It is one of the bins 1 to
+// last whatever the edges hold, since another thread may change them meanwhile.
 DPG_FN int64_t bin_above(const Stats& p, float v) {
   const int64_t last = p.bins - 1;
   const float guess = (v - p.edges[0]) * p.per_edge;
-  int64_t b = guess < static_cast<float>(last) ? static_cast<int64_t>(guess) + 1 : last;
+  int64_t b = guess < static_cast<float>(last) ? guess > 0.0f ? static_cast<int64_t>(guess) + 1 : 1 : last;
   while (b > 1 && v <= p.edges[b - 1]) --b;
   while (b < last && v > p.edges[b]) ++b;
   return b;

@@ -17,31 +17,19 @@ from dpg_fast.cli.options import (
     AGAIN,
     BaseModel,
     BatchSize,
-    Cache,
-    Concurrency,
-    DryRun,
     Dtype,
     Judge,
-    JudgeKeyEnv,
     JudgeKind,
-    JudgeModel,
-    JudgeUrl,
-    LegacyMaxTokens,
     MaxNewTokens,
-    MaxTokens,
     OutFile,
     Precision,
-    Prices,
     Questions,
     Report,
-    RetryFailed,
     Seed,
-    Temperature,
-    Timeout,
     Traits,
-    json_object,
     option,
 )
+from dpg_fast.cli.servers import takes_server
 from dpg_fast.judges.protocols import Way, make_protocol, make_reader
 from dpg_fast.util.errors import DPGError
 
@@ -51,6 +39,7 @@ if TYPE_CHECKING:
     from dpg_fast.judges.dialogue_protocols import JudgingProtocol
     from dpg_fast.judges.dialogue_run import JudgedItem, Summary
     from dpg_fast.llm import LLMClient
+    from dpg_fast.llm.server import Server
 
 
 @dataclass(frozen=True)
@@ -65,19 +54,18 @@ class Files:
     batch_import: list[Path]
 
 
+@takes_server("judge", temperature=0.0, concurrency=16)
 def judge(
+    server: Server,
     dialogues: Annotated[
         Path,
         typer.Argument(
-            help="JSON Lines of dialogue records (messages, character, source), or for accuracy and ranking of questions, "
-            "references and answers by system."
+            help="JSON Lines of dialogues (messages as OpenAI has them, with character and id if any; ShareGPT's conversations; "
+            "the output of `data scripts read`), or for accuracy and ranking of questions, references and answers by system."
         ),
     ],
     out: OutFile = Path("judgements.jsonl"),
     judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     protocol: Annotated[
         Way,
         option(
@@ -93,24 +81,12 @@ def judge(
         int, option("Context of the judge's model, in tokens; evidence judges longer dialogues in pieces.", min=1)
     ] = 16_000,
     seed: Seed = 0,
-    max_tokens: MaxTokens = 1500,
-    legacy_max_tokens: LegacyMaxTokens = False,
-    temperature: Temperature = 0.0,
-    send_temperature: Annotated[bool, option("Send the temperature; some models refuse one.")] = True,
-    parameters: Annotated[str, option('Further parameters of each call, as a JSON object such as {"seed": 1}.')] = "{}",
-    concurrency: Concurrency = 16,
-    timeout: Timeout = 120.0,
-    max_retries: Annotated[int, option("Attempts after overload, server errors and broken connections.", min=0)] = 6,
-    prices: Prices = None,
-    cache: Cache = None,
-    retry_failed: RetryFailed = False,
     batch_export: Annotated[
         Path | None, option("Write the open requests as a batch file in OpenAI's format, and send nothing.")
     ] = None,
     batch_import: Annotated[
         list[Path] | None, option("Output or error file of a batch to read; nothing is sent." + AGAIN)
     ] = None,
-    dry_run: DryRun = False,
     report: Report = None,
 ) -> None:
     """Score the Big Five of one speaker in each dialogue of a file, or compare systems' answers with references.
@@ -119,11 +95,10 @@ def judge(
     """
     from rich.console import Console
 
-    from dpg_fast.llm.server import Server
     from dpg_fast.personality.scores import Trait
 
-    files = Files(dialogues, out, target, dry_run, batch_export, batch_import or [])
-    _check(files, judge, judge_model, judge_url, protocol, report)
+    files = Files(dialogues, out, target, server.dry_run, batch_export, batch_import or [])
+    _check(files, judge, server.model, server.url, protocol, report)
     wanted = [trait for trait in Trait if trait in {Trait.parse(letter) for letter in traits}]
     if not wanted:
         raise DPGError("name some of the traits O, C, E, A, N")
@@ -133,30 +108,17 @@ def judge(
     if judge is JudgeKind.LIKELIHOOD:
         complete = _judge_here(files, wanted, total, console)
     else:
-        server = Server(
-            str(judge_model),
-            judge_url,
-            judge_key_env,
-            temperature if send_temperature else None,
-            max_tokens,
-            legacy_max_tokens,
-            json_object(parameters, "--parameters"),
-            concurrency,
-            timeout,
-            max_retries,
-            prices,
-            cache,
-            retry_failed,
-            dry_run,
-        )
         client = server.client(out.with_name(out.name + ".replies.sqlite"))
         try:
-            way = make_protocol(client, protocol, wanted, context_tokens, min(max_tokens, 700), seed, read, dry_run)
-            more = {"seed": seed} if protocol is Way.RANKING else {}
+            expected = min(server.max_tokens or 700, 700)
+            way = make_protocol(client, protocol, wanted, context_tokens, expected, seed, read, server.dry_run)
+            more: dict[str, Any] = {"seed": seed} if protocol is Way.RANKING else {}
+            if protocol in (Way.EVIDENCE, Way.NPTI):
+                more = {"traits": [trait.letter for trait in wanted]}
             complete = _judge_there(files, client, way, read, total, protocol.noun, more, console)
         finally:
             client.cache.close()
-    if report is not None and not dry_run and out.exists():
+    if report is not None and not server.dry_run and out.exists():
         from dpg_fast.judges.dialogue_run import failed_file
         from dpg_fast.judges.report import write_judgement_report
 
@@ -288,7 +250,7 @@ def _judge_there(
 
     from dpg_fast.judges.dialogue_run import JudgementFile, judge_items, open_calls, read_done
     from dpg_fast.llm.batch import export_batch, import_batch
-    from dpg_fast.llm.display import money, plan_table
+    from dpg_fast.llm.display import plan_table, print_spent, told_usage
     from dpg_fast.llm.session import StoredReplies
 
     settings = client.settings
@@ -298,7 +260,7 @@ def _judge_there(
         "prompt_version": protocol.prompt_version,
         "parameters": dict(settings.parameters),
     } | more
-    done = read_done(files.out, about)
+    done = read_done(files.out, about, again=client.retry_failed)
 
     def calls() -> Iterator[Any]:
         return open_calls(read(), protocol, done)
@@ -338,16 +300,13 @@ def _judge_there(
                 progress=show,
             )
 
-    with JudgementFile(files.out, about) as output, _bar(console, total, noun) as show:
-        summary = asyncio.run(run(output, show))
-    usage = summary.usage
-    cost = money(client.prices.cost(settings.model, usage), client.prices.currency)
-    console.print(
-        f"{usage.calls:,} replies behind the new judgements: {usage.prompt_tokens:,} prompt and "
-        f"{usage.completion_tokens:,} reply tokens, {cost}"
-    )
-    if usage.uncounted:
-        console.print(f"The server did not count the tokens of {usage.uncounted:,} replies: the figures are too low.")
+    output = JudgementFile(files.out, about, again=client.retry_failed)
+    try:
+        with output, _bar(console, total, noun) as show:
+            summary = asyncio.run(run(output, show))
+    finally:  # also where the run ends early
+        print_spent(client, console)
+    console.print(told_usage(summary.usage, "behind the new judgements, stored ones included", client), highlight=False)
     if hasattr(protocol, "summarise"):
         from dpg_fast.judges.reference.figures import write_figures
 
@@ -373,7 +332,13 @@ def _bar(console: Console, total: int, noun: str = "dialogues") -> Iterator[Call
 def _report(summary: Summary, failed: Path, out: Path, console: Console, noun: str = "dialogues") -> bool:
     earlier = f", {summary.before:,} before" if summary.before else ""
     console.print(f"{summary.judged:,} {noun} judged{earlier}; written to {out}", highlight=False)
-    if summary.failed:
+    if summary.failed or summary.partial:
         listed = ", ".join(f"{number} {reason}" for reason, number in summary.reasons.most_common(5))
-        console.print(f"{summary.failed:,} failed, listed in {failed}: {listed}", style="red", markup=False)
-    return not summary.failed
+        counts = {"failed": summary.failed, "judged in part": summary.partial}
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+        console.print(
+            f"{' and '.join(parts)}, listed in {failed}: {listed}", style="red", markup=False, highlight=False
+        )
+        if summary.final:
+            console.print(f"--retry-failed asks again, and pays again, for {summary.final:,} of them.", highlight=False)
+    return not summary.failed and not summary.partial

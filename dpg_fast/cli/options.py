@@ -153,14 +153,23 @@ def named_folders(texts: list[str] | None, name: str) -> dict[str, Path]:
     Raises:
         DPGError: another form, or a name given twice; the message names the option.
     """
-    found: dict[str, Path] = {}
+    return {key: Path(path) for key, path in named_values(texts, name, "NAME=DIRECTORY").items()}
+
+
+def named_values(texts: list[str] | None, name: str, form: str) -> dict[str, str]:
+    """NAME=VALUE, several times; ``form`` is what the message calls it.
+
+    Raises:
+        DPGError: another form, or a name given twice; the message names the option.
+    """
+    found: dict[str, str] = {}
     for text in texts or ():
-        key, sign, path = (part.strip() for part in text.partition("="))
-        if not (sign and key and path):
-            raise DPGError(f"{name} takes NAME=DIRECTORY, not {text!r}")
+        key, sign, value = (part.strip() for part in text.partition("="))
+        if not (sign and key and value):
+            raise DPGError(f"{name} takes {form}, not {text!r}")
         if key in found:
             raise DPGError(f"{name} names {key} twice")
-        found[key] = Path(path)
+        found[key] = value
     return found
 
 

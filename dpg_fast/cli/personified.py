@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.options import (
     AGAIN,
-    Cache,
-    Concurrency,
-    DryRun,
     Encoding,
-    LegacyMaxTokens,
-    MaxTokens,
     OutFile,
     OutFolder,
-    Prices,
-    RetryFailed,
     Seed,
-    ServerTemperature,
     Similarity,
-    Timeout,
-    WriterKeyEnv,
-    WriterModel,
-    WriterUrl,
     option,
 )
+from dpg_fast.cli.servers import takes_server
+
+if TYPE_CHECKING:
+    from dpg_fast.llm.server import Server
 
 personified = group("A character's material, conversations and preference pairs, in the manner of PersLLM.")
 
@@ -46,10 +38,11 @@ Guidance = Annotated[str, option("Text that is added to every prompt.")]
 
 
 @personified.command("build")
+@takes_server("writer", max_tokens=2000)
 def build(
     character: Annotated[Path, typer.Argument(help="Folder with stages.yaml, STAGE/knowledge and STAGE/style.")],
     out: OutFolder,
-    writer_model: WriterModel,
+    server: Server,
     items: Annotated[int, option("Number of conversations of each stage.", min=0)] = 200,
     ordinary: Annotated[float, option("Share of ordinary questions.")] = 0.5,
     thought: Annotated[float, option("Share of opinions to be discussed.")] = 0.25,
@@ -82,21 +75,9 @@ def build(
     unreviewed: Annotated[bool, option("Use material that nobody has looked through.", "--unreviewed")] = False,
     encoding: Encoding = None,
     seed: Seed = 0,
-    writer_url: WriterUrl = None,
-    writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
-    temperature: ServerTemperature = None,
-    max_tokens: MaxTokens = 2000,
-    legacy_max_tokens: LegacyMaxTokens = False,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    prices: Prices = None,
-    cache: Cache = None,
-    retry_failed: RetryFailed = False,
-    dry_run: DryRun = False,
 ) -> None:
     """Write a character's conversations with a language model. A killed run continues without paying twice."""
     from dpg_fast.cli.personified_run import run_build
-    from dpg_fast.llm.server import Server
     from dpg_fast.personified.data.retrieval import Budget
     from dpg_fast.personified.data.slots import PersonifySettings
 
@@ -121,31 +102,18 @@ def build(
         refusal=refusal,
         seed=seed,
     )
-    server = Server(
-        writer_model,
-        writer_url,
-        writer_key_env,
-        temperature,
-        max_tokens,
-        legacy_max_tokens,
-        concurrency=concurrency,
-        timeout=timeout,
-        prices=prices,
-        cache=cache,
-        retry_failed=retry_failed,
-        dry_run=dry_run,
-    )
     complete = run_build(character, out, settings, server, embedding, general_file, encoding, unreviewed)
     if not complete:
         raise typer.Exit(1)
 
 
 @personified.command("material")
+@takes_server("writer", max_tokens=4000)
 def material(
     novel: Annotated[Path, typer.Argument(help="A txt, md, html or epub file, or a folder of them.")],
     name: Annotated[str, option("Name of the character.")],
     out: OutFolder,
-    writer_model: WriterModel,
+    server: Server,
     alias: Annotated[list[str] | None, option("Another name of the character." + AGAIN)] = None,
     everything: Annotated[
         bool, option("Also read passages without the name, as a narrator called I needs.", "--everything")
@@ -157,21 +125,9 @@ def material(
     stage_count: Annotated[int, option("Number of stages to propose where none are given.", min=1, max=10)] = 2,
     language: Annotated[str, option("Two-letter code of the text's language.")] = "en",
     encoding: Encoding = None,
-    writer_url: WriterUrl = None,
-    writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
-    temperature: ServerTemperature = None,
-    max_tokens: MaxTokens = 4000,
-    legacy_max_tokens: LegacyMaxTokens = False,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    prices: Prices = None,
-    cache: Cache = None,
-    retry_failed: RetryFailed = False,
-    dry_run: DryRun = False,
 ) -> None:
     """Take a character out of a novel or a wiki: facts and own words, by stages, to be looked through before use."""
     from dpg_fast.cli.personified_run import run_material
-    from dpg_fast.llm.server import Server
     from dpg_fast.personified.data.novel import Wanted, load_stages
 
     wanted = Wanted(
@@ -181,20 +137,6 @@ def material(
         everything=everything,
         stages=() if stages is None else load_stages(stages),
         stage_count=stage_count,
-    )
-    server = Server(
-        writer_model,
-        writer_url,
-        writer_key_env,
-        temperature,
-        max_tokens,
-        legacy_max_tokens,
-        concurrency=concurrency,
-        timeout=timeout,
-        prices=prices,
-        cache=cache,
-        retry_failed=retry_failed,
-        dry_run=dry_run,
     )
     complete = run_material(novel, out, wanted, server, encoding)
     if not complete:

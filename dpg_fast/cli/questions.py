@@ -4,43 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.options import (
     AGAIN,
-    Cache,
-    Concurrency,
-    DryRun,
-    LegacyMaxTokens,
-    MaxTokens,
     OutFolder,
-    Prices,
-    RetryFailed,
     Seed,
-    ServerTemperature,
     Similarity,
-    Timeout,
     Traits,
-    WriterKeyEnv,
-    WriterModel,
-    WriterUrl,
     folder,
     option,
 )
+from dpg_fast.cli.servers import takes_server
 from dpg_fast.util.errors import DPGError
+
+if TYPE_CHECKING:
+    from dpg_fast.llm.server import Server
 
 questions = group("Make, fetch or check situational questions and persona descriptions.")
 
 
 @questions.command("build")
+@takes_server("writer")
 def build(
     out: OutFolder,
-    writer_model: WriterModel,
-    writer_url: WriterUrl = None,
-    writer_key_env: WriterKeyEnv = "OPENAI_API_KEY",
+    server: Server,
     traits: Traits = "OCEAN",
     count: Annotated[int, option("Number of questions for each trait.", min=0)] = 100,
     descriptions: Annotated[int, option("Number of descriptions for each pole.", min=0)] = 8,
@@ -63,23 +54,13 @@ def build(
         list[Path] | None, option("JSON Lines file of questions that new ones must not resemble." + AGAIN)
     ] = None,
     topics: Annotated[Path | None, option("Text file of everyday topics, one a line.")] = None,
-    temperature: ServerTemperature = None,
-    max_tokens: MaxTokens = 1500,
-    legacy_max_tokens: LegacyMaxTokens = False,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    prices: Prices = None,
-    cache: Cache = None,
-    retry_failed: RetryFailed = False,
     seed: Seed = 0,
-    dry_run: DryRun = False,
 ) -> None:
     """Make questions and descriptions with a language model. A killed run continues without paying twice.
 
     The prompts, topics and rules are this project's own: what they make is not PersonalityBench, only of its form.
     """
     from dpg_fast.data.questions.builder import BuildSettings
-    from dpg_fast.llm.server import Server
     from dpg_fast.personality.scores import Trait
     from dpg_fast.text.facets import TOPICS
     from dpg_fast.text.records import QuestionRecord, read_records
@@ -99,22 +80,8 @@ def build(
         seed=seed,
     )
     avoided = [record.question for path in avoid or () for record in read_records(path, QuestionRecord)]
-    server = Server(
-        writer_model,
-        writer_url,
-        writer_key_env,
-        temperature,
-        max_tokens,
-        legacy_max_tokens,
-        concurrency=concurrency,
-        timeout=timeout,
-        prices=prices,
-        cache=cache,
-        retry_failed=retry_failed,
-        dry_run=dry_run,
-    )
     client = server.client(out / "replies.sqlite")
-    complete = _build(out, client, settings, avoided, dry_run)
+    complete = _build(out, client, settings, avoided, server.dry_run)
     if not complete:
         raise typer.Exit(1)
 

@@ -102,7 +102,7 @@ class APIPrompt:
         self.paid += run.paid
         answers = []
         for result in run.results:
-            if result.failure is not None and not result.failure.paid:
+            if result.failure is not None and not result.failure.final:
                 raise LLMError(f"{result.item}: {result.failure.kind}: {result.failure.detail}")
             if result.failure is not None:
                 self.failures[result.item] = f"{result.failure.kind}: {result.failure.detail}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dpg_fast.personality.traits import parse_traits
 from dpg_fast.questionnaire.session import Respondent
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import progress_bars
+from dpg_fast.util.reading import read_json, read_text
 from dpg_fast.util.results import write_results
 
 DRIFT = "drift.json"
@@ -54,7 +54,7 @@ def read_turns(path: Path | None, limit: int | None = None) -> tuple[str, ...]:
         FileNotFoundError: no such file.
         ValueError: fewer than two turns.
     """
-    lines = USER_TURNS if path is None else tuple(path.read_text(encoding="utf-8").splitlines())
+    lines = USER_TURNS if path is None else tuple(read_text(path).splitlines())
     turns = tuple(line.strip() for line in lines if line.strip())[:limit]
     if len(turns) < 2:
         raise DPGError(f"a chat needs at least two turns, one a line; {path or 'the limit'} leaves {len(turns)}")
@@ -69,10 +69,7 @@ def read_drift(path: Path) -> dict[str, Any]:
         ValueError: another kind of file.
     """
     path = path / DRIFT if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not {"turns", "scores", "slopes", "distances", "targets"} <= content.keys():
         raise DPGError(f"{path} is no {DRIFT} of this command")
     return content

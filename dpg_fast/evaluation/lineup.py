@@ -211,8 +211,8 @@ def of_adapter(
         ValueError: an unknown name, or a part that the adapter lacks.
     """
     there = {
-        "neurons": (adapter / artifact.NEURONS).is_file(),
-        "hypernet": ((hypernet or adapter) / artifact.HYPERNET).is_file(),
+        "neurons": artifact.part_file(adapter, "neurons") is not None,
+        "hypernet": artifact.part_file(hypernet or adapter, "hypernet") is not None,
     }
     if hypernet is not None and not there["hypernet"]:
         raise DPGError(f"{hypernet} has no hypernetwork")

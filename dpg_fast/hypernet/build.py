@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field, Strict, with_config
+from typing_extensions import TypedDict
 
 from dpg_fast.architecture.sites import Site
 from dpg_fast.hypernet.combined import CombinedNetwork
@@ -13,8 +16,24 @@ from dpg_fast.hypernet.network import HyperNetwork
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.hypernet.stored import StoredAdapters
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import STRICT, checked
 
 __all__ = ["from_config"]
+
+
+@with_config(STRICT)
+class _Stages(TypedDict):
+    tokens: list[Annotated[tuple[str, str, str, int], Strict(False)]]
+    width: Annotated[int, Field(ge=1, le=1 << 20)]
+    embedding: str
+
+
+@with_config(STRICT)
+class _Network(TypedDict):
+    config: dict[str, Any]
+    sites: list[Annotated[tuple[str, int, int], Strict(False)]]
+    names: NotRequired[list[str]]
+    stages: NotRequired[_Stages]
 
 
 def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) -> AdapterNetwork:
@@ -33,6 +52,7 @@ def from_config(values: Mapping[str, Any], sites: Iterable[Site] | None = None) 
     missing = sorted({"config", "sites"} - set(values))
     if unknown or missing:
         raise DPGError(f"not a network's configuration: unknown {unknown}, missing {missing}")
+    values = checked(_Network, dict(values), "a network's configuration")
     config = HypernetConfig.from_dict(values["config"])
     own = sort_sites(Site(*entry) for entry in values["sites"])
     if sites is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +22,7 @@ __all__ = [
 
 MAX_RANK = 512
 MAX_CODES = 64
+MAX_ALPHA = 1e6
 MAX_HIDDEN = 16384
 MAX_WIDE = 1025
 MAX_TEXT_FEATURES = 256
@@ -44,7 +44,7 @@ class HypernetConfig:
         rank: r of each generated LoRA pair, 1 to 512.
         codes: K, entries in the bank, 1 to 64. With 6 or more, one starts as the constant and five as the
             traits. A wide head has `hidden` + 1, whatever is given here.
-        alpha: LoRA alpha, finite and above 0; the product is scaled by alpha / rank.
+        alpha: LoRA alpha, above 0 and below a million; the product is scaled by alpha / rank.
         hidden: width of the trunk's hidden layers, 1 to 16384; of a wide head, at most 1024.
         depth: hidden layers of the trunk, 0 (codes linear in the scores; at most 6 codes) to 16.
         encoder: what is read. "scores": five trait scores; "text": a description, as the base model's hidden states,
@@ -85,9 +85,9 @@ class HypernetConfig:
         whole(self.first_layer, "first_layer", 0, None)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)):
             raise WrongTypeError(f"alpha must be a number, not {self.alpha!r}")
-        object.__setattr__(self, "alpha", float(self.alpha))
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
+        if not 0 < self.alpha < MAX_ALPHA:
             raise DPGError(f"alpha must be finite and above 0, not {self.alpha}")
+        object.__setattr__(self, "alpha", float(self.alpha))
         if self.encoder not in ENCODERS:
             raise DPGError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
         if not isinstance(self.dense_only, bool):
@@ -110,6 +110,8 @@ class HypernetConfig:
             raise DPGError(
                 f'targets must be "all" or a tuple of names, not {self.targets!r}; did you mean ({self.targets!r},)?'
             )
+        if not isinstance(self.targets, (list, tuple)):
+            raise WrongTypeError(f'targets must be "all" or a tuple of names, not {self.targets!r}')
         targets = tuple(self.targets)
         if not targets:
             raise DPGError('targets is empty; use "all" or at least one name')

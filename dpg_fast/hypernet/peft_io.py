@@ -6,19 +6,22 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dpg_fast.compat.peft import PARAMETER_SUFFIX, rewritten_names
 from dpg_fast.personality.stages import CARD_FILE, CharacterCard, read_card
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import replace_directory
+from dpg_fast.util.files import replace_directory, write_tensors
+from dpg_fast.util.reading import MAX_WEIGHT, checked, read_json, read_tensors
 
 __all__ = ["PeftAdapter", "PeftFormatError", "read_peft", "write_peft"]
 
@@ -59,6 +62,30 @@ _WHY = {
 }
 # These start from changed base weights, so the adapter is not a change to the original model.
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+# PEFT's patterns are regular expressions: those that could take exponential time are not run, and all together have a limit.
+_RISKY = re.compile(r"\)[*+{]|\{|\(\?(?!:)|\\[1-9]")
+_MAX_REPEATS = 3
+_MAX_NAME = 256
+_SECONDS = 5.0
+
+Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
+Rank = Annotated[int, Field(ge=1)]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _Stated(TypedDict, total=False):
+    """Fields of `adapter_config.json` that are read."""
+
+    base_model_name_or_path: str | None
+    r: Rank
+    lora_alpha: Number
+    use_rslora: bool | None
+    rank_pattern: dict[str, Rank] | None
+    alpha_pattern: dict[str, Number] | None
+    target_parameters: list[str] | None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None
 
 
 class PeftFormatError(DPGError):
@@ -162,7 +189,7 @@ def write_peft(
         config["trainable_token_indices"] = {embedding.rpartition(".")[2]: ids}
 
     def write(fresh: Path) -> None:
-        save_file(tensors, fresh / _WEIGHTS, metadata={"format": "pt"})
+        write_tensors(fresh / _WEIGHTS, tensors, {"format": "pt"})
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if more is not None:
             more(fresh)
@@ -196,10 +223,11 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
             hint = "; adapter_model.bin is a pickle and is not read: save the adapter again as safetensors"
         raise FileNotFoundError(f"{folder} has no {_WEIGHTS}{hint}")
     _refuse_unsupported(config, folder)
-    tensors = load_file(folder / _WEIGHTS)
+    tensors = read_tensors(folder / _WEIGHTS, largest=MAX_WEIGHT)
     card = read_card(folder) if (folder / CARD_FILE).is_file() else None
     tokens, embedding = _take_tokens(tensors, config, card, folder)
     sides = _sort_tensors(tensors, folder)
+    ranks, alphas = (_Patterns(config, name, folder) for name in ("rank_pattern", "alpha_pattern"))
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for site, found in sides.items():
         if set(found) != {"lora_A", "lora_B"}:
@@ -210,7 +238,14 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftAdapter:
                 f"{folder}: {site} has A {list(a.shape)} and B {list(b.shape)}; only linear layers, "
                 f"A [r, in] and B [out, r], are supported"
             )
-        pairs[site] = (a, b * _scaling(config, site, a.shape[0], folder))
+        rank = a.shape[0]
+        if (stated := ranks.of(site, config.get("r", 8))) != rank:
+            raise PeftFormatError(f"{folder}: {site} has rank {rank}, but {_CONFIG} states {stated}")
+        alpha = float(alphas.of(site, config.get("lora_alpha", 8)))
+        scaled = b * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+        if scaled.numel() and float(scaled.abs().max()) > MAX_WEIGHT:
+            raise PeftFormatError(f"{folder}: {site}: with lora_alpha {alpha:g} its weights are above {MAX_WEIGHT:g}")
+        pairs[site] = (a, scaled)
     return PeftAdapter(pairs, config.get("base_model_name_or_path") or None, card, tokens, embedding)
 
 
@@ -248,12 +283,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {_CONFIG}: it is not a PEFT adapter")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PeftFormatError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise PeftFormatError(f"{path} is not a JSON object")
-    return config
+        return dict(checked(_Stated, read_json(path), path))
+    except DPGError as error:
+        raise PeftFormatError(str(error)) from error
 
 
 def _refuse_unsupported(config: dict[str, Any], folder: Path) -> None:
@@ -294,19 +326,35 @@ def _sort_tensors(tensors: dict[str, Tensor], folder: Path) -> dict[str, dict[st
     return sides
 
 
-def _scaling(config: dict[str, Any], site: str, rank: int, folder: Path) -> float:
-    stated = _patterned(config, "rank_pattern", "r", site)
-    if stated != rank:
-        raise PeftFormatError(f"{folder}: {site} has rank {rank}, but {_CONFIG} states {stated}")
-    alpha = _patterned(config, "alpha_pattern", "lora_alpha", site)
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise PeftFormatError(f"{folder}: lora_alpha of {site} is {alpha!r}, not a number")
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+class _Patterns:
+    """A field of patterns by PEFT's rule: the first that matches a name, or its last components, as a regular expression."""
 
+    def __init__(self, config: Mapping[str, Any], field: str, folder: Path) -> None:
+        self._where, self._seconds = f"{folder / _CONFIG}: {field}", 0.0
+        self._found = [(self._compiled(pattern), value) for pattern, value in (config.get(field) or {}).items()]
 
-def _patterned(config: dict[str, Any], patterns: str, default: str, site: str) -> Any:
-    # PEFT's rule: the first pattern that matches the name, or its last components, as a regular expression.
-    for pattern, value in (config.get(patterns) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", site):
-            return value
-    return config.get(default, 8)
+    def _compiled(self, pattern: str) -> re.Pattern[str]:
+        repeats = pattern.count("*") + pattern.count("+")
+        if _RISKY.search(pattern) or repeats > _MAX_REPEATS or len(pattern) > _MAX_NAME:
+            raise PeftFormatError(
+                f"{self._where}: the pattern {pattern[:80]!r} is not run: it repeats a group, counts, looks around, or has more "
+                f"than {_MAX_REPEATS} repetitions or {_MAX_NAME} characters"
+            )
+        try:
+            return re.compile(rf"(.*\.)?({pattern})$")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise PeftFormatError(f"{self._where}: {pattern[:80]!r} is not a pattern ({error})") from error
+
+    def of(self, site: str, default: Any) -> Any:
+        """The value for a layer."""
+        if len(site) > _MAX_NAME:
+            raise PeftFormatError(f"{self._where}: the name of a layer is longer than {_MAX_NAME} characters")
+        for pattern, value in self._found:
+            started = time.perf_counter()
+            matches = pattern.match(site)
+            self._seconds += time.perf_counter() - started
+            if matches:
+                return value
+            if self._seconds > _SECONDS:
+                raise PeftFormatError(f"{self._where}: these patterns take more than {_SECONDS:g} seconds")
+        return default

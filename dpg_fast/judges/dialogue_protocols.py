@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from dpg_fast.judges.dialogues import Dialogue
-from dpg_fast.judges.evidence import EvidenceJudge
+from dpg_fast.judges.evidence import EvidenceJudge, only
 from dpg_fast.judges.evidence_prompt import PROMPT_VERSION as EVIDENCE_VERSION
 from dpg_fast.judges.llm import PROMPT_VERSION as NPTI_VERSION
 from dpg_fast.judges.llm import REPLY_TOKENS, LLMJudge
@@ -17,6 +17,7 @@ from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 
 S = TypeVar("S", contravariant=True)
+_SILENT = "the target says nothing"
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,31 @@ class Outcome:
     Attributes:
         content: the judgement, JSON-ready, with at least "reason" (why something is missing, or null); of a dialogue also
             "scores" (trait -> -5..5).
-        failed: reasons why there is no judgement yet, or none at all; empty if `content` is final.
+        failed: reasons why there is no judgement yet, or none at all; empty if `content` holds one.
+        partial: reasons why a part is missing of the judgement that there is.
         usage: tokens, stored replies included.
     """
 
     content: dict[str, Any]
     failed: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+
+
+def outcome(
+    content: dict[str, Any], retry: tuple[str, ...], final: tuple[str, ...], judged: bool, usage: Usage
+) -> Outcome:
+    """What came of an item whose calls failed for these reasons.
+
+    Args:
+        content: the judgement.
+        retry: failures that the next run may not have.
+        final: failures that it would have again.
+        judged: whether anything is left to judge by.
+    """
+    if retry:
+        return Outcome(content, failed=retry, usage=usage)
+    return Outcome(content, failed=() if judged else final, partial=final if judged else (), usage=usage)
 
 
 class JudgingProtocol(Protocol[S]):
@@ -58,8 +77,9 @@ class EvidenceProtocol:
     name = "evidence"
     prompt_version = EVIDENCE_VERSION
 
-    def __init__(self, judge: EvidenceJudge) -> None:
+    def __init__(self, judge: EvidenceJudge, traits: Sequence[Trait] | None = None) -> None:
         self._judge = judge
+        self._traits = set(Trait if traits is None else traits)
         self.reply_tokens = judge.reply_tokens
 
     def calls(self, subject: Dialogue, name: str) -> Sequence[Call[Any]]:
@@ -68,14 +88,14 @@ class EvidenceProtocol:
 
     async def judge(self, answers: Answers, subject: Dialogue, name: str) -> Outcome:
         """Scores with the quotations behind them. Failed if any piece may yet be answered, or none ever will."""
-        found = await self._judge.judge_dialogue(answers, subject, name)
+        found = only(await self._judge.judge_dialogue(answers, subject, name), self._traits)
         content = {
             "scores": {trait.value: score for trait, score in found.scores.items()},
             "reason": found.reason,
             "pieces": found.pieces,
             "traits": {trait.value: finding.to_dict() for trait, finding in found.findings.items()},
         }
-        return Outcome(content, found.retry or (() if found.findings else found.failures), found.usage)
+        return outcome(content, found.retry, found.failures, bool(found.findings), found.usage)
 
     def describe(self) -> str:
         """As the judge says."""
@@ -104,7 +124,7 @@ class NPTIProtocol:
         """Mean ratings, 1 to 5, and scores, 2.5 (rating - 3). Failed if any call may yet be answered, or none ever will."""
         pairs = subject.answers()
         if not pairs:
-            return Outcome({"scores": {}, "reason": "the target says nothing"})
+            return Outcome({"scores": {}, "reason": _SILENT})
         calls, owners = self._judge.calls(pairs, self._traits, f"{name}, answer")
         results: list[Result[Any] | None] = [None] * len(calls)
 
@@ -129,9 +149,9 @@ class NPTIProtocol:
             ],
         }
         failures = [result.failure for result in known if result.failure is not None]
-        retry = tuple(f"{f.kind}: {f.detail}" for f in failures if not f.paid)
-        final = tuple(f"{f.kind}: {f.detail}" for f in failures if f.paid)
-        return Outcome(content, retry or (() if means or fluency else final), sum((r.usage for r in known), Usage()))
+        retry = tuple(f"{f.kind}: {f.detail}" for f in failures if not f.final)
+        final = tuple(f"{f.kind}: {f.detail}" for f in failures if f.final)
+        return outcome(content, retry, final, bool(means), sum((r.usage for r in known), Usage()))
 
     def describe(self) -> str:
         """As the judge says."""
@@ -157,7 +177,7 @@ class LikelihoodProtocol:
         judged = [row for row in judged if row.tokens]
         tokens = sum(row.tokens for row in judged)
         if not tokens:
-            return Outcome({"scores": {}, "reason": "the target says nothing"})
+            return Outcome({"scores": {}, "reason": _SILENT})
         traits = list(judged[0].llr)
         llr = {trait: sum(row.llr[trait] * row.tokens for row in judged) / tokens for trait in traits}
         scales = self._judge.scale.traits

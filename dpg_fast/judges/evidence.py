@@ -34,7 +34,6 @@ CONTEXT_TOKENS = 16_000
 REPLY_TOKENS = 700
 _MARGIN = 0.8  # estimates without the server's tokenizer are rough
 _SMALLEST = 200  # characters: a piece this short is not cut further when a server finds it too long
-_CONTEXT_WORDS = ("context", "too long", "maximum", "max_model_len", "input length", "token limit")
 _ORDER = ("low", "medium", "high")
 
 
@@ -179,10 +178,24 @@ class EvidenceJudge:
 
         Raises:
             LLMError: the server cannot be used at all.
+            RuntimeError: called inside a running event loop; use `judge_all_async` there.
         """
+        judged: list[EvidenceJudgement] = in_new_loop(
+            lambda: self.judge_all_async(pairs, traits=traits, progress=progress), "judge_all_async"
+        )
+        return judged
+
+    async def judge_all_async(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        traits: Sequence[Trait] | None = None,
+        progress: Count | None = None,
+    ) -> list[EvidenceJudgement]:
+        """`judge_all` for use inside an event loop, as in a notebook."""
         wanted = set(Trait if traits is None else traits)
-        judged = self.judge_dialogues([pair_dialogue(*pair) for pair in pairs], progress=progress)
-        return [_only(judgement, wanted) for judgement in judged]
+        judged = await self.judge_dialogues_async([pair_dialogue(*pair) for pair in pairs], progress=progress)
+        return [only(judgement, wanted) for judgement in judged]
 
     def judge_dialogues(
         self, dialogues: Sequence[Dialogue], *, progress: Count | None = None
@@ -191,24 +204,29 @@ class EvidenceJudge:
 
         Raises:
             LLMError: the server cannot be used at all.
+            RuntimeError: called inside a running event loop; use `judge_dialogues_async` there.
         """
-
-        async def run() -> list[EvidenceJudgement]:
-            found: dict[int, EvidenceJudgement] = {}
-            async with self.client.session() as session:
-                queue = iter(range(len(dialogues)))
-
-                async def work() -> None:
-                    for i in queue:
-                        found[i] = await self.judge_dialogue(session, dialogues[i], f"dialogue {i + 1}")
-                        if progress is not None:
-                            progress(len(found), len(dialogues))
-
-                await all_or_first_error([work() for _ in range(self.client.settings.concurrency)])
-            return [found[i] for i in range(len(dialogues))]
-
-        judged: list[EvidenceJudgement] = in_new_loop(run, "judge_dialogue")
+        judged: list[EvidenceJudgement] = in_new_loop(
+            lambda: self.judge_dialogues_async(dialogues, progress=progress), "judge_dialogues_async"
+        )
         return judged
+
+    async def judge_dialogues_async(
+        self, dialogues: Sequence[Dialogue], *, progress: Count | None = None
+    ) -> list[EvidenceJudgement]:
+        """`judge_dialogues` for use inside an event loop, as in a notebook."""
+        found: dict[int, EvidenceJudgement] = {}
+        async with self.client.session() as session:
+            queue = iter(range(len(dialogues)))
+
+            async def work() -> None:
+                for i in queue:
+                    found[i] = await self.judge_dialogue(session, dialogues[i], f"dialogue {i + 1}")
+                    if progress is not None:
+                        progress(len(found), len(dialogues))
+
+            await all_or_first_error([work() for _ in range(self.client.settings.concurrency)])
+        return [found[i] for i in range(len(dialogues))]
 
     def note(self, judgement: EvidenceJudgement) -> JudgeNote:
         """Who judged, for a record; with the cost if the client knows the price."""
@@ -242,7 +260,7 @@ class EvidenceJudge:
                 readings.append((quoted_text(part), result.value))
             elif result.failure is not None:
                 text = f"{result.failure.kind}: {result.failure.detail}"
-                (failures if result.failure.paid else retry).append(text)
+                (failures if result.failure.final else retry).append(text)
         findings = {trait: _finding(trait, readings) for trait in Trait} if readings else {}
         without = [trait.value for trait, found in findings.items() if found.score is None]
         reasons = [*failures, *retry, *([f"no evidence of {', '.join(without)}"] if without else [])]
@@ -260,15 +278,25 @@ class EvidenceJudge:
         self, session: Answers, part: tuple[Line, ...], item: str
     ) -> list[tuple[tuple[Line, ...], Result[EvidenceReply]]]:
         result = await session.answer(self._call(part, item))
-        failure = result.failure
         length = sum(len(line.text) for line in part)
-        too_long = failure is not None and failure.kind == "rejected" and _speaks_of_context(failure.detail)
-        if not too_long or length <= _SMALLEST:
+        if not _too_long(result) or length <= _SMALLEST:
             return [(part, result)]
-        found = []
+        found: list[tuple[tuple[Line, ...], Result[EvidenceReply]]] = []
         for i, half in enumerate(halves(part)):
-            found += await self._answer(session, half, f"{item}{'ab'[i % 2]}")
+            answers = await self._answer(session, half, f"{item}{'ab'[i % 2]}")
+            found += answers
+            if all(_too_long(answer) for _, answer in answers):  # it is not the text: the rest would fare alike
+                break
+            self.budget = min(self.budget, self._size(half))  # later dialogues are cut like this at once
         return found
+
+    def _size(self, part: Sequence[Line]) -> int:
+        tokens = sum(self.client.count_tokens(line.text) + self._per_line for line in part)
+        return max(tokens, 4 * self._per_line)
+
+
+def _too_long(result: Result[Any]) -> bool:
+    return result.failure is not None and result.failure.too_long
 
 
 def pair_dialogue(question: str, answer: str) -> Dialogue:
@@ -322,7 +350,8 @@ def _finding(trait: Trait, readings: Sequence[tuple[QuotedText, EvidenceReply]])
     return TraitFinding(mean, supported, quotes, wrong_quotes, confidence)
 
 
-def _only(judgement: EvidenceJudgement, wanted: set[Trait]) -> EvidenceJudgement:
+def only(judgement: EvidenceJudgement, wanted: set[Trait]) -> EvidenceJudgement:
+    """The judgement, of these traits alone."""
     findings = {trait: found for trait, found in judgement.findings.items() if trait in wanted}
     return EvidenceJudgement(
         findings, judgement.pieces, judgement.failures, judgement.retry, judgement.usage, judgement.reason
@@ -331,7 +360,3 @@ def _only(judgement: EvidenceJudgement, wanted: set[Trait]) -> EvidenceJudgement
 
 def _piece_name(name: str, i: int, total: int) -> str:
     return name if total == 1 else f"{name}, piece {i + 1} of {total}"
-
-
-def _speaks_of_context(message: str) -> bool:
-    return any(word in message.lower() for word in _CONTEXT_WORDS)

@@ -39,6 +39,7 @@ from dpg_fast.text.personas import (
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.progress import Progress
+from dpg_fast.util.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ class JudgeFit:
         }
         stored = self._kept(f"{split}_ratios.json")
         if stored is not None and stored.exists():
-            content = json.loads(stored.read_text(encoding="utf-8"))
-            if content["settings"] == settings:
+            content = read_json(stored)
+            if isinstance(content, dict) and content.get("settings") == settings:
                 return [_judgement(row) for row in content["judgements"]]
         found = judge_own_trait(
             judge, answers, progress=lambda done, total: self.progress(f"judge {split}", done, total)

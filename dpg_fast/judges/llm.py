@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from dpg_fast.llm import Call, Fence, LLMClient, Plan, Result, Usage
+from dpg_fast.llm.client import in_new_loop
 from dpg_fast.llm.results import Run
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.text.facets import FACETS
@@ -117,7 +118,21 @@ class LLMJudge:
 
         Raises:
             LLMError: the server cannot be used at all.
+            RuntimeError: called inside a running event loop; use `judge_all_async` there.
         """
+        judged: list[LLMJudgement] = in_new_loop(
+            lambda: self.judge_all_async(pairs, traits=traits, progress=progress), "judge_all_async"
+        )
+        return judged
+
+    async def judge_all_async(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        traits: Sequence[Trait] | None = None,
+        progress: Count | None = None,
+    ) -> list[LLMJudgement]:
+        """`judge_all` for use inside an event loop, as in a notebook."""
         calls, owners = self.calls(pairs, traits)
         open_calls = [0] * len(pairs)
         for owner in owners:
@@ -136,7 +151,7 @@ class LLMJudge:
 
         if progress is not None and done:
             progress(done, len(pairs))
-        run = self.client.run(calls, progress=step)
+        run = await self.client.run_async(calls, progress=step)
         self.last_run = run
         return self.read(len(pairs), calls, owners, run.results)
 

@@ -67,4 +67,4 @@ def make_protocol(
     from dpg_fast.judges.evidence import EvidenceJudge
 
     judge = EvidenceJudge(client, context_tokens=context_tokens, reply_tokens=reply_tokens, parameters={})
-    return EvidenceProtocol(judge)
+    return EvidenceProtocol(judge, traits)

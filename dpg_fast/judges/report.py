@@ -99,7 +99,7 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     page = Page(
         title="Judged dialogues",
         subtitle=f"{name}; {total} dialogues",
-        lead=_lead(counts, found, total),
+        lead=_lead(people, counts, len(reasons), total),
         sections=[
             Section("Overview", [Cards(cards)]),
             _levels(counts, missing, total, directory),
@@ -126,12 +126,14 @@ def _centre(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 def _levels(counts: np.ndarray, missing: Mapping[Trait, int], total: int, directory: Path) -> Section:
     """How often each trait got each level."""
+    shares = 100 * counts / total
     charts.matrices(
-        {"": 100 * counts / total},
+        {"": shares},
         [trait.value for trait in Trait],
         [f"{level:+d}" if level else "0" for level in LEVELS],
         directory / "levels.png",
-        limit=100,
+        limit=max(10.0, float(shares.max())),
+        shares=True,
         label="% of the dialogues",
         column_label="judged level (means are rounded)",
         form="{:.0f}",
@@ -167,13 +169,16 @@ def _extremes(quotes: list[tuple[float, Quote]]) -> list[Quote]:
     return [quote for _, quote in chosen]
 
 
-def _lead(counts: np.ndarray, found: int, total: int) -> str:
-    if not found:
-        return f"None of {total} dialogues gave evidence for any trait."
-    top = counts.max(1).sum() / found
-    text = f"{found} scores from {total} dialogues; on average {top:.0%} of a trait's scores are the same level."
-    if total > 1 and top > 0.9:
-        text += (
-            " A judge that gives everybody the same level tells nobody apart: look at the dialogues before using it."
-        )
+def _lead(people: Mapping[str, Sequence[Sequence[float]]], counts: np.ndarray, failed: int, total: int) -> str:
+    """The mean level of each trait, and what speaks against believing it."""
+    if not counts.sum():
+        return f"None of {total:,} dialogues gave evidence for any trait."
+    table = np.array([scores for rows in people.values() for scores in rows])
+    means = [f"{t.value} {number(mean_of(table[:, t.position]), '{:+.1f}')}" for t in Trait if counts[t.position].any()]
+    text = f"Mean levels, from -5 to 5, over {total:,} dialogues: {', '.join(means)}."
+    if failed:
+        text += f" {failed:,} more were not judged, or only in part."
+    same = [t.value for t in Trait if total > 1 and counts[t.position].max() > 0.9 * max(counts[t.position].sum(), 2)]
+    if same:
+        text += f" Nearly all dialogues got the same level of {', '.join(same)}: there the judge tells nobody apart."
     return text

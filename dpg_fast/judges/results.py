@@ -6,7 +6,6 @@ and `scores` (trait -> -5..5; traits may be missing). Further keys are ignored.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import checked, read_json
 from dpg_fast.util.results import write_results
 
 SCHEMA = 1
@@ -61,14 +61,11 @@ def load_scores(path: Path | str) -> ScoreTable:
     """
     path = Path(path)
     path = path / RESULTS if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DPGError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("method"), str):
         raise DPGError(f'{path}: a result file has "schema": {SCHEMA}, "method" and "respondents"')
     labels, rows = [], []
-    for number, entry in enumerate(content.get("respondents") or [], 1):
+    for number, entry in enumerate(checked(list[Any], content.get("respondents") or [], f"{path}: respondents"), 1):
         where = f"{path}: respondent {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
             raise DPGError(f'{where} needs a "label"')
@@ -86,18 +83,21 @@ def parse_scores(given: Mapping[str, Any], where: str) -> dict[Trait, float]:
     """Scores of traits by name; those that are None are left out.
 
     Raises:
-        ValueError: an unknown trait, or a score out of range; the message begins with ``where``.
+        ValueError: an unknown trait or the same one twice, or a score out of range; the message begins with ``where``.
     """
-    found = {}
+    found: dict[Trait, float] = {}
     for name, value in given.items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCORE:
             raise DPGError(f"{where}: {name} = {value!r} is not a score in -5..5")
         try:
-            found[Trait.parse(name)] = float(value)
+            trait = Trait.parse(name)
         except ValueError as error:
             raise DPGError(f"{where}: {error}") from error
+        if trait in found:
+            raise DPGError(f"{where}: {trait.value} is scored twice, once as {name}")
+        found[trait] = float(value)
     return found
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from dpg_fast.kernels.types import POLES
+
+G = TypeVar("G", bound=NamedTuple)
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -14,6 +17,86 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def side_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of codes, strengths and u beside activations of `dtype`: float32, or float64 beside float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_tensors(**tensors: torch.Tensor) -> None:
+    """The first check of every op, of all its tensors.
+
+    Raises:
+        TypeError: not a tensor, or a sparse, nested or otherwise not strided one.
+        ValueError: a CPU tensor whose memory was freed or cut.
+    """
+    for name, t in tensors.items():
+        if not isinstance(t, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+        if t.layout != torch.strided or t.is_nested:
+            kind = "nested" if t.is_nested else t.layout
+            raise TypeError(f"{name} must be a dense, strided tensor, got {kind}")
+        check_memory(name, t)
+
+
+def check_memory(name: str, t: torch.Tensor) -> None:
+    """Raises ValueError for a CPU tensor that reaches beyond its memory, which torch itself reads and writes unseen."""
+    if torch.compiler.is_compiling() or type(t) not in (torch.Tensor, torch.nn.Parameter) or not _has_memory(t):
+        return
+    last = t.storage_offset() + sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
+    needs, has = (last + 1) * t.element_size(), t.untyped_storage().nbytes()
+    if needs > has:
+        raise ValueError(
+            f"{name} (shape {list(t.shape)}, strides {tuple(t.stride())}) needs {needs} bytes, but its memory has {has}: "
+            "it was freed or resized"
+        )
+
+
+def _has_memory(t: torch.Tensor) -> bool:
+    # Wrappers of functorch have none of their own.
+    return t.is_cpu and t.numel() > 0 and not t._is_zerotensor() and torch._C._functorch.maybe_get_level(t) < 0
+
+
+def check_written(name: str, rows: torch.Tensor) -> None:
+    """For a tensor [T, d] that is written to.
+
+    Raises:
+        ValueError: its rows overlap, or its values are not what lies in its memory.
+        RuntimeError: an inference tensor outside inference mode, or a leaf that wants a gradient (torch would say so after
+            the write).
+    """
+    if rows.shape[0] > 1 and rows.stride(0) < rows.shape[1]:
+        raise ValueError(f"{name} is written to, but its rows overlap (strides {tuple(rows.stride())})")
+    if torch.compiler.is_compiling():
+        return
+    if rows.is_neg() or rows._is_zerotensor():
+        raise ValueError(f"{name} is written to, but is a negated view or zeros without memory; pass a copy")
+    if rows.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{name} is an inference tensor, which can be written to only in inference mode")
+    owner = rows if rows._base is None else rows._base
+    if torch.is_grad_enabled() and owner.is_leaf and owner.requires_grad:
+        raise RuntimeError(f"{name} is, or is a view of, a leaf that requires a gradient: it cannot be written to")
+
+
+def as_group(name: str, kind: type[G], value: Any) -> G:
+    """A group of arguments (types.py); any tuple of as many values will do.
+
+    Raises:
+        TypeError: not such a tuple.
+    """
+    if isinstance(value, kind):
+        return value
+    fields, least = kind._fields, len(kind._fields) - len(kind._field_defaults)
+    if not isinstance(value, tuple) or not least <= len(value) <= len(fields):
+        raise TypeError(f"{name} must be a {kind.__name__} ({', '.join(fields)}), got {type(value).__name__}")
+    return kind(*value)
+
+
+def wants_grad(*tensors: torch.Tensor | None) -> bool:
+    """Whether a tensor asks for a gradient. True for anything but tensors, which the direct path does not take."""
+    try:
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    except AttributeError:
+        return True
+    return False
 
 
 def as_rows(name: str, t: torch.Tensor) -> torch.Tensor:

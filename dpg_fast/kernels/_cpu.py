@@ -18,9 +18,23 @@ def _load() -> tuple[ModuleType | None, str]:
         from dpg_fast import _C  # type: ignore[attr-defined,unused-ignore]
     except ImportError as error:
         return None, f"compiled module not found ({error})"
-    if not _C.bind_torch(torch.Tensor, torch.nn.Parameter):
-        return None, f"torch {torch.__version__} has no DLPack C exchange table of version 1"
-    return _C, ""
+    try:
+        unreadable = _C.bind_torch(torch.Tensor, torch.nn.Parameter, torch.is_inference_mode_enabled, _samples())
+    except TypeError:
+        return None, "compiled module is of another version than the package: install it again"
+    return (None, f"torch {torch.__version__} {unreadable}") if unreadable else (_C, "")
+
+
+def _samples() -> list[tuple[torch.Tensor, int, int, int, int, int]]:
+    """Tensors that differ in every field that the compiled module reads, with the values; see csrc/view.h."""
+    owner = bytearray(4 * 53)  # memory that torch does not own has an address and an owner apart
+    tensors = [torch.zeros(37), torch._neg_view(torch.zeros(101)), torch.frombuffer(owner, dtype=torch.float32)]
+    samples = []
+    for t in tensors:
+        memory = t.untyped_storage()
+        keys = torch._C._dispatch_keys(t).raw_repr()
+        samples.append((t, t._cdata, keys, memory._cdata, memory.data_ptr(), memory.nbytes()))
+    return samples
 
 
 #: The compiled module, or None with the reason.
@@ -67,6 +81,17 @@ def verify(*tensors: torch.Tensor | None) -> tuple[bool, str]:
     if given and given[0].dtype not in DTYPES:
         return False, f"dtype {given[0].dtype} (CPU kernels take float32, bfloat16 and float16)"
     return True, ""
+
+
+def call(op: str, *args: Any) -> bool:
+    """Calls a compiled op. False: it does not take these arguments, and has touched nothing."""
+    return bool(getattr(C, op)(*map(_plain, args)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach() if type(value) is torch.Tensor else value.detach().as_subclass(torch.Tensor)
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 if C is not None and os.environ.get("DPG_FAST_ISA"):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dpg_fast.kernels import _cpu
+from dpg_fast.kernels import _checks, _cpu
 
 logger = logging.getLogger("dpg_fast.kernels")
 
@@ -123,8 +123,28 @@ def select(op: str, *args: Any) -> Backend:
 
 
 def call(op: str, *args: Any) -> Any:
-    """Runs op on the selected backend."""
-    return select(op, *args).run(*args)
+    """Runs op on the selected backend.
+
+    One that returns NotImplemented, having touched nothing, does not take these after all (memory not aligned, a written
+    tensor that overlaps one that is read): the reference does.
+
+    Raises:
+        RuntimeError: the forced backend cannot serve.
+        ValueError: a CPU tensor whose memory was freed or cut.
+    """
+    backend = select(op, *args)
+    if backend.name != "reference":
+        result = backend.run(*args)
+        if result is not NotImplemented:
+            return result
+        if _forced is not None:
+            raise RuntimeError(
+                f"backend {_forced!r} was requested but cannot serve {op}: overlapping or unaligned memory"
+            )
+    for i, value in enumerate(args):
+        if isinstance(value, torch.Tensor):
+            _checks.check_memory(f"argument {i + 1} of {op}", value)
+    return _backends[op]["reference"].run(*args)
 
 
 def explain(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> list[Served]:

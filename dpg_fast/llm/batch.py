@@ -14,7 +14,9 @@ from typing import Any
 
 from dpg_fast.llm.calls import Call, request_body
 from dpg_fast.llm.client import LLMClient
-from dpg_fast.llm.session import reply_of, without_key
+from dpg_fast.llm.completion import read_completion
+from dpg_fast.llm.refusals import Refusal, read_refusal
+from dpg_fast.llm.session import without_key
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 
@@ -68,7 +70,7 @@ def export_batch(
         if request is None or request.key in seen:
             continue
         seen.add(request.key)
-        body = request_body(call, request, client.settings.model, client.settings.parameters, client.mode)
+        body = request_body(call, request, client.settings.model, client.parameters(call), client.learnt.mode)
         body |= body.pop("extra_body", {})
         entry = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}
         line = json.dumps(entry, ensure_ascii=False) + "\n"
@@ -127,7 +129,11 @@ def _store(
         return
     response, error = entry.get("response"), entry.get("error")
     if error is None and response is not None and response["status_code"] == 200:
-        reply = without_key(reply_of(response["body"], client.mode), client.settings)
+        reply = read_completion(response["body"], client.learnt.mode)
+        if isinstance(reply, Refusal):
+            found.errors[key] = client.settings.redact(str(reply))
+            return
+        reply = without_key(reply, client.settings)
         if client.cache.get(key) is not None and not client.retry_failed:
             found.known += 1
             return
@@ -137,13 +143,6 @@ def _store(
         found.stored += 1
         found.errors.pop(key, None)
         return
+    status = None if response is None else response["status_code"]
     detail = error if error is not None else (response or {}).get("body", response)
-    found.errors[key] = client.settings.redact(_message(detail))[:1000]
-
-
-def _message(detail: Any) -> str:
-    if isinstance(detail, dict):
-        inner = detail.get("error", detail)
-        if isinstance(inner, dict) and inner.get("message"):
-            return ": ".join(str(inner[name]) for name in ("code", "message") if inner.get(name))
-    return json.dumps(detail, ensure_ascii=False)
+    found.errors[key] = client.settings.redact(str(read_refusal(status, json.dumps(detail))))

@@ -7,16 +7,19 @@ it on a network file system. Keys, prompts' hashes and replies are stored; API k
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import checked, explain, require_regular
 
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 60.0
@@ -77,25 +80,24 @@ class ReplyCache:
 
     Raises:
         ValueError: the file is not such a cache, or was written by a newer version of this package.
+        OSError: the file or its folder cannot be written, or the disk is full; methods raise it as well.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            require_regular(self.path)
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-        )
-        try:
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            if isinstance(error, sqlite3.OperationalError):
+        with _named(self.path):
+            self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
                 raise
-            raise DPGError(f"{self.path} is not a reply cache: {error}") from error
-        except ValueError:
-            self._connection.close()
-            raise
 
     def _prepare(self) -> None:
         execute = self._connection.execute
@@ -114,7 +116,8 @@ class ReplyCache:
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             execute("COMMIT")
         except BaseException:
-            execute("ROLLBACK")
+            if self._connection.in_transaction:  # a full disk has ended it already
+                execute("ROLLBACK")
             raise
 
     def _enter_wal(self) -> None:
@@ -131,7 +134,12 @@ class ReplyCache:
     def get(self, key: str) -> Reply | None:
         """The reply stored under ``key``."""
         row = self._one("SELECT reply FROM replies WHERE key = ?", (key,))
-        return None if row is None else Reply.model_validate_json(row[0])
+        if row is None:
+            return None
+        try:
+            return Reply.model_validate_json(row[0])
+        except ValidationError as error:
+            raise DPGError(f"{self.path}, reply {key}: {explain(error)}") from error
 
     def put(self, key: str, reply: Reply, *, model: str, prompt_version: str, replace: bool = False) -> Reply:
         """Store ``reply`` and return what is stored: with ``replace=False`` the first one written wins."""
@@ -160,11 +168,11 @@ class ReplyCache:
         """What failed when last tried, oldest first; of one prompt version if that is given."""
         where, values = ("", ()) if prompt_version is None else (" WHERE prompt_version = ?", (prompt_version,))
         names = list(StoredFailure.model_fields)
-        with self._lock:
+        with self._lock, _named(self.path):
             rows = self._connection.execute(
                 f"SELECT {', '.join(names)} FROM failures{where} ORDER BY created", values
             ).fetchall()
-        return [StoredFailure(**dict(zip(names, row, strict=True))) for row in rows]
+        return [checked(StoredFailure, dict(zip(names, row, strict=True)), f"{self.path}, failures") for row in rows]
 
     def vectors(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The stored embeddings among ``keys``: little-endian float32."""
@@ -177,7 +185,7 @@ class ReplyCache:
 
     def put_vectors(self, model: str, vectors: dict[str, bytes]) -> None:
         """Store embeddings, all or none."""
-        with self._lock, self._connection:
+        with self._lock, _named(self.path), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(
                 "INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)",
@@ -201,10 +209,34 @@ class ReplyCache:
         self.close()
 
     def _one(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        with self._lock:
+        with self._lock, _named(self.path):
             row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
             return row
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        with self._lock:
+        with self._lock, _named(self.path):
             self._connection.execute(statement, values)
+
+
+#: SQLite's codes for what is the disk's or the file system's, and the errors that they are
+_OF_THE_DISK = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """SQLite's errors inside name the file: an `OSError` where it is the disk's, else a `DPGError`."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        number = _OF_THE_DISK.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if number is not None:
+            raise OSError(number, f"the reply cache cannot be used: {error}", str(path)) from error
+        busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        what = "is in use by another process" if busy else "is not a reply cache"
+        raise DPGError(f"{path} {what}: {error}") from error

@@ -21,6 +21,7 @@ from dpg_fast.util.identity import digest
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
 NOTHING = Usage()
+FINAL_KINDS = ("refused", "cut", "unreadable")
 FailureKind = Literal["refused", "cut", "unreadable", "rejected", "unreachable", "open"]
 
 
@@ -50,11 +51,16 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent for a call: its own messages, or those with one bad reply and the request to repair it."""
+    """What is sent for a call: its own messages, or those with one bad reply and the request to repair it.
+
+    Attributes:
+        formless: whether the bad reply held no object at all.
+    """
 
     key: str
     messages: tuple[dict[str, str], ...]
     repair: bool = False
+    formless: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,22 @@ class Failure:
     """Why an item has no answer.
 
     Kinds: "refused" by the model or a content filter, "cut" at the token limit, "unreadable" also after one repair
-    (these replies were paid for and are kept); "rejected" by the server as a bad request, "unreachable" after all retries
-    (nothing was paid, and the next run tries again); "open" where nothing was to be sent and no reply is stored.
+    (asking again as before would end in the same way; replies that came were paid for and are kept); "rejected" by the server
+    as a bad request, "unreachable" after all retries (nothing was paid, and the next run tries again); "open" where nothing
+    was to be sent and no reply is stored.
+
+    Attributes:
+        too_long: the server refused the call because its text is too long.
     """
 
     kind: FailureKind
     detail: str
+    too_long: bool = False
 
     @property
-    def paid(self) -> bool:
-        """Whether a stored reply is behind the failure."""
-        return self.kind in ("refused", "cut", "unreadable")
+    def final(self) -> bool:
+        """Whether the next run would not find an answer either."""
+        return self.kind in FINAL_KINDS
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,8 @@ def settle(call: Call[T], request: Request, reply: Reply) -> T | Failure | Reque
         repair = f"{fault}\n{format_instruction(call.answer)}"
     said = {"role": "assistant", "content": defuse(text)}  # it may repeat text under judgement
     messages = (*request.messages, said, {"role": "user", "content": repair})
-    return Request(digest(["repair", request.key, text]), messages, repair=True)
+    formless = isinstance(found, UnreadableReply) and found.no_object
+    return Request(digest(["repair", request.key, text]), messages, repair=True, formless=formless)
 
 
 def _read(call: Call[T], reply: Reply) -> T | Failure | UnreadableReply:
@@ -176,8 +188,8 @@ def result_of(call: Call[T], outcome: T | Failure | Request, used: Sequence[Repl
 def request_body(
     call: Call[Any], request: Request, model: str, parameters: Mapping[str, Any], mode: Mode
 ) -> dict[str, Any]:
-    """What is sent, as arguments of the SDK's ``chat.completions.create``."""
-    body = {"model": model, "messages": with_instruction(request, call, mode), **parameters, **call.parameters}
+    """What is sent, as arguments of the SDK's ``chat.completions.create``; ``parameters`` are all that go with it."""
+    body = {"model": model, "messages": with_instruction(request, call, mode), **parameters}
     wanted = response_format(call.answer, mode)
     return body if wanted is None else body | {"response_format": wanted}
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel
 
+from dpg_fast.llm.adaptation import Adaptation
 from dpg_fast.llm.cache import Reply, ReplyCache
 from dpg_fast.llm.calls import (
     Call,
@@ -50,7 +51,8 @@ class LLMClient:
         retry_failed: ask again where a stored reply was refused, cut or unreadable (it is paid for again).
 
     Attributes:
-        mode: how structure is asked for now; "auto" settings step down when a server refuses.
+        learnt: what has been found out about the server, such as that it refuses a format or a temperature.
+        paid: tokens of all replies that this client caused, those behind failures included.
     """
 
     def __init__(
@@ -67,7 +69,19 @@ class LLMClient:
         self.prices = prices or PriceTable()
         self.count_tokens = count_tokens
         self.retry_failed = retry_failed
-        self.mode: Mode = MODES[0] if settings.structured == "auto" else settings.structured  # type: ignore[assignment]
+        fixed = settings.structured != "auto"
+        self.learnt = Adaptation(cast(Mode, settings.structured) if fixed else MODES[0], fixed)
+        self.paid = Usage()
+
+    def close(self) -> None:
+        """Close the file of replies; the client cannot be used afterwards."""
+        self.cache.close()
+
+    def __enter__(self) -> LLMClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # --- without calls ---
 
@@ -102,6 +116,10 @@ class LLMClient:
     def key(self, call: Call[Any]) -> str:
         """The content address of a call."""
         return call_key(call, self.settings.model, self.settings.parameters)
+
+    def parameters(self, call: Call[Any]) -> dict[str, Any]:
+        """What is sent with a call now: its own parameters over the client's, as far as the server takes them."""
+        return self.learnt.parameters({**self.settings.parameters, **call.parameters})
 
     def pending(self, call: Call[Any]) -> Request | None:
         """What `run` would send for a call now; None if stored replies settle it."""

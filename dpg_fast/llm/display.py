@@ -61,6 +61,25 @@ def run_with_progress(client: LLMClient, calls: Sequence[Call[Any]], console: Co
         return client.run(calls, progress=step)
 
 
+def told_usage(usage: Usage, what: str, client: LLMClient) -> str:
+    """Replies, tokens and cost in a line."""
+    cost = money(client.prices.cost(client.settings.model, usage), client.prices.currency)
+    tokens = f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} reply tokens"
+    missing = (
+        f"; the server did not count the tokens of {usage.uncounted:,}: the figures are too low"
+        if usage.uncounted
+        else ""
+    )
+    return f"{usage.calls:,} replies {what}: {tokens}, {cost}{missing}"
+
+
+def print_spent(client: LLMClient, console: Console) -> None:
+    """What this run paid for, failures included, and what was found out about the server."""
+    console.print(told_usage(client.paid, "paid for in this run, failures included", client), highlight=False)
+    for note in client.learnt.notes:
+        console.print(f"Note: {note}.", markup=False, highlight=False)
+
+
 def print_run(run: Run, console: Console) -> None:
     """Tokens, cost and failures of a finished run."""
     paid = run.paid

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_json
 
 
 class Usage(BaseModel):
@@ -71,8 +71,8 @@ class PriceTable(BaseModel):
             if isinstance(source, Mapping):
                 return cls.model_validate(dict(source))
             name = str(source)
-            return cls.model_validate(json.loads(Path(source).read_text(encoding="utf-8")))
-        except (ValidationError, json.JSONDecodeError) as error:
+            return cls.model_validate(read_json(source))
+        except (ValidationError, DPGError) as error:
             raise DPGError(
                 f'{name}: not a price table ({error}); wanted: {{"currency": "USD", "models": '
                 '{"name": {"input": 1.0, "output": 2.0, "cached_input": 0.5}}} per million tokens'

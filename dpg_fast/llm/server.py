@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dpg_fast.llm.adaptation import LIMITS
 from dpg_fast.llm.client import LLMClient
 from dpg_fast.llm.prices import PriceTable
 from dpg_fast.llm.settings import DEFAULT_KEY_VARIABLE, LLMSettings
+from dpg_fast.util.errors import DPGError
 
 __all__ = ["Server"]
 
@@ -25,7 +27,10 @@ class Server:
         temperature: of the replies; None leaves it to the server.
         max_tokens: longest reply; None leaves it to the server.
         legacy_max_tokens: send the limit as ``max_tokens`` instead of ``max_completion_tokens``.
-        parameters: further parameters of each call.
+        structured: how a reply's form is asked for, as in `LLMSettings`.
+        parameters: further parameters of each call; limits and temperature have fields of their own.
+        headers: name of a header to send -> environment variable that holds its value.
+        query: parameters of the address, such as Azure's "api-version".
         concurrency: calls under way at once.
         timeout: seconds for one attempt of a call.
         max_retries: after overload, server errors and broken connections.
@@ -41,7 +46,10 @@ class Server:
     temperature: float | None = None
     max_tokens: int | None = None
     legacy_max_tokens: bool = False
+    structured: str = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
     concurrency: int = 8
     timeout: float = 120.0
     max_retries: int = 6
@@ -57,19 +65,28 @@ class Server:
             DPGError: settings that cannot be used, or an unreadable table of prices.
         """
         parameters = dict(self.parameters)
+        if twice := sorted({*LIMITS, "temperature"} & set(parameters)):
+            raise DPGError(
+                f"{', '.join(twice)}: not among the parameters; the options --max-tokens and --temperature set them"
+            )
         if self.max_tokens is not None:
             parameters["max_tokens" if self.legacy_max_tokens else "max_completion_tokens"] = self.max_tokens
         if self.temperature is not None:
-            parameters.setdefault("temperature", self.temperature)
+            parameters["temperature"] = self.temperature
         settings = LLMSettings(
             self.model,
             self.url,
             api_key_variable=self.key_env,
             parameters=parameters,
+            headers=self.headers,
+            query=self.query,
+            structured=self.structured,
             concurrency=self.concurrency,
             timeout=self.timeout,
             max_retries=self.max_retries,
         )
+        if not self.dry_run:
+            settings.sent_headers()  # a variable that is not set is found before anything is done
         prices = PriceTable() if self.prices is None else PriceTable.load(self.prices)
         kept = self.cache or replies
         kept = Path(":memory:") if self.dry_run and not kept.exists() else kept

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
 from dpg_fast.llm.cache import Reply
-from dpg_fast.llm.calls import Call, Failure, Request, Result, first_request, request_body, result_of, settle
+from dpg_fast.llm.calls import (
+    Call,
+    Failure,
+    Request,
+    Result,
+    first_request,
+    prompt_estimate,
+    request_body,
+    result_of,
+    settle,
+    usage_of,
+)
+from dpg_fast.llm.completion import read_body
+from dpg_fast.llm.refusals import FATAL, Kind, Refusal, read_refusal
 from dpg_fast.llm.settings import LLMError, LLMSettings
 from dpg_fast.llm.structured import MODES, Mode
 from dpg_fast.util.errors import DPGError
@@ -18,9 +34,9 @@ if TYPE_CHECKING:
     from dpg_fast.llm.client import LLMClient
 
 T = TypeVar("T", bound=BaseModel)
-GIVE_UP_AFTER = 20  # calls in a row without an answer, each after all its retries
-_FATAL = (401, 403, 404)  # every further call would end the same way
-_FORMAT_WORDS = ("response_format", "json_schema", "json_object", "schema", "structured", "guided", "grammar")
+GIVE_UP_AFTER = 20  # calls in a row without an answer; before the first reply, attempts
+FIRST_CALLS = 5  # with the same refusal, and none with a reply
+_LONGEST_PAUSE = 60.0
 
 
 class Answers(Protocol):
@@ -36,7 +52,10 @@ class LLMSession:
     def __init__(self, client: LLMClient) -> None:
         self._client = client
         self._settings = client.settings
-        self._unreachable = 0
+        self._unreachable = self._attempts = 0
+        self._refused: Counter[tuple[Any, ...]] = Counter()
+        self._first = asyncio.Lock()
+        self._over: LLMError | None = None
         self._slots = asyncio.Semaphore(client.settings.concurrency)
         self._under_way: dict[str, asyncio.Lock] = {}
         self._sdk: Any = None
@@ -54,7 +73,9 @@ class LLMSession:
             self._sdk = AsyncOpenAI(
                 api_key=self._settings.key(),
                 base_url=self._settings.base_url,
-                max_retries=self._settings.max_retries,
+                default_headers=self._settings.sent_headers() or None,
+                default_query=dict(self._settings.query) or None,
+                max_retries=0,  # `_send` retries, for it knows what may pass
                 timeout=self._settings.timeout,
             )
         return self._sdk
@@ -70,8 +91,11 @@ class LLMSession:
     async def answer(self, call: Call[T]) -> Result[T]:
         """The call's result; sent only if stored replies do not settle it. The same call twice is sent once.
 
+        Until a first reply has come, calls go one at a time: what the server does not take is found out once.
+
         Raises:
-            LLMError: the server cannot be used (401, 403, 404, or 20 calls in a row without an answer).
+            LLMError: the server cannot be used: it refuses key, model or address, or the first calls without any reply, or 20
+                calls in a row got no answer.
             ImportError, ValueError: as for `LLMClient.run`.
         """
         known = self._client.stored(call)
@@ -80,8 +104,17 @@ class LLMSession:
         key = self._client.key(call)
         lock = self._under_way.setdefault(key, asyncio.Lock())
         try:
-            async with lock, self._slots:
+            async with lock, self._slots, contextlib.AsyncExitStack() as alone:
+                if not self._client.learnt.replied:
+                    await alone.enter_async_context(self._first)
+                    if self._client.learnt.replied:
+                        await alone.aclose()
+                if self._over is not None:  # another call has ended the run while this one waited
+                    raise self._over
                 result = await self._ask(call, key)
+        except LLMError as error:
+            self._over = error
+            raise
         finally:
             if not lock.locked():
                 self._under_way.pop(key, None)
@@ -94,10 +127,9 @@ class LLMSession:
     async def _ask(self, call: Call[T], key: str) -> Result[T]:
         # A call is one of: a Request (to send, or a repair to send after an unreadable reply), a value, or a Failure.
         # - A Request is sent, its reply stored, and settled into one of the three: at most one repair, so the loop ends.
-        # - A Failure that was paid for (refused, cut, unreadable twice) is stored and final, until `retry_failed` asks afresh
-        #   and replaces what is stored.
-        # - A Failure of the connection or the server ("unreachable", "rejected") is not stored as a reply: the next run sends
-        #   it again. The SDK has made its own retries by then.
+        # - A final Failure with a reply (refused, cut, unreadable twice) is stored, until `retry_failed` asks afresh and
+        #   replaces what is stored.
+        # - A Failure without one ("unreachable", "rejected", refused with an error) is not: the next run sends it again.
         client = self._client
         outcome, used = client.from_cache(call, key)
         replace = client.retry_failed and isinstance(outcome, Failure)
@@ -112,9 +144,14 @@ class LLMSession:
                     outcome = sent
                     break
                 paid.append(sent)
+                client.paid = client.paid + usage_of(sent)
                 stored = await asyncio.shield(asyncio.to_thread(self._store, call, outcome.key, sent, replace))
             used.append(stored)
             outcome = settle(call, outcome, stored)
+            if paid and isinstance(outcome, Request) and outcome.formless:
+                client.learnt.formless(cast(Mode, stored.mode))
+            elif paid and not isinstance(outcome, (Request, Failure)):
+                client.learnt.formed(cast(Mode, stored.mode))
         result = result_of(call, outcome, used, paid)
         self._note(key, call, result)
         return result
@@ -136,44 +173,78 @@ class LLMSession:
             )
 
     async def _send(self, call: Call[Any], request: Request) -> Reply | Failure:
-        """One request through the SDK, stepping down to what the server understands."""
+        """One request: again where it may pass, and in another way where the server asks for one."""
+        learnt = self._client.learnt
+        retries, once = 0, 0
+        while True:
+            mode = MODES[min(MODES.index(learnt.mode) + once, len(MODES) - 1)]
+            parameters = self._client.parameters(call)
+            if not learnt.replied:
+                self._attempts += 1
+            found = await self._post(call, request_body(call, request, self._settings.model, parameters, mode), mode)
+            if isinstance(found, Reply):
+                learnt.replied = True
+                learnt.counted(
+                    found.prompt_tokens, prompt_estimate(call, request, self._client.count_tokens), call.item
+                )
+                return without_key(found, self._settings)
+            if found.kind in FATAL and not (found.status == 403 and learnt.replied):
+                raise LLMError(self._clean(f"{self._settings.model}: {found}{found.advice()}"))
+            if learnt.learn(found, mode, parameters):
+                continue
+            if found.kind is Kind.FORMAT_ONCE and not once:
+                once = 1
+                continue
+            self._refuse_all(found)
+            if found.kind is Kind.FILTER:
+                return Failure("refused", self._clean(str(found)))
+            if found.kind is Kind.NO_ANSWER:
+                return Failure("unreachable", self._clean(f"{found}{found.advice()}"))
+            if found.kind is not Kind.BUSY:
+                return Failure("rejected", self._clean(f"{found}{found.advice()}"), found.kind is Kind.TOO_LONG)
+            # an empty reply may have been paid for, so it is asked for once more only
+            if retries == min(self._settings.max_retries, 1 if found.status == 200 else self._settings.max_retries):
+                return Failure("unreachable", self._clean(str(found)))
+            await asyncio.sleep(_pause(found, retries))
+            retries += 1
+
+    async def _post(self, call: Call[Any], body: dict[str, Any], mode: Mode) -> Reply | Refusal:
         sdk = self.sdk
         import openai
 
-        while True:  # again only after a step down to a more lenient format
-            mode = self._client.mode
-            body = request_body(call, request, self._settings.model, self._settings.parameters, mode)
-            try:
-                completion = await sdk.chat.completions.create(**body)
-            except openai.APIStatusError as error:
-                if error.status_code in _FATAL:
-                    raise LLMError(f"{self._settings.model}: {clean_error(error, self._settings)}") from None
-                if error.status_code >= 500 or error.status_code in (408, 409, 429):
-                    return Failure("unreachable", clean_error(error, self._settings))
-                if not self._step_down(mode, str(error)):
-                    return Failure("rejected", clean_error(error, self._settings))
-            except (openai.OpenAIError, ValueError) as error:  # no connection, time-outs, a body that is not JSON
-                return Failure("unreachable", clean_error(error, self._settings))
-            except TypeError as error:  # the SDK's own check of the parameters' names
-                raise DPGError(f'{call.item}: {error}; what only one server knows goes into "extra_body"') from None
-            else:
-                try:
-                    reply = reply_of(completion.model_dump(warnings=False), mode)
-                except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
-                    problem = clean_error(error, self._settings)
-                    return Failure("unreachable", f"the reply is not of the API's form: {problem}")
-                return without_key(reply, self._settings)
+        try:
+            response = await sdk.chat.completions.with_raw_response.create(**body)
+        except openai.APIStatusError as error:
+            return read_refusal(error.status_code, error.response.text, _asked_pause(error.response.headers))
+        except (openai.OpenAIError, ValueError) as error:  # no connection, or none in time
+            cause = error.__cause__
+            reason = f" ({type(cause).__name__}: {cause})" if cause is not None and str(cause) else ""
+            return Refusal(Kind.BUSY, f"{type(error).__name__}: {error}{reason}")
+        except TypeError as error:  # the SDK's own check of the parameters' names
+            raise DPGError(f'{call.item}: {error}; what only one server knows goes into "extra_body"') from None
+        return read_body(response.text, mode)
 
-    def _step_down(self, tried: Mode, message: str) -> bool:
-        """Whether to try again in a more lenient mode: "auto", and the refusal speaks of the format."""
-        if self._client.mode != tried:  # another call has stepped down meanwhile
-            return True
-        position = MODES.index(tried) + 1
-        about_format = any(word in message.lower() for word in _FORMAT_WORDS)
-        if self._settings.structured != "auto" or position == len(MODES) or not about_format:
-            return False
-        self._client.mode = MODES[position]
-        return True
+    def _refuse_all(self, refusal: Refusal) -> None:
+        """End a run that has had no reply, when the same refusal comes again and again, or any for too many calls.
+
+        Raises:
+            LLMError: so it is.
+        """
+        if self._client.learnt.replied or refusal.kind is Kind.FILTER:
+            return
+        self._refused[refusal.same] += 1
+        number = self._refused[refusal.same]
+        repeated = number >= FIRST_CALLS and refusal.kind not in (Kind.BUSY, Kind.TOO_LONG)
+        if repeated or self._attempts >= GIVE_UP_AFTER:
+            what = (
+                f"the first {number} calls were refused"
+                if repeated
+                else f"{self._attempts} calls in a row got no answer"
+            )
+            raise LLMError(self._clean(f"{self._settings.model}: {what}; the last: {refusal}{refusal.advice()}"))
+
+    def _clean(self, text: str) -> str:
+        return self._settings.redact(text)[:1000]
 
 
 class StoredReplies:
@@ -199,34 +270,9 @@ class StoredReplies:
         return Result(call.item, None, failure)
 
 
-def reply_of(completion: Mapping[str, Any], mode: Mode) -> Reply:
-    """What is kept of a chat completion, given as its JSON.
-
-    Raises:
-        KeyError, TypeError, IndexError, ValueError: it is none.
-    """
-    choice = completion["choices"][0]
-    usage = completion.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return Reply(
-        content=choice["message"].get("content"),
-        finish_reason=choice.get("finish_reason"),
-        refusal=choice["message"].get("refusal"),
-        prompt_tokens=usage.get("prompt_tokens"),
-        cached_prompt_tokens=details.get("cached_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        served_by=completion.get("model"),
-        mode=mode,
-    )
-
-
 def clean_error(error: Exception, settings: LLMSettings) -> str:
     """The error's text without the key: some servers repeat it."""
-    text = f"{type(error).__name__}: {error}"
-    cause = error.__cause__
-    if cause is not None and str(cause):
-        text += f" ({type(cause).__name__}: {cause})"
-    return settings.redact(text)[:1000]
+    return settings.redact(f"{type(error).__name__}: {error}")[:1000]
 
 
 def without_key(reply: Reply, settings: LLMSettings) -> Reply:
@@ -245,3 +291,17 @@ async def all_or_first_error(work: Sequence[Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _pause(refusal: Refusal, retries: int) -> float:
+    """Seconds before the next attempt: as the server asks, else doubled each time, with chance."""
+    if refusal.wait is not None and 0 <= refusal.wait <= _LONGEST_PAUSE:
+        return refusal.wait
+    return min(0.5 * 2.0**retries, 8.0) * random.uniform(0.75, 1.0)
+
+
+def _asked_pause(headers: Mapping[str, str]) -> float | None:
+    try:
+        return float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from annotated_types import Len
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.reading import checked, read_json, refusing
 
 SCHEMA = "dpg_fast.calibration/1"
 LINEAR, MONOTONE = "linear", "monotone"
+MAX_STRENGTH = 1e4  # of a file: beyond it activations are no longer finite numbers
 
 
 @dataclass(frozen=True)
@@ -117,22 +123,35 @@ class Calibration:
         Raises:
             ValueError: another schema or kind, or a curve that is none.
         """
-        stored: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
+        stored = content if isinstance(content, dict) else {}
         if stored.get("schema") != SCHEMA or stored.get("kind") not in (LINEAR, MONOTONE):
             raise DPGError(
                 f"{path}: expected a {LINEAR} or {MONOTONE} calibration of schema {SCHEMA!r}, got "
                 f"{stored.get('kind')!r} of {stored.get('schema')!r}"
             )
-        try:
+        checked(_Stored, stored, path)
+        with refusing(path):
             strengths = {Pole.parse(name): float(value) for name, value in stored["strength_at_5"].items()}
             curves = {
-                Pole.parse(name): PoleCurve(_pairs(row["knots"]), row.get("fitted", {}))
+                Pole.parse(name): PoleCurve(
+                    tuple((level, strength) for level, strength in row["knots"]), row.get("fitted", {})
+                )
                 for name, row in stored.get("curves", {}).items()
             }
-        except (KeyError, TypeError) as error:
-            raise DPGError(f"{path} is not a calibration: {error!r}") from error
-        return cls(strengths, curves)
+            return cls(strengths, curves)
 
 
-def _pairs(knots: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
-    return tuple((float(level), float(strength)) for level, strength in knots)
+Number = Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _Curve(TypedDict):
+    knots: list[Annotated[list[Number], Len(2, 2)]]
+    fitted: NotRequired[dict[str, Any]]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _Stored(TypedDict):
+    strength_at_5: dict[str, Number]
+    curves: NotRequired[dict[str, _Curve]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,10 @@ from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.model.speaking import Speaking
+
+
+#: calling it gives None, as a reference to a Speaking that is gone does
+NOBODY = type(None)
 
 
 class ForwardCall(NamedTuple):
@@ -103,7 +108,8 @@ class CallState:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.request: ContextVar[Speaking | None] = ContextVar("dpg_fast_request", default=None)
+        #: gives the running Speaking; weak, so that a block whose end was interrupted ends with its frame
+        self.request: ContextVar[Callable[[], Speaking | None]] = ContextVar("dpg_fast_request", default=NOBODY)
         self.call: ForwardCall | None = None
         self.mirrors: tuple[CallMirror, ...] = ()
         #: whether a call of the wrapper is running; and one whose forward somebody has replaced
@@ -117,6 +123,12 @@ class CallState:
         for mirror in self.mirrors:
             mirror.call = None if call is None else call.on(mirror.device)
         return before
+
+
+class Running:
+    """One forward while it runs."""
+
+    left = False
 
 
 class CallMirror:

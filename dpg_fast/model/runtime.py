@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from dpg_fast.model.layers.reach import Reach
 from dpg_fast.model.layers.root import Root, remove_copied
 from dpg_fast.model.layers.surgery import Surgery
 from dpg_fast.model.reading import BaseReader
-from dpg_fast.model.request import CallState
+from dpg_fast.model.request import CallState, Running
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.model.speaking import Speaking
 from dpg_fast.model.stage_embedding import StageEmbedding
@@ -77,8 +78,10 @@ class Runtime:
         self.options = SteeringOptions()
         self.checkpointing = False
         self.state = state or CallState()
-        self.running: set[object] = set()
-        self.live: set[Speaking] = set()
+        self.running: WeakSet[Running | Speaking] = (
+            WeakSet()
+        )  # what was interrupted before it could leave is gone all the same
+        self.live: WeakSet[Speaking] = WeakSet()
         self.undone = False
         if hypernet is not None:
             hypernet.to(places.first)
@@ -117,7 +120,7 @@ class Runtime:
         if not self.state.lock.acquire(blocking=False):
             raise RuntimeError(f"{what} while the model is being called in another thread; wait for that call to end")
         try:
-            if self.running:
+            if not all(one.left for one in self.running):
                 raise RuntimeError(
                     f"{what} while a call of the model is running, in another thread or around this one (a generate(), a "
                     "speaking() block, a hook); wait for it to end"
@@ -217,18 +220,20 @@ class Runtime:
     @contextmanager
     def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
         """Inside the block the running request also holds for parts of the base that are called past its forward."""
-        request, state = self.state.request.get(), self.state
-        call = None if request is None else request.bind((), kwargs)
-        token = state.replaced.set(True)
+        request, state = self.state.request.get()(), self.state
+        call = None if request is None or request.left else request.bind((), kwargs)
+        outer = state.replaced.get()
         try:
+            state.replaced.set(True)
             with state.lock:
-                before, state.call = state.call, call
+                before = state.call
                 try:
+                    state.call = call
                     yield
                 finally:
                     state.call = before
         finally:
-            state.replaced.reset(token)
+            state.replaced.set(outer)
 
     def watched(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """``forward(*args, **kwargs)`` inside :meth:`bound`, watched as the base's own forward is."""
@@ -277,15 +282,18 @@ class Runtime:
         # Which personality is wanted is found out here, in Python; what comes after it may be compiled as one graph.
         @functools.partial(torch.compiler.disable, recursive=False)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            speaking = state.request.get()
+            speaking = state.request.get()()
+            while speaking is not None and speaking.left:  # it was interrupted on its way out
+                speaking = speaking.outer
             call = None if speaking is None else speaking.bind(args, kwargs)
-            token = object()
+            token = Running()
             with state.lock:
-                self.running.add(token)
-                before, state.call = state.call, call  # a hook may call the model again
-                if state.mirrors:
-                    state.put(call)
+                before = state.call  # a hook may call the model again
                 try:
+                    self.running.add(token)
+                    state.call = call
+                    if state.mirrors:
+                        state.put(call)
                     if call is None or self.reach.complete or state.reached is not None:
                         output = self._inner_forward(*args, **kwargs)
                     else:

@@ -6,9 +6,10 @@ their slot, -1 for the base model. A new personality is one row written; the wei
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -74,15 +75,21 @@ class SlotTable:
                 torch.zeros(capacity, 10, device=device),
             ).mirrored(self._others)
         self.slots: OrderedDict[Row, int] = OrderedDict()
-        self._pins: Counter[int] = Counter()
-        self._free = list(range(capacity - 1, -1, -1))
+        #: holder -> the slots that are pinned for it; a holder that is gone, however it ended, pins nothing
+        self._held: WeakKeyDictionary[object, frozenset[int]] = WeakKeyDictionary()
 
     @property
     def capacity(self) -> int:
         return self.values.strengths.shape[0]
 
-    def acquire(self, rows: Iterable[Row | None], fill: Callable[[list[Row]], SlotValues]) -> dict[Row, int]:
-        """A slot for each distinct row, pinned until :meth:`release`; ``fill`` computes those not yet there, in one call."""
+    def acquire(
+        self, holder: object, rows: Iterable[Row | None], fill: Callable[[list[Row]], SlotValues]
+    ) -> dict[Row, int]:
+        """A slot for each distinct row, pinned for ``holder`` beside those that it holds, until :meth:`keep`.
+
+        ``fill`` computes the rows not yet there, in one call. A slot is written before its row points to it, and pinned last:
+        whatever interrupts this leaves every row with its own contents, and pins as they were.
+        """
         found: dict[Row, int] = {}
         new: dict[Row, None] = {}
         for row in rows:
@@ -94,42 +101,41 @@ class SlotTable:
                 continue
             found[row] = slot
             self.slots.move_to_end(row)
-            self._pins[slot] += 1  # before any slot is taken: what this call needs is not evicted for its own new rows
         if new:
-            try:
-                values = fill(list(new))
-            except BaseException:
-                self.release(found.values())
-                raise
-            for row in new:
-                found[row] = self.slots[row] = self._take()
-                self._pins[found[row]] += 1
-            self._write([found[row] for row in new], values)
+            values = fill(list(new))
+            taken = self._take(len(new), self._pinned() | set(found.values()))
+            self._write(taken, values)
+            added = dict(zip(new, taken, strict=True))
+            self.slots.update(added)
+            found |= added
+        self._held[holder] = self._held.get(holder, frozenset()) | frozenset(found.values())
         return found
 
-    def release(self, slots: Iterable[int]) -> None:
-        """Undo the pins of one :meth:`acquire`; the contents stay until the slot is needed."""
-        for slot in slots:
-            self._pins[slot] -= 1
-            if not self._pins[slot]:
-                del self._pins[slot]
+    def keep(self, holder: object, slots: Iterable[int] = ()) -> None:
+        """Pin ``slots`` alone for ``holder``; contents of the others stay until their slots are needed."""
+        self._held[holder] = frozenset(slots)
 
-    def _take(self) -> int:
-        """A slot that nobody holds: a free one, else the least recently used without pins, else one of twice as many.
+    def _pinned(self) -> set[int]:
+        return set().union(*self._held.values())
+
+    def _take(self, count: int, pinned: set[int]) -> list[int]:
+        """Slots that nobody holds: free ones, else the least recently used without pins, else those of twice the buffers.
 
         Running calls read pinned slots at every forward, so those are never evicted, however old; when all are pinned the
-        buffers grow, which moves them. Eviction writes nothing: the slot is overwritten by what it was taken for.
+        buffers grow, which moves them.
         """
-        if self._free:
-            return self._free.pop()
-        for row, slot in self.slots.items():
-            if not self._pins[slot]:
-                del self.slots[row]
-                return slot
-        old = self.capacity
-        self._grow()
-        self._free = list(range(2 * old - 1, old, -1))
-        return old
+        while True:
+            used = pinned.union(self.slots.values())
+            taken = [slot for slot in range(self.capacity) if slot not in used][:count]
+            for row, slot in list(self.slots.items()):
+                if len(taken) == count:
+                    break
+                if slot not in pinned:
+                    del self.slots[row]  # before its slot is overwritten
+                    taken.append(slot)
+            if len(taken) == count:
+                return taken
+            self._grow()
 
     def _grow(self) -> None:
         with torch.inference_mode(False):

@@ -5,8 +5,8 @@ Why: docs/decisions.md, "Which tokens are steered follows from the cache".
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from dpg_fast.compat.transformers import forward_shape
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.layers.lasting import lasting
-from dpg_fast.model.request import ForwardCall, Positions
+from dpg_fast.model.request import NOBODY, ForwardCall, Positions
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.model.steering import RandomMask
 from dpg_fast.personality.row import PersonalityLike, Row, read_rows
@@ -46,6 +46,8 @@ class Speaking:
 
     Attributes:
         active: whether a row has a personality.
+        left: the block was left, or not entered after all: no forward obeys, whatever was interrupted on the way out.
+        outer: the block around this one.
         row_slots: int32 [n], -1 for the base model; set on entry, as are the next three.
         values: contents of the slots.
         lora: whether a bank takes part; steering: whether neurons are steered.
@@ -83,15 +85,23 @@ class Speaking:
         self._table: SlotTable | None = None
         self._slots: dict[Row, int] = {}
         self._repeated: dict[tuple[int, int], Tensor] = {}
-        self._tokens: tuple[Token[Speaking | None], Token[bool]] | None = None
+        self.left = False
+        self.outer: Speaking | None = None
+        self._outer_inside = False
 
     def __enter__(self) -> Speaking:
         runtime, state = self._runtime, self._runtime.state
-        with state.lock:
-            if runtime.undone:
-                raise RuntimeError("the model was unloaded, or given characters, while this call began; call it again")
-            runtime.running.add(self)
+        self.outer, self._outer_inside = state.request.get()(), state.inside.get()
+        while self.outer is not None and self.outer.left:
+            self.outer = self.outer.outer
         try:
+            with state.lock:
+                if runtime.undone:
+                    raise RuntimeError(
+                        "the model was unloaded, or given characters, while this call began; call it again"
+                    )
+                self.left = False
+                runtime.running.add(self)
             if self.active and not self.changing and torch.is_grad_enabled() and runtime.trains():
                 self._enter_training()
             elif self.active:
@@ -101,16 +111,17 @@ class Speaking:
                         runtime.check(self._rows)  # a row that has a slot was checked when it got it
                     runtime.require_reached()
                     table = self._table = runtime.supply.table()
-                    self._slots = slots = table.acquire(self._rows, runtime.supply.values)
+                    self._slots = slots = table.acquire(self, self._rows, runtime.supply.values)
                     numbers = [-1 if row is None else slots[row] for row in self._rows]
                     self.values = table.values
                     self.row_slots = torch.tensor(numbers, dtype=torch.int32, device=self.values.strengths.device)
                     runtime.live.add(self)
+            state.request.set(weakref.ref(self) if self.active else NOBODY)
+            state.inside.set(True)
+            return self
         except BaseException:
-            runtime.running.discard(self)
+            self._leave()
             raise
-        self._tokens = state.request.set(self if self.active else None), state.inside.set(True)
-        return self
 
     def _enter_training(self) -> None:
         place: dict[Row, int] = {}
@@ -121,15 +132,10 @@ class Speaking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        runtime, state = self._runtime, self._runtime.state
-        assert self._tokens is not None
-        state.inside.reset(self._tokens[1])
-        state.request.reset(self._tokens[0])
-        if self._table is not None:
-            with state.lock:
-                runtime.live.discard(self)
-                self._table.release(self._slots.values())
-        runtime.running.discard(self)
+        try:
+            self.left = True
+        finally:
+            self._leave()
         if kind is not None or not self.active:
             return
         if not (self.forwards or self.changing):
@@ -137,7 +143,18 @@ class Speaking:
                 "the personality had no effect: the base model's forward was replaced after the model was wrapped, so that no "
                 "forward took the personality up; unload(), replace it, and wrap the model again"
             )
-        runtime.reach.conclude()
+        self._runtime.reach.conclude()
+
+    def _leave(self) -> None:
+        runtime, state = self._runtime, self._runtime.state
+        self.left = True
+        state.request.set(NOBODY if self.outer is None else weakref.ref(self.outer))
+        state.inside.set(self._outer_inside)
+        with state.lock:
+            if self._table is not None:
+                self._table.keep(self)
+            runtime.live.discard(self)
+            runtime.running.discard(self)
 
     def change(self, personality: PersonalityLike) -> bool:
         """Give the rows other personalities from the next forward on, by writing to the buffers that are in use.
@@ -158,15 +175,23 @@ class Speaking:
         with runtime.state.lock, lasting():
             table = runtime.supply.current
             assert table is not None and self._table is not None
-            slots = table.acquire(rows, runtime.supply.values)
-            numbers = [-1 if row is None else slots[row] for row in rows]
-            self.row_slots.copy_(torch.tensor(numbers, dtype=torch.int32))
-            for (factor, length), repeated in self._repeated.items():
-                repeated.copy_(self.row_slots.repeat_interleave(factor * length))
-            self._table.release(self._slots.values())
-            self._rows, self._table, self._slots, self.values = rows, table, slots, table.values
+            slots = table.acquire(self, rows, runtime.supply.values)
+            try:
+                self._point(rows, slots)
+                self._rows, self._table, self._slots, self.values = rows, table, slots, table.values
+            except BaseException:
+                self._point(self._rows, self._slots)
+                raise
+            finally:
+                table.keep(self, self._slots.values())
             self.stages = self.stages or any(row is not None and row.stage is not None for row in rows)
         return self.values is before
+
+    def _point(self, rows: Sequence[Row | None], slots: Mapping[Row, int]) -> None:
+        numbers = [-1 if row is None else slots[row] for row in rows]
+        self.row_slots.copy_(torch.tensor(numbers, dtype=torch.int32))
+        for (factor, length), repeated in self._repeated.items():
+            repeated.copy_(self.row_slots.repeat_interleave(factor * length))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ForwardCall:
         """What the layers of one forward with these arguments are given: a slot for each of its tokens.

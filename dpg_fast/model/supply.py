@@ -71,14 +71,14 @@ class Supply:
     def place(self) -> None:
         """After the base model may have moved: everything that its layers read follows."""
         found = Places.find(self.base, self._architecture)
-        self._mark = self._marked()
-        if found == self.places:
-            return
-        self.places = found
-        self._surgery.place(found)
-        if self.hypernet is not None and found.first != META:
-            with lasting():
-                self.hypernet.to(found.first)
+        mark = self._marked()
+        if found != self.places:
+            self._surgery.place(found)
+            if self.hypernet is not None and found.first != META:
+                with lasting():
+                    self.hypernet.to(found.first)
+            self.places = found
+        self._mark = mark
 
     def _marked(self) -> tuple[Any, ...]:
         """What is another when the model was moved as a whole, or dispatched again."""
@@ -108,6 +108,7 @@ class Supply:
             weights = [(id(p), p._version) for p in self.hypernet.bank.parameters()]
             key = (self.places, getattr(self.base, "dtype", None), *weights)
             if key != self._bank_key or not intact:
+                self._bank_key = None  # half of it may be handed out
                 self._surgery.set_bank(functools.partial(self._pair, self.dtype), stacked=True)
                 self._bank_key = key
         read = [(id(t), t._version) for part in self._trained for t in (*part.parameters(), *part.buffers())]
@@ -125,8 +126,8 @@ class Supply:
         if not still_held(self._surgery.held):
             self.place()
         self.hand_out_steering()
-        self._surgery.set_bank(functools.partial(self._pair, self.dtype, detach=False), stacked=False)
         self._bank_key = None  # copies are due again
+        self._surgery.set_bank(functools.partial(self._pair, self.dtype, detach=False), stacked=False)
         return self.values(rows).mirrored(self.places.others)
 
     def values(self, rows: Sequence[Row]) -> SlotValues:

@@ -65,10 +65,10 @@ class WideTable(SlotTable):
 
     def refresh(self, fill: Callable[[list[Row]], SlotValues]) -> None:
         """Make the weights of slots in use again; others are forgotten."""
-        for item, slot in list(self.slots.items()):
-            if not self._pins[slot]:
-                del self.slots[item]
-                self._free.append(slot)
+        pinned = self._pinned()
+        for row, slot in list(self.slots.items()):
+            if slot not in pinned:
+                del self.slots[row]
         if self.slots:
             self._write(list(self.slots.values()), fill(list(self.slots)))
 
@@ -85,14 +85,21 @@ class WideTable(SlotTable):
         self._surgery.update_bank(index, self._weights.__getitem__)
 
     def _grow(self) -> None:
-        super()._grow()
-        with torch.inference_mode(False):
-            self._weights = {
-                name: (torch.cat([A, torch.zeros_like(A)]), torch.cat([B, torch.zeros_like(B)]))
-                for name, (A, B) in self._weights.items()
-            }
-        self.attach()
-        self._grown(self.values)
+        before = self.values, self._weights
+        try:
+            super()._grow()
+            with torch.inference_mode(False):
+                self._weights = {
+                    name: (torch.cat([A, torch.zeros_like(A)]), torch.cat([B, torch.zeros_like(B)]))
+                    for name, (A, B) in self._weights.items()
+                }
+            self.attach()
+            self._grown(self.values)
+        except BaseException:  # running calls read these weights
+            self.values, self._weights = before
+            self.attach()
+            self._grown(self.values)
+            raise
 
     def _one_hot(self) -> None:
         with torch.inference_mode(False):
@@ -130,6 +137,7 @@ class WideSupply(Supply):
         elif not intact:
             self.current.attach()
         if self._codes_key != made_of:
+            self._codes_key = None  # half of them may be written
             with torch.no_grad():
                 self.current.refresh(self.values)
             self._codes_key = made_of

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict
 
 from dpg_fast.neurons.statistics import ActivationCounter, PoleStatistics
 from dpg_fast.personality.scores import POLES, Pole, Trait
-from dpg_fast.util.files import write_atomically
+from dpg_fast.util.files import write_tensors
 from dpg_fast.util.identity import claim, digest
+from dpg_fast.util.reading import checked, open_tensors, read_tensors
 
 IDENTITY = "search.json"
 RUNNING = "running.safetensors"
@@ -48,16 +49,17 @@ class Checkpoint:
         """Write the tables after ``done`` answers."""
         tensors = {name: table.cpu() for name, table in counter.state().items()}
         about = {"done": str(done)}
-        write_atomically(self.directory / RUNNING, lambda temporary: save_file(tensors, temporary, about))
+        write_tensors(self.directory / RUNNING, tensors, about)
 
     def resume(self, counter: ActivationCounter) -> int:
         """Fill the counter with what was last written; the number of answers done, 0 when nothing was."""
         file = self.directory / RUNNING
         if not file.exists():
             return 0
-        with safe_open(file, framework="pt") as stored:
-            counter.restore({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
-            return int(stored.metadata()["done"])
+        with open_tensors(file) as stored:
+            done = checked(_About, stored.metadata() or {}, f"{file}: metadata")["done"]
+        counter.restore(read_tensors(file, counter.state()))
+        return int(done)
 
     def finish(self, statistics: Mapping[Pole, PoleStatistics]) -> None:
         """Write every pole's statistics and remove the running tables."""
@@ -67,6 +69,10 @@ class Checkpoint:
 
     def _file(self, pole: Pole) -> Path:
         return self.directory / _name(pole)
+
+
+class _About(TypedDict):
+    done: Annotated[int, Field(ge=0)]
 
 
 def remove_checkpoint(directory: Path) -> None:

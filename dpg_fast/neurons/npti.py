@@ -10,7 +10,6 @@ Why: docs/decisions.md, "Published lists go by name".
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import math
 import re
@@ -23,10 +22,12 @@ import torch
 
 from dpg_fast.neurons.selection import PoleNeurons
 from dpg_fast.neurons.statistics import EDGES
-from dpg_fast.neurons.table import SteeringTable
+from dpg_fast.neurons.table import SteeringTable, check_neurons
 from dpg_fast.personality.scores import Pole, Trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
+from dpg_fast.util.identity import file_digest
+from dpg_fast.util.reading import read_json, refusing
 
 #: what the published lists were made on, and its shape
 PUBLISHED_BASE = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -90,8 +91,9 @@ def import_lists(
     neurons: dict[Pole, PoleNeurons] = {}
     reports = []
     for pole, path in sorted(files.items(), key=lambda item: item[0].index):
-        raw = path.read_bytes()
-        neurons[pole], report = _read(raw, pole, path.name)
+        neurons[pole], report = _read(path, pole)
+        with refusing(path.name):
+            check_neurons(pole, neurons[pole], num_layers, intermediate)
         reports.append(report)
     origin = {"made_by": "import", "format": "npti", "files": [asdict(report) for report in reports]}
     return SteeringTable(neurons, num_layers, intermediate, origin), reports
@@ -104,7 +106,7 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
         names: directories of published files, such files, or "E+=FILE" for files of other names.
 
     Raises:
-        ValueError: a name says nothing about the pole, a pole has two files, or none was found.
+        ValueError: a name is of no file, or says nothing about the pole, a pole has two files, or none was found.
     """
     found: dict[Pole, Path] = {}
 
@@ -125,14 +127,14 @@ def find_files(names: Sequence[str]) -> dict[Pole, Path]:
         named = None if path.is_file() or not separator else Pole.parse(prefix)
         if named is not None:
             path = Path(rest)
+        if not path.is_file():
+            raise DPGError(f"{path}: no such file or folder")
         pole = named or pole_of_name(path.name)
         if pole is None:
             raise DPGError(
                 f"{path}: which pole is it? Published files are called Extraversion_dict.json or "
                 "Extraversion_reversed_dict.json (also .gz); give others as E+=FILE"
             )
-        if not path.is_file():
-            raise DPGError(f"{path} is neither a file nor a directory")
         add(pole, path)
     if not found:
         raise DPGError(f"no <Trait>_dict.json or <Trait>_reversed_dict.json in {', '.join(names) or 'nothing'}")
@@ -181,8 +183,8 @@ def export_lists(table: SteeringTable, directory: Path, *, compress: bool = Fals
     return paths
 
 
-def _read(raw: bytes, pole: Pole, name: str) -> tuple[PoleNeurons, FileReport]:
-    rows = _rows(raw, name)
+def _read(path: Path, pole: Pole) -> tuple[PoleNeurons, FileReport]:
+    rows = _rows(path)
     not_finite: dict[str, int] = {}
     kept = []
     for row in rows:
@@ -206,8 +208,8 @@ def _read(raw: bytes, pole: Pole, name: str) -> tuple[PoleNeurons, FileReport]:
     ordered = [row for part in layers.values() for row in sorted(part, key=lambda r: -r[2])]
     report = FileReport(
         pole=str(pole),
-        name=name,
-        sha256=hashlib.sha256(raw).hexdigest(),
+        name=path.name,
+        sha256=file_digest(path, 64),
         listed=len(rows),
         kept=len(kept),
         above_histogram=int((found.p95 > EDGES[-1]).sum()),
@@ -219,12 +221,10 @@ def _read(raw: bytes, pole: Pole, name: str) -> tuple[PoleNeurons, FileReport]:
     return found, report
 
 
-def _rows(raw: bytes, name: str) -> list[Row]:
+def _rows(path: Path) -> list[Row]:
     """All rows of a file, in its order."""
-    try:
-        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise DPGError(f"{name} is not JSON, plain or gzipped ({error})") from error
+    name = path.name
+    content = read_json(path, unpack=True, finite=False)
     if not isinstance(content, dict):
         raise DPGError(f"{name}: expected an object of layers, got {type(content).__name__}")
     rows: list[Row] = []
@@ -245,7 +245,7 @@ def _rows(raw: bytes, name: str) -> list[Row]:
 def _row(row: Any, where: str) -> Row:
     good = isinstance(row, list) and len(row) == 5
     good = good and all(type(x) is int and 0 <= x < 2**31 for x in row[:2])
-    good = good and all(type(x) in (int, float) for x in row[2:])
+    good = good and all(type(x) is float or (type(x) is int and abs(x) < 2**63) for x in row[2:])
     if not good:
         raise DPGError(f"{where}: {str(row)[:80]} is not {_ROW}")
     layer, neuron, diff, prob, p95 = row

@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, NotRequired
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dpg_fast.kernels import activation_stats
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_atomically
+from dpg_fast.util.files import write_tensors
+from dpg_fast.util.reading import checked, open_tensors, take
 
 BINS = 301
 BIN_WIDTH = 0.01
@@ -60,22 +62,27 @@ class PoleStatistics:
         if self.mean is not None and self.variance is not None:
             tensors |= {"mean": self.mean.contiguous(), "variance": self.variance.contiguous()}
         about = {"tokens": str(self.tokens), "answers": str(self.answers)}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, about))
+        write_tensors(path, tensors, about)
 
     @classmethod
     def load(cls, path: Path) -> PoleStatistics:
-        """Read what :meth:`save` wrote."""
-        with safe_open(path, framework="pt") as file:
-            about, names = file.metadata(), set(file.keys())
-            mean, variance = (file.get_tensor(n) if n in names else None for n in ("mean", "variance"))
-            return cls(
-                int(about["tokens"]),
-                file.get_tensor("positive"),
-                file.get_tensor("p95"),
-                int(about.get("answers", 0)),
-                mean,
-                variance,
-            )
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: another kind of file, or a damaged one.
+        """
+        with open_tensors(path) as file:
+            about, names = checked(_About, file.metadata() or {}, f"{path}: metadata"), set(file.keys())
+            mean, variance = (take(file, n, path) if n in names else None for n in ("mean", "variance"))
+            p95 = (
+                file.get_tensor("p95") if "p95" in names else take(file, "p95", path)
+            )  # -inf where a neuron seldom fires
+            return cls(about["tokens"], take(file, "positive", path), p95, about.get("answers", 0), mean, variance)
+
+
+class _About(TypedDict):
+    tokens: Annotated[int, Field(ge=1)]
+    answers: NotRequired[int]
 
 
 class ActivationCounter:

@@ -11,19 +11,44 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dpg_fast.neurons.selection import FIELDS, PoleNeurons
 from dpg_fast.personality.scores import POLES, Pole
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_atomically
+from dpg_fast.util.files import write_tensors
+from dpg_fast.util.reading import checked, open_tensors, parse_json, refusing, take
 
 SCHEMA = "dpg_fast.neurons/1"
+MAX_P95 = 1e6
+MAX_NEURONS = 1 << 26  # of a model: the dense table of as many takes 3 GB
+
+
+def check_neurons(pole: Pole, chosen: PoleNeurons, num_layers: int, intermediate: int) -> None:
+    """Refuse neurons that lie outside a model, or whose numbers a table cannot hold.
+
+    Raises:
+        ValueError: which, and of which pole.
+    """
+    if len(chosen) == 0:
+        return
+    for name, limit in (("layer", num_layers), ("neuron", intermediate)):
+        values = getattr(chosen, name)
+        if int(values.min()) < 0 or int(values.max()) >= limit:
+            raise DPGError(
+                f"{pole}: {name} {int(values.max())} lies outside this model ({num_layers} layers of "
+                f"{intermediate} neurons)"
+            )
+    bad = int((~torch.isfinite(chosen.p95)).sum())
+    if bad:
+        raise DPGError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
+    if float(chosen.p95.abs().max()) > MAX_P95 or not bool(chosen.diff.isfinite().all()):
+        raise DPGError(f"{pole}: a p95 is above {MAX_P95:g}, or a diff is not finite")
 
 
 class SteeringTable:
@@ -57,7 +82,7 @@ class SteeringTable:
         self.clamp_mask = torch.zeros(num_layers, intermediate, dtype=torch.int16)
         self.add = torch.zeros(num_layers, len(POLES), intermediate, dtype=torch.float32)
         for pole, chosen in self.neurons.items():
-            self._check(pole, chosen)
+            check_neurons(pole, chosen, num_layers, intermediate)
             self.add[chosen.layer.long(), pole.index, chosen.neuron.long()] = chosen.addition
         for pole, chosen in self.neurons.items():
             opposite = self.neurons.get(pole.opposite)
@@ -65,20 +90,6 @@ class SteeringTable:
                 continue
             capped = opposite.keep(torch.isin(opposite.layer, chosen.layer))
             self.clamp_mask[capped.layer.long(), capped.neuron.long()] |= 1 << pole.index
-
-    def _check(self, pole: Pole, chosen: PoleNeurons) -> None:
-        if len(chosen) == 0:
-            return
-        for name, limit in (("layer", self.num_layers), ("neuron", self.intermediate)):
-            values = getattr(chosen, name)
-            if int(values.min()) < 0 or int(values.max()) >= limit:
-                raise DPGError(
-                    f"{pole}: {name} {int(values.max())} lies outside this model ({self.num_layers} layers of "
-                    f"{self.intermediate} neurons)"
-                )
-        bad = int((~torch.isfinite(chosen.p95)).sum())
-        if bad:
-            raise DPGError(f"{pole}: {bad} neurons have a p95 that is not finite; remove them first")
 
     @property
     def poles(self) -> tuple[Pole, ...]:
@@ -109,23 +120,46 @@ class SteeringTable:
         if self.origin:
             about["origin"] = self.origin
         metadata = {"dpg_fast": json.dumps(about)}  # one entry: safetensors does not keep the order of several
-        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+        write_tensors(Path(path), tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> SteeringTable:
+    def load(cls, path: Path, sizes: tuple[int, int] | None = None) -> SteeringTable:
         """Read what :meth:`save` wrote.
 
+        Args:
+            path: of the file.
+            sizes: layers and neurons per layer of the model that it is for, where that is known.
+
         Raises:
-            ValueError: the file is not a steering table of a known schema.
+            ValueError: the file is not a steering table of a known schema, or of another model's sizes.
         """
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("dpg_fast", "{}"))
-            if about.get("schema") != SCHEMA:
-                raise DPGError(f"{path}: schema {about.get('schema')!r} is not {SCHEMA!r}")
+        with open_tensors(path) as file, refusing(path):
+            about = parse_json((file.metadata() or {}).get("dpg_fast", "{}"), f"{path}: metadata")
+            found = about.get("schema") if isinstance(about, dict) else None
+            if found != SCHEMA:
+                raise DPGError(f"{path}: schema {found!r} is not {SCHEMA!r}")
+            checked(_About, about, f"{path}: metadata")
+            own = (about["num_layers"], about["intermediate"])
+            if sizes is not None and own != sizes:
+                raise DPGError(
+                    f"{path}: for {own[0]} layers of {own[1]} neurons, and the model has {sizes[0]} of {sizes[1]}"
+                )
+            if own[0] * own[1] > MAX_NEURONS:
+                raise DPGError(f"{path}: {own[0]} layers of {own[1]} neurons are more than any model has")
             stored = set(file.keys())
             neurons = {
-                pole: PoleNeurons(*(file.get_tensor(f"{pole}.{name}") for name in FIELDS))
+                pole: PoleNeurons(*(take(file, f"{pole}.{name}", path, dtype) for name, dtype in _DTYPES.items()))
                 for pole in POLES
                 if f"{pole}.layer" in stored
             }
-        return cls(neurons, int(about["num_layers"]), int(about["intermediate"]), about.get("origin"))
+            return cls(neurons, *own, about.get("origin"))
+
+
+_DTYPES = dict(zip(FIELDS, (torch.int32, torch.int32, *3 * [torch.float32]), strict=True))
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _About(TypedDict):
+    num_layers: Annotated[int, Field(ge=1)]
+    intermediate: Annotated[int, Field(ge=1)]
+    origin: NotRequired[dict[str, Any]]

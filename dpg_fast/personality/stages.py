@@ -11,10 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.reading import checked, read_json, refusing
 
 __all__ = ["CARD_FILE", "CARD_SCHEMA", "CharacterCard", "label_messages", "read_card", "stage_token", "write_card"]
 
@@ -116,17 +120,22 @@ def read_card(directory: str | Path) -> CharacterCard:
     path = Path(directory) / CARD_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{directory} has no {CARD_FILE}: it is not a tuned character")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DPGError(f"{path} is not valid JSON: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict) or values.get("schema") != CARD_SCHEMA:
         stated = values.get("schema") if isinstance(values, dict) else None
         raise DPGError(f"{path}: schema {stated!r} is not {CARD_SCHEMA}")
     unknown, missing = sorted(set(values) - set(_FIELDS)), sorted({"character", "stages", "tokens"} - set(values))
     if unknown or missing:
         raise DPGError(f"{path}: unknown fields {unknown}, missing {missing}")
-    try:
+    checked(_Card, values, path)
+    with refusing(path):
         return CharacterCard(**{name: value for name, value in values.items() if name != "schema"})
-    except ValueError as error:
-        raise DPGError(f"{path}: {error}") from None
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _Card(TypedDict):
+    character: str
+    stages: dict[str, str]
+    tokens: dict[str, Annotated[int, Field(ge=0, lt=2**31)]]
+    base_model: NotRequired[str]
+    fingerprint: NotRequired[dict[str, Any] | None]

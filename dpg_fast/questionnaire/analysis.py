@@ -32,7 +32,7 @@ def analyse(session: Session, *, sex: Sex = "N", age: int = 30, resamples: int =
 
     Keys: `respondents` (scores -5..5, mean ratings 1..levels, their standard deviation over forms, facets, acquiescence,
     share of extreme ratings, `target`: what was asked for, percentiles for IPIP-NEO where five-factor-e is installed);
-    `reliability` per trait over people (those asked to be somebody, if there are three): `alpha` (items averaged over forms),
+    `reliability` per trait over people (those asked to be somebody, if anybody was): `alpha` (items averaged over forms),
     `alpha_centred` (the same of ratings less the person's own acquiescence on the form), `retest` (mean correlation between
     forms), `icc_2_1`, `icc_3_1`, `icc_2_k` of people by forms, each with its bootstrap interval, or `reason` why there are none;
     `items`: `icc_2_1` of all (person, item) ratings by forms; `quality`: refusals, invalid answers, probability outside the
@@ -111,12 +111,12 @@ def _person(session: Session, r: int, ratings: NDArray[np.float64], sex: Sex, ag
 
 
 def _population(session: Session) -> list[int]:
-    """Whom reliability is over: those who were asked to be somebody, if they are enough, else everybody.
+    """Whom reliability is over: those who were asked to be somebody, however few; everybody where nobody was.
 
     The bare model among steered ones is an outlier that raises every correlation over people.
     """
     asked = [place for place, respondent in enumerate(session.respondents) if respondent.target is not None]
-    return asked if len(asked) >= MINIMUM else list(range(len(session.respondents)))
+    return asked or list(range(len(session.respondents)))
 
 
 def _agreement(inventory: Inventory, ratings: NDArray[np.float64]) -> NDArray[np.float64]:

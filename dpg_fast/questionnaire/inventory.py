@@ -7,8 +7,9 @@ A file is JSON Lines: a header, then one item a line. The same content as one JS
 
 Header: `format` and `version` as above, `name`, `options` (2 to 9 texts from the lowest to the highest rating; default the five
 of IPIP), and optionally `stem` (put before every item's text, such as "I" for "Worry about things."), `source`, `licence`.
-Item: `id` (unique), `text`, `trait` (letter or name), `key` ("+", or "-" where agreement means less of the trait), and
-optionally `facet`. Other keys are errors.
+Item: `id` (unique), `text`, `trait` (letter or name, "Emotional Stability" included), `key` ("+" or 1, or "-" or -1 where
+agreement means less of the trait), and optionally `facet`. Other keys are errors. Published files of other layouts are read too,
+see `layouts`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.personality.scores import Trait
+from dpg_fast.questionnaire.layouts import foreign_rows, parse_key, parse_trait
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.reading import parse_json, read_json, read_text
 
 FORMAT = "dpg-fast-inventory"
 VERSION = 1
@@ -139,7 +142,7 @@ def load_inventory(path: Path | str) -> Inventory:
         ValueError: not of the format; the message names file and line.
     """
     path = Path(path)
-    return parse_inventory(_read(path), path.name)
+    return parse_inventory(read_text(path), path.name)
 
 
 @cache
@@ -158,7 +161,8 @@ def parse_inventory(text: str, name: str) -> Inventory:
     Raises:
         ValueError: not of the format.
     """
-    rows = _rows(text, name)
+    other = foreign_rows(text, name)
+    rows = _rows(text, name) if other is None else iter(other)
     line, header = next(rows, (1, None))
     where = f"{name}, line {line}"
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -201,11 +205,7 @@ def read_questions(path: Path | str) -> tuple[list[tuple[int, str]], tuple[str, 
         ValueError: not of that format.
     """
     path = Path(path)
-    text = _read(path)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = read_json(path)
     parts: list[list[tuple[int, str]]] = []
     for key in ("questions", "select"):
         rows = content.get(key) if isinstance(content, dict) else None
@@ -229,10 +229,7 @@ def read_answers(path: Path | str) -> dict[str, int]:
         ValueError: not of that format, or an id twice.
     """
     path = Path(path)
-    try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise DPGError(f"{path.name}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = read_json(path)
     rows = content.get("answers") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise DPGError(f'{path.name}: needs "answers", a list of {{"id_question": 1, "id_select": 5}}')
@@ -246,18 +243,11 @@ def read_answers(path: Path | str) -> dict[str, int]:
     return answers
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DPGError(f"{path.name}: not UTF-8 text ({error})") from error
-
-
 def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """(line, value) of the header and of every item, of either form of file."""
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError:
+        whole = parse_json(text, name)
+    except DPGError:
         whole = None
     if isinstance(whole, dict) and "items" in whole:
         yield 1, {key: value for key, value in whole.items() if key != "items"}
@@ -265,10 +255,7 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DPGError(f"{name}, line {number}: not JSON ({error.msg})") from error
+            yield number, parse_json(line, f"{name}, line {number}")
 
 
 def _listed(text: str, name: str) -> Iterator[tuple[int, Any]]:
@@ -295,15 +282,17 @@ def _item(row: Any, where: str) -> Item:
     if not isinstance(row, dict):
         raise DPGError(f"{where}: an item is an object, not {row!r}")
     _check_keys(row, _ITEM, where)
-    key = row.get("key")
-    if key not in ("+", "-"):
-        raise DPGError(f'{where}: "key" is "+" or "-", not {key!r}')
+    key = parse_key(row.get("key"))
+    if key is None:
+        raise DPGError(f'{where}: "key" is "+" or "-", not {row.get("key")!r}')
     try:
-        trait = Trait.parse(_text(row, "trait", where))
+        trait, opposite = parse_trait(_text(row, "trait", where))
     except ValueError as error:
         raise DPGError(str(error) if where in str(error) else f"{where}: {error}") from error
     facet = _text(row, "facet", where) if row.get("facet") is not None else None
-    return Item(_text(row, "id", where), _text(row, "text", where), trait, key == "-", facet)
+    if type(row.get("id")) is int:
+        row = row | {"id": str(row["id"])}
+    return Item(_text(row, "id", where), _text(row, "text", where), trait, (key == "-") != opposite, facet)
 
 
 def _item_dict(item: Item) -> dict[str, Any]:

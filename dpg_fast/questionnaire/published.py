@@ -20,6 +20,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.questionnaire.inventory import OPTIONS, Inventory, Item, bundled_inventory, load_inventory, read_questions
 from dpg_fast.text.facets import FACETS
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_text
 from dpg_fast.util.smollm2 import cache_root
 
 COMMIT = "618c85f69a19e90dd8fc9153a2126519106f0341"
@@ -140,7 +141,7 @@ def _neo(items: int, texts: Path | str | None, base_url: str) -> Inventory:
 
 
 def _from_lines(name: str, path: Path, rephrased: bool) -> Inventory:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     mini = name == "mini-ipip"
     if mini and len(lines) == 20:
         numbers: tuple[int, ...] = _MINI

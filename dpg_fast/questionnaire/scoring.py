@@ -63,8 +63,9 @@ def score_answers(inventory: Inventory, ratings: Mapping[str, float]) -> TraitSc
     for name, value in ratings.items():
         if name not in known:
             raise DPGError(f"inventory {inventory.name} has no item {name!r}")
-        if not 1 <= value <= inventory.levels:
-            raise DPGError(f"item {name!r}: the rating {value} is not in 1..{inventory.levels}")
+        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if not number or not 1 <= value <= inventory.levels:
+            raise DPGError(f"item {name!r}: the rating {value!r} is not a number in 1..{inventory.levels}")
     if not ratings:
         raise DPGError("there are no ratings to score")
     by_trait: dict[Trait, dict[Item, float]] = {}

@@ -124,8 +124,12 @@ def matrices(
     column_label: str = "",
     form: str = "{:+.1f}",
     strong: Mapping[str, ArrayLike] | None = None,
+    shares: bool = False,
 ) -> None:
-    """Heat maps of [rows, columns] with the numbers in the cells, one for each name; `strong` cells are bold."""
+    """Heat maps of [rows, columns] with the numbers in the cells, one for each name; `strong` cells are bold.
+
+    Colours reach from -``limit`` to ``limit`` around a white 0; of ``shares``, from 0 to ``limit``.
+    """
     across = min(3, len(values))
     down = -(-len(values) // across)
     cell = 0.62 if len(columns) <= 6 else 0.5
@@ -136,7 +140,9 @@ def matrices(
         _bare(axis)
         x = np.asarray(table, dtype=np.float64)
         bold = np.zeros(x.shape, dtype=bool) if strong is None else np.asarray(strong[name])
-        image = axis.imshow(x, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        image = axis.imshow(
+            x, cmap="Blues" if shares else "RdBu_r", vmin=0 if shares else -limit, vmax=limit, aspect="auto"
+        )
         axis.set_facecolor("#f1f3f6")
         for i, j in np.ndindex(x.shape):
             text = form.format(x[i, j]) if np.isfinite(x[i, j]) else "-"

@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -117,11 +119,49 @@ def one_line(text: str) -> str:
 # ------------------------------------------------------------------ terminal
 
 
+class FittingTable(RichTable):
+    """A table that is printed in parts, each with the first columns, where it is too wide for the terminal."""
+
+    def __init__(self, table: Table, title: str, caption: str | None) -> None:
+        super().__init__(title=escape(title), caption=None if caption is None else escape(caption))
+        self._table = table
+        for place, name in enumerate(table.head):
+            self.add_column(escape(name), justify="left" if place < table.left else "right")
+        for row in table.rows:
+            self.add_row(*map(escape, row))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        parts = _parts(self._table, options.max_width)
+        if len(parts) == 1:
+            yield from super().__rich_console__(console, options)
+            return
+        for number, part in enumerate(parts):
+            first, last = number == 0, number == len(parts) - 1
+            title = str(self.title) if first else ""
+            yield FittingTable(part, "", None)._titled(title, str(self.caption) if last and self.caption else "")
+
+    def _titled(self, title: str, caption: str) -> FittingTable:
+        self.title, self.caption = title or None, caption or None
+        return self
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """The table's columns in tables of at most so many characters, as far as single columns allow it."""
+    columns = list(zip(table.head, *table.rows, strict=True))
+    sizes = [max(map(cell_len, column)) + 3 for column in columns]
+    groups: list[list[int]] = [[]]
+    left = sum(sizes[: table.left]) + 1
+    for place in range(table.left, len(columns)):
+        if groups[-1] and left + sum(sizes[i] for i in (*groups[-1], place)) > width:
+            groups.append([])
+        groups[-1].append(place)
+    kept = [[*range(table.left), *group] for group in groups]
+    return [
+        Table([table.head[i] for i in own], [[row[i] for i in own] for row in table.rows], left=table.left)
+        for own in kept
+    ]
+
+
 def on_terminal(table: Table, title: str = "") -> RichTable:
     """The same table for the terminal; without a title, its caption is that."""
-    shown = RichTable(title=escape(title or table.caption), caption=escape(table.caption) if title else None)
-    for place, name in enumerate(table.head):
-        shown.add_column(escape(name), justify="left" if place < table.left else "right")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    return shown
+    return FittingTable(table, title or table.caption, table.caption if title else None)

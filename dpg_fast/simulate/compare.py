@@ -17,6 +17,7 @@ from dpg_fast.llm import LLMClient
 from dpg_fast.text.fluency import repeated_ngrams
 from dpg_fast.text.records import DialogueRecord, read_records
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_text
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval, bootstrap
 
@@ -79,10 +80,7 @@ def read_terms(path: Path) -> tuple[str, ...]:
         FileNotFoundError: no such file.
         ValueError: not UTF-8, or no term.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DPGError(f"{path.name} is not UTF-8: {error.reason}") from error
+    lines = read_text(path).splitlines()
     found = _distinct(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not found:
         raise DPGError(f"{path.name} holds no term; write one a line")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from dpg_fast.personality.scores import Personality
 from dpg_fast.text.records import Text
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_yaml
 
 Order = Literal["alternate", "addressed", "random", "model"]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\s:<>\[\]|][^:<>\[\]|\n]{0,47}$")]
@@ -188,16 +189,9 @@ def load_scenario(path: Path) -> Scenario:
         ImportError: PyYAML is missing.
         ValueError: it is not a scenario; the message says which part is wrong.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("scenario files need PyYAML: pip install PyYAML") from error
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such scenario file: {path}")
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DPGError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise DPGError(f"{path.name} is not a scenario: it must be a mapping with name, speakers and turns")
     try:

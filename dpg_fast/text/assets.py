@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import json_lines
 
 QuestionSplit = Literal["search", "fit", "holdout", "validation"]
 DescriptionSplit = Literal["search", "judge", "holdout", "validation"]
@@ -81,11 +82,11 @@ def load_personalitybench(folder: Path | str) -> PersonalityBench:
     folder = Path(folder)
     questions = {
         trait: tuple(
-            _text(row, "question", where) for where, row in _lines(folder / f"{trait.value.capitalize()}.jsonl")
+            _text(row, "question", where) for where, row in json_lines(folder / f"{trait.value.capitalize()}.jsonl")
         )
         for trait in Trait
     }
-    rows = _lines(folder / "descriptions.jsonl")
+    rows = list(json_lines(folder / "descriptions.jsonl"))
     descriptions = {
         pole: tuple(
             _text(row, pole.trait.value.capitalize() + ("" if pole.high else "_reversed"), where) for where, row in rows
@@ -117,19 +118,6 @@ def _descriptions() -> tuple[DescriptionEntry, ...]:
         for pole, rows in json.loads(_asset("descriptions.json")).items()
         for row in rows
     )
-
-
-def _lines(path: Path) -> list[tuple[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        try:
-            rows.append((where, json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise DPGError(f"{where}: not JSON ({error})") from error
-    return rows
 
 
 def _text(row: Any, key: str, where: str) -> str:

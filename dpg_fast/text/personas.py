@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from dpg_fast.personality.scores import Personality, Pole, Trait
 from dpg_fast.text.answers import write_texts
 from dpg_fast.text.prompting import chat_prompt
-from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.progress import Count
+from dpg_fast.util.reading import checked, json_lines, refusing
 
 # The persona stands before and after the question: small models lose sight of a system text alone.
 SYSTEM_TEMPLATE = "{description}"
@@ -28,6 +30,13 @@ class PersonaAnswer:
     """What a model answered to `question` when it was described as somebody at `pole`."""
 
     pole: Pole
+    question: str
+    description: str
+    answer: str
+
+
+class _Stored(TypedDict):
+    pole: str
     question: str
     description: str
     answer: str
@@ -92,14 +101,10 @@ def load_answers(path: Path) -> list[PersonaAnswer]:
         ValueError: a line lacks a key or names no pole.
     """
     answers = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        try:
+    for where, row in json_lines(path, str(path)):
+        checked(_Stored, row, where)
+        with refusing(where):
             answers.append(PersonaAnswer(Pole.parse(row["pole"]), row["question"], row["description"], row["answer"]))
-        except KeyError as error:
-            raise DPGError(f"{path}, line {number}: needs the key {error}") from error
     return answers
 
 

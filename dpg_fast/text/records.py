@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,6 +19,7 @@ from pydantic import (
 from dpg_fast.personality.scores import MAX_SCORE, MIN_SCORE, Personality
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_atomically
+from dpg_fast.util.reading import explain, text_lines
 
 T = TypeVar("T", bound=BaseModel)
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -157,16 +157,11 @@ def read_records(path: Path | str, model: type[T]) -> Iterator[T]:
 
 def numbered_records(path: Path | str, model: type[T], name: str | None = None) -> Iterator[tuple[str, T]]:
     """As :func:`read_records`, each with its place, "file, line 3"; ``name`` is what the file is called there."""
-    path = Path(path)
-    with path.open("rb") as file:  # bytes: only "\n" ends a line, whatever Unicode a text holds
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{name or path.name}, line {number}"
-            try:
-                yield where, model.model_validate_json(line.removeprefix(codecs.BOM_UTF8))
-            except ValidationError as error:
-                raise DPGError(f"{where}: {explain(error)}") from error
+    for where, line in text_lines(path, name):
+        try:
+            yield where, model.model_validate_json(line)
+        except ValidationError as error:
+            raise DPGError(f"{where}: {explain(error)}") from error
 
 
 def write_records(path: Path | str, records: Iterable[BaseModel]) -> int:
@@ -182,11 +177,3 @@ def write_records(path: Path | str, records: Iterable[BaseModel]) -> int:
 
     write_atomically(Path(path), write)
     return count
-
-
-def explain(error: ValidationError) -> str:
-    """The first fault, with its place, in one line."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return (f"{where}: " if where else "") + first["msg"] + more

@@ -6,24 +6,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from dpg_fast.model.disk.artifact import describe_base
+from dpg_fast.model.disk.artifact import BaseEntry, describe_base
 from dpg_fast.model.disk.fingerprint import mismatch
 from dpg_fast.personality.scores import MAX_SCORE, POLES, Personality, Pole, Trait
 from dpg_fast.text.answers import NEUTRAL_SYSTEM
 from dpg_fast.text.assets import Question, load_descriptions, load_questions
 from dpg_fast.train.teacher import PersonaTeacher, TaughtAnswer, TeacherSettings
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.files import write_atomically
+from dpg_fast.util.files import write_tensors
 from dpg_fast.util.identity import differences, plain, refuse
 from dpg_fast.util.progress import Count
+from dpg_fast.util.reading import checked, open_tensors, parse_json, take
 
 SPLITS = ("search", "fit")  # never "holdout" or "validation": those are for measuring
 
@@ -125,10 +126,12 @@ def make_lessons(
     base_model = json.dumps(describe_base(model))
     for number, (question, file) in enumerate(zip(questions, files, strict=True)):
         if file.exists():
-            with safe_open(file, "pt") as stored:
-                metadata = stored.metadata()
-            refuse(file, differences(json.loads(metadata["about"]), plain(settings.about())))
-            maker = json.loads(metadata.get("base_model", "null"))
+            with open_tensors(file) as stored:
+                metadata = checked(_About, stored.metadata() or {}, f"{file}: metadata")
+            where = f"{file}: metadata"
+            made = checked(dict[str, Any], parse_json(metadata["about"], where), where)
+            refuse(file, differences(made, plain(settings.about())))
+            maker = checked(BaseEntry | None, parse_json(metadata.get("base_model", "null"), where), where)
             if maker is not None and (reason := mismatch(maker["fingerprint"], model, maker["name"])) is not None:
                 raise DPGError(f"{file}: {reason}; name another directory or remove it")
         else:
@@ -160,7 +163,7 @@ def _save(lesson: Lesson, file: Path, about: str, base_model: str) -> None:
         tensors[f"{number}.log_ratio"] = answer.log_ratio.half()
         tensors[f"{number}.traits"] = torch.tensor([t.position for t in answer.traits], dtype=torch.int8)
     metadata = {"question": lesson.question, "system": lesson.system, "about": about, "base_model": base_model}
-    write_atomically(file, lambda path: save_file(tensors, path, metadata))
+    write_tensors(file, tensors, metadata)
 
 
 def load_lesson(file: Path) -> Lesson:
@@ -170,23 +173,34 @@ def load_lesson(file: Path) -> Lesson:
         ValueError: the file is not a lesson.
     """
     order = tuple(Trait)
-    try:
-        with safe_open(file, "pt") as stored:
-            metadata = stored.metadata() or {}
-            levels = stored.get_tensor("levels").tolist()
-            answers = tuple(
-                TaughtAnswer(
-                    stored.get_tensor(f"{i}.tokens"),
-                    stored.get_tensor(f"{i}.candidates"),
-                    stored.get_tensor(f"{i}.log_base").float(),
-                    stored.get_tensor(f"{i}.log_ratio").float(),
-                    tuple(order[p] for p in stored.get_tensor(f"{i}.traits").tolist()),
-                )
-                for i in range(len(levels))
+    with open_tensors(file) as stored:
+        metadata = checked(_About, stored.metadata() or {}, f"{file} is not a lesson: metadata")
+        levels = checked(list[_Levels], take(stored, "levels", file, torch.float32).tolist(), f"{file}: levels")
+        answers = tuple(
+            TaughtAnswer(
+                take(stored, f"{i}.tokens", file),
+                take(stored, f"{i}.candidates", file),
+                take(stored, f"{i}.log_base", file, torch.float32),
+                take(stored, f"{i}.log_ratio", file, torch.float32),
+                tuple(
+                    order[p]
+                    for p in checked(_Positions, take(stored, f"{i}.traits", file).tolist(), f"{file}: {i}.traits")
+                ),
             )
-        return Lesson(metadata["question"], metadata["system"], tuple(map(tuple, levels)), answers)
-    except (KeyError, OSError) as error:
-        raise DPGError(f"{file} is not a lesson: {error}") from error
+            for i in range(len(levels))
+        )
+    return Lesson(metadata["question"], metadata["system"], tuple(map(tuple, levels)), answers)
+
+
+_Levels = Annotated[list[Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE)]], Field(min_length=5, max_length=5)]
+_Positions = list[Annotated[int, Field(ge=0, lt=len(Trait))]]
+
+
+class _About(TypedDict):
+    question: str
+    system: str
+    about: str
+    base_model: NotRequired[str]
 
 
 def load_lessons(files: Sequence[Path]) -> list[Lesson]:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from dpg_fast.hypernet import HypernetConfig
 from dpg_fast.train.lessons import LessonSettings
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED
+from dpg_fast.util.reading import parse_yaml, read_yaml, refusing
 
 T = TypeVar("T")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -108,14 +110,11 @@ def read_settings(kind: type[T], file: Path | None, overrides: Sequence[str] = (
         FileNotFoundError: no such file.
         ValueError: an unknown name, a value of the wrong kind or out of range; the message names it.
     """
-    import yaml
-
     values: dict[str, Any] = {}
     if file is not None:
-        loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        if not isinstance(loaded, dict):
+        values = read_yaml(file)
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise DPGError(f"{file} holds no settings")
-        values = loaded
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign or not name:
@@ -126,8 +125,9 @@ def read_settings(kind: type[T], file: Path | None, overrides: Sequence[str] = (
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise DPGError(f"{override!r}: {section} is not a section")
-        place[last] = yaml.safe_load(text)
-    return _build(kind, _numbers(values), "")
+        place[last] = parse_yaml(text, override)
+    with refusing(file) if file is not None else nullcontext():
+        return _build(kind, _numbers(values), "")
 
 
 def _numbers(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.reading import checked, read_json
 
 _SHOWN = 8  # settings listed in a message
 _SHORT = 40  # characters of a value that is still shown
@@ -87,8 +88,8 @@ def claim(
         write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
         return told
     try:
-        before: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        before: dict[str, Any] = checked(dict[str, Any], read_json(path), path)
+    except DPGError as error:
         raise DPGError(f"{path} does not describe a run ({error}). Use another path or remove it") from error
     refuse(path, differences(before, told, free))
     return before

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.files import naming
 from dpg_fast.util.identity import differences, plain, refuse
+from dpg_fast.util.reading import checked, open_regular, parse_json, require_regular
 
 FORMAT = "dpg_fast store 1"
 _BEGINNING = b'{"format": "dpg_fast store '
@@ -58,12 +60,13 @@ class Store:
             return
         told = plain(about)
         if read_only:
-            with self.path.open("rb") as lines:
+            with open_regular(self.path) as lines:
                 self._load(self.path, lines, told, free)
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
+            require_regular(self._file, self.path)
             _lock(self._file, self.path)
             with os.fdopen(os.dup(self._file), "rb") as lines:
                 self._end = self._load(self.path, lines, told, free)
@@ -142,30 +145,34 @@ class Store:
                     return 0
                 refuse(path, differences(before, about, free))
             elif line.endswith(b"\n"):
+                where = f"{path}, line {number + 1}"
+                row = checked(dict[str, Any], parse_json(line, where), where)
                 try:
-                    row = json.loads(line)
                     self._add(self._key(row), row)
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DPGError(f"{path}, line {number + 1} is not a record: {error!r}") from error
+                except (KeyError, TypeError) as error:
+                    raise DPGError(f"{where} is not a record: its key lacks {error}") from error
             else:
                 break  # left unfinished by a killed process
             length += len(line)
         return length
 
     def _write(self, text: str) -> None:
+        assert self.path is not None
         data = text.encode("utf-8")
-        try:
-            written = 0
-            os.lseek(self._file, self._end, os.SEEK_SET)
-            while written < len(data):
-                written += os.write(self._file, data[written:])
-            self._unsynced += 1
-            if self._end == 0 or self._unsynced >= self._sync_every:
-                os.fsync(self._file)
-                self._unsynced = 0
-        except BaseException:
-            os.ftruncate(self._file, self._end)
-            raise
+        with naming(self.path):
+            try:
+                written = 0
+                os.ftruncate(self._file, self._end)  # what an interrupted append may have left behind
+                os.lseek(self._file, self._end, os.SEEK_SET)
+                while written < len(data):
+                    written += os.write(self._file, data[written:])
+                self._unsynced += 1
+                if self._end == 0 or self._unsynced >= self._sync_every:
+                    os.fsync(self._file)
+                    self._unsynced = 0
+            except BaseException:
+                os.ftruncate(self._file, self._end)
+                raise
         self._end += len(data)
 
 
@@ -184,17 +191,17 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         ValueError: the file is of another format.
     """
-    lines = whole_lines(path)
-    for line in lines:
-        _header(path, line)
-        break
-    yield from map(json.loads, lines)
+    for number, line in enumerate(whole_lines(path)):
+        if number == 0:
+            _header(path, line)
+        else:
+            yield parse_json(line, f"{path}, line {number + 1}")
 
 
 def whole_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file that end as lines do; none if there is no file."""
     if path.exists():
-        with path.open("rb") as file:  # bytes: a text may hold U+2028 or U+0085, which end no record
+        with open_regular(path) as file:  # bytes: a text may hold U+2028 or U+0085, which end no record
             yield from (line for line in file if line.endswith(b"\n"))
 
 
@@ -207,7 +214,7 @@ def _header(path: Path, line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
         return None
     try:
-        header = json.loads(line)
+        header = parse_json(line, path)
         form, about = header["format"], dict(header["about"])
     except (ValueError, KeyError, TypeError):
         raise DPGError(f"{path} is not a {FORMAT!r} file: its first line says nothing of the kind") from None
@@ -223,5 +230,7 @@ def _lock(descriptor: int, path: Path) -> None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise DPGError(f"another process is writing {path}; wait until it has ended") from error
+    except OSError:  # a file system without locks
+        return

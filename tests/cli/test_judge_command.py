@@ -190,7 +190,9 @@ def test_npti_ratings_of_every_answer(tmp_path: Path) -> None:
         empty = [body for body in server.requests if "How are you?" in str(body["messages"]) and "Sad." in str(body)]
         assert not empty  # each answer goes with its own question
     judged, nobody = sorted(rows(out), key=lambda row: row["record"])
-    assert result.exit_code == 0 and nobody["scores"] == {} and nobody["reason"] == "the target says nothing"
+    assert result.exit_code == 1 and "1 judged in part" in result.output and "--retry-failed" in result.output
+    assert nobody["scores"] == {} and nobody["reason"] == "the target says nothing"
+    assert rows(out.with_name("out.failed.jsonl"))[0]["judged"] == "in part"
     assert judged["ratings"] == {"openness": 5, "extraversion": 3.5} and judged["fluency"] == 5
     assert judged["scores"] == {"openness": 5.0, "extraversion": 1.25} and "refused" in judged["reason"]
 
@@ -238,8 +240,8 @@ def test_batch_files_there_and_back(tmp_path: Path) -> None:
         assert result.exit_code == 1 and "2 replies stored, 0 known already, 1 of no call" in result.output
         assert [row["character"] for row in rows(out)] == ["good"] and rows(out)[0]["usage"]["prompt_tokens"] == 7
         failed = {row["character"]: row["reasons"][0] for row in rows(tmp_path / "out.failed.jsonl")}
-        assert failed["fails"] == "rejected: batch_expired: too late for [key]"
-        assert failed["refuses"] == "rejected: server error"
+        assert failed["fails"] == "rejected: too late for [key] (batch_expired)"
+        assert failed["refuses"] == "rejected: 500: server error"
         assert failed["mends"] == failed["gone"] == "open: not asked yet"
         assert "4 requests written" in run(source, out, server, "--batch-export", str(requests)).output
         result = run(source, out, server, "--batch-import", str(first), "--batch-import", str(provider(requests, True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
 from dpg_fast.judges.validation.agreement import ALL, Ratings, judge_agreement, read_ratings
 from dpg_fast.personality.scores import Trait
+from dpg_fast.reporting.page import bounds
+from dpg_fast.util.stats import bootstrap_all, icc, pearson
 
 runner = CliRunner()
 
@@ -75,6 +79,71 @@ def test_all_traits_are_drawn_text_by_text() -> None:
         assert (whole.estimate, whole.low, whole.high) == pytest.approx((one.estimate, one.low, one.high))
 
 
+def test_two_texts_have_no_figures_however_many_traits() -> None:
+    two = Ratings("a", {name: np.arange(5.0) for name in ("s", "t")}, {"s": "s", "t": "t"})
+    with pytest.raises(ValueError, match="3 texts"):
+        judge_agreement([two, two])
+
+
+@pytest.mark.slow
+def test_intervals_over_all_traits_cover_the_truth() -> None:
+    """Scores whose traits share most of what differs between texts: 500 samples of 40 texts, and the truth from 200,000.
+
+    Drawn trait by trait, as if they told more than their texts, the same intervals cover far less.
+    """
+    rng = np.random.default_rng(1)
+
+    def sample(texts: int) -> np.ndarray:
+        person, error = (
+            rng.normal(size=(texts, 1)),
+            rng.normal(size=(2, texts, 1)),
+        )  # the error is a judge's, of a whole text
+        table = 0.9 * person + 0.3 * rng.normal(size=(texts, 5)) + 0.8 * error + 0.3 * rng.normal(size=(2, texts, 5))
+        return table.reshape(2, -1)
+
+    many = sample(200_000)
+    truth = [pearson(*many), icc(many.T, "2,1")[0], 0.0]
+    by_text, by_score, trials = np.zeros(3), np.zeros(3), 500
+    for trial in range(trials):
+        x = sample(40)
+
+        def statistics(rows: np.ndarray, x: np.ndarray = x) -> list[float]:
+            a, b = x[:, rows]
+            return [pearson(a, b), *icc(x[:, rows].T, "2,1"), float((b - a).mean())]
+
+        for found, units in ((by_text, np.repeat(np.arange(40), 5).tolist()), (by_score, 200)):
+            drawn = bootstrap_all(statistics, units, resamples=200, seed=trial)
+            found += [one.low <= true <= one.high for one, true in zip(drawn, truth, strict=True)]
+    print(f"coverage of r, ICC and bias: by text {by_text / trials}, by score {by_score / trials}")
+    assert ((by_text >= 0.90 * trials) & (by_text <= 0.97 * trials)).all() and (by_score < 0.75 * trials).all()
+
+
+def test_outputs_of_the_judge_are_joined_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"item": f"h{n}", "record": n, "character": "Ann", "scores": {"extraversion": n, "openness": -n}, "traits": {}}
+        for n in range(4)
+    ]
+    header = {"format": "dpg_fast store 1", "about": {"model": "m"}}
+    one = read_ratings(write(tmp_path / "a.jsonl", [header, *rows]))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]), encoding="utf-8-sig")
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]), encoding="utf-16")
+    found = judge_agreement([one, read_ratings(tmp_path / "b.jsonl"), read_ratings(tmp_path / "c.jsonl")], resamples=5)
+    assert found.texts == 4 and found.pairs[0].mae == 0
+    assert list(one.texts.values())[3] == "record 3, Ann"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 250])
+def test_tables_fit_the_terminal(files: list[Path], width: int) -> None:
+    found = judge_agreement([read_ratings(path) for path in files], resamples=5)
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    for table in found.tables()[:3]:
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and ".." not in text and max(map(len, text.splitlines())) <= width
+    near = next(p for p in found.pairs if p.trait == "extraversion")
+    assert bounds(near.kappa_quadratic) in text and text.count("conscientiousness") >= 3
+
+
 def test_command_and_report(files: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out, report = tmp_path / "agreement.json", tmp_path / "report"
@@ -104,6 +173,7 @@ def test_other_files(tmp_path: Path) -> None:
         ([{"id": 1, "scores": {"charm": 1}}], "line 1: .*charm"),
         ([{"scores": {"extraversion": 1}}], "line 1: the text is not named: no id"),
         ([{"id": 1, "scores": {"E": 1}}, {"id": 1, "scores": {"E": 2}}], "line 2: a second score of extraversion"),
+        ([{"id": 1, "scores": {"E": 1, "extraversion": 2}}], "line 1: extraversion is scored twice"),
         ([{"id": 1}], "holds no scores"),
         ([{"id": 1, "personality": [1, 2]}], "five numbers"),
     ],

@@ -110,5 +110,5 @@ def test_answers_survive_a_file(tmp_path: Path) -> None:
     save_answers(tmp_path / "a.jsonl", rows)
     assert load_answers(tmp_path / "a.jsonl") == rows
     (tmp_path / "a.jsonl").write_text('{"pole": "E+", "question": "q"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1: needs the key 'description'"):
+    with pytest.raises(ValueError, match="line 1: description: Field required"):
         load_answers(tmp_path / "a.jsonl")

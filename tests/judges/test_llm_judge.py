@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from dpg_fast.judges.base import Judge
+from dpg_fast.judges.evidence import EvidenceJudge, pair_dialogue
 from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.judges.llm import PROMPT_VERSION, LLMJudge, fluency_messages, trait_messages
 from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
@@ -159,3 +161,40 @@ def test_both_judges_have_one_interface(tmp_path: Path, tiny_llama: Any, byte_to
             assert verdicts[1].scores == {} and verdicts[1].reason == "the answer is empty"
             assert steps[-1] == (2, 2) and judge.describe()
             assert judge.judge("Who?", ["Me."], traits=[Trait.OPENNESS])[0].scores == verdicts[0].scores
+
+
+def test_judges_are_asked_inside_an_event_loop(tmp_path: Path) -> None:
+    """As in a notebook."""
+
+    def script(body: dict[str, Any], number: int) -> Answer:
+        level = {"quotes": [], "level": None, "confidence": "low"}
+        evidence = {trait.value: level for trait in Trait}
+        return Answer(
+            json.dumps(evidence) if "eleven" in str(body["messages"]) or "-5" in str(body["messages"]) else reply(4)
+        )
+
+    with (
+        serve(script) as server,
+        LLMClient(LLMSettings("m", server.url, "a key of no use"), tmp_path / "r.sqlite") as client,
+    ):
+        ratings, evidence = LLMJudge(client), EvidenceJudge(client)
+        pairs = [("Q?", "One."), ("Q?", "Two.")]
+
+        async def notebook() -> None:
+            rated = await ratings.judge_all_async(pairs, traits=[Trait.OPENNESS])
+            assert [judged.scores[Trait.OPENNESS] for judged in rated] == [2.5, 2.5]
+            assert len(await evidence.judge_all_async(pairs)) == 2
+            assert len(await evidence.judge_dialogues_async([pair_dialogue(*pairs[0])])) == 1
+            for call, name in (
+                (lambda: ratings.judge_all(pairs), "judge_all_async"),
+                (lambda: evidence.judge_all(pairs), "judge_all_async"),
+                (lambda: evidence.judge_dialogues([]), "judge_dialogues_async"),
+            ):
+                with pytest.raises(RuntimeError, match=f"await {name}"):
+                    call()
+
+        asyncio.run(notebook())
+        sent = len(server.requests)
+        assert len(ratings.judge_all(pairs, traits=[Trait.OPENNESS])) == 2 and len(server.requests) == sent
+    with pytest.raises(Exception, match="closed"):
+        client.cache.get("x")

@@ -139,7 +139,8 @@ def test_accuracy_from_the_command_line(tmp_path: Path) -> None:
         assert "refused" in judged[2]["reason"] and set(judged[2]["ratings"]) == {"tuned", "base"}
         server.script = script
         second = run(source, out, server, "accuracy")
-        assert second.exit_code == 0 and "1 items judged, 4 before" in second.output
+        assert second.exit_code == 1 and "1 items judged, 4 before" in second.output
+        assert "1 judged in part" in second.output
         assert len(server.requests) == sent + 1  # the one call that had no reply
         assert run(source, out, server, "ranking").exit_code == 2  # a file of another protocol is not continued
     assert rows(out)[0]["ratings"]["other"]["rating"] == 0 and rows(out)[0]["usage"]["calls"] == 4

@@ -34,10 +34,10 @@ class Answer:
         """The body of the response."""
         if self.raw is not None:
             return self.raw
-        if self.status != 200:
-            return json.dumps({"error": {"message": self.error, "type": "error", "code": None}})
         if self.body is not None:
             return json.dumps(self.body)
+        if self.status != 200:
+            return json.dumps({"error": {"message": self.error, "type": "error", "code": None}})
         message = {"role": "assistant", "content": self.content}
         if self.refusal is not None:
             message["refusal"] = self.refusal
@@ -54,7 +54,7 @@ Script = Callable[[dict[str, Any], int], Answer]
 
 
 class FakeServer:
-    """`script` gets the request's JSON (with "path") and how many requests came before it."""
+    """`script` gets the request's JSON (with "path" and "headers") and how many requests came before it."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -79,7 +79,7 @@ class FakeServer:
                 first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
-                body |= {"path": first.split()[1], "authorization": headers.get("authorization")}
+                body |= {"path": first.split()[1], "authorization": headers.get("authorization"), "headers": headers}
                 if not await self._answer(body, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -521,7 +521,7 @@ def test_speaking_changes_personalities_in_place(parts: str) -> None:
         assert (model.base(ids).logits - bare).norm() > 1e-3 * bare.norm()
     assert torch.equal(model.base(ids).logits, bare)
     table = model._runtime.supply.current
-    assert table is not None and not table._pins
+    assert table is not None and not table._pinned()
 
 
 def test_inference_mode_and_other_modes_take_turns(tiny_llama: Any) -> None:

@@ -146,11 +146,13 @@ def test_files_are_found_by_name(tmp_path: Path) -> None:
     odd.write_text("{}")
     assert find_files([f"N-={odd}"]) == {Pole.parse("N-"): odd}
     assert find_files([str(tmp_path / "Openness_reversed_dict.json")]).keys() == {Pole.parse("O-")}
+    with pytest.raises(ValueError, match="lists_not_there: no such file or folder"):
+        find_files([str(tmp_path / "lists_not_there")])
     with pytest.raises(ValueError, match="which pole"):
         find_files([str(odd)])
     with pytest.raises(ValueError, match="two files"):
         find_files([str(tmp_path), f"E+={odd}"])
-    with pytest.raises(ValueError, match="neither a file"):
+    with pytest.raises(ValueError, match="no such file or folder"):
         find_files([str(tmp_path / "Neuroticism_dict.json.gz")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no <Trait>_dict"):

@@ -220,5 +220,11 @@ def test_the_bare_model_is_no_member_of_the_population() -> None:
             found.answers[answer.key] = answer
     again = analyse(found, resamples=10)["reliability"]["openness"]
     assert again == noise and again["people"] == 8
+    few = replace(found, respondents=found.respondents[:3])  # the bare model and two people
+    openness = analyse(few, resamples=10)
+    assert openness["reliability"]["openness"]["reason"] == "2 people with complete answers; 3 are needed"
+    assert (
+        openness["prompted"]["traits"]["openness"]["pearson"] is None
+    )  # of two people it is 1 or -1, whoever they are
     found.respondents = [replace(r, personality=None) for r in found.respondents]
     assert analyse(found, resamples=10)["reliability"]["openness"]["people"] == 9

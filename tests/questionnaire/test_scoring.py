@@ -255,6 +255,14 @@ def test_yea_saying_is_acquiescence_and_no_trait(order: list[int], value: int) -
     assert to_personality(scores, 5).is_neutral
 
 
+@pytest.mark.parametrize("value", ["3", None, True, 0.99, 5.01, [3], 1 + 0j])
+def test_ratings_are_numbers(value: Any) -> None:
+    inventory = bundled_inventory()
+    with pytest.raises(ValueError, match=r"is not a number in 1\.\.5"):
+        score_answers(inventory, {inventory.items[0].id: value})
+    assert score_answers(inventory, {inventory.items[0].id: np.int64(3)}).answered == 1
+
+
 def test_an_ideal_respondent_scores_at_the_end() -> None:
     inventory = bundled_inventory()
     ratings = {item.id: keyed(item, 5 if item.trait == Trait.EXTRAVERSION else 1, 5) for item in inventory.items}
@@ -267,7 +275,7 @@ def test_an_ideal_respondent_scores_at_the_end() -> None:
         to_personality(partial, 5)
     with pytest.raises(ValueError, match=r"no item 'zz'"):
         score_answers(inventory, {"zz": 1})
-    with pytest.raises(ValueError, match=r"not in 1..5"):
+    with pytest.raises(ValueError, match=r"not a number in 1\.\.5"):
         score_answers(inventory, {"o01": float(np.nan)})
 
 

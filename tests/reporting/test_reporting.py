@@ -173,3 +173,16 @@ def test_pages_by_hand(tmp_path: Path) -> None:
     assert grouped({"a": [["1"], ["2"]], "b": [["3"]]}) == [["a", "1"], ["", "2"], ["b", "3"]]
     assert system_names([{"method": "m", "model": "a"}, {"method": "m", "model": "b"}]) == ["m, a", "m, b"]
     assert system_names([{"method": "m"}, {"method": "m"}]) == ["m (1)", "m (2)"]
+
+
+def test_captions_and_pictures_on_a_phone(tmp_path: Path) -> None:
+    """A caption stands outside what is scrolled, and a picture keeps a size at which its text can be read."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    wide = Table(["name", *(f"column {n}" for n in range(30))], [["x"] * 31], "standard deviation over everybody")
+    page = Page("T", "s", "l", [Section("S", [wide, Picture("p.png", "a")])], {})
+    html = write_report(page, tmp_path).read_text(encoding="utf-8")
+    assert '<p class="caption">standard deviation over everybody</p>' in html and "<caption" not in html
+    phone = html[html.index("@media (max-width: 640px)") :].split("@media print")[0]
+    assert ".picture { overflow-x: auto; }" in phone and "width: 720px" in phone

@@ -135,7 +135,7 @@ def test_bad_input(tmp_path: Path, files: list[str], message: str) -> None:
 
 def test_term_files(tmp_path: Path) -> None:
     file = tmp_path / "t.txt"
-    file.write_bytes(b"\xff\xfe")
+    file.write_bytes(b"\xff\xff")
     with pytest.raises(ValueError, match="not UTF-8"):
         read_terms(file)
     file.write_text("# nothing\n\n")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,7 @@ def test_a_first_line_left_unfinished_is_written_again(tmp_path: Path) -> None:
             '{"format": "dpg_fast store 9", "about": {}}\n',
             "'dpg_fast store 9' file; this version reads 'dpg_fast store 1'",
         ),
-        ('{"format": "dpg_fast store 1", "about": {}}\nno JSON\n{"id": ', "line 2 is not a record"),
+        ('{"format": "dpg_fast store 1", "about": {}}\nno JSON\n{"id": ', "line 2: not JSON"),
         ('{"format": "dpg_fast store 1", "about": {}}\n{"name": 1}\n{"id": ', "line 2 is not a record"),
         ('{"format": "dpg_fast store 1", "about": {"seed": 1}}\n{"id": ', r"differs in seed \(1 there, not set now\)"),
     ],
@@ -156,3 +159,96 @@ def test_a_run_is_claimed_once_and_its_like_may_go_on(tmp_path: Path) -> None:
     file.write_text("[")
     with pytest.raises(ValueError, match="does not describe a run"):
         claim(file, {})
+
+
+@pytest.mark.parametrize("size", [20, 80, 150])
+def test_a_disk_that_is_full_costs_the_append_and_nothing_else(tmp_path: Path, size: int) -> None:
+    """A real limit on the file's size, which cuts a write off in the middle; then there is room again."""
+    file = tmp_path / "s.jsonl"
+    program = f"""
+import resource
+from dpg_fast.util.store import Store
+store = Store({str(file)!r}, {{"job": 1}}, ("id",))
+store.append([{{"id": 1, "text": "kept"}}])
+whole = open({str(file)!r}, "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + {size}, resource.RLIM_INFINITY))
+try:
+    store.append([{{"id": 2, "text": "x" * 200}}])
+except OSError as error:
+    assert error.filename == {str(file)!r} and {str(file)!r} in str(error), error
+else:
+    raise SystemExit("no error")
+assert open({str(file)!r}, "rb").read() == whole and list(store.rows) == [(1,)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store.append([{{"id": 3, "text": "after"}}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(Store(file, {"job": 1}, ("id",)).rows) == [(1,), (3,)]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    with Store(folder / "s.jsonl", {}, ("id",)) as store:
+        store.append([{"id": 1}])
+    (folder / "s.jsonl").chmod(0o444)
+    folder.chmod(0o555)
+
+    def attempt() -> None:
+        os.chdir(folder)
+        if os.geteuid() == 0:
+            os.setuid(65534)  # root may write anywhere
+        assert len(Store("s.jsonl", {}, ("id",), read_only=True)) == 1
+        for name in ("s.jsonl", "new.jsonl"):
+            with pytest.raises(PermissionError) as caught:
+                Store(name, {}, ("id",))
+            assert str(caught.value.filename) == name
+
+    assert in_child(attempt) == 0
+    folder.chmod(0o755)
+
+
+def in_child(call: Callable[[], object]) -> int:
+    """The exit status of a forked process that runs ``call``."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_four_writers_of_one_file_lose_nothing(tmp_path: Path) -> None:
+    """Each gets the file in turn, or is refused and tries again: 240 rows in all."""
+    file = tmp_path / "s.jsonl"
+
+    def write(writer: int) -> None:
+        for number in range(60):
+            while True:
+                try:
+                    with Store(file, {"job": 1}, ("id",), sync_every=1000) as store:
+                        store.append([{"id": f"{writer}-{number}", "text": "x" * 50}])
+                    break
+                except ValueError as error:
+                    assert "another process is writing" in str(error)
+                    time.sleep(0.001)
+
+    writers = []
+    for writer in range(4):
+        child = os.fork()
+        if child == 0:
+            os._exit(in_child(lambda: write(writer)))  # noqa: B023
+        writers.append(child)
+    assert [os.waitpid(child, 0)[1] for child in writers] == [0, 0, 0, 0]
+    assert len(Store(file, {"job": 1}, ("id",), read_only=True)) == 240
+
+
+@pytest.mark.parametrize("made", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, made: Any) -> None:
+    made(tmp_path / "s.jsonl")
+    for read_only in (True, False):
+        with pytest.raises((ValueError, OSError), match=r"s\.jsonl"):
+            Store(tmp_path / "s.jsonl", {}, ("id",), read_only=read_only)

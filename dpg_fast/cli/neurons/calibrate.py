@@ -76,9 +76,10 @@ def run_calibrate(
         raise DPGError(f"the picture is written as PNG; {options.plot} does not end in .png")
     if not (adapter / artifact.CONFIG).is_file():
         raise DPGError(f"{adapter} is not a directory with an adapter; copy or download it first")
-    if artifact.read_config(adapter)["neurons"] is None:
+    neurons, stored = artifact.part_file(adapter, "neurons"), artifact.part_file(adapter, "calibration")
+    if neurons is None or stored is None:
         raise DPGError(f"{adapter} has no personality neurons to calibrate")
-    table = SteeringTable.load(adapter / artifact.NEURONS)
+    table = SteeringTable.load(neurons)
     poles = [pole for pole in table.poles if pole.trait in traits]
     asked = {t: [q.question for q in load_questions(t, SPLIT)][: options.questions] for t in traits}
     if not all(asked.values()):
@@ -110,7 +111,7 @@ def run_calibrate(
         )
         for pole in poles
     }
-    output = options.output or adapter / artifact.CALIBRATION
+    output = options.output or stored
     Calibration(before.strength_at_5, {**before.curves, **{p: fit.curve for p, fit in fits.items()}}).save(output)
     console.print(calibration_table(fits))
     for line in warnings(fits):

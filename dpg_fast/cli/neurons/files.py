@@ -28,12 +28,11 @@ def read_adapter(adapter: str) -> tuple[dict[str, Any], SteeringTable, Calibrati
         ValueError: it is no adapter, or has no neurons.
     """
     directory = artifact.locate(adapter)
-    config = artifact.read_config(directory)
-    if config["neurons"] is None:
+    neurons, stored = artifact.part_file(directory, "neurons"), artifact.part_file(directory, "calibration")
+    if neurons is None or stored is None:
         raise DPGError(f"{adapter} has no personality neurons")
-    stored = directory / artifact.CALIBRATION
     calibration = Calibration.load(stored) if stored.is_file() else None
-    return config, SteeringTable.load(directory / artifact.NEURONS), calibration
+    return artifact.read_config(directory), SteeringTable.load(neurons), calibration
 
 
 def show_adapter(adapter: str, plots: Path | None, as_json: bool, console: Console | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 
 from dpg_fast.data.scripts.script import Problem
 
@@ -21,6 +22,7 @@ _DECLARATION = re.compile(
     rb"""(?:^\s*<\?xml[^>]{0,200}?\bencoding\s*=\s*["']|<meta\b[^>]{0,300}?\bcharset\s*=\s*["']?)([\w.:\-]{1,40})""",
     re.IGNORECASE,
 )
+_LICENCE = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 _SAMPLE = 200_000  # bytes that a guess of the encoding looks at
 _FEW = 24  # bytes outside ASCII: with fewer, a guess is no better than the most frequent encoding
 
@@ -57,6 +59,14 @@ def decode(data: bytes, encoding: str | None = None, *, json_lines: bool = False
             lines[number - 1] = _CONTROL.sub("", line)
             problems.append(Problem(number, "control characters were removed"))
     return lines, problems
+
+
+def without_licence(texts: Sequence[str]) -> list[str]:
+    """Lines or paragraphs with Project Gutenberg's own words before and after the text emptied; as many as were given."""
+    found = [(i, mark.group(1).upper()) for i, text in enumerate(texts) if (mark := _LICENCE.match(text.strip()))]
+    start = next((i + 1 for i, what in found if what == "START"), 0)
+    end = next((i for i, what in found if what == "END" and i >= start), len(texts))
+    return [text if start <= i < end else "" for i, text in enumerate(texts)]
 
 
 def _decode_unknown(data: bytes) -> tuple[str, Problem | None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dpg_fast.data.scripts.headings import Heading, screenplay_heading
 from dpg_fast.data.scripts.layout import Line, in_capitals, is_cue_like, lay_out
@@ -22,6 +22,7 @@ from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Problem
 
 _FORCED_HEADING = re.compile(r"\.(?=\w)")
 _SCENE_NUMBER = re.compile(r"\s*#([\w.\- ]+)#\s*$")
+_TIGHT_KEY = re.compile(r"([^\W\d_][\w .\-]{0,40}?):(?!//)(\S.*)$")  # "image:/x.jpg", on a title page that has begun
 _TITLE_KEY = re.compile(r"([^\W\d_][\w .\-]{0,40}?)\s*:(?:\s+(.*)|\s*)$")
 _OPENING = re.compile(r"\(([^()]{1,60})\)\s*(?=\S)")
 _STARS = re.compile(r"(\*{1,3})(?=[^\s*])(.+?)(?<=[^\s*])\1")
@@ -58,7 +59,7 @@ class _Reader:
         self.lines = self._uncommented(lines)
         self.known: frozenset[str] = frozenset()
         self.marked = False  # the layout marks all cues and headings
-        self.heading_of = screenplay_heading
+        self.heading_of: Callable[[str], Heading | None] = screenplay_heading
 
     # --- comments and notes, which may stand anywhere ---
 
@@ -293,7 +294,8 @@ class _Reader:
         key = ""
         while position < len(self.lines) and self.lines[position][1].strip():
             raw = self.lines[position][1]
-            found = _TITLE_KEY.match(raw) if raw[0] not in " \t" else None
+            found = _TITLE_KEY.match(raw) or (_TIGHT_KEY.match(raw) if key else None)
+            found = found if raw[0] not in " \t" else None
             if found and not raw.rstrip().endswith("TO:") and not screenplay_heading(raw):
                 key = found.group(1)
                 pages[key] = (found.group(2) or "").strip()

@@ -10,7 +10,7 @@ from dpg_fast.data.scripts.names import plain_name, split_cue
 from dpg_fast.data.scripts.script import Direction, DirectionKind, Part, Script, ScriptBuilder, Speech
 from dpg_fast.util.errors import DPGError
 
-_ID = "{http://www.w3.org/XML/1998/namespace}id"
+ID = "{http://www.w3.org/XML/1998/namespace}id"
 _KINDS: dict[str, DirectionKind] = {"transition": "transition", "lyrics": "lyrics"}
 _HEADINGS = ("scene heading", "new act")
 _DIVISIONS = ("div", "div1", "div2", "div3", "div4", "div5")
@@ -109,8 +109,13 @@ def _with_silent(builder: ScriptBuilder) -> Script:
     return builder.finish()
 
 
+def tag_of(name: str) -> str:
+    """The name of an element or attribute without its namespace."""
+    return name.rpartition("}")[2]
+
+
 def _tag(element: Any) -> str:
-    return cast(str, element.tag).rpartition("}")[2]
+    return tag_of(cast(str, element.tag))
 
 
 def _people(root: Any) -> dict[str, str]:
@@ -124,8 +129,8 @@ def _people(root: Any) -> dict[str, str]:
     for person in (*root.iterfind(".//{*}person"), *root.iterfind(".//{*}personGrp")):
         name = next((text for part in person.iterfind("{*}persName") if (text := _squeezed(part.itertext()))), None)
         name = name or next((text for part in person.iterfind("{*}name") if (text := _squeezed(part.itertext()))), None)
-        if name and person.get(_ID):
-            found[person.get(_ID)] = name
+        if name and person.get(ID):
+            found[person.get(ID)] = name
     return {person: name for person, name in found.items() if name}
 
 

@@ -90,6 +90,12 @@ def is_group(name: str) -> bool:
     return plain.startswith(("SOME OF ", "THE OTHER ")) or len([part for part in _JOINED.split(plain) if part]) > 1
 
 
+def is_role(name: str) -> bool:
+    """Whether a name says only what somebody is ("MAN", "OLD WOMAN", "SOLDIER 2")."""
+    words = plain_name(name).split()
+    return bool(words) and all(word in _ROLES or word.isdigit() for word in words) and not words[0].isdigit()
+
+
 def members(name: str) -> list[str]:
     """The plain names that a cue joins ("EDWARD AND WILL"); one for a single person."""
     return [part.strip() for part in _JOINED.split(plain_name(name)) if part.strip()]

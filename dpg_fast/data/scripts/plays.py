@@ -19,6 +19,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from dpg_fast.data.scripts.encoding import without_licence
+from dpg_fast.data.scripts.fountain import unstyled
+from dpg_fast.data.scripts.headings import named_scene, play_heading
+from dpg_fast.data.scripts.marked import FILLER, MARKED, mark_cues
+from dpg_fast.data.scripts.names import plain_name, split_cue, word_set
 from dpg_fast.data.scripts.naming import (
     COLON,
     DOT,
@@ -31,10 +36,6 @@ from dpg_fast.data.scripts.naming import (
     patterns_of,
     without_front_matter,
 )
-from dpg_fast.data.scripts.fountain import unstyled
-from dpg_fast.data.scripts.headings import named_scene, play_heading
-from dpg_fast.data.scripts.marked import FILLER, MARKED, mark_cues
-from dpg_fast.data.scripts.names import plain_name, split_cue, word_set
 from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
 _SCREENPLAY = re.compile(r"(?:INT|EXT|INT/EXT)[. ]")
@@ -53,7 +54,6 @@ _WIDE = str.maketrans("（）［］【】｛｝\u3000", "()[][]{} ")
 _SECTION = re.compile(r"#{1,6}\s+(.+)")
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
-_LICENCE = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 _NEARLY_ALL = 0.8
 _FEW = 6  # lines that say nothing about all
 _GAP = 3  # empty lines that end any speech: what follows is another play's title page, or the publisher's list
@@ -66,7 +66,7 @@ def read_play(lines: Sequence[str], name: str) -> Script:
 
 class _Reader:
     def __init__(self, lines: Sequence[str], name: str) -> None:
-        lines = _without_numbers([line.translate(_WIDE) for line in _without_licence(without_front_matter(lines))])
+        lines = _without_numbers([line.translate(_WIDE) for line in without_licence(without_front_matter(lines))])
         marked = mark_cues(lines)
         styles = cue_styles(lines) if marked is None else Counter()
         self.patterns = [MARKED] if marked is not None else patterns_of(styles)
@@ -288,14 +288,6 @@ class _Reader:
         text = unstyled(text.strip())
         if text.strip(" .,;:-_"):
             self.speech.parts.append(Part("words", text, number))
-
-
-def _without_licence(lines: Sequence[str]) -> list[str]:
-    """Project Gutenberg's own words before and after a text, emptied; line numbers stay."""
-    found = [(i, mark.group(1).upper()) for i, line in enumerate(lines) if (mark := _LICENCE.match(line.strip()))]
-    start = next((i + 1 for i, what in found if what == "START"), 0)
-    end = next((i for i, what in found if what == "END"), len(lines))
-    return [line if start <= i < end else "" for i, line in enumerate(lines)]
 
 
 def _without_numbers(lines: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 
 from dpg_fast.data.scripts.chats import is_log, read_chats, read_table
-from dpg_fast.data.scripts.naming import cue_styles
 from dpg_fast.data.scripts.documents import ENDINGS as DOCUMENTS
 from dpg_fast.data.scripts.documents import document_lines
 from dpg_fast.data.scripts.encoding import decode
@@ -15,6 +14,7 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
+from dpg_fast.data.scripts.naming import cue_styles
 from dpg_fast.data.scripts.plays import read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dpg_fast.personality.scores import Personality
 from dpg_fast.text.records import DialogueRecord, read_records
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import open_tensors, take
 
 _POLE = 0.5  # scores nearer to 0 belong to neither pole
 _SAME = 0.5  # two scores that round to one level differ by at most this
@@ -87,16 +88,14 @@ def load_trained(paths: Sequence[Path]) -> Trained:
 
 
 def _lesson_scores(directory: Path) -> Iterable[list[float]]:
-    from safetensors import safe_open
-
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise DPGError(f"{directory.name} holds no lessons")
     for file in files:
-        with safe_open(file, "pt") as stored:
+        with open_tensors(file) as stored:
             if "levels" not in stored.keys():  # noqa: SIM118  # safe_open is not a mapping
                 raise DPGError(f"{file.name} is not a lesson: it has no levels")
-            yield from stored.get_tensor("levels").tolist()
+            yield from take(stored, "levels", file).tolist()
 
 
 def describe_newness(people: Sequence[Personality], trained: Trained) -> str:

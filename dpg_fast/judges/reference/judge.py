@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.judges.dialogue_protocols import JudgingProtocol, Outcome
+from dpg_fast.judges.dialogue_protocols import JudgingProtocol, Outcome, outcome
 from dpg_fast.judges.dialogue_run import JudgedItem, content_items
 from dpg_fast.judges.reference.figures import accuracy_figures, ranking_figures
 from dpg_fast.judges.reference.prompts import (
@@ -76,7 +76,7 @@ class AccuracyProtocol:
             sorted_as = await answers.answer(self._kind(subject, name))
             usage = sorted_as.usage
             if sorted_as.value is None:
-                return Outcome({}, (_reason(sorted_as),), usage)
+                return Outcome({}, failed=(_reason(sorted_as),), usage=usage)
             kind, why = sorted_as.value.kind, sorted_as.value.reason
         calls = self._ratings(subject, kind, name)
         results = await _all_answers(answers, calls)
@@ -205,7 +205,7 @@ def read_answers(path: Path, *, same_systems: bool = False) -> Iterator[JudgedIt
                 )
             yield record
 
-    return content_items(checked(), lambda record: record.model_dump(), lambda record: record, "item")
+    return content_items(checked(), lambda record: record.model_dump(exclude={"id"}), lambda record: record, "item")
 
 
 def judge_records(
@@ -245,11 +245,11 @@ async def _all_answers(answers: Answers, calls: Sequence[Call[Any]]) -> list[Res
 
 def _outcome(content: dict[str, Any], results: Sequence[Result[Any]], usage: Usage) -> Outcome:
     failures = [result for result in results if result.failure is not None]
-    retry = tuple(_reason(result) for result in failures if result.failure is not None and not result.failure.paid)
+    retry = tuple(_reason(result) for result in failures if result.failure is not None and not result.failure.final)
     final = tuple(_reason(result) for result in failures)
     content["reason"] = "; ".join(f"{r.item.partition(': ')[2]}: {_reason(r)}" for r in failures) or None
-    lost = final if failures and len(failures) == len(results) else ()
-    return Outcome(content, retry or lost, sum((result.usage for result in results), usage))
+    judged = len(failures) < len(results) or not results
+    return outcome(content, retry, final, judged, sum((result.usage for result in results), usage))
 
 
 def _reason(result: Result[Any]) -> str:

@@ -68,6 +68,7 @@ class AnswersRecord(BaseModel):
         answers: system -> its answer, which may be empty; 1 to 26 systems.
         kind: what the reference shows; None lets the judge say so.
         character: who is asked; for reports, the judge does not see it.
+        id: the user's own name for it, which goes into the output.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -77,6 +78,7 @@ class AnswersRecord(BaseModel):
     answers: dict[Text, str] = Field(min_length=1, max_length=MAX_SYSTEMS)
     kind: ItemKind | None = None
     character: str | None = None
+    id: str | int | None = None
 
 
 class KindReply(BaseModel):

@@ -5,8 +5,9 @@ A file of ratings is JSON Lines, a line for each text that was judged:
     {"id": "chat-17", "scores": {"extraversion": 3, "neuroticism": null}}
 
 `scores` maps traits to -5..5 or null; `personality`, five numbers in OCEAN order or null, is read as well. A text is known by its
-`id`, else by its `question` and `answer`, else by its `messages`; or by the fields that are named. Lines of one text are put
-together. Lines without scores (a header, failed calls) are passed over. A result file (`dpg_fast.judges.results`) is read too.
+`id`, else by its `item` (outputs of ``dpg-fast assess judge`` are joined by it), else by its `question` and `answer`, else by
+its `messages`; or by the fields that are named. Lines of one text are put together. Lines without scores (a header, failed calls)
+are passed over. A result file (`dpg_fast.judges.results`) is read too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting.page import Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import text_lines
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import (
     ICC,
@@ -243,7 +245,7 @@ def judge_agreement(
     known = [text for text in ratings[0].scores if all(text in r.scores for r in ratings)]
     if not known:
         raise DPGError(
-            "these judges have no text in common; texts are told apart by id, question and answer, or messages"
+            "these judges have no text in common; texts are told apart by id, item, question and answer, or messages"
         )
     cube = np.array([[r.scores[text] for text in known] for r in ratings]).reshape(len(ratings), len(known), len(Trait))
     pairs, groups = [], []
@@ -256,10 +258,10 @@ def judge_agreement(
         name = ALL if trait is None else trait.value
         for i, j in combinations(range(len(ratings)), 2):
             there = np.isfinite(flat[[i, j]]).all(axis=0)
-            if there.sum() >= _LEAST:
+            if len(set(texts_of[there])) >= _LEAST:
                 pairs.append(_pair((judges[i], judges[j]), name, flat[[i, j]][:, there].T, texts_of[there], draw))
         there = np.isfinite(flat).all(axis=0)
-        if there.sum() >= _LEAST:
+        if len(set(texts_of[there])) >= _LEAST:
             groups.append(_group(name, flat[:, there].T, texts_of[there], draw))
     if not pairs:
         raise DPGError(f"no trait has {_LEAST} texts that two of the judges scored")
@@ -326,14 +328,7 @@ def _furthest(
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DPGError(f"{path.name}: not UTF-8 text ({error})") from error
-    for n, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {n}"
+    for where, line in text_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -360,14 +355,16 @@ def _identity(row: Mapping[str, Any], key: Sequence[str], where: str) -> tuple[s
     fields = tuple(key) or next((names for names in _KEYS if all(name in row for name in names)), ())
     missing = [name for name in fields if name not in row]
     if not fields or missing:
-        needed = ", ".join(missing) if missing else "id, question and answer, or messages"
+        needed = ", ".join(missing) if missing else "id, item, question and answer, or messages"
         raise DPGError(f"{where}: the text is not named: no {needed}")
     known = json.dumps([row[name] for name in fields], ensure_ascii=False, sort_keys=True)
     shown = next((str(row[name]) for name in ("answer", "text", "id") if row.get(name)), "")
+    if not shown and row.get("record") is not None:  # of ``assess judge``
+        shown = f"record {row['record']}" + (f", {row['character']}" if row.get("character") else "")
     if not shown and isinstance(row.get("messages"), list) and row["messages"]:
         last = row["messages"][-1]
         shown = str(last.get("content", "")) if isinstance(last, dict) else str(last)
     return known, shown or known
 
 
-_KEYS = (("id",), ("question", "answer"), ("messages",))
+_KEYS = (("id",), ("item",), ("question", "answer"), ("messages",))

@@ -6,6 +6,7 @@ PersLLM's distinction of characters (BLEU) is in `dpg_fast.personified.evaluate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -60,6 +61,9 @@ class PromptedAssessed:
         return found
 
 
+_LEAST = 3  # people: a correlation of two is 1 or -1, whatever they are
+
+
 def compare_prompted(prompted: ArrayLike, assessed: ArrayLike) -> PromptedAssessed:
     """Compare scores in -5..5, both [people, 5] in OCEAN order; an assessed score may be nan (not judged).
 
@@ -88,8 +92,7 @@ def compare_prompted(prompted: ArrayLike, assessed: ArrayLike) -> PromptedAssess
                 float(np.abs(x - y).mean()),
                 float((gap < 1e-9).mean()),
                 float((gap <= 1 + 1e-9).mean()),
-                pearson(x, y),
-                spearman(x, y),
+                *((pearson(x, y), spearman(x, y)) if x.size >= _LEAST else (math.nan, math.nan)),
             )
     if not traits:
         raise DPGError("nobody was assessed on any trait")

@@ -11,18 +11,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, with_config
 from torch import nn
+from typing_extensions import TypedDict
 
 from dpg_fast.compat.accelerate import weight_value
 from dpg_fast.compat.transformers_models import model_name, shape_of
+from dpg_fast.util.reading import STRICT
 
 TENSORS = 24
 VALUES = 16
 #: relative error that bfloat16 rounding (2**-9) may cause, with room to spare
 TOLERANCE = 0.01
+
+
+@with_config(STRICT)
+class Fingerprint(TypedDict):
+    """What `fingerprint` gives, and adapters and cards store."""
+
+    shape: dict[str, Any]
+    weights: dict[str, list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]]]
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from dpg_fast.util.identity import digest, file_digest
 
 def adapter_identity(directory: Path) -> dict[str, Any]:
     """Digests of an adapter's parts, JSON-ready; the calibration has one of its own, for it may change alone."""
-    names = (artifact.HYPERNET, artifact.NEURONS)
-    files = {name: file_digest(directory / name) for name in names if (directory / name).is_file()}
-    return {"adapter": files, "base": artifact.read_config(directory)["base_model"]["name"]}
+    parts: dict[str, artifact.Part] = {artifact.HYPERNET: "hypernet", artifact.NEURONS: "neurons"}
+    files = {name: artifact.part_file(directory, part) for name, part in parts.items()}
+    digests = {name: file_digest(file) for name, file in files.items() if file is not None}
+    return {"adapter": digests, "base": artifact.read_config(directory)["base_model"]["name"]}
 
 
 def calibration_identity(directory: Path) -> dict[str, Any]:
     """A digest of an adapter's calibration, JSON-ready."""
-    file = directory / artifact.CALIBRATION
-    return {"calibration": file_digest(file) if file.is_file() else None}
+    file = artifact.part_file(directory, "calibration")
+    return {"calibration": file_digest(file) if file is not None and file.is_file() else None}
 
 
 def base_identity(model: Any) -> str:

@@ -72,7 +72,7 @@ class Saving(Wrapped):
         """Write the adapter (not the base): configuration, hypernetwork, neurons, calibration and a model card.
 
         Args:
-            directory: made if needed; files are replaced one by one, each atomically.
+            directory: made if needed. An adapter that is there stays whole until the new one is.
             notes: Markdown put into the card, for example measured traits.
             bank_dtype: of the bank in the file, for example bfloat16 for half the size; float32 by default.
             state_dict: of this whole model, where several processes hold parts of it; the hypernetwork's weights are taken
@@ -105,13 +105,12 @@ class Saving(Wrapped):
         """Put the hypernetwork's weights of a saved adapter into this model, as when training is resumed.
 
         Raises:
-            ValueError: this model has no hypernetwork, or there are none in ``directory``.
-            RuntimeError: they are of another hypernetwork.
+            ValueError: this model has no hypernetwork, there are none in ``directory``, or they are of another hypernetwork.
         """
         self._require_loaded()
         if self.hypernet is None:
             raise DPGError("this model has no hypernetwork to load weights into")
-        self.hypernet.load_state_dict(artifact.load_hypernet(Path(directory)))
+        artifact.load_hypernet(Path(directory), self.hypernet)
 
     def push_to_hub(self, repo_id: str, *, notes: str = "", **kwargs: Any) -> str:
         """Upload the adapter to the Hugging Face Hub and return its address; ``kwargs`` go to ``HfApi.create_repo``."""

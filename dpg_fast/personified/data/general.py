@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from dpg_fast.personified.data.wording import INSTRUCTIONS
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import parse_json, text_lines
 
 __all__ = ["INSTRUCTIONS", "load_instructions"]
 
@@ -18,20 +18,17 @@ def load_instructions(path: Path) -> tuple[str, ...]:
         FileNotFoundError: no such file.
         ValueError: it is not UTF-8, holds no instruction, or a JSON line has none of the keys.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DPGError(f"{path.name} is not UTF-8: {error}") from error
     found = []
-    for number, line in enumerate(lines, 1):
+    for where, line in text_lines(path):
+        line = line.strip()
         if not line.startswith("{"):
             found.append(line)
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, where)
             found.append(next(str(entry[key]) for key in ("instruction", "prompt", "question") if entry.get(key)))
-        except (json.JSONDecodeError, StopIteration) as error:
-            raise DPGError(f'{path.name}, line {number}: wanted {{"instruction": "..."}}') from error
+        except (DPGError, StopIteration) as error:
+            raise DPGError(f'{where}: wanted {{"instruction": "..."}}') from error
     if not found:
         raise DPGError(f"{path.name} holds no instruction")
     return tuple(dict.fromkeys(found))

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from dpg_fast.data.similarity import near_duplicates
-from dpg_fast.personified.data.reading import ENDINGS, count_words, find_texts, read_blocks
-from dpg_fast.text.records import Text, explain
+from dpg_fast.personified.data.reading import ENDINGS, count_words, find_texts, read_texts
+from dpg_fast.text.records import Text
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import checked, read_yaml
 
 Kind = Literal["knowledge", "style"]
 KINDS: tuple[Kind, Kind] = ("knowledge", "style")
@@ -139,22 +140,14 @@ def read_entry(folder: Path) -> CharacterEntry:
         ValueError: not of the form that `CharacterEntry` says.
         ImportError: PyYAML is missing.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("a character's folder needs PyYAML: pip install 'dpg-fast[data]'") from error
     path = folder / STAGES_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no {STAGES_FILE}; wanted: name: NAME, stages: [{{id: early, time: It is 1936.}}, ...], and for each "
             "stage folders ID/knowledge and ID/style"
         )
-    try:
-        return CharacterEntry.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DPGError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise DPGError(f"{path}: {explain(error)}") from error
+    entry: CharacterEntry = checked(CharacterEntry, read_yaml(path), path)
+    return entry
 
 
 def load_character(folder: Path, encoding: str | None = None) -> CharacterMaterial:
@@ -166,9 +159,9 @@ def load_character(folder: Path, encoding: str | None = None) -> CharacterMateri
 
     Raises:
         FileNotFoundError: the folder, its stages.yaml or a stage's folder is missing.
-        ValueError: stages.yaml is wrong, a stage has no knowledge or no style, holds more than `MAX_STAGE_BYTES`, or a file
-            is not text.
-        ImportError: a library for the files is missing.
+        ValueError: stages.yaml is wrong, or a stage has no knowledge or no style that can be read, or holds more than
+            `MAX_STAGE_BYTES`.
+        ImportError: PyYAML is missing.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
@@ -193,13 +186,10 @@ def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: lis
             f"{place} holds {size / 1e6:.0f} MB; at most {MAX_STAGE_BYTES / 1e6:.0f} MB are read as one character's material. "
             "`dpg-fast data personified material` takes what concerns a character out of larger texts"
         )
+    found, problems = read_texts(place, encoding)
+    notes += [f"{stage}/{kind}: {problem}" for problem in problems]
     paragraphs = []
-    for file in files:
-        try:
-            blocks, problems = read_blocks(file, encoding)
-        except ValueError as error:
-            raise DPGError(f"{stage}/{kind}: {error}") from error
-        notes += [f"{stage}/{kind}: {problem}" for problem in problems]
+    for file, blocks in found:
         name = file.relative_to(place).as_posix()
         for number, block in enumerate(blocks, 1):
             paragraphs.append(Paragraph(f"{stage}/{kind}/{name}#{number}", kind, block.text, block.origin))
@@ -208,7 +198,8 @@ def _read(folder: Path, stage: str, kind: Kind, encoding: str | None, notes: lis
         notes.append(f"{stage}/{kind}: {len(paragraphs) - len(kept)} repeated paragraphs left out")
     if not kept:
         what = "what is known of the person" if kind == "knowledge" else "the person's own words"
-        raise DPGError(f"stage {stage!r} is empty: put {what} into {place} ({', '.join(ENDINGS)})")
+        why = f" ({'; '.join(problems)})" if problems else ""
+        raise DPGError(f"stage {stage!r} is empty: put {what} into {place} ({', '.join(ENDINGS)}){why}")
     return tuple(kept)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from dpg_fast.llm import LLMClient
 from dpg_fast.personified.data.asking import Asker
@@ -25,10 +25,11 @@ from dpg_fast.personified.data.extraction import (
     stages_call,
 )
 from dpg_fast.personified.data.material import KINDS, MAX_STAGES, STAGES_FILE, CharacterEntry, Kind, StageEntry
-from dpg_fast.personified.data.reading import find_texts, read_blocks
+from dpg_fast.personified.data.reading import read_texts
 from dpg_fast.text.records import write_records
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.reading import checked, read_json, read_yaml
 
 REVIEW, MANIFEST = "review.jsonl", "material.json"
 
@@ -94,17 +95,15 @@ def read_novel(path: Path, wanted: Wanted, encoding: str | None = None) -> tuple
         FileNotFoundError: there is no such file.
         ValueError: nothing readable in it, or nobody of that name.
     """
-    files = find_texts(path)
-    if not files:
-        raise DPGError(f"{path} holds no text that can be read")
+    texts, notes = read_texts(path, encoding)
+    if not texts:
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise DPGError(f"{path} holds no text that can be read{why}")
     names = (wanted.name, *wanted.aliases)
     found: list[Passage] = []
-    notes: list[str] = []
     total = 0
-    for file in files:
-        blocks, problems = read_blocks(file, encoding)
+    for file, blocks in texts:
         total += len(blocks)
-        notes += problems
         place = file.relative_to(path).as_posix() if path.is_dir() else file.name
         found += passages(place, blocks, names, wanted.everything)
     if not total:
@@ -124,13 +123,10 @@ def load_stages(path: Path) -> tuple[ProposedStage, ...]:
         FileNotFoundError: no such file.
         ValueError: not of that form, or two stages with one id.
     """
-    import yaml
-
     form = '[{id: early, time: "It is 1936.", belongs: "before the wedding"}, ...]'
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        found = tuple(ProposedStage.model_validate(entry) for entry in value)
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError, TypeError) as error:
+        found = tuple(checked(list[ProposedStage], read_yaml(path), path))
+    except DPGError as error:
         raise DPGError(f"{path.name}: no stages ({' '.join(str(error).split())[:300]}); wanted: {form}") from error
     if not found or len({stage.id for stage in found}) < len(found):
         raise DPGError(f"{path.name}: wanted are stages with different ids: {form}")
@@ -201,7 +197,7 @@ def check_target(out: Path) -> None:
     if not (out / STAGES_FILE).exists():
         return
     manifest = out / MANIFEST
-    if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8")).get("complete", True):
+    if not manifest.is_file() or checked(dict[str, Any], read_json(manifest), manifest).get("complete", True):
         raise DPGError(f"{out} already holds a character; name another folder, or remove that one")
 
 

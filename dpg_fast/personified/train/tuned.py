@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from dpg_fast.compat.peft import (
     ADAPTER_CONFIG,
@@ -30,6 +29,7 @@ from dpg_fast.personified.train.settings import LoraSettings
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import replace_directory, write_text
 from dpg_fast.util.models import load_base
+from dpg_fast.util.reading import checked, open_tensors, read_json
 
 TRAINING = "training.json"
 
@@ -148,8 +148,7 @@ def is_adapter(directory: Path) -> bool:
 def read_training(directory: Path) -> dict[str, Any]:
     """``training.json`` of a tuned character; empty where there is none."""
     file = directory / TRAINING
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return checked(dict[str, Any], read_json(file), file) if file.is_file() else {}
 
 
 def check_tuned(directory: Path) -> tuple[CharacterCard, Any]:
@@ -190,13 +189,13 @@ def check_tokenizer(tokenizer: Any, card: CharacterCard) -> None:
 
 
 def _check_rows(directory: Path, card: CharacterCard) -> None:
-    config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = checked(dict[str, Any], read_json(directory / ADAPTER_CONFIG), directory / ADAPTER_CONFIG)
     listed = config.get(TRAINED_TOKEN_IDS) or []
     if isinstance(listed, dict):
         listed = [index for indices in listed.values() for index in indices]
     if not (directory / ADAPTER_WEIGHTS).is_file():
         raise FileNotFoundError(f"{directory} has no {ADAPTER_WEIGHTS}")
-    with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
+    with open_tensors(directory / ADAPTER_WEIGHTS) as file:
         counts = [file.get_slice(key).get_shape()[0] for key in file.keys() if TRAINED_TOKENS in key]  # noqa: SIM118
     absent = sorted(token for token, index in card.tokens.items() if index not in listed)
     if absent or (card.tokens and set(counts) != {len(listed)}):

@@ -34,6 +34,15 @@ def script() -> Script:
     return read_script(SCREENPLAY)
 
 
+def test_title_page_without_spaces_after_its_colons(tmp_path: Path) -> None:
+    file = tmp_path / "a.fountain"
+    file.write_text("Title: A Film\nimage:/x.jpg\nContact:me@x.org\n\nINT. HALL - DAY\n\nANNA\nHi.\n")
+    script = read_script(file)
+    assert script.title_page == {"Title": "A Film", "image": "/x.jpg", "Contact": "me@x.org"}
+    file.write_text("ANNA:Hi.\nINT. HALL - DAY\n\nANNA\nHi.\n")
+    assert read_script(file).title_page == {}
+
+
 def test_title_page(script: Script) -> None:
     assert script.title_page == {
         "Title": "EVERY ELEMENT\nof the Fountain syntax",

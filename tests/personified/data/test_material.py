@@ -237,3 +237,118 @@ def test_no_stages_file_and_no_folder(tmp_path: Path) -> None:
         load_character(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load_character(tmp_path / "nobody")
+
+
+BOOKS = Path(__file__).parent / "books"
+
+
+@pytest.mark.parametrize(
+    ("book", "expected", "notes"),
+    [
+        (
+            "20_div_and_p.epub",
+            [
+                "Nora walked to the harbour and counted the boats again.",
+                "Then the fog came in from the sea.",
+                "The bell rang for a long time.",
+            ],
+            [],
+        ),
+        ("20_latin1_chapter.epub", ["Nora gab dem Bäcker fünf Groschen für süße Brötchen."], []),
+        (
+            "20_missing_chapter.epub",
+            ["Nora walked to the harbour and counted the boats again."],
+            ["20_missing_chapter.epub: the chapter 'gone.xhtml' is missing from the book"],
+        ),
+        ("20_text_in_table.epub", ["Nora walked to the harbour and counted the boats again."], []),
+    ],
+)
+def test_books_as_they_are_made(book: str, expected: list[str], notes: list[str]) -> None:
+    pytest.importorskip("bs4")
+    blocks, found = read_blocks(BOOKS / book)
+    assert ([block.text for block in blocks], found) == (expected, notes)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-16", "iso-8859-1", "iso-8859-2", "windows-1250", "koi8-r", "shift_jis"]
+)
+@pytest.mark.parametrize(
+    "head", ['<?xml version="1.0" encoding="{}"?><html>', '<html><head><meta charset="{}"></head>']
+)
+def test_chapters_in_the_encoding_that_they_declare(encoding: str, head: str, tmp_path: Path) -> None:
+    pytest.importorskip("bs4")
+    words = {
+        "koi8-r": "Марта вошла в дом.",
+        "shift_jis": "花子は港へ歩いて行った。",
+        "iso-8859-1": "Schöne Brücke dort.",
+    }
+    sentence = words.get(encoding, "Žluťoučký kůň pěl ódy.")
+    body = f"{head.format(encoding)}<body><p>{sentence}</p></body></html>"
+    with zipfile.ZipFile(tmp_path / "a.epub", "w") as book:
+        book.writestr("META-INF/container.xml", CONTAINER)
+        item, ref = '<item id="a" href="A.xhtml"/>', '<itemref idref="a"/><itemref idref="nothing"/>'
+        book.writestr("OPS/book.opf", f"<package><manifest>{item}</manifest><spine>{ref}</spine></package>")
+        book.writestr("ops/a.XHTML", body.encode(encoding))  # names differ in case
+    blocks, notes = read_blocks(tmp_path / "a.epub")
+    assert [block.text for block in blocks] == [sentence]
+    assert notes == ["a.epub: the chapter 'nothing' is missing from the book"]
+
+
+def test_every_text_of_a_page_is_a_paragraph_of_its_innermost_block(tmp_path: Path) -> None:
+    pytest.importorskip("bs4")
+    page = (
+        "<body><h1>The long first chapter of all</h1>Text of the body itself.<br><br>And its second paragraph."
+        "<div>A div with text <em>and more</em>.<p>A paragraph inside it.</p>What stands behind it.</div>"
+        "<table><tr><td>12</td><td>Name of it</td><td>A cell that holds a whole sentence of the book.</td></tr></table>"
+        "<ul><li>An item with text<p>and a paragraph of its own</p></li></ul></body>"
+    )
+    blocks, notes = read_blocks(write(tmp_path / "a.html", page))
+    assert [block.text for block in blocks] == [
+        "Text of the body itself.",
+        "And its second paragraph.",
+        "A div with text and more.",
+        "A paragraph inside it.",
+        "What stands behind it.",
+        "A cell that holds a whole sentence of the book.",
+        "An item with text",
+        "and a paragraph of its own",
+    ]
+    assert notes == ["a.html: 2 short cells of tables were left out"]
+    assert texts(write(tmp_path / "b.html", "<h1>Only a heading is here</h1>")) == ["Only a heading is here"]
+
+
+def test_the_licence_of_a_book_is_not_knowledge(tmp_path: Path) -> None:
+    before, after = "*** START OF THE PROJECT GUTENBERG EBOOK X ***", "*** END OF THE PROJECT GUTENBERG EBOOK X ***"
+    parts = [
+        "The Project Gutenberg eBook of X.",
+        before,
+        "Nora walked to the harbour.",
+        after,
+        "Please read this licence.",
+    ]
+    assert texts(write(tmp_path / "a.txt", "\n\n".join(parts))) == ["Nora walked to the harbour."]
+    pytest.importorskip("bs4")
+    page = "".join(f"<p>{part}</p>" for part in parts)
+    assert texts(write(tmp_path / "a.html", page)) == ["Nora walked to the harbour."]
+    chapters = {
+        "one": page[: page.index("<p>Please")].replace(f"<p>{after}</p>", ""),
+        "two": f"<p>{after}</p><p>{parts[-1]}</p>",
+    }
+    assert texts(write_epub(tmp_path / "a.epub", chapters, ["one", "two"])) == ["Nora walked to the harbour."]
+
+
+def test_a_folder_is_read_past_what_cannot_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "Nora walked to the harbour.")
+    write(tmp_path / "b.epub", b"PK no book")
+    write(tmp_path / "c.rtf", "{}")
+    write(tmp_path / "d.txt", "")
+    found, notes = reading.read_texts(tmp_path)
+    assert [(file.name, [block.text for block in blocks]) for file, blocks in found] == [
+        ("a.txt", ["Nora walked to the harbour."]),
+        ("d.txt", []),
+    ]
+    assert [note.split(":")[0] for note in notes] == [
+        "left out",
+        "d.txt holds no paragraphs",
+        "passed over, since their endings are unknown",
+    ]

@@ -225,4 +225,5 @@ def test_a_line_that_is_not_json(tmp_path: Path, line: bytes) -> None:
     write(tmp_path / "ada", [OWN], [LATE])
     (tmp_path / "ada" / "early" / "examples.jsonl").write_bytes(line)
     printed = build(tmp_path, "http://127.0.0.1:9/v1", "--items", "2", "--shots", "1", code=2)
-    assert "line 1: Invalid JSON" in " ".join(printed.split())
+    found = "examples.jsonl, line 1: Invalid JSON" if line.startswith(b"{") else "examples.jsonl: not UTF-8 text"
+    assert found.split()[0].split("/")[-1] in printed and found.partition(" ")[2] in " ".join(printed.split())

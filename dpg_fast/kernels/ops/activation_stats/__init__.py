@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,16 +30,17 @@ def activation_stats(gate: Tensor, act: str, slots: Tensor, edges: Tensor, posit
             the rest.
         act: "silu", "gelu_tanh", "gelu", or "identity" for values that are activations already (reference backend only).
         slots: int32 [T], row of the tables, or -1: not counted.
-        edges: float32 [bins - 1], ascending and evenly spaced.
+        edges: float32 [bins - 1], ascending and evenly spaced (that they ascend is checked for CPU tensors).
         positive: int64 [S, I], contiguous; changed in place.
         histogram: int32 or int64 [S, I, bins], contiguous; changed in place. An int32 bin wraps after 2**31 - 1
             tokens.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride, device or activation not as above.
+        TypeError, ValueError: dtype, shape, stride, device or activation not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
+    _checks.check_tensors(gate=gate, slots=slots, edges=edges, positive=positive, histogram=histogram)
     rows = _checks.as_rows("gate", gate.detach())
     check(rows, act, slots, edges, positive, histogram)
     torch.ops.dpg_fast.activation_stats_(rows, act, slots, edges, positive, histogram)
@@ -57,6 +59,8 @@ def check(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor
     _checks.check_contiguous("edges", edges)
     if edges.shape[0] < 1:
         raise ValueError("edges must hold at least one value")
+    if edges.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(edges.diff().gt(0).all()):
+        raise ValueError("edges must ascend, without NaN")
     _checks.check_dtype("positive", positive, torch.int64, "counters are 64-bit")
     _checks.check_shape("positive", positive, (None, gate.shape[1]), "[S, I]")
     _checks.check_contiguous("positive", positive)
@@ -65,13 +69,15 @@ def check(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor
     shape = (positive.shape[0], gate.shape[1], edges.shape[0] + 1)
     _checks.check_shape("histogram", histogram, shape, "[S, I, bins]")
     _checks.check_contiguous("histogram", histogram)
+    _checks.check_written("positive", positive)
+    _checks.check_written("histogram", histogram.flatten(1))
     _checks.check_device(gate, slots=slots, edges=edges, positive=positive, histogram=histogram)
     _checks.check_slot_range(slots, positive.shape[0])
 
 
-def _run_cpu(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor, histogram: Tensor) -> None:
-    if not _cpu.C.activation_stats(gate, _ACT_ID[act], slots, edges, positive, histogram):
-        raise RuntimeError("the compiled activation_stats refused arguments that passed the checks")
+def _run_cpu(gate: Tensor, act: str, slots: Tensor, edges: Tensor, positive: Tensor, histogram: Tensor) -> Any:
+    done = _cpu.call("activation_stats", gate, _ACT_ID[act], slots, edges, positive, histogram)
+    return None if done else NotImplemented
 
 
 library.define(

@@ -38,16 +38,21 @@ def add_rmsnorm(
         (h, out): shape and dtype of y, contiguous.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride, device or eps not as above.
+        TypeError, ValueError: dtype, shape, stride, device or eps not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot out of range (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
-    wants_grad = torch.is_grad_enabled() and _wants_grad(y, residual, weight, lora)
+    if lora is not None:
+        lora = _checks.as_group("lora", RideAlong, lora)
+    wants_grad = torch.is_grad_enabled() and (
+        _checks.wants_grad(y, residual, weight) or (lora is not None and _checks.wants_grad(lora.u, lora.B, lora.codes))
+    )
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
         and not wants_grad
         and nobody_watches()
+        and isinstance(y, Tensor)
         and y.is_cpu
         and eps >= 0
     ):
@@ -55,17 +60,16 @@ def add_rmsnorm(
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         if _cpu.C.add_rmsnorm(h, out, y, residual, weight, eps, unit_offset, lora):
             return h, out
+    _checks.check_tensors(y=y, residual=residual, weight=weight)
+    if lora is not None:
+        _checks.check_tensors(
+            **{"lora.u": lora.u, "lora.B": lora.B, "lora.codes": lora.codes, "lora.slots": lora.slots}
+        )
     rows, added = _checks.as_rows("y", y), _checks.as_rows("residual", residual)
     check(rows, added, weight, eps, lora)
     args = (rows, added, weight, float(eps), unit_offset, *(lora or _NO_LORA))
     h, out = AddRmsnorm.apply(*args) if wants_grad else torch.ops.dpg_fast.add_rmsnorm(*args)
     return h.view(y.shape), out.view(y.shape)
-
-
-def _wants_grad(y: Tensor, residual: Tensor, weight: Tensor, lora: RideAlong | None) -> bool:
-    if y.requires_grad or residual.requires_grad or weight.requires_grad:
-        return True
-    return lora is not None and (lora.u.requires_grad or lora.B.requires_grad or lora.codes.requires_grad)
 
 
 def check(y: Tensor, residual: Tensor, weight: Tensor, eps: float, lora: RideAlong | None) -> None:
@@ -93,14 +97,11 @@ def check(y: Tensor, residual: Tensor, weight: Tensor, eps: float, lora: RideAlo
     _checks.check_slot_range(lora.slots, lora.codes.shape[0])
 
 
-def _run_cpu(
-    y: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool, *rest: Any
-) -> tuple[Tensor, Tensor]:
+def _run_cpu(y: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool, *rest: Any) -> Any:
     h, out = (torch.empty(y.shape, dtype=y.dtype) for _ in range(2))
-    lora = None if rest[0] is None else tuple(t.detach() if isinstance(t, Tensor) else t for t in rest)
-    if not _cpu.C.add_rmsnorm(h, out, y.detach(), residual.detach(), weight.detach(), eps, unit_offset, lora):
-        raise RuntimeError("the compiled add_rmsnorm refused arguments that passed the checks")
-    return h, out
+    lora = None if rest[0] is None else rest
+    done = _cpu.call("add_rmsnorm", h, out, y, residual, weight, eps, unit_offset, lora)
+    return (h, out) if done else NotImplemented
 
 
 def _run_reference(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,19 +46,21 @@ def lora_add(
         y.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
-        RuntimeError: a forced backend cannot serve.
+        RuntimeError: a forced backend cannot serve, or y cannot be written to: an inference tensor outside inference mode, or
+            a leaf that requires a gradient.
     """
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
-        and not (torch.is_grad_enabled() and _wants_grad(y, x, A, B, codes_a, codes_b))
+        and not (torch.is_grad_enabled() and _checks.wants_grad(y, x, A, B, codes_a, codes_b))
         and nobody_watches()
         and _cpu.C.lora_add(y, x, A, B, codes_a, codes_b, slots, scale)
     ):
         return y
-    if torch.is_grad_enabled() and _wants_grad(y, x, A, B, codes_a, codes_b):
+    _checks.check_tensors(y=y, x=x, A=A, B=B, codes_a=codes_a, codes_b=codes_b, slots=slots)
+    if torch.is_grad_enabled() and _checks.wants_grad(y, x, A, B, codes_a, codes_b):
         return lora_expand_add(y, lora_shrink(x, A, codes_a, slots), B, codes_b, slots, scale)
     rows, inputs = _checks.as_rows("y", y), _checks.as_rows("x", x)
     check(rows, inputs, A, B, codes_a, codes_b, slots)
@@ -65,16 +69,13 @@ def lora_add(
     return y
 
 
-def _wants_grad(*tensors: Tensor) -> bool:
-    return any(t.requires_grad for t in tensors)
-
-
 def check(y: Tensor, x: Tensor, A: Tensor, B: Tensor, codes_a: Tensor, codes_b: Tensor, slots: Tensor) -> None:
     """Raises TypeError, ValueError or IndexError for arguments that no backend takes."""
     if A.dim() != 3:
         raise ValueError(f"A must have shape [K, r, d_in], got {list(A.shape)}")
     check_shrink(x, A, codes_a, slots)
     _checks.check_dtype("y", y, x.dtype, "the dtype of x")
+    _checks.check_written("y", y)
     _checks.check_shape("y", y, (x.shape[0], None), "[T, d_out]")
     _checks.check_bank_b("B", B, y.shape[-1], y.dtype)
     _checks.check_shape("B", B, (A.shape[0], A.shape[1], None), "[K, r, d_out]")
@@ -85,10 +86,8 @@ def check(y: Tensor, x: Tensor, A: Tensor, B: Tensor, codes_a: Tensor, codes_b: 
 
 def _run_cpu(
     y: Tensor, x: Tensor, A: Tensor, B: Tensor, codes_a: Tensor, codes_b: Tensor, slots: Tensor, scale: float
-) -> None:
-    plain = (t.detach() for t in (y, x, A, B, codes_a, codes_b))
-    if not _cpu.C.lora_add(*plain, slots, scale):
-        raise RuntimeError("the compiled lora_add refused arguments that passed the checks")
+) -> Any:
+    return None if _cpu.call("lora_add", y, x, A, B, codes_a, codes_b, slots, scale) else NotImplemented
 
 
 def _run_reference(

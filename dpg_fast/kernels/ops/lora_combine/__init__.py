@@ -30,17 +30,21 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
         [G, T, r]: float32 (float64 for float64 S).
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
-        and not (torch.is_grad_enabled() and (S.requires_grad or codes.requires_grad))
+        and not (torch.is_grad_enabled() and _checks.wants_grad(S, codes))
         and nobody_watches()
+        and isinstance(S, Tensor)
+        and isinstance(codes, Tensor)
+        and isinstance(slots, Tensor)
         and S.is_cpu
         and codes.dim() == 2
+        and type(groups) is int
         and groups > 0
         and slots.dim() == 1
     ):
@@ -48,9 +52,10 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
         u = torch.empty(groups, slots.shape[0], rank)
         if u.dtype is torch.float32 and _cpu.C.lora_combine(u, S, codes, slots):
             return u
+    _checks.check_tensors(S=S, codes=codes, slots=slots)
     S = _checks.as_rows("S", S)
     check(S, codes, slots, groups)
-    if torch.is_grad_enabled() and (S.requires_grad or codes.requires_grad):
+    if torch.is_grad_enabled() and _checks.wants_grad(S, codes):
         return LoraCombine.apply(S, codes, slots, groups)
     return torch.ops.dpg_fast.lora_combine(S, codes, slots, groups)
 
@@ -78,9 +83,7 @@ def _empty(S: Tensor, codes: Tensor, groups: int) -> Tensor:
 
 def _run_cpu(S: Tensor, codes: Tensor, slots: Tensor, groups: int) -> Tensor:
     u = _empty(S, codes, groups)
-    if not _cpu.C.lora_combine(u, S.detach(), codes.detach(), slots):
-        raise RuntimeError("the compiled lora_combine refused arguments that passed the checks")
-    return u
+    return u if _cpu.call("lora_combine", u, S, codes, slots) else NotImplemented
 
 
 library.define("lora_combine(Tensor S, Tensor codes, Tensor slots, int groups) -> Tensor")

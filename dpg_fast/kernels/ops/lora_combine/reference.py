@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dpg_fast.kernels._checks import side_dtype
@@ -17,4 +18,5 @@ def lora_combine_reference(S: Tensor, codes: Tensor, slots: Tensor, groups: int)
     K = codes.shape[1]
     parts = S.to(acc).view(S.shape[0], groups, K, S.shape[1] // max(groups * K, 1))
     u = (codes_of_tokens(codes, slots).to(acc)[:, None, :, None] * parts).sum(2)
+    u = torch.where((slots >= 0)[:, None, None], u, torch.zeros_like(u))  # zero times an infinite S is not zero
     return u.transpose(0, 1).contiguous()

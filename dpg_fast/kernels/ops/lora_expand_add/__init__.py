@@ -34,21 +34,23 @@ def lora_expand_add(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tenso
         y.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
-        RuntimeError: a forced backend cannot serve.
+        RuntimeError: a forced backend cannot serve, or y cannot be written to: an inference tensor outside inference mode, or
+            a leaf that requires a gradient.
     """
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
-        and not (torch.is_grad_enabled() and _wants_grad(y, u, B, codes))
+        and not (torch.is_grad_enabled() and _checks.wants_grad(y, u, B, codes))
         and nobody_watches()
         and _cpu.C.lora_expand_add(y, u, B, codes, slots, scale)
     ):
         return y
+    _checks.check_tensors(y=y, u=u, B=B, codes=codes, slots=slots)
     rows = _checks.as_rows("y", y)
     check(rows, u, B, codes, slots)
-    if torch.is_grad_enabled() and _wants_grad(y, u, B, codes):
+    if torch.is_grad_enabled() and _checks.wants_grad(y, u, B, codes):
         if torch.compiler.is_dynamo_compiling():
             rows.copy_(LoraExpanded.apply(rows, u, B, codes, slots, float(scale)))
         else:
@@ -59,13 +61,10 @@ def lora_expand_add(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tenso
     return y
 
 
-def _wants_grad(y: Tensor, u: Tensor, B: Tensor, codes: Tensor) -> bool:
-    return y.requires_grad or u.requires_grad or B.requires_grad or codes.requires_grad
-
-
 def check(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor) -> None:
     """Raises TypeError, ValueError or IndexError for arguments that no backend takes."""
     _checks.check_float("y", y)
+    _checks.check_written("y", y)
     _checks.check_bank_b("B", B, y.shape[-1], y.dtype)
     _checks.check_dtype("u", u, _checks.side_dtype(y.dtype), "what lora_shrink returns")
     _checks.check_shape("u", u, (y.shape[0], B.shape[1]), "[T, r]")
@@ -76,9 +75,8 @@ def check(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor) -> None
     _checks.check_slot_range(slots, codes.shape[0])
 
 
-def _run_cpu(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> None:
-    if not _cpu.C.lora_expand_add(y.detach(), u.detach(), B.detach(), codes.detach(), slots, scale):
-        raise RuntimeError("the compiled lora_expand_add refused arguments that passed the checks")
+def _run_cpu(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> Any:
+    return None if _cpu.call("lora_expand_add", y, u, B, codes, slots, scale) else NotImplemented
 
 
 def _run_reference(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> None:

@@ -25,18 +25,22 @@ def lora_shrink(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
         slots: int32 [T], -1 or a row of codes.
 
     Returns:
-        [T, r], or [G, T, r]: float32 (float64 for float64 x), accumulated in that precision.
+        [T, r], or [G, T, r]: float32 (float64 for float64 x), accumulated in that precision. Codes or inputs that are not
+        finite make the results of their tokens not finite; whether NaN or infinite is not defined.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
-        and (not torch.is_grad_enabled() or not (x.requires_grad or A.requires_grad or codes.requires_grad))
+        and not (torch.is_grad_enabled() and _checks.wants_grad(x, A, codes))
         and nobody_watches()
+        and isinstance(x, Tensor)
+        and isinstance(A, Tensor)
+        and isinstance(slots, Tensor)
         and x.is_cpu
         and 3 <= A.dim() <= 4
     ):
@@ -44,9 +48,10 @@ def lora_shrink(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
         u = torch.empty((tokens, lead[-2]) if len(lead) == 3 else (lead[0], tokens, lead[-2]))
         if u.dtype is torch.float32 and _cpu.C.lora_shrink(u, x, A, codes, slots):
             return u
+    _checks.check_tensors(x=x, A=A, codes=codes, slots=slots)
     x = _checks.as_rows("x", x)
     check(x, A, codes, slots)
-    if torch.is_grad_enabled() and (x.requires_grad or A.requires_grad or codes.requires_grad):
+    if torch.is_grad_enabled() and _checks.wants_grad(x, A, codes):
         return LoraShrink.apply(x, A, codes, slots)
     return torch.ops.dpg_fast.lora_shrink(x, A, codes, slots)
 
@@ -73,9 +78,7 @@ def _empty(x: Tensor, A: Tensor) -> Tensor:
 
 def _run_cpu(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
     u = _empty(x, A)
-    if not _cpu.C.lora_shrink(u, x.detach(), A.detach(), codes.detach(), slots):
-        raise RuntimeError("the compiled lora_shrink refused arguments that passed the checks")
-    return u
+    return u if _cpu.call("lora_shrink", u, x, A, codes, slots) else NotImplemented
 
 
 library.define("lora_shrink(Tensor x, Tensor A, Tensor codes, Tensor slots) -> Tensor")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,11 +47,12 @@ def lora_stacked_add(
         y.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride or device not as above.
+        TypeError, ValueError: dtype, shape, stride or device not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
-        RuntimeError: a forced backend cannot serve.
+        RuntimeError: a forced backend cannot serve, or y cannot be written to: an inference tensor outside inference mode, or
+            a leaf that requires a gradient.
     """
-    wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (y, S, B, codes_a, codes_b))
+    wants_grad = torch.is_grad_enabled() and _checks.wants_grad(y, S, B, codes_a, codes_b)
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
@@ -58,8 +61,11 @@ def lora_stacked_add(
         and _cpu.C.lora_stacked_add(y, S, B, codes_a, codes_b, slots, widths, scale)
     ):
         return y
+    _checks.check_tensors(y=y, S=S, B=B, codes_a=codes_a, codes_b=codes_b, slots=slots)
     rows, products = _checks.as_rows("y", y), _checks.as_rows("S", S)
     check(rows, products, B, codes_a, codes_b, slots, widths)
+    if B.shape[0] == 0:  # S has no columns then, which would tell the rank
+        return y
     if wants_grad:
         u = lora_combine(products, codes_a, slots, len(widths))
         begin = 0
@@ -78,6 +84,7 @@ def check(
 ) -> None:
     """Raises TypeError, ValueError or IndexError for arguments that no backend takes."""
     _checks.check_float("y", y)
+    _checks.check_written("y", y)
     if not widths or min(widths) < 0 or sum(widths) != y.shape[1]:
         raise ValueError(f"widths must add up to the {y.shape[1]} columns of y, got {tuple(widths)}")
     _checks.check_bank_b("B", B, y.shape[1], y.dtype)
@@ -99,10 +106,9 @@ def _run_cpu(
     slots: Tensor,
     widths: list[int],
     scale: float,
-) -> None:
-    plain = (t.detach() for t in (y, S, B, codes_a, codes_b))
-    if not _cpu.C.lora_stacked_add(*plain, slots, tuple(widths), scale):
-        raise RuntimeError("the compiled lora_stacked_add refused arguments that passed the checks")
+) -> Any:
+    done = _cpu.call("lora_stacked_add", y, S, B, codes_a, codes_b, slots, tuple(widths), scale)
+    return None if done else NotImplemented
 
 
 def _verify_cpu(

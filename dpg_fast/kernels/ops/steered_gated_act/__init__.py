@@ -40,21 +40,34 @@ def steered_gated_act(
         h: shape and dtype of gate, contiguous.
 
     Raises:
-        TypeError, ValueError: dtype, shape, stride, device or activation not as above.
+        TypeError, ValueError: dtype, shape, stride, device or activation not as above, or a CPU tensor's memory was freed or cut.
         IndexError: a slot out of range (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
+    if lora is not None:
+        lora = _checks.as_group("lora", GatedLora, lora)
+    if steering is not None:
+        steering = _checks.as_group("steering", Steering, steering)
+    wants_grad = torch.is_grad_enabled() and _wants_grad(gate, up, lora, steering)
     if (
         dispatch.direct_cpu
         and not torch.compiler.is_dynamo_compiling()
-        and not (torch.is_grad_enabled() and _wants_grad(gate, up, lora, steering))
+        and not wants_grad
         and nobody_watches()
+        and isinstance(gate, Tensor)
         and gate.is_cpu
         and act in _ACT_ID
     ):
         h = torch.empty_like(gate, memory_format=torch.contiguous_format)  # half the time of torch.empty(shape, dtype)
         if _cpu.C.steered_gated_act(h, gate, up, _ACT_ID[act], lora, steering):
             return h
+    tensors = {"gate": gate, "up": up}
+    for group, values in (("lora", lora), ("steering", steering)):
+        if values is not None:
+            tensors |= {f"{group}.{name}": t for name, t in values._asdict().items() if name != "scale"}
+    if lora is not None and lora.u_up is None:
+        del tensors["lora.u_up"]
+    _checks.check_tensors(**tensors)
     g, u = _checks.as_rows("gate", gate), _checks.as_rows("up", up)
     if lora is not None and lora.u_up is None:
         if lora.u_gate.dim() != 3 or lora.u_gate.shape[0] != 2:
@@ -63,7 +76,7 @@ def steered_gated_act(
         lora = lora._replace(u_gate=lora.u_gate[0], u_up=lora.u_gate[1])
     check(g, u, act, lora, steering)
     args = (g, u, act, *(lora or _NO_LORA), *(steering or _NO_STEERING))
-    if torch.is_grad_enabled() and _wants_grad(gate, up, lora, steering):
+    if wants_grad:
         if args[-1] is args[8]:
             args = (*args[:-1], None)  # torch.compile wants each tensor once; the Function puts it back
         h = SteeredGatedAct.apply(*args)
@@ -85,6 +98,11 @@ def steered(v: Tensor, steering: Steering) -> Tensor:
     Raises:
         TypeError, ValueError, IndexError: as `steered_gated_act`.
     """
+    if not torch.compiler.is_dynamo_compiling():
+        steering = _checks.as_group("steering", Steering, steering)
+        _checks.check_tensors(v=v, **{f"steering.{name}": t for name, t in steering._asdict().items()})
+        if v.dim() == 0:
+            raise ValueError("v must have at least one dimension, got a scalar")
     rows = v.reshape(-1, v.shape[-1])
     if not torch.compiler.is_dynamo_compiling():
         _checks.check_float("v", rows)
@@ -95,15 +113,11 @@ def steered(v: Tensor, steering: Steering) -> Tensor:
 
 
 def _wants_grad(gate: Tensor, up: Tensor, lora: GatedLora | None, steering: Steering | None) -> bool:
-    if gate.requires_grad or up.requires_grad:
-        return True
-    if steering is not None and (steering.add.requires_grad or steering.strengths.requires_grad):
-        return True
-    if lora is None:
-        return False
-    u_up = lora.u_up is not None and lora.u_up.requires_grad
-    banks = lora.B_gate.requires_grad or lora.B_up.requires_grad
-    return lora.u_gate.requires_grad or u_up or banks or lora.codes.requires_grad
+    return (
+        _checks.wants_grad(gate, up)
+        or (lora is not None and _checks.wants_grad(lora.u_gate, lora.B_gate, lora.u_up, lora.B_up, lora.codes))
+        or (steering is not None and _checks.wants_grad(steering.add, steering.strengths))
+    )
 
 
 def check(gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: Steering | None) -> None:
@@ -133,14 +147,10 @@ def check(gate: Tensor, up: Tensor, act: str, lora: GatedLora | None, steering: 
         _checks.check_slot_range(steering.slots, steering.strengths.shape[0])
 
 
-def _run_cpu(gate: Tensor, up: Tensor, act: str, *rest: Any) -> Tensor:
+def _run_cpu(gate: Tensor, up: Tensor, act: str, *rest: Any) -> Any:
     h = torch.empty(gate.shape, dtype=gate.dtype)
-    plain = tuple(t.detach() if isinstance(t, Tensor) else t for t in rest)
-    lora = None if plain[0] is None else plain[:7]
-    steering = None if plain[7] is None else plain[7:]
-    if not _cpu.C.steered_gated_act(h, gate.detach(), up.detach(), _ACT_ID[act], lora, steering):
-        raise RuntimeError("the compiled steered_gated_act refused arguments that passed the checks")
-    return h
+    lora, steering = (None if group[0] is None else group for group in (rest[:7], rest[7:]))
+    return h if _cpu.call("steered_gated_act", h, gate, up, _ACT_ID[act], lora, steering) else NotImplemented
 
 
 def _run_reference(gate: Tensor, up: Tensor, act: str, *rest: Any) -> Tensor:

@@ -99,14 +99,16 @@ def _in_pieces(
 _grad_triton = _triton.lazy("steered_gated_act", "run_grad")
 
 
-def _grad_cpu(gh: Tensor, gate: Tensor, up: Tensor, act: str, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _grad_cpu(gh: Tensor, gate: Tensor, up: Tensor, act: str, *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    """None: the compiled gradient does not take these."""
     kind: dict[str, Any] = {"dtype": gate.dtype, "device": gate.device}
     g_gate, g_up = torch.empty(gate.shape, **kind), torch.empty(gate.shape, **kind)
     g_v = torch.empty(gate.shape, **kind) if rest[-1] else None
     lora, steering = (rest[:7] if rest[0] is not None else None), (rest[7:11] if rest[7] is not None else None)
     gh = gh if gh.shape[-1] <= 1 or gh.stride(-1) == 1 else gh.contiguous()
-    if not _cpu.C.steered_gated_act_grad(g_gate, g_up, g_v, gh, gate, up, ACTIVATIONS.index(act), lora, steering):
-        raise RuntimeError("the compiled gradient of steered_gated_act refused arguments that passed the checks")
+    act_id = ACTIVATIONS.index(act)
+    if not _cpu.call("steered_gated_act_grad", g_gate, g_up, g_v, gh, gate, up, act_id, lora, steering):
+        return None
     return g_gate, g_up, torch.empty((0, gate.shape[1]), **kind) if g_v is None else g_v
 
 
@@ -149,7 +151,9 @@ def _grad(gh: Tensor, gate: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]
     if _triton.serves_backward(gate):
         return _grad_triton(gh, gate, *rest)  # type: ignore[no-any-return]
     if dispatch.forced_backend() != "reference" and _cpu.verify(gate)[0]:
-        return _grad_cpu(gh, gate, *rest)
+        grads = _grad_cpu(gh, gate, *rest)
+        if grads is not None:
+            return grads
     return _grad_reference(gh, gate, *rest)
 
 

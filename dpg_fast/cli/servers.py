@@ -1,0 +1,162 @@
+"""A model behind an API among a command's options: a command takes a `Server`, and gets all options that one is made of."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dpg_fast.cli.options import (
+    AGAIN,
+    Cache,
+    Concurrency,
+    DryRun,
+    JudgeKeyEnv,
+    JudgeModel,
+    JudgeUrl,
+    LegacyMaxTokens,
+    MaxTokens,
+    Prices,
+    RetryFailed,
+    ServerTemperature,
+    Timeout,
+    WriterKeyEnv,
+    WriterModel,
+    WriterUrl,
+    json_object,
+    named_values,
+    option,
+)
+
+if TYPE_CHECKING:
+    from dpg_fast.llm.server import Server
+
+
+class Structured(StrEnum):
+    """How a reply's form is asked for."""
+
+    AUTO = "auto"
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    TEXT = "text"
+
+
+Header = Annotated[
+    list[str] | None,
+    option(
+        "A header to send with each call, as NAME=VARIABLE, the environment variable that holds its value." + AGAIN,
+        "--header",
+    ),
+]
+Query = Annotated[
+    list[str] | None,
+    option("A parameter of the address, as NAME=VALUE, such as Azure's api-version." + AGAIN, "--query"),
+]
+_REQUIRED = inspect.Parameter.empty
+_WHO: dict[str, dict[str, tuple[Any, Any]]] = {
+    "judge": {"model": (JudgeModel, None), "url": (JudgeUrl, None), "key_env": (JudgeKeyEnv, "OPENAI_API_KEY")},
+    "writer": {
+        "model": (WriterModel, _REQUIRED),
+        "url": (WriterUrl, None),
+        "key_env": (WriterKeyEnv, "OPENAI_API_KEY"),
+    },
+}
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "header": (Header, None),
+    "query": (Query, None),
+    "temperature": (ServerTemperature, None),
+    "send_temperature": (
+        Annotated[bool, option("Send the temperature; --no-send-temperature leaves it to the server.")],
+        True,
+    ),
+    "max_tokens": (MaxTokens, 1500),
+    "legacy_max_tokens": (LegacyMaxTokens, False),
+    "structured": (
+        Annotated[
+            Structured,
+            option(
+                "How a reply's form is asked for: with a JSON schema, as any JSON object, or in the prompt's text alone; auto "
+                "begins with the first and finds out what the server knows."
+            ),
+        ],
+        Structured.AUTO,
+    ),
+    "parameters": (
+        Annotated[str, option('Further parameters of each call, as a JSON object such as {"seed": 1}.')],
+        "{}",
+    ),
+    "concurrency": (Concurrency, 8),
+    "timeout": (Timeout, 120.0),
+    "max_retries": (
+        Annotated[int, option("Attempts after overload, server errors and broken connections.", min=0)],
+        6,
+    ),
+    "prices": (Prices, None),
+    "cache": (Cache, None),
+    "retry_failed": (RetryFailed, False),
+    "dry_run": (DryRun, False),
+}
+
+
+def takes_server(who: str, **defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command with a parameter ``server`` the options of a model behind an API, which is made of them.
+
+    Args:
+        who: "judge" or "writer", which the model's name, address and key belong to.
+        defaults: of options, where they differ.
+    """
+    own = {f"{who}_{name}": (f"{name}", *declared) for name, declared in _WHO[who].items()}
+    shared = {name: (name, kind, defaults.get(name, default)) for name, (kind, default) in _SHARED.items()}
+    options = own | shared
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            values = {field: given.pop(name) for name, (field, _, _) in options.items()}
+            return command(**given, server=make_server(values))
+
+        _sign(run, command, {name: (kind, default) for name, (_, kind, default) in options.items()})
+        return run
+
+    return decorate
+
+
+def make_server(values: Mapping[str, Any]) -> Server:
+    """The server that the options name.
+
+    Raises:
+        DPGError: options of another form.
+    """
+    from dpg_fast.llm.server import Server
+
+    given = dict(values)
+    if not given.pop("send_temperature"):
+        given["temperature"] = None
+    return Server(
+        model=given.pop("model") or "",
+        parameters=json_object(given.pop("parameters"), "--parameters"),
+        headers=named_values(given.pop("header"), "--header", "NAME=VARIABLE"),
+        query=named_values(given.pop("query"), "--query", "NAME=VALUE"),
+        structured=given.pop("structured").value,
+        **given,
+    )
+
+
+def _sign(run: Any, command: Callable[..., Any], options: Mapping[str, tuple[Any, Any]]) -> None:
+    """Let ``run`` show the command's parameters, with ``options`` in the place of the one that is made of them."""
+    shown: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name == "server":
+            pairs = [(name, kind, default) for name, (kind, default) in options.items()]
+        else:
+            kind = parameter.annotation
+            kind = eval(kind, command.__globals__) if isinstance(kind, str) else kind
+            pairs = [(parameter.name, kind, parameter.default)]
+        shown += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+            for name, kind, default in pairs
+        ]
+    run.__signature__ = inspect.Signature(shown)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
