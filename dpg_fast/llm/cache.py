@@ -8,9 +8,11 @@ it on a network file system. Keys, prompts' hashes and replies are stored; API k
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,9 @@ CREATE TABLE IF NOT EXISTS failures (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS embeddings (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, vector BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY, process INTEGER NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL
 ) WITHOUT ROWID;
 """
 
@@ -89,6 +94,7 @@ class ReplyCache:
         if self.path.exists():
             require_regular(self.path)
         self._lock = threading.Lock()
+        self._owner = uuid.uuid4().hex
         with _named(self.path):
             self._connection = sqlite3.connect(
                 self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
@@ -150,6 +156,31 @@ class ReplyCache:
         stored = self.get(key)
         assert stored is not None
         return stored
+
+    def claim(self, key: str, seconds: float) -> bool:
+        """Whether to ask for ``key`` now; if not, another process (or another open cache) is asking and has not given up.
+
+        Args:
+            seconds: after which others may ask too. They may at once where the process has ended.
+        """
+        now = time.time()
+        row = self._one("SELECT process, owner, until FROM claims WHERE key = ?", (key,))
+        if row is not None and row[1] != self._owner and row[2] > now and _runs(row[0]):
+            return False
+        values = (key, os.getpid(), self._owner, now + seconds)
+        if row is None:
+            self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?)", values)
+        else:
+            self._write(
+                "UPDATE claims SET process = ?2, owner = ?3, until = ?4 WHERE key = ?1 AND owner = ?5",
+                (*values, row[1]),
+            )
+        held = self._one("SELECT owner FROM claims WHERE key = ?", (key,))
+        return held is not None and held[0] == self._owner
+
+    def release(self, key: str) -> None:
+        """Let others ask for ``key``."""
+        self._write("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner))
 
     def add_failure(self, key: str, *, item: str, prompt_version: str, kind: str, detail: str) -> None:
         """Note that an item failed (again)."""
@@ -216,6 +247,19 @@ class ReplyCache:
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         with self._lock, _named(self.path):
             self._connection.execute(statement, values)
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process on this machine, as far as one can tell."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 #: SQLite's codes for what is the disk's or the file system's, and the errors that they are

@@ -37,6 +37,7 @@ T = TypeVar("T", bound=BaseModel)
 GIVE_UP_AFTER = 20  # calls in a row without an answer; before the first reply, attempts
 FIRST_CALLS = 5  # with the same refusal, and none with a reply
 _LONGEST_PAUSE = 60.0
+_LOOK_AGAIN = 0.2  # seconds between two looks for a reply that another process has asked for
 
 
 class Answers(Protocol):
@@ -137,15 +138,19 @@ class LLMSession:
             outcome, used = first_request(call, key), []
         paid: list[Reply] = []
         while isinstance(outcome, Request):
-            stored = None if replace else client.cache.get(outcome.key)  # another process may have been faster
+            stored = None if replace else await self._awaited(outcome.key)
             if stored is None:
-                sent = await self._send(call, outcome)
-                if isinstance(sent, Failure):
-                    outcome = sent
-                    break
-                paid.append(sent)
-                client.paid = client.paid + usage_of(sent)
-                stored = await asyncio.shield(asyncio.to_thread(self._store, call, outcome.key, sent, replace))
+                asking = outcome.key
+                try:
+                    sent = await self._send(call, outcome)
+                    if isinstance(sent, Failure):
+                        outcome = sent
+                        break
+                    paid.append(sent)
+                    client.paid = client.paid + usage_of(sent)
+                    stored = await asyncio.shield(asyncio.to_thread(self._store, call, outcome.key, sent, replace))
+                finally:
+                    client.cache.release(asking)
             used.append(stored)
             outcome = settle(call, outcome, stored)
             if paid and isinstance(outcome, Request) and outcome.formless:
@@ -155,6 +160,18 @@ class LLMSession:
         result = result_of(call, outcome, used, paid)
         self._note(key, call, result)
         return result
+
+    async def _awaited(self, key: str) -> Reply | None:
+        """The reply to a request that another process is waiting for; None where it is this one's turn to ask."""
+        cache, patience = self._client.cache, self._settings.timeout + _LONGEST_PAUSE
+        while not await asyncio.to_thread(cache.claim, key, patience):
+            await asyncio.sleep(_LOOK_AGAIN)
+            if (found := cache.get(key)) is not None:
+                return found
+        found = cache.get(key)  # another process may have been faster
+        if found is not None:
+            cache.release(key)
+        return found
 
     def _store(self, call: Call[Any], key: str, reply: Reply, replace: bool) -> Reply:
         version = call.prompt_version

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,43 @@ def test_after_kill_9_no_received_reply_is_asked_for_again(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_two_programs_at_once_share_their_calls(tmp_path: Path) -> None:
+    """Each with the file open for itself, both asking for the same."""
+    with serve(always(content=GOOD, delay=0.05)) as server:
+
+        def program() -> tuple[int, int]:
+            with LLMClient(settings(server, concurrency=4), tmp_path / "replies.sqlite") as client:
+                run = client.run(calls(20))
+                return run.paid.calls, len(run.failed)
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda _: program(), range(2))
+        assert len(server.requests) == 20 == first[0] + second[0] and first[1] == second[1] == 0
+
+
+def test_a_claim_ends_with_its_process_or_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "replies.sqlite"
+    dead = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from dpg_fast.llm import ReplyCache; print(ReplyCache({str(path)!r}).claim('a', 1000))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with ReplyCache(path) as mine, ReplyCache(path) as other:
+        assert dead.stdout.strip() == "True" and mine.claim("a", 1000) and mine.claim("a", 1000)
+        assert not other.claim("a", 1000)
+        other.release("a")
+        assert not other.claim("a", 1000)  # only the owner releases
+        mine.release("a")
+        assert other.claim("a", 0.01)
+        time.sleep(0.02)
+        assert mine.claim("a", 1)
+
+
 def test_processes_share_a_cache(tmp_path: Path) -> None:
     path = tmp_path / "replies.sqlite"
     with serve(always(content=GOOD, delay=0.01)) as server:
