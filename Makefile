@@ -50,7 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run --suite model --device cpu
 
 # The CPU kernels under ASan and UBSan, built in build/sanitize: planted faults are caught, then the kernel tests and the mutation
-# sweep run. About half an hour on two cores.
+# sweep run. About ten minutes on two cores, the build included.
 sanitize: $(STAMP)
 	$(BIN)/python python/sanitize.py
 

@@ -28,7 +28,8 @@ def _load() -> tuple[ModuleType | None, str]:
 def _samples() -> list[tuple[torch.Tensor, int, int, int, int, int]]:
     """Tensors that differ in every field that the compiled module reads, with the values; see csrc/view.h."""
     owner = bytearray(4 * 53)  # memory that torch does not own has an address and an owner apart
-    tensors = [torch.zeros(37), torch._neg_view(torch.zeros(101)), torch.frombuffer(owner, dtype=torch.float32)]
+    with torch.inference_mode(False), torch.device("cpu"):  # whatever mode the package is imported in
+        tensors = [torch.zeros(37), torch._neg_view(torch.zeros(101)), torch.frombuffer(owner, dtype=torch.float32)]
     samples = []
     for t in tensors:
         memory = t.untyped_storage()

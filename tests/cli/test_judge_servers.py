@@ -61,6 +61,8 @@ def test_headers_and_query_reach_azure_and_stay_secret(tmp_path: Path, monkeypat
         results.append(run(source, tmp_path / "other.jsonl", server, *azure, "--protocol", "npti"))
     assert "2 dialogues judged" in results[0].output and [r["character"] for r in rows(out)] == ["fine", "tells"]
     assert (tmp_path / "batch.jsonl").exists()
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Mean levels, from -5 to 5, over 2 dialogues: openness +2.0," in page and "2 more were not judged" in page
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {".jsonl", ".html", ".json", ".sqlite"} <= {path.suffix for path in files}
     told = b"".join(path.read_bytes() for path in files) + "".join(result.output for result in results).encode()

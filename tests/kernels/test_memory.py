@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -17,6 +18,7 @@ from dpg_fast.kernels import (
     GatedLora,
     RideAlong,
     Steering,
+    _cpu,
     activation_stats,
     add_rmsnorm,
     lora_add,
@@ -177,6 +179,30 @@ def test_unaligned_memory() -> None:
     torch.testing.assert_close(lora_add(*given.values()), expected)
     with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' was requested but cannot serve"):
         lora_add(*given.values())
+
+
+@pytest.mark.skipif(_cpu.C is None, reason="compiled module missing")
+def test_what_is_plain_does_not_depend_on_the_mode_at_import() -> None:
+    with torch.inference_mode(), torch.device("meta"):
+        samples = _cpu._samples()
+    assert [keys for _, _, keys, *_ in samples] == [keys for _, _, keys, *_ in _cpu._samples()]
+    assert all(t.is_cpu and not t.is_inference() for t, *_ in samples)
+
+
+@pytest.mark.skipif(_cpu.C is None, reason="compiled module missing")
+def test_a_torch_with_other_fields_is_not_read() -> None:
+    C, good = _cpu.C, _cpu._samples()
+    bind = functools.partial(C.bind_torch, torch.Tensor, torch.nn.Parameter, torch.is_inference_mode_enabled)
+    given = add_arguments()
+    try:
+        for field in (2, 4, 5):
+            samples = [(*s[:field], s[field] + 8, *s[field + 1 :]) for s in good[:1]] + good[1:]
+            assert "keeps the fields of its tensors where" in bind(samples)
+            assert not C.lora_add(*given.values())
+        assert "keeps the fields" in bind([])
+    finally:
+        assert bind(good) == ""
+    assert C.lora_add(*given.values())
 
 
 # ---- sizes and groups ------------------------------------------------------------------------------------------------

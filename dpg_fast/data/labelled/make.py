@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -216,15 +217,14 @@ class _Tools:
 def _read(source: ScriptSource, tools: _Tools, console: Console) -> list[Script] | None:
     """The scripts; None in a dry run over novels, whose speakers nobody has named yet."""
     names = None if source.aliases is None else load_aliases(source.aliases)
-    files = find_scripts(source.path)
-    repeated = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
-    if repeated:
-        raise DPGError(f"scripts need names of their own; there are several called {', '.join(sorted(repeated))}")
     if source.format != "novel":
         corpus = read_corpus(source.path, format=source.format, encoding=source.encoding, aliases=names)
         for line in corpus.report():
             console.print(line, highlight=False, markup=False)
+        _require_own_names([script.name for script in corpus.scripts])
         return corpus.scripts
+    files = find_scripts(source.path)
+    _require_own_names([file.stem for file in files])
     novels = [prepare_novel(read_lines(file, source.encoding)[0], file.stem) for file in files]
     calls = [call for novel in novels for call in novel.calls]
     if tools.options.dry_run:
@@ -238,6 +238,12 @@ def _read(source: ScriptSource, tools: _Tools, console: Console) -> list[Script]
         start += len(novel.calls)
         scripts.append(merge_speakers(attribute(novel, part), merged_aliases(file, names)))
     return scripts
+
+
+def _require_own_names(names: Sequence[str]) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise DPGError(f"scripts need names of their own; there are several called {', '.join(repeated)}")
 
 
 def _print_plans(prepared: Prepared, settings: LabelSettings, tools: _Tools, console: Console) -> None:

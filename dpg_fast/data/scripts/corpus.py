@@ -49,9 +49,7 @@ class Corpus:
             for script in self.scripts
             for name, person in doubtful_merges(script)
         ]
-        lines += [
-            f"Not read: {reason if name in reason else f'{name}: {reason}'}" for name, reason in self.unread.items()
-        ]
+        lines += [f"Not read: {name}: {reason}" for name, reason in self.unread.items()]
         if self.passed_over:
             endings = ", ".join(f"{count} {ending}" for ending, count in sorted(self.passed_over.items()))
             lines.append(f"Passed over, since their endings are unknown: {endings}")
@@ -92,7 +90,8 @@ def read_corpus(
         try:
             corpus.scripts.append(read_script(file, format=format, encoding=encoding, aliases=aliases))
         except (DPGError, OSError, ImportError) as error:
-            corpus.unread[file.relative_to(folder).as_posix() if folder.is_dir() else file.name] = str(error)
+            place = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+            corpus.unread[place] = str(error).removeprefix(file.name).lstrip(": ")
     if folder.is_dir():
         tried = set(files)
         corpus.passed_over.update(
@@ -100,9 +99,7 @@ def read_corpus(
         )
     if not corpus.scripts:
         name, reason = next(iter(corpus.unread.items()))
-        raise DPGError(
-            f"none of the {len(files)} files of {path} could be read; {reason if name in reason else f'{name}: {reason}'}"
-        )
+        raise DPGError(f"none of the {len(files)} files of {path} could be read; {name}: {reason}")
     return corpus
 
 

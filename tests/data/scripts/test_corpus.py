@@ -31,7 +31,7 @@ def test_a_folder_goes_on_past_what_is_no_script(tmp_path: Path) -> None:
     told = " ".join(result.output.split())
     assert result.exit_code == 0
     assert "2 of 4 files read: 4 speeches, 13 words, 4 speakers" in told
-    for part in ("LICENSE.txt: neither scene headings", "empty.txt is empty", "1 .jpg, 1 .rtf"):
+    for part in ("LICENSE.txt: neither scene headings", "empty.txt: is empty", "1 .jpg, 1 .rtf"):
         assert part in told
     assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,23 @@ def test_other_texts_are_no_logs(text: str) -> None:
 def test_the_samples_are_no_logs() -> None:
     for file in find_scripts("samples"):
         assert not is_log(file.read_text(encoding="utf-8").split("\n")), file.name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "03/02/2025, 20:11" + " " * 90_000 + "x",
+        "A " * 45_000 + "1:23",
+        "-" * 90_000 + "2025 1:23",
+        "A" * 90_000 + " 1:23 x",
+        "<" * 90_000,
+        "12:45 " + "<a" * 40_000,
+        "12:45 From " + "x to " * 20_000,
+        "12:45 " + "\t" * 90_000 + ":",
+    ],
+    ids=["spaces", "words", "dashes", "letters", "angles", "nicks", "zoom", "tabs"],
+)
+def test_long_lines_are_read_in_bounded_time(line: str) -> None:
+    start = time.perf_counter()
+    read_log([line] * 3, "x")
+    assert time.perf_counter() - start < 2

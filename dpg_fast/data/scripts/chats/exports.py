@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dpg_fast.data.scripts.chats.logs import is_log, read_log
-from dpg_fast.data.scripts.chats.turns import TurnRow, TurnTable, has_turns, keys_of, read_turn, vocabulary
+from dpg_fast.data.scripts.chats.turns import TurnRow, TurnTable, has_turns, keys_of, read_turn, turn_of, vocabulary
 from dpg_fast.data.scripts.script import Script, ScriptBuilder
 from dpg_fast.text.messages import message_text, whole_text
 
@@ -26,7 +26,10 @@ _ALWAYS = vocabulary("messages conversations turns")  # lists of turns even wher
 _HEADING = vocabulary("scene title name id")
 _PAIRS = tuple(
     vocabulary(pair)
-    for pair in ("prompt completion", "prompt response", "prompt chosen", "instruction output", "user assistant")
+    for pair in (
+        *("prompt completion", "prompt response", "prompt chosen", "instruction output"),
+        *("query response", "user assistant", "human assistant"),
+    )
 )
 _BETWEEN = ("input",)  # what an instruction is about
 _HEADERS = vocabulary("user_name character_name chat_metadata")  # SillyTavern's first line
@@ -85,7 +88,7 @@ class _Reader:
             return
         if not isinstance(row, dict):
             self.builder.problem(number, "not a JSON object: left out")
-        elif not self._object(row, number) and not set(keys_of(row)) & set(_HEADERS):
+        elif not self._object(row, number) and keys_of(row).keys().isdisjoint(_HEADERS):
             self.builder.problem(number, _NO_TURN)
 
     def before_the_fault(self, text: str) -> list[object]:
@@ -130,7 +133,7 @@ class _Reader:
         if tree is not None:
             self._conversation(_heading(keys), tree, line)
             return True
-        listed = _lists(row)
+        listed = _lists(keys)
         if listed is not None:
             self._conversation(_heading(keys), listed, line)
             return True
@@ -138,7 +141,7 @@ class _Reader:
         if pair:
             self._conversation(_heading(keys), pair, line)
             return True
-        turn = read_turn(row, self._number(line))
+        turn = turn_of(keys, self._number(line))
         if turn is not None:
             self.table.row(turn)
         return turn is not None
@@ -150,9 +153,14 @@ class _Reader:
         for row in rows:
             number = self._number(line)
             turn = read_turn(row, number)
+            if _silent(row) and (turn is None or not turn.text):
+                continue
+            pair = _pair(keys_of(row)) if turn is None and isinstance(row, Mapping) else []
             if turn is not None:
                 turns.append(turn)
-            elif not _silent(row):
+            elif pair:
+                turns += [said for part in pair if (said := read_turn(part, number)) is not None]
+            else:
                 self.builder.problem(number, _NO_TURN)
         self.table.conversation(heading or f"conversation {line or self._conversations}", turns, start)
 
@@ -163,12 +171,19 @@ class _Reader:
 
 def _silent(row: object) -> bool:
     """Whether a row is known to hold nobody's words: a call of a tool without a content."""
-    return isinstance(row, Mapping) and bool(row.get("tool_calls") or row.get("function_call"))
+    return isinstance(row, Mapping) and not row.keys().isdisjoint(("tool_calls", "function_call"))
 
 
-def _lists(row: Mapping[str, Any]) -> list[object] | None:
-    keys = keys_of(row)
-    found = next((keys[key] for key in _LISTS if has_turns(keys.get(key))), None)
+def _is_conversation(value: object) -> bool:
+    return has_turns(value) or (
+        isinstance(value, list) and any(isinstance(row, Mapping) and _pair(keys_of(row)) for row in value)
+    )
+
+
+def _lists(keys: Mapping[str, Any]) -> list[object] | None:
+    if not any(isinstance(value, list) for value in keys.values()):
+        return None
+    found = next((keys[key] for key in _LISTS if _is_conversation(keys.get(key))), None)
     if found is None:
         found = next((keys[key] for key in _ALWAYS if isinstance(keys.get(key), list) and keys[key]), None)
     return found

@@ -45,7 +45,7 @@ _NICK = re.compile(r"<\s*[@+%&~!]?\s*(?P<name>[^<>\s][^<>]{0,39}?)\s*>\s+(?P<wor
 _ZOOM = re.compile(r"From\s+(?P<name>.{1,60}?)\s+to\s+.{1,60}?:\s*(?P<words>.*)", re.IGNORECASE)
 _ZOOM_ALONE = re.compile(r"From\s+(?P<name>.{1,60}?)\s*:\s*(?P<words>.*)")
 _NAMED = re.compile(r"\*{0,2}(?P<name>[^:：\s\"“”][^:：\"“”]{0,59}?)\s*\*{0,2}[:：](?:\s+|$)\*{0,2}\s*(?P<words>.*)")
-_WORD = r"(?:[^\W\d_a-z][\w'’.\-]*|[^\W\d_a-z]+\d*|\d{1,3})"
+_WORD = r"(?:[^\W\d_a-z][\w'’.\-]*|\d{1,3})"
 _NAME = (
     rf"(?:{_WORD}(?:,?[ ]+(?:{_WORD}|of|the|and|de|van|von|der|la|le|du|bin|al|el)){{0,5}}|[\w.\-]{{2,30}}(?=\s\s|\t))"
 )
@@ -56,7 +56,8 @@ _BEFORE = re.compile(  # "Ann Lee (Guest)  0:03": the name, the time, and nothin
 _TAB = re.compile(r"(?P<name>[@+%&~!]?[\w.\-\[\]|^`]{1,30})\t(?P<words>.*)")  # WeeChat
 _EVENT = re.compile(r"(?:-!-|\*{1,3}|-->?|<--?|={3,}|—)\s|\*\s*\S+ (?:has )?(?:joined|left|quit)")
 _DAY = re.compile(
-    r"-{2,}\s*(?:Day changed|Log opened|Log closed)\b.*|[\-–—=]{3,}\s*\S.*\d{4}\s*[\-–—=]{3,}$", re.IGNORECASE
+    r"-{2,}\s*(?:Day changed|Log opened|Log closed)\b.*|[\-–—=]{3,20} ?[^\W_].{0,60}\d{4} ?[\-–—=]{3,20}$",
+    re.IGNORECASE,
 )
 _PICTURE = re.compile(
     r"<[^<>]{1,60}>$|\S+\.\w{2,4} \([^()]{1,40}\)$"
@@ -64,7 +65,9 @@ _PICTURE = re.compile(
     r"|(?:this message was deleted|you deleted this message|waiting for this message.*|null)\.?$",
     re.IGNORECASE,
 )
-_EDITED = re.compile(r"\s*(?:\u200e<[^<>]{1,60}>|<this message was edited>)$", re.IGNORECASE)
+_EDITED = re.compile(r"(?:\u200e<[^<>]{1,60}>|<this message was edited>)$", re.IGNORECASE)
+_SPACES = re.compile(r"[ \u00a0\u202f\u3000]{3,}")
+_ENTRY = re.compile(r"\d[:.]\d\d|^[\s\u200e]*<")  # what every line that begins a message holds
 _FOOT = re.compile(r"Transcribed by https?://\S+$", re.IGNORECASE)
 _HEADING = re.compile(r"(?:INT|EXT|INT\.?/EXT|I/E|ACT|SCENE)[. ]", re.IGNORECASE)
 _LEAST = 2
@@ -161,7 +164,9 @@ def _is_picture(raw: str, words: str) -> bool:
 
 
 def _read(raw: str) -> _Line | None:
-    text = _plain(raw)
+    if not _ENTRY.search(raw):
+        return None
+    text = _SPACES.sub("  ", _plain(raw))
     if not text or len(text) > 100_000:
         return None
     nick = _NICK.match(text)

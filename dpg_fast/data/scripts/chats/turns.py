@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from dpg_fast.data.scripts.names import plain_name
@@ -24,6 +25,7 @@ def vocabulary(words: str) -> tuple[str, ...]:
     return tuple(plain_key(word) for word in words.split())
 
 
+@lru_cache(maxsize=4096)
 def plain_key(key: str) -> str:
     """A key without case and signs: "Conversation ID" is "conversationid"."""
     return re.sub(r"[\W_]+", "", key.casefold())
@@ -90,9 +92,11 @@ def keys_of(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def read_turn(row: object, line: int) -> TurnRow | None:
     """The turn in a row; None if it does not say who speaks, or what."""
-    if not isinstance(row, Mapping):
-        return None
-    keys = keys_of(row)
+    return turn_of(keys_of(row), line) if isinstance(row, Mapping) else None
+
+
+def turn_of(keys: Mapping[str, Any], line: int) -> TurnRow | None:
+    """As `read_turn`, of a row's `keys_of`."""
     speaker = next((name for key in SPEAKER if key in keys and (name := _name(keys[key]))), None)
     told = [keys[key] for key in TEXT if key in keys and not has_turns(keys[key])]
     texts = [text for value in told if (text := message_text(value)) is not None]
@@ -145,7 +149,7 @@ class TurnTable:
         """Add what is left, and say how many turns hold no words."""
         self._flush()
         if self._wordless:
-            self.builder.problem(0, f"{self._wordless} turns hold no words (pictures, calls, empty cells): left out")
+            self.builder.problem(0, f"turns without words (pictures, empty cells) that were left out: {self._wordless}")
 
     def _flush(self) -> None:
         groups: dict[str | None, list[TurnRow]] = defaultdict(list)
