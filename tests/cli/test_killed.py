@@ -45,7 +45,7 @@ def base(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> Path:
 
 def tensors(file: Path) -> dict[str, bytes]:
     """By name, in bytes."""
-    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in sorted(load_file(file).items())}
+    return {name: tensor.double().numpy().tobytes() for name, tensor in sorted(load_file(file).items())}
 
 
 def report(name: str, found: Any) -> None:

@@ -163,3 +163,14 @@ def test_a_configuration_that_cannot_be_written_leaves_the_old_adapter(
     with pytest.raises(OSError, match=r"No space left on device: .*dpg_config\.json"):
         two[1].save_pretrained(adapter)
     assert {file.name: file.read_bytes() for file in adapter.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["a/b\nlicense: mine", "a/b: c", "../a/b", "org/model"])
+def test_the_base_models_name_is_one_value_of_the_card(tmp_path: Path, two: list[PersonalityModel], name: str) -> None:
+    artifact.write(
+        tmp_path, {"name": name, "fingerprint": artifact.describe_base(two[0].base)["fingerprint"]}, two[0].hypernet, None,
+        Calibration(), "",
+    )  # fmt: skip
+    head = (tmp_path / artifact.CARD).read_text().split("---\n")[1].splitlines()
+    wanted = ["base_model: org/model"] if name == "org/model" else []
+    assert [line for line in head if line.startswith(("base_model", "license"))] == wanted

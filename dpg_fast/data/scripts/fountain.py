@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dpg_fast.data.scripts.headings import Heading, screenplay_heading
 from dpg_fast.data.scripts.layout import Line, in_capitals, is_cue_like, lay_out
@@ -59,6 +59,7 @@ class _Reader:
         self.lines = self._uncommented(lines)
         self.known: frozenset[str] = frozenset()
         self.marked = False  # the layout marks all cues and headings
+        self.heading_of: Callable[[str], Heading | None] = screenplay_heading
 
     # --- comments and notes, which may stand anywhere ---
 
@@ -103,6 +104,7 @@ class _Reader:
         layout = lay_out(self.lines[self._title_page() :])
         self.lines = lines = layout.lines
         self.marked = layout.kind != "plain"
+        self.heading_of = layout.heading_of
         self.known = frozenset() if self.marked else self._known_cues()
         position = 0
         blank_before = True
@@ -159,7 +161,7 @@ class _Reader:
             label = _SCENE_NUMBER.search(text)
             heading = Heading(text[1 : label.start()].rstrip(" -"), label[1]) if label else Heading(text[1:])
         else:
-            found = screenplay_heading(text) if blank_after or text.upper() == text else None
+            found = self.heading_of(text) if blank_after or text.upper() == text else None
             if found is None:
                 return False
             heading = found
@@ -189,7 +191,7 @@ class _Reader:
             if text and (i == 0 or not self.lines[i - 1][1].strip()) and self.lines[i + 1][1].strip():
                 if text.startswith("@"):
                     counts[plain_name(split_cue(text[1:].rstrip("^ "))[0])] += 1
-                elif in_capitals(text) and not screenplay_heading(text) and self._is_cue(text):
+                elif in_capitals(text) and not self.heading_of(text) and self._is_cue(text):
                     counts[plain_name(split_cue(text.removesuffix("^"))[0])] += 1
         return frozenset(name for name, count in counts.items() if count > 1 and name)
 
@@ -223,7 +225,7 @@ class _Reader:
 
     def _heading_follows(self, position: int) -> bool:
         text = next((text.strip() for _, text in self.lines[position : position + 3] if text.strip()), "")
-        return text.upper() == text and screenplay_heading(text) is not None
+        return text.upper() == text and self.heading_of(text) is not None
 
     def _unspaced_cue(self, position: int) -> bool:
         text = self.lines[position][1].strip()

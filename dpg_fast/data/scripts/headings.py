@@ -48,3 +48,47 @@ def screenplay_heading(text: str) -> Heading | None:
     elif label and (trailing := _TRAILING.search(heading)) and label in trailing.group():
         heading = heading[: trailing.start()]
     return Heading(" ".join(heading.split()), label)
+
+
+_UNITS = (  # act, scene, picture
+    "ACTE?|ACTO|ATTO|ATO|AKT|AUFZUG|BEDRIJF|JORNADA|ДЕЙСТВИЕ|АКТ|"
+    "SCENE|SC[ÈE]NE|SCENA|SZENE|AUFTRITT|BILD|TABLEAU|ESCENA|CENA|CUADRO|QUADRO|TAFEREEL|TONEEL|SCEN|ЯВЛЕНИЕ|СЦЕНА|КАРТИНА"
+)
+_ORDINALS = (  # their beginnings, which inflection leaves alone
+    "ONE|TWO|THREE|FOUR|FIVE|SIX|SEVEN|EIGHT|NINE|TEN|FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST|"
+    "ERST|ZWEIT|DRITT|VIERT|FÜNFT|SECHST|SIEB|ACHT|NEUNT|ZEHNT|LETZT|EINS|ZWEI|DREI|VIER|FÜNF|"
+    "PREMI|DEUX|TROIS|QUATR|CINQ|SIXI|SEPTI|HUITI|NEUVI|DIXI|DERNI|UNIQUE|"
+    "PRIM|SEGUND|SECOND|TER[CZ]|CUART|QUART|QUINT|SEXT|SEST|S[ÉE]PTIM|SETTIM|O[CT]TAV|NOVEN|NON|D[ÉE]CIM|[ÚU]LTIM|[ÚU]NIC|"
+    "ПЕРВ|ВТОР|ТРЕТ|ЧЕТВ[ЕЁ]РТ|ПЯТ|ШЕСТ|СЕДЬМ|ВОСЬМ|ДЕВЯТ|ДЕСЯТ|ПОСЛЕДН|"
+    "EERST|TWEED|DERD|VIERD|VIJFD|FÖRST|FØRST|ANDR|ANDEN|TREDJ|FJÄRD|FJERD|FEMT"
+)
+_NUMERAL = rf"(?:[IVXLC]+|\d{{1,3}}|(?:{_ORDINALS})[^\W\d_]{{0,5}})"
+_UNIT_FIRST = re.compile(rf"(?:{_UNITS})\s+(?:THE\s+)?{_NUMERAL}(?=$|[\s.:,\-—–])", re.IGNORECASE)
+_NUMERAL_FIRST = re.compile(
+    rf"(?:(?:THE|DIE|DER|DAS|LA|LE|IL|EL)\s+)?{_NUMERAL}\.?\s+(?:{_UNITS})(?P<more>\b.*)", re.IGNORECASE
+)
+_CHINESE = re.compile(r"第[一二三四五六七八九十百\d]+[幕场場景回]")
+_NAMED_SCENE = re.compile(
+    r"(?:new\s+scene|scene|setting|location)\s*[:.]\s*(?P<text>\S.*)|(?P<bare>new\s+scene)$", re.IGNORECASE
+)
+
+
+def play_heading(text: str) -> Heading | None:
+    """``ACT I``, ``Zweiter Auftritt``, ``ESCENA PRIMERA``, ``第一幕``; what follows on the line is part of it.
+
+    A numeral that comes first must have nothing behind the unit but in capitals: "Second act; what of it?" is speech.
+    """
+    if len(text) > 120 or text[:1].islower():
+        return None
+    first = _NUMERAL_FIRST.match(text)
+    if first and (text.upper() == text or not first["more"].strip(" .")):
+        return Heading(text)
+    if _UNIT_FIRST.match(text) or _CHINESE.match(text):
+        return Heading(text)
+    return None
+
+
+def named_scene(text: str) -> Heading | None:
+    """``Scene: The yard.``, ``New scene. The yard``, ``Setting: ...``: the place."""
+    found = _NAMED_SCENE.match(text) if len(text) < 1000 else None
+    return Heading(found["text"] or found["bare"]) if found else None

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dpg_fast.data.scripts.headings import screenplay_heading
+from dpg_fast.data.scripts.headings import Heading, play_heading, screenplay_heading
 from dpg_fast.data.scripts.names import LONGEST_CUE, plain_name, split_cue
 
 Line = tuple[int, str]
@@ -57,11 +57,13 @@ class Layout:
         lines: numbered as in the file. Unless plain, ``@``, ``!``, ``>`` and ``.`` mark all cues, directions, transitions and
             headings, and nothing else is a cue.
         expected: how many cues there seem to be, counted without reading the speeches.
+        heading_of: what a line is the heading of: a screenplay's scene, or where there is none, an act or a scene of a play.
     """
 
     kind: Kind
     lines: list[Line]
     expected: int
+    heading_of: Callable[[str], Heading | None] = screenplay_heading
 
 
 def lay_out(lines: Sequence[Line]) -> Layout:
@@ -70,21 +72,23 @@ def lay_out(lines: Sequence[Line]) -> Layout:
     pairs = page.pairs()
     typed = sum(len(text) < LONGEST_CUE and _TYPED.match(text) is not None for text in page.texts)
     if typed > _RARE * len(pairs):
-        return Layout("plain", list(lines), sum(pair.gap == 0 for pair in pairs))  # Fountain's own marks
+        return Layout(
+            "plain", list(lines), sum(pair.gap == 0 for pair in pairs), page.heading_of
+        )  # Fountain's own marks
     if gaps := Counter(pair.gap for pair in pairs if pair.known and pair.gap):
         page.gap = gaps.most_common(1)[0][0]
     right = [pair for pair in pairs if pair.step >= _STEP and pair.gap <= page.gap]
     flat = [pair for pair in pairs if abs(pair.step) < _STEP and pair.known]
     if len(right) >= 2 and len(right) >= _SURE * len(right + [pair for pair in flat if pair.gap == 0]):
-        return Layout("columns", list(page.by_columns(right)), len(right))
+        return Layout("columns", list(page.by_columns(right)), len(right), page.heading_of)
     apart = [pair for pair in flat if pair.gap == page.gap]
     under = [pair for pair in flat if pair.gap == 0]
     if len(apart) >= 4 and len(apart) > 5 * len(under) and (page.headings or len(apart) >= _MANY):
-        return Layout("spaced", list(page.by_names(spaced=True)), len(apart))
+        return Layout("spaced", list(page.by_names(spaced=True)), len(apart), page.heading_of)
     filled = sum(bool(text) for text in page.texts)
     if len(under) >= 4 and page.headings and len(page.texts) - filled < _NEAR * filled:
-        return Layout("tight", list(page.by_names(spaced=False)), len(under))
-    return Layout("plain", page.emptied(), len(under))
+        return Layout("tight", list(page.by_names(spaced=False)), len(under), page.heading_of)
+    return Layout("plain", page.emptied(), len(under), page.heading_of)
 
 
 def is_screenplay(lines: Sequence[str], *, named: int, colons: int) -> bool:
@@ -92,7 +96,7 @@ def is_screenplay(lines: Sequence[str], *, named: int, colons: int) -> bool:
 
     Args:
         lines: the file's.
-        named: how many lines begin with a name as in plays, by `plays.cue_styles`.
+        named: how many lines begin with a name as in plays, by `naming.cue_styles`.
         colons: how many of these end the name with a colon.
     """
     layout = lay_out(list(enumerate(lines, 1)))
@@ -148,6 +152,10 @@ class _Page:
         self.texts = [text.strip() for text in expanded]
         self.indents = [len(text) - len(text.lstrip()) for text in expanded]
         self.is_heading = [bool(text) and screenplay_heading(text) is not None for text in self.texts]
+        self.heading_of = screenplay_heading
+        if not any(self.is_heading):  # a play
+            self.heading_of = play_heading
+            self.is_heading = [bool(text) and play_heading(text) is not None for text in self.texts]
         self.headings = sum(self.is_heading)
         numbered = [found["head"] if (found := _RUNNING_HEAD.match(text[:200])) else "" for text in self.texts]
         heads = {head for head, count in Counter(numbered).items() if head and count >= 4}
@@ -325,7 +333,7 @@ class _Marker:
             self.speaking, self.paused = False, True
 
     def heading(self, i: int) -> None:
-        heading = screenplay_heading(self.page.texts[i])
+        heading = self.page.heading_of(self.page.texts[i])
         assert heading is not None
         label = f" #{heading.label}#" if heading.label else ""
         self._own(i, f".{heading.text}{label}")

@@ -5,7 +5,8 @@ Names are merged by these rules and no others:
 1. Spelled alike but for capitals, accents' encoding, spaces, quotation marks and a dot or colon at the end.
 2. A first name and the only full name that begins with it ("HARRY", "Harry Potter"), unless the two ever speak in one
    scene, either names a role ("MAN", "DOCTOR") or a group, or what follows the first name tells people apart (a number, "JR",
-   "TWO", "IN HAT", a possessive).
+   "TWO", "IN HAT", a possessive) or repeats it; nor where the first name has many speeches, the full one two at most, and
+   nobody else has that surname: such a "full name" is mostly two names or a name and a thing.
 3. What the user's alias file says; a name in it is never merged by rule 2.
 
 Rule 2 would be wrong about two people who share a first name, one always called by it and one always by his full name,
@@ -35,11 +36,15 @@ def word_set(text: str) -> frozenset[str]:
 
 
 _EXTENSION = re.compile(r"\s*\(([^()]*)\)?\s*$")
+_BARE_EXTENSION = re.compile(r"[\s,\-]+(V\.? ?O\.?|V/O|O\.? ?[SC]\.?|O/[SC]|(?:CONT|Cont|cont)['’.]?[Dd]\.?)$")
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "`": "'"})
-_JOINED = re.compile(r"\s+(?:AND|WITH|\+)\s+|\s*[&/,+]\s*", re.IGNORECASE)
+_JOINED = re.compile(  # "and" and "with" in the languages of scripts; a person's initial would have a dot
+    r"\s+(?:AND|WITH|ET|AVEC|UND|MIT|Y|E|CON|COM|OCH|OG|EN|MET|JA|I|И|С|\+)\s+|\s*[&/,+、，]\s*", re.IGNORECASE
+)
 _GROUPS = word_set(
     "ALL BOTH EVERYBODY EVERYONE OTHERS CROWD CHORUS AUDIENCE KIDS CHILDREN GIRLS BOYS MEN WOMEN GUESTS VOICES TOWNSFOLK "
-    "LADIES GENTLEMEN STUDENTS SOLDIERS GUARDS ENSEMBLE GROUP TWINS SEVERAL VARIOUS OMNES MOB"
+    "LADIES GENTLEMEN STUDENTS SOLDIERS GUARDS ENSEMBLE GROUP TWINS SEVERAL VARIOUS OMNES MOB "
+    "TOUS TOUTES TODOS TODAS TUTTI TUTTE ALLE BEIDE ALLA ВСЕ ОБА CORO CHOEUR CHOR"
 )
 _ROLES = word_set(
     "MAN WOMAN BOY GIRL KID CHILD BABY GUY LADY GENTLEMAN OFFICER COP POLICEMAN POLICEWOMAN DETECTIVE SERGEANT CAPTAIN "
@@ -47,11 +52,13 @@ _ROLES = word_set(
     "MOTHER BROTHER SISTER SON DAUGHTER UNCLE AUNT GRANDMA GRANDPA GRANDMOTHER GRANDFATHER KING QUEEN PRINCE PRINCESS LORD "
     "JUDGE LAWYER REPORTER ANCHOR ANNOUNCER NARRATOR VOICE RADIO OPERATOR CLERK BARTENDER HOST HOSTESS STRANGER FRIEND "
     "NEIGHBOR NEIGHBOUR WIFE HUSBAND PRESIDENT SENATOR MAYOR MINISTER AGENT PILOT SAILOR SERVANT MAID BUTLER COOK CHEF "
-    "MR MRS MS MISS DR PROFESSOR PROF SIR MADAM OLD YOUNG LITTLE BIG TEENAGE THE A AN FIRST SECOND THIRD ANOTHER"
+    "MR MRS MS MISS DR PROFESSOR PROF SIR MADAM OLD YOUNG LITTLE BIG TEENAGE THE A AN FIRST SECOND THIRD ANOTHER "
+    "DOG CAT DOLL PUPPET ROBOT GHOST DOUBLE CLONE"
 )
 _TELLS_APART = word_set(
     "JR SR JUNIOR SENIOR II III IV V VI VII VIII IX X ONE TWO THREE FOUR FIVE IN WITH OF FROM AT ON THE AND BY"
 )
+_FEW, _MANY = 2, 8  # speeches of the full name and of the first name that make their merging doubtful
 
 
 def split_cue(cue: str) -> tuple[str, tuple[str, ...]]:
@@ -59,7 +66,7 @@ def split_cue(cue: str) -> tuple[str, tuple[str, ...]]:
     name, extensions = cue.strip(), []
     if len(name) > LONGEST_CUE:  # no name, and the search below would take quadratic time
         return " ".join(name.split()), ()
-    while (found := _EXTENSION.search(name)) and found.start() > 0:
+    while (found := _EXTENSION.search(name) or _BARE_EXTENSION.search(name)) and found.start() > 0:
         if found.group(1).strip():
             extensions.append(found.group(1).strip())
         name = name[: found.start()]
@@ -97,7 +104,7 @@ def members(name: str) -> list[str]:
 def merge_speakers(script: Script, aliases: Mapping[str, Sequence[str]] | None = None) -> Script:
     """Give each speech of ``script`` its speaker, by the rules above; what was merged is noted in the script.
 
-    A speaker's name is the alias file's spelling, or else the plain form of the longest of the merged names.
+    A speaker's name is the alias file's spelling, or else the plain form that most of the speeches have (of two the longer one).
 
     Raises:
         ValueError: the aliases claim one name for two people.
@@ -109,9 +116,12 @@ def merge_speakers(script: Script, aliases: Mapping[str, Sequence[str]] | None =
             if of_alias.setdefault(plain, person) != person:
                 raise DPGError(f"the aliases give {name!r} to both {of_alias[plain]!r} and {person!r}")
     scenes: dict[str, set[int]] = defaultdict(set)
+    counts: Counter[str] = Counter()
     for scene in script.scenes:
         for speech in scene.speeches:
             scenes[plain_name(speech.cue)].add(scene.number)
+            counts[plain_name(speech.cue)] += 1
+    words = Counter(word for name in scenes for word in set(name.split()))
     free = {name for name in scenes if name not in of_alias}
     full_names: dict[str, list[str]] = defaultdict(list)
     for name in scenes:
@@ -124,8 +134,13 @@ def merge_speakers(script: Script, aliases: Mapping[str, Sequence[str]] | None =
         if not longer or " " in name or name in _ROLES or is_group(name):
             continue
         fitting = [full for full in longer if _same_person(full)]
-        if len(longer) == 1 and fitting and longer[0] in free and not scenes[name] & scenes[longer[0]]:
-            merged[name] = longer[0]
+        full = longer[0]
+        doubtful = counts[full] <= _FEW and counts[name] >= _MANY and words[full.split()[-1]] == 1
+        if len(longer) == 1 and fitting and full in free and not scenes[name] & scenes[full] and not doubtful:
+            if counts[name] > counts[full]:
+                merged[full] = name
+            else:
+                merged[name] = full
         else:
             script.unmerged += [(name, full) for full in fitting if full in free]
     for speech in script.speeches():
@@ -137,13 +152,17 @@ def merge_speakers(script: Script, aliases: Mapping[str, Sequence[str]] | None =
 
 def _same_person(full: str) -> bool:
     """Whether the words behind the first name look like a surname."""
-    rest = full.split()[1:]
-    return len(rest) <= 2 and all(
-        re.fullmatch(r"[^\W\d_][^\W\d_'.-]*(?:['.-][^\W\d_]+)*\.?", word)
-        and not word.endswith(("'S", "S'"))
-        and word.rstrip(".") not in _TELLS_APART
-        and word.rstrip(".") not in _ROLES
-        for word in rest
+    first, *rest = full.split()
+    return (
+        len(rest) <= 2
+        and first not in rest
+        and all(
+            re.fullmatch(r"[^\W\d_][^\W\d_'.-]*(?:['.-][^\W\d_]+)*\.?", word)
+            and not word.endswith(("'S", "S'"))
+            and word.rstrip(".") not in _TELLS_APART
+            and word.rstrip(".") not in _ROLES
+            for word in rest
+        )
     )
 
 

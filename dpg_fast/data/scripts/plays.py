@@ -21,67 +21,42 @@ from collections.abc import Sequence
 
 from dpg_fast.data.scripts.encoding import without_licence
 from dpg_fast.data.scripts.fountain import unstyled
+from dpg_fast.data.scripts.headings import named_scene, play_heading
 from dpg_fast.data.scripts.marked import FILLER, MARKED, mark_cues
 from dpg_fast.data.scripts.names import plain_name, split_cue, word_set
+from dpg_fast.data.scripts.naming import (
+    COLON,
+    DOT,
+    MANNER,
+    cue_styles,
+    find_cue,
+    is_regular,
+    joins,
+    loose_name,
+    patterns_of,
+    without_front_matter,
+)
 from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
-_ASIDE = r"(?P<aside>(?:\s*(?:\([^()]*\)|\[[^\[\]]*\]))*)"
-_SMALL = r"(?:of|the|and|de|du|des|la|le|van|von|der|den|zu|al|el|bin|in|with|a|an|to|y|&)"
-_WORD = r"(?:[^\W\d_a-z][\w'’.\-]*|\#?\d{1,3})"
-_COLON = re.compile(
-    rf"\*{{0,2}}_?(?P<name>{_WORD}(?:[ \t]+(?:{_WORD}|{_SMALL})){{0,5}}){_ASIDE}\s*_?\*{{0,2}}\s*[:：]\*{{0,2}}(?!//)"
-    r"(?:[ \t]+|(?=\S)|$)(?P<rest>.*)"
+_SCREENPLAY = re.compile(r"(?:INT|EXT|INT/EXT)[. ]")
+_END = re.compile(
+    r"[\[(_]*(?:THE END|(?:(?:DER|EL|LA|LE|IL) )?(?:CURTAIN|VORHANG|RIDEAU|TEL[ÓO]N|SIPARIO|ЗАНАВЕС)(?: \w+)?|FINIS|FIN|FINE|"
+    r"ENDE|END OF (?:THE )?PLAY|幕|剧终)[\])_.。]*$",
+    re.IGNORECASE,
 )
-_CAPITALS = r"[^\W\d_a-z][^\W_a-z'’.\-]*(?:['’\-][^\W_a-z]+)*"
-_DOT = re.compile(
-    rf"_?(?P<name>(?:(?:MRS?|MISS|MS|DR|ST|SIR|LADY|LORD)\.? +)?{_CAPITALS}(?: +(?:{_CAPITALS}|\d{{1,2}})){{0,3}})_?"
-    rf"{_ASIDE}\.(?:[ \t]+|$)(?P<rest>.*)"
+_NUMBERED = re.compile(r"\s{0,12}\d{1,3}\s+(?=\S)")
+_PLACE = re.compile(r"\[(?P<text>[^\W\d_a-z][^\[\].?!:]{1,50})\]$")
+_NO_PLACE = word_set(
+    "LAUGHTER LAUGHS LAUGHING APPLAUSE MUSIC SILENCE PAUSE CROSSTALK INAUDIBLE UNINTELLIGIBLE CHEERS CHEERING SIGHS COUGHS END "
+    "EXIT EXEUNT ENTER ENTERS CURTAIN BLACKOUT NOTE BREAK"
 )
-_LABELS = word_set(
-    "NOTE NOTES SCENE ACT TITLE AUTHOR SETTING TIME PLACE CHARACTERS CAST ENTER EXIT EXEUNT SOURCE EPISODE SEASON DATE CREDITS "
-    "PROLOGUE EPILOGUE DIRECTED STORY TELEPLAY TRANSCRIBED TRANSCRIPT WARNING SUMMARY CHAPTER PART PAGE CUT FADE INT EXT "
-    "HTTP HTTPS COPYRIGHT CONTENTS LOCATION SUBJECT FROM TO RE OPENING CLOSING END CURTAIN SYNOPSIS"
-)
-_LABEL_PHRASES = (
-    "THE END",
-    "WRITTEN BY",
-    "DIRECTED BY",
-    "STORY BY",
-    "TRANSCRIBED BY",
-    "PERSONS OF",
-    "DRAMATIS",
-    "TELEPLAY BY",
-    "RELEASE DATE",
-)
-_COUNT = (
-    r"(?:[IVXLC]+|\d+|ONE|TWO|THREE|FOUR|FIVE|SIX|SEVEN|EIGHT|NINE|TEN|THE (?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST))"
-)
-_ORDINAL = r"(?:THE )?(?:FIRST|SECOND|THIRD|FOURTH|FIFTH|LAST) (?:ACT|SCENE)"
-_HEADING = re.compile(rf"(?:ACT|SCENE)\s+{_COUNT}(?=$|[\s.:,\-—])|(?:INT|EXT|INT/EXT)[. ]|{_ORDINAL}\b", re.IGNORECASE)
-_ORDINAL_ALONE = re.compile(rf"{_ORDINAL}\.?$", re.IGNORECASE)
-_BRACKET_SCENE = re.compile(r"[\[(]\s*Scene\s*:?\s*(.+?)[\])]?\s*$", re.IGNORECASE)
-_END = re.compile(r"[\[(_]*(?:THE END|CURTAIN|FINIS|END OF (?:THE )?PLAY)[\])_.]*$", re.IGNORECASE)
+_WIDE = str.maketrans("（）［］【】｛｝\u3000", "()[][]{} ")
 _SECTION = re.compile(r"#{1,6}\s+(.+)")
 _RULE = re.compile(r"(?:[*\-=_~#]\s*){3,}$")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]|\(([^()]*)\)")
 _NEARLY_ALL = 0.8
+_FEW = 6  # lines that say nothing about all
 _GAP = 3  # empty lines that end any speech: what follows is another play's title page, or the publisher's list
-_ROMAN_DOT = re.compile(r"(?:[IVXLC]+|[A-Z])$")
-
-
-def cue_styles(lines: Sequence[str]) -> Counter[str]:
-    """How often each way of naming a speaker seems to occur: "colon", "dot", "marked" (then none of the others)."""
-    marked = mark_cues(lines)
-    if marked is not None:
-        return Counter(marked=sum(MARKED.match(line) is not None for line in marked))
-    found: Counter[str] = Counter()
-    for line in lines:
-        text = line.strip()
-        if _cue(_COLON, text):
-            found["colon"] += 1
-        elif _cue(_DOT, text):
-            found["dot"] += 1
-    return found
 
 
 def read_play(lines: Sequence[str], name: str) -> Script:
@@ -91,24 +66,29 @@ def read_play(lines: Sequence[str], name: str) -> Script:
 
 class _Reader:
     def __init__(self, lines: Sequence[str], name: str) -> None:
-        lines = without_licence(lines)
+        lines = _without_numbers([line.translate(_WIDE) for line in without_licence(without_front_matter(lines))])
         marked = mark_cues(lines)
-        self.lines = lines = lines if marked is None else marked
-        self.builder = ScriptBuilder(name, "play")
         styles = cue_styles(lines) if marked is None else Counter()
-        self.patterns = [_COLON] if marked is None else [MARKED]
-        if styles["dot"] >= max(3, styles["colon"]):
-            self.patterns = [_DOT] if styles["dot"] > 4 * styles["colon"] else [_DOT, _COLON]
+        self.patterns = [MARKED] if marked is not None else patterns_of(styles)
+        self.lines = lines = lines if marked is None else marked
+        if styles["quote"]:
+            self.lines = lines = [line.rstrip().removesuffix("」") for line in lines]
+        self.builder = ScriptBuilder(name, "play")
         self.alone = self.apart = self.only_alone = False
-        cues = [(i, found) for i, line in enumerate(lines) if (found := self._cue(line.strip(), True))]
+        self.known: frozenset[str] = frozenset()
+        self.regular = self.patterns == [COLON] and is_regular(lines)
+        cues = [(i, found) for i, line in enumerate(lines) if (found := self._cue(line.strip(), True, True))]
         alone = sum(not found.group("rest").strip() for _, found in cues)
         apart = sum(i == 0 or not lines[i - 1].strip() for i, _ in cues)
+        self.known = frozenset(plain_name(found.group("name")) for _, found in cues)
+        self.places = self._places()
         self.alone = marked is not None or 2 * alone > len(cues)  # most names stand alone on their lines
         self.only_alone = marked is None and alone > _NEARLY_ALL * len(cues)
         self.apart = apart > _NEARLY_ALL * len(cues)  # names have an empty line before them
         self.speech: Speech | None = None
         self.open = ""  # the bracket that a parenthetical over several lines began with
         self.unspoken = 0
+        self.swallowed: list[tuple[int, str]] = []  # lines inside speeches that begin like a name
         self.skip = 0  # lines up to this one have been read
 
     def read(self) -> Script:
@@ -131,6 +111,10 @@ class _Reader:
             blank_before = False
         if self.unspoken:
             self.builder.problem(0, f"{self.unspoken} lines of text have no name before them: taken as directions")
+        if self.swallowed:
+            number, first = self.swallowed[0]
+            what = f"{len(self.swallowed)} lines inside speeches begin with a colon's name ({first!r}): taken as words"
+            self.builder.problem(number, what)
         for speech in list(self.builder.script.speeches()) + [
             e for e in self.builder.elements if isinstance(e, Speech)
         ]:
@@ -142,10 +126,9 @@ class _Reader:
         if self.speech and self.open:
             self._words(text, number)
             return
-        scene = _BRACKET_SCENE.match(text)
-        if scene or self._is_heading(text, blank_before):
+        if heading := self._heading(text, blank_before):
             self.speech = None
-            self.builder.open_scene(unstyled(scene.group(1) if scene else text), number)
+            self.builder.open_scene(unstyled(heading), number)
             return
         if _RULE.match(text):
             self.speech = None
@@ -159,7 +142,7 @@ class _Reader:
             self.speech = None
             self.builder.open_scene(unstyled(section.group(1)), number)
             return
-        found = self._cue(text, blank_before)
+        found = self._cue(text, blank_before, self.speech is not None or bool(self.builder.script.scenes))
         if found:
             self._open_speech(found, number)
             return
@@ -167,10 +150,15 @@ class _Reader:
             self._unclosed(text, number)
             return
         whole = text[0] in "[(" and text[-1:] in "])" and not _INSIDE.sub("", text).strip()
+        if blank_before and text[0] == ">" and self.patterns == [MARKED]:  # a quotation in Markdown: directions, notes
+            self.builder.add(Direction("action", unstyled(text.lstrip("> ").strip("[]()")), number))
+            return
         if self.speech is None or (whole and blank_before and self.speech.parts):
             self.builder.add(Direction("action", unstyled(text.strip("[]()") if whole else text), number))
             self.unspoken += not whole and text[0] not in "[("
             return
+        if not blank_before and COLON in self.patterns and (loose := loose_name(text)):
+            self.swallowed.append((number, loose["name"]))
         self._words(text, number)
 
     def _unclosed(self, text: str, number: int) -> None:
@@ -180,32 +168,64 @@ class _Reader:
             end += 1
         whole = " ".join(line.strip() for line in self.lines[number - 1 : end])
         inside, _, rest = whole.partition("]")
-        self.builder.add(Direction("action", unstyled(inside[1:].strip("_ ")), number))
         self.skip = end
+        if place := named_scene(inside[1:].strip()):
+            self.speech = None
+            self.builder.open_scene(unstyled(place.text), number)
+            return
+        self.builder.add(Direction("action", unstyled(inside[1:].strip("_ ")), number))
         if rest.strip() and self.speech is not None:
             self._words(rest.strip(), end)
 
-    def _cue(self, text: str, blank_before: bool) -> re.Match[str] | None:
+    def _cue(self, text: str, blank_before: bool, later: bool) -> re.Match[str] | None:
         if self.apart and not blank_before:
             return None
-        found = next((found for pattern in self.patterns if (found := _cue(pattern, text))), None)
+        found = next((found for pattern in self.patterns if (found := find_cue(text, pattern, later=later))), None)
+        if found is None and COLON in self.patterns and (loose := loose_name(text)):
+            name = plain_name(loose["name"])
+            if self.regular or joins(loose["name"], self.known) or (name in self.known and text[0] == "@"):
+                found = loose
+        if found is None and DOT in self.patterns and (manner := find_cue(text, MANNER, later=later)):
+            found = manner if plain_name(manner["name"]) in self.known else None
         return None if found and self.only_alone and found.group("rest").strip() else found
 
-    def _is_heading(self, text: str, blank_before: bool) -> bool:
+    def _heading(self, text: str, blank_before: bool) -> str:
+        """The heading that a line is; "" if it is none."""
+        if text[0] in "[(":
+            if place := named_scene(text.strip("[]() ")):
+                return place.text
+            return text[1:-1] if blank_before and text in self.places else ""
         if not blank_before or len(text) > 120:
-            return False
-        if _HEADING.match(text) is None:
-            return False
-        if text.upper() == text or _ORDINAL_ALONE.match(text):
-            return True
-        return text[0].isupper() and not re.match(_ORDINAL, text, re.IGNORECASE)  # "Second act; what of it?" is speech
+            return ""
+        if play_heading(text) or (_SCREENPLAY.match(text.strip("*")) and text.upper() == text):
+            return text
+        place = named_scene(text)
+        return place.text if place else ""
+
+    def _places(self) -> frozenset[str]:
+        """Lines such as ``[Bridge]`` that stand alone, where other directions have other brackets or are sentences."""
+        texts = ["", *(line.strip() for line in self.lines), ""]
+        found = Counter(
+            text
+            for before, text, after in zip(texts, texts[1:], texts[2:], strict=False)
+            if not before
+            and not after
+            and (place := _PLACE.match(text))
+            and len(place["text"].split()) <= 5
+            and not set(place["text"].upper().split()) & _NO_PLACE
+        )
+        others = sum(text[:1] == "[" and text[-1:] == "]" for text in texts) - found.total()
+        return frozenset(found) if found.total() >= 2 and others <= found.total() else frozenset()
 
     def _open_speech(self, found: re.Match[str], number: int) -> None:
         name, extensions = split_cue(found.group("name"))
         self.speech = Speech(name, extensions, [], number, plain_name(name))
         self.builder.add(self.speech)
-        if found.group("aside").strip():
-            self._words(found.group("aside"), number)
+        aside = found.group("aside").strip()
+        if aside and aside[0] not in "([":
+            self.speech.parts.append(Part("parenthetical", aside.strip("{}"), number))
+        elif aside:
+            self._words(aside, number)
         if found.group("rest").strip():
             self._words(found.group("rest").strip(), number)
 
@@ -270,21 +290,10 @@ class _Reader:
             self.speech.parts.append(Part("words", text, number))
 
 
-def find_cue(text: str) -> re.Match[str] | None:
-    """``Name: words`` at the beginning of a line; groups "name", "aside" and "rest"."""
-    return _cue(_COLON, text)
-
-
-def _cue(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = pattern.match(text) if len(text) < 100_000 else None
-    if found is None:
-        return None
-    name = plain_name(found.group("name"))
-    words = name.split()
-    if not words or len(name) > 40 or not any(letter.isalpha() for letter in name):
-        return None
-    if words[0].strip(".") in _LABELS or name.startswith(_LABEL_PHRASES):
-        return None
-    if pattern is _DOT and len(words) == 1 and _ROMAN_DOT.match(name):  # "I. The beginning"
-        return None
-    return found
+def _without_numbers(lines: Sequence[str]) -> list[str]:
+    """Without the numbers of lines that court reports have before nearly all."""
+    filled = sum(bool(line.strip()) for line in lines)
+    numbered = sum(_NUMBERED.match(line) is not None for line in lines)
+    if filled < _FEW or numbered < _NEARLY_ALL * filled:
+        return list(lines)
+    return [_NUMBERED.sub("", line, count=1) for line in lines]

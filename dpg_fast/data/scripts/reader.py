@@ -14,7 +14,8 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
-from dpg_fast.data.scripts.plays import cue_styles, read_play
+from dpg_fast.data.scripts.naming import cue_styles
+from dpg_fast.data.scripts.plays import read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
 from dpg_fast.util.errors import DPGError

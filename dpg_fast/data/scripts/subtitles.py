@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from dpg_fast.data.scripts.cues import Cue, plain_text, read_cues
 from dpg_fast.data.scripts.names import is_role, plain_name, split_cue
-from dpg_fast.data.scripts.plays import find_cue
+from dpg_fast.data.scripts.naming import find_cue
 from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
 
 PAUSE = 20.0  # seconds without a subtitle that begin a scene

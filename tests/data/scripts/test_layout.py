@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,7 +236,7 @@ def write_sheet(kind: str, seed: int) -> Sheet:
     return sheet
 
 
-LAYOUTS: dict[str, dict[str, object]] = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "numbered": {"words": 10, "names": 22, "numbered": True},
     "numbered, centred names": {"words": 10, "names": 30, "numbered": True, "centred": True, "paged": True},

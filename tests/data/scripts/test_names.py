@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dpg_fast.data.scripts.names import is_group, load_aliases, merge_speakers, plain_name, split_cue
+from dpg_fast.data.scripts import read_script
+from dpg_fast.data.scripts.names import is_group, load_aliases, members, merge_speakers, plain_name, split_cue
 from dpg_fast.data.scripts.script import Part, Scene, Script, Speech
 
 
@@ -30,6 +31,15 @@ def merged(*scenes: str, aliases: dict[str, list[str]] | None = None) -> list[st
         ("  MRS. K  (O.S., PRELAP) ", "MRS. K", ("O.S., PRELAP",)),
         ("ANNA (V.O", "ANNA", ("V.O",)),
         ("(nobody)", "(nobody)", ()),
+        ("ROSA V.O.", "ROSA", ("V.O.",)),
+        ("KARL O.S", "KARL", ("O.S",)),
+        ("MRS. LIND VO", "MRS. LIND", ("VO",)),
+        ("OLD MAN O.C. (CONT'D)", "OLD MAN", ("O.C.", "CONT'D")),
+        ("ROSA (V.O.) CONT'D", "ROSA", ("V.O.", "CONT'D")),
+        ("ROSA, V/O", "ROSA", ("V/O",)),
+        ("V.O.", "V.O.", ()),
+        ("PROVO", "PROVO", ()),
+        ("CARLOS", "CARLOS", ()),
     ],
 )
 def test_split_cue(cue: str, name: str, extensions: tuple[str, ...]) -> None:
@@ -45,6 +55,41 @@ def test_a_first_name_and_its_only_full_name_are_one_person() -> None:
     script = merge_speakers(script_of("HARRY, RON", "Harry Potter, RON"))
     assert {speech.speaker for speech in script.speeches()} == {"HARRY POTTER", "RON"}
     assert script.merged == {"HARRY": "HARRY POTTER"}
+
+
+def test_the_most_frequent_form_is_the_name() -> None:
+    script = merge_speakers(script_of("UNKAR, RON, UNKAR", "UNKAR PLUTT"))
+    assert {speech.speaker for speech in script.speeches()} == {"UNKAR", "RON"}
+    assert script.merged == {"UNKAR PLUTT": "UNKAR"}
+
+
+MANY = ", ".join(["JERRY"] * 9)
+
+
+@pytest.mark.parametrize("rest", ["JERRY DOROTHY", "JERRY JERRY", "JERRY CARTOONS PRESENT"])
+def test_a_rare_longer_form_of_a_frequent_name_is_left_apart_and_named(rest: str) -> None:
+    script = merge_speakers(script_of(MANY, rest))
+    assert {speech.speaker for speech in script.speeches()} == {"JERRY", rest}
+    assert rest == "JERRY JERRY" or script.unmerged == [("JERRY", rest)]
+
+
+def test_a_surname_that_somebody_else_has_is_one() -> None:
+    assert merged(MANY, "JERRY LIND", "MRS. LIND") == ["JERRY", "MRS. LIND"]
+
+
+@pytest.mark.parametrize(
+    "joined",
+    ["ROSA ET KARL", "Rosa und Karl", "ROSA Y KARL", "ROSA E KARL", "ROSA OCH KARL", "РОЗА И КАРЛ", "ROSA、KARL"],
+)
+def test_groups_in_other_languages(joined: str) -> None:
+    assert is_group(joined) and len(members(joined)) == 2
+    first = joined.split()[0].split("、")[0]
+    assert plain_name(first) in merged(f"{first}, X", joined, f"{first}, X")
+
+
+@pytest.mark.parametrize("name", ["TOUS", "TOUS LES DEUX", "ALLE", "TODOS", "TUTTI"])
+def test_everybody_in_other_languages(name: str) -> None:
+    assert is_group(name)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +152,13 @@ def test_groups(name: str) -> None:
 @pytest.mark.parametrize("name", ["ANNA", "MRS. SANDERS", "SANDY", "ANDY", "O'NEILL", "BOTHA"])
 def test_people_are_no_groups(name: str) -> None:
     assert not is_group(name)
+
+
+def test_files_with_joined_names_and_bare_extensions() -> None:
+    cases = Path(__file__).parent / "plays"
+    for name in ("08_group_et.txt", "08_group_y.txt"):
+        speakers = [speech.speaker for speech in read_script(cases / name).speeches()]
+        assert speakers.count("ROSA") == speakers.count("KARL") == 2 and len(speakers) == 5
+    script = read_script(cases / "09_bare_vo.fountain")
+    assert [speech.speaker for speech in script.speeches()] == ["ROSA", "KARL", "ROSA", "ROSA", "KARL", "KARL"]
+    assert [speech.extensions for speech in script.speeches()] == [(), (), ("V.O.",), (), ("O.S.",), ()]
