@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,6 @@ from dpg_fast.cli.options import (
     BaseModel,
     BatchSize,
     Dtype,
-    Judge,
-    JudgeKeyEnv,
-    JudgeKind,
-    JudgeModel,
-    JudgeUrl,
     MaxNewTokens,
     OptionalOutFile,
     OutFolder,
@@ -35,7 +30,11 @@ from dpg_fast.cli.options import (
     folder,
     option,
 )
+from dpg_fast.cli.servers import takes_judge
 from dpg_fast.util.errors import DPGError
+
+if TYPE_CHECKING:
+    from dpg_fast.judges.choice import JudgeChoice
 
 assess = group("Measure personalities: questionnaires, reliability, comparisons.")
 
@@ -224,6 +223,7 @@ def compare(
 
 
 @assess.command("drift")
+@takes_judge()
 def drift(
     out: OutFolder,
     base_model: BaseModel = "smollm2",
@@ -237,19 +237,16 @@ def drift(
     traits: Traits = "OCEAN",
     max_new_tokens: MaxNewTokens = 48,
     system: System = None,
-    judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     dtype: Precision = Dtype.FLOAT32,
     beside: Annotated[list[Path] | None, option("Folder of another run that the report shows too." + AGAIN)] = None,
     report: Report = None,
     seed: Seed = 0,
+    *,
+    judge: JudgeChoice,
 ) -> None:
     """Chat for many turns as one or many personalities, judge every answer, and say whether the personality holds."""
 
     from dpg_fast.evaluation.drift_run import DriftOptions, run_drift
-    from dpg_fast.judges.choice import JudgeChoice
 
     for place in (out, report):
         folder(place)
@@ -264,7 +261,7 @@ def drift(
         traits,
         max_new_tokens,
         system,
-        JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
+        judge,
         beside or (),
     )
     loaded, tokenizer = _load(base_model, adapter, dtype.torch)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +15,6 @@ from dpg_fast.cli.options import (
     Concurrency,
     DryRun,
     Encoding,
-    Judge,
-    JudgeKeyEnv,
-    JudgeKind,
-    JudgeModel,
-    JudgeUrl,
     MaxTokens,
     OptionalOutFile,
     OptionalWriterModel,
@@ -30,7 +26,11 @@ from dpg_fast.cli.options import (
     WriterUrl,
     option,
 )
+from dpg_fast.cli.servers import takes_judge
 from dpg_fast.util.errors import DPGError
+
+if TYPE_CHECKING:
+    from dpg_fast.judges.choice import JudgeChoice
 
 data = group("Make training data of scripts, and of a character's material.")
 scripts = group(
@@ -96,13 +96,10 @@ def read(
 
 
 @scripts.command("build")
+@takes_judge()
 def build(
     path: Annotated[Path, typer.Argument(help='A script, a folder of scripts, or "samples" for those of the package.')],
     out: OutFolder,
-    judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     protocol: Annotated[
         str | None,
         option(
@@ -158,14 +155,16 @@ def build(
     plots: Annotated[bool, option("Draw pictures of the statistics, which needs matplotlib.")] = True,
     seed: Seed = 0,
     dry_run: DryRun = False,
+    *,
+    judge: JudgeChoice,
 ) -> None:
     """From scripts to a labelled dataset: segments, judge, centres, further dialogue, splits, card. Resumes after a kill."""
     from dpg_fast.data.labelled import LabelSettings
     from dpg_fast.data.labelled.make import LabelOptions, ScriptSource, WriterChoice, run_build
     from dpg_fast.data.scripts.segments import SegmentSettings
-    from dpg_fast.judges.choice import EVIDENCE, JudgeChoice
+    from dpg_fast.judges.choice import EVIDENCE, LIKELIHOOD
 
-    if protocol is not None and judge is JudgeKind.LIKELIHOOD:
+    if protocol is not None and judge.kind == LIKELIHOOD:
         raise DPGError("--protocol goes with --judge openai")
     settings = LabelSettings(
         cut=SegmentSettings(turns, before, min_words),
@@ -189,7 +188,7 @@ def build(
         out,
         settings,
         LabelOptions(
-            judge=JudgeChoice(judge.value, judge_model, judge_url, judge_key_env, protocol or EVIDENCE),
+            judge=replace(judge, protocol=protocol or EVIDENCE),
             writer=WriterChoice(writer.value, writer_model, writer_url, writer_key_env),
             model=base_model,
             prices=prices,

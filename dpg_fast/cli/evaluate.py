@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.options import (
@@ -19,9 +19,7 @@ from dpg_fast.cli.options import (
     Cross,
     DryRun,
     Dtype,
-    Judge,
     JudgeKeyEnv,
-    JudgeKind,
     JudgeModel,
     JudgeUrl,
     Levels,
@@ -42,7 +40,11 @@ from dpg_fast.cli.options import (
     option,
     words,
 )
+from dpg_fast.cli.servers import takes_judge
 from dpg_fast.util.errors import DPGError
+
+if TYPE_CHECKING:
+    from dpg_fast.judges.choice import JudgeChoice
 
 evaluate = group(
     "Measure personalities and tuned characters beside prompting, and what they cost. A run that was killed continues; more "
@@ -58,6 +60,7 @@ class SteerTokens(StrEnum):
 
 
 @evaluate.command("traits")
+@takes_judge()
 def traits(
     out: OutFolder,
     base_model: BaseModel = "smollm2",
@@ -76,10 +79,6 @@ def traits(
         Path | None, option("Folder of PersonalityBench files, whose questions are asked instead.")
     ] = None,
     cross: Cross = True,
-    judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     max_new_tokens: MaxNewTokens = 48,
     repetition_penalty: Annotated[float, option("Repetition penalty of the answers.")] = 1.1,
     batch_size: BatchSize = 24,
@@ -93,6 +92,8 @@ def traits(
     capability_tasks: CapabilityTasks = "facts,arithmetic,words",
     capability_items: CapabilityItems = None,
     allow_mismatch: Mismatch = False,
+    *,
+    judge: JudgeChoice,
 ) -> None:
     """Measure whether and how well personalities show, and what they cost, on questions that nothing was fitted to.
 
@@ -107,7 +108,6 @@ def traits(
     from dpg_fast.evaluation.protocol import TraitPlan
     from dpg_fast.evaluation.questions import held_out_questions
     from dpg_fast.evaluation.trait_run import TraitEvaluation
-    from dpg_fast.judges.choice import JudgeChoice
     from dpg_fast.model.disk import artifact
     from dpg_fast.personality.traits import parse_traits
     from dpg_fast.text.answers import AnswerSettings
@@ -120,7 +120,7 @@ def traits(
         out,
         TraitPlan(held_out_questions(wanted, questions, personalitybench), numbers(levels, "--levels"), cross),
         AnswerSettings(max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty, batch_size=batch_size),
-        JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
+        judge,
         CapabilityPlan(words(capability_tasks), capability_items) if capability else None,
         "holdout" if personalitybench is None else "PersonalityBench",
     )
@@ -141,6 +141,7 @@ def traits(
 
 
 @evaluate.command("dpg")
+@takes_judge()
 def dpg(
     out: OutFolder,
     base_model: BaseModel = "smollm2",
@@ -156,9 +157,7 @@ def dpg(
     api_model: Annotated[str | None, option("Name of a model behind an API that is only prompted.")] = None,
     api_url: Annotated[str | None, option("Address of that model's server; OpenAI's by default.")] = None,
     api_key_env: Annotated[str, option("Environment variable that holds that model's API key.")] = "OPENAI_API_KEY",
-    api_parameters: Annotated[
-        str, option("Parameters of each call of that model, as a JSON object.")
-    ] = '{"temperature": 0}',
+    api_parameters: Annotated[str, option("Parameters of each call of that model, as a JSON object.")] = "{}",
     prices: Prices = None,
     dry_run: DryRun = False,
     tasks: Annotated[
@@ -184,10 +183,6 @@ def dpg(
         list[str] | None, option('Pair of personalities for the interpolation, such as "E-5 > E+5".' + AGAIN)
     ] = None,
     line_questions: Annotated[int, option("Questions of each trait that changes in an interpolation.", min=1)] = 6,
-    judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     max_new_tokens: MaxNewTokens = 48,
     batch_size: BatchSize = 24,
     capability: Capability = True,
@@ -195,6 +190,8 @@ def dpg(
     capability_items: CapabilityItems = None,
     allow_mismatch: Mismatch = False,
     seed: Seed = 0,
+    *,
+    judge: JudgeChoice,
 ) -> None:
     """Measure hypernetworks as DPG was measured: open questions, new personalities, scripted dialogue, interpolation.
 
@@ -208,7 +205,6 @@ def dpg(
     from dpg_fast.evaluation.dpg.interpolation import PAIRS
     from dpg_fast.evaluation.dpg.plan import NEW, QUESTIONS, SCRIPTED, DPGPlan, newness
     from dpg_fast.evaluation.lineup import Lineup, named_loras, shipped_or
-    from dpg_fast.judges.choice import JudgeChoice
     from dpg_fast.llm.display import plan_table
     from dpg_fast.llm.server import Server
     from dpg_fast.personality.traits import parse_traits
@@ -234,14 +230,15 @@ def dpg(
     api = None
     if api_model is not None:
         asked = json_object(api_parameters, "--api-parameters")
-        server = Server(api_model, api_url, api_key_env, parameters=asked, prices=prices, dry_run=dry_run)
+        sampling = {"temperature": asked.pop("temperature", 0.0), "parameters": asked}
+        server = Server(api_model, api_url, api_key_env, **sampling, prices=prices, dry_run=dry_run)
         api = server.client(out / "answers.sqlite")
     run = DPGEvaluation(
         out,
         plan,
         Lineup(hypernets, words(baselines), named_loras(lora or []), neurons, both, api),
         AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
-        JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
+        judge,
         CapabilityPlan(words(capability_tasks), capability_items) if capability else None,
     )
     console = Console()
@@ -398,6 +395,5 @@ def personified(
             about={"model": base_model, "dtype": dtype.value, "data": [place.name for place in data]},
             progress=bars,
         )
-    page = write_report(found, out)
     console.print(lead(found))
-    console.print(f"Report: {page}")
+    console.print(f"Report: {write_report(found, out)}")

@@ -1,4 +1,4 @@
-"""A model behind an API among a command's options: a command takes a `Server`, and gets all options that one is made of."""
+"""Models behind an API among a command's options: a command takes a `Server` or a `JudgeChoice`, and gets all options of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from dpg_fast.cli.options import (
     Cache,
     Concurrency,
     DryRun,
+    Judge,
     JudgeKeyEnv,
+    JudgeKind,
     JudgeModel,
     JudgeUrl,
     LegacyMaxTokens,
@@ -31,7 +33,11 @@ from dpg_fast.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from dpg_fast.judges.choice import JudgeChoice
     from dpg_fast.llm.server import Server
+
+Options = dict[str, tuple[Any, Any]]  # name of an option -> kind and default
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Structured(StrEnum):
@@ -55,7 +61,7 @@ Query = Annotated[
     option("A parameter of the address, as NAME=VALUE, such as Azure's api-version." + AGAIN, "--query"),
 ]
 _REQUIRED = inspect.Parameter.empty
-_WHO: dict[str, dict[str, tuple[Any, Any]]] = {
+_WHO: dict[str, Options] = {
     "judge": {"model": (JudgeModel, None), "url": (JudgeUrl, None), "key_env": (JudgeKeyEnv, "OPENAI_API_KEY")},
     "writer": {
         "model": (WriterModel, _REQUIRED),
@@ -63,7 +69,7 @@ _WHO: dict[str, dict[str, tuple[Any, Any]]] = {
         "key_env": (WriterKeyEnv, "OPENAI_API_KEY"),
     },
 }
-_SHARED: dict[str, tuple[Any, Any]] = {
+_SHARED: Options = {
     "header": (Header, None),
     "query": (Query, None),
     "temperature": (ServerTemperature, None),
@@ -100,27 +106,56 @@ _SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 
-def takes_server(who: str, **defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes_server(who: str, **defaults: Any) -> Decorator:
     """Give a command with a parameter ``server`` the options of a model behind an API, which is made of them.
 
     Args:
         who: "judge" or "writer", which the model's name, address and key belong to.
         defaults: of options, where they differ.
     """
-    own = {f"{who}_{name}": (f"{name}", *declared) for name, declared in _WHO[who].items()}
-    shared = {name: (name, kind, defaults.get(name, default)) for name, (kind, default) in _SHARED.items()}
-    options = own | shared
+    own = {f"{who}_{name}": declared for name, declared in _WHO[who].items()}
+    shared = {name: (kind, defaults.get(name, default)) for name, (kind, default) in _SHARED.items()}
+    return _takes(
+        "server", own | shared, lambda given: make_server({k.removeprefix(f"{who}_"): v for k, v in given.items()})
+    )
 
+
+def takes_judge() -> Decorator:
+    """Give a command with a parameter ``judge`` the options that a `JudgeChoice` is made of."""
+    own = {f"judge_{name}": declared for name, declared in _WHO["judge"].items()}
+    shared = {name: _SHARED[name] for name in ("header", "query")}
+    return _takes("judge", {"judge": (Judge, JudgeKind.LIKELIHOOD)} | own | shared, make_judge)
+
+
+def _takes(parameter: str, options: Options, make: Callable[[dict[str, Any]], Any]) -> Decorator:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def run(**given: Any) -> Any:
-            values = {field: given.pop(name) for name, (field, _, _) in options.items()}
-            return command(**given, server=make_server(values))
+            values = {name: given.pop(name) for name in options}
+            return command(**given, **{parameter: make(values)})
 
-        _sign(run, command, {name: (kind, default) for name, (_, kind, default) in options.items()})
+        _sign(run, command, parameter, options)
         return run
 
     return decorate
+
+
+def make_judge(given: Mapping[str, Any]) -> JudgeChoice:
+    """The judge that the options name.
+
+    Raises:
+        DPGError: options of another form, or that do not belong together.
+    """
+    from dpg_fast.judges.choice import JudgeChoice
+
+    return JudgeChoice(
+        given["judge"].value,
+        given["judge_model"],
+        given["judge_url"],
+        given["judge_key_env"],
+        headers=named_values(given["header"], "--header", "NAME=VARIABLE"),
+        query=named_values(given["query"], "--query", "NAME=VALUE"),
+    )
 
 
 def make_server(values: Mapping[str, Any]) -> Server:
@@ -144,11 +179,11 @@ def make_server(values: Mapping[str, Any]) -> Server:
     )
 
 
-def _sign(run: Any, command: Callable[..., Any], options: Mapping[str, tuple[Any, Any]]) -> None:
+def _sign(run: Any, command: Callable[..., Any], made: str, options: Options) -> None:
     """Let ``run`` show the command's parameters, with ``options`` in the place of the one that is made of them."""
     shown: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        if parameter.name == "server":
+        if parameter.name == made:
             pairs = [(name, kind, default) for name, (kind, default) in options.items()]
         else:
             kind = parameter.annotation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,7 @@ from dpg_fast.cli.options import (
     Cache,
     Characters,
     Dtype,
-    Judge,
     JudgeKeyEnv,
-    JudgeKind,
     JudgeModel,
     JudgeUrl,
     OptionalOutFile,
@@ -31,12 +29,17 @@ from dpg_fast.cli.options import (
     named_folders,
     option,
 )
+from dpg_fast.cli.servers import takes_judge
 from dpg_fast.util.errors import DPGError
+
+if TYPE_CHECKING:
+    from dpg_fast.judges.choice import JudgeChoice
 
 simulate = group("Let simulated people talk with each other, and compare what they said.")
 
 
 @simulate.command("run")
+@takes_judge()
 def run(
     scenarios: Annotated[list[Path], typer.Argument(help="Scenario files (YAML), or folders of them.")],
     out: OutFolder,
@@ -51,16 +54,13 @@ def run(
     batch_size: BatchSize = 32,
     readings: Annotated[int, option("Judge the personality every so many turns; 0 judges nothing.", min=0)] = 1,
     traits: Traits = "OCEAN",
-    judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     dtype: Precision = Dtype.FLOAT32,
     check: Annotated[bool, option("Only read the scenarios and say who speaks.", "--check")] = False,
+    *,
+    judge: JudgeChoice,
 ) -> None:
     """Let people talk: local rows and endpoints, many conversations in one batch, read by a judge as they go."""
     from dpg_fast.cli.simulate_run import RunOptions, run_simulation
-    from dpg_fast.judges.choice import JudgeChoice
 
     options = RunOptions(
         model=base_model,
@@ -71,7 +71,7 @@ def run(
         batch_size=batch_size,
         readings=readings,
         traits=traits,
-        judge=JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
+        judge=judge,
         dtype=dtype.value,
     )
     run_simulation(scenarios, out, options, check=check)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class JudgeChoice:
         key_env: environment variable with the key.
         protocol: what an API's model is asked: "npti" (ratings 1 to 5, a call for each trait) or "evidence" (all traits in one
             call, with quotations, none where there is no evidence).
+        headers: name of a header to send -> environment variable that holds its value.
+        query: parameters of the address, such as Azure's "api-version".
 
     Raises:
         ValueError: an unknown kind, or options that do not belong together.
@@ -39,6 +42,8 @@ class JudgeChoice:
     url: str | None = None
     key_env: str = "OPENAI_API_KEY"
     protocol: str = NPTI
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -47,8 +52,8 @@ class JudgeChoice:
             raise DPGError(f"unknown protocol {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
         if self.kind == OPENAI and not self.model:
             raise DPGError("name the judge's model with --judge-model")
-        if self.kind == LIKELIHOOD and (self.model or self.url):
-            raise DPGError("--judge-model and --judge-url go with --judge openai")
+        if self.kind == LIKELIHOOD and (self.model or self.url or self.headers or self.query):
+            raise DPGError("--judge-model, --judge-url, --header and --query go with --judge openai")
 
     def make(self, base: Any, tokenizer: Any, replies: Path) -> Judge:
         """The judge.
@@ -67,7 +72,8 @@ class JudgeChoice:
         from dpg_fast.llm.server import Server
 
         assert self.model is not None
-        client = Server(self.model, self.url, self.key_env).client(replies)
+        server = Server(self.model, self.url, self.key_env, headers=self.headers, query=self.query)
+        client = server.client(replies)
         return EvidenceJudge(client) if self.protocol == EVIDENCE else LLMJudge(client)
 
 

@@ -324,18 +324,24 @@ def test_questions_are_held_out() -> None:
 # ---------------------------------------------------------------- judges
 
 
-def test_an_api_judges_and_rates_fluency(tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path) -> None:
+def test_an_api_judges_and_rates_fluency(
+    tiny_llama: Any, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("openai")
+    monkeypatch.setenv("GATEWAY_KEY", "open-sesame")
 
     def script(request: dict[str, Any], before: int) -> Answer:
         about = request["messages"][0]["content"]
         return Answer(json.dumps({"explanation": "so", "rating": 4 if "fluent an answer" in about else 5}))
 
     with serve(script) as server:
-        judge = JudgeChoice("openai", "toy", server.url).make(None, None, tmp_path / "replies.sqlite")
+        extra: dict[str, Any] = {"headers": {"api-key": "GATEWAY_KEY"}, "query": {"api-version": "3"}}
+        judge = JudgeChoice("openai", "toy", server.url, **extra).make(None, None, tmp_path / "replies.sqlite")
         use, said = Scorer(judge, tiny_llama, byte_tokenizer, system=""), ("A party?", ["I dance.", ""])
         rows = [a | b for a, b in zip(use.judge_traits(*said, [E]), use.fluency(*said), strict=True)]
     assert rows[0]["scores"] == {"extraversion": 5.0} and rows[0]["rated_fluency"] == 4 and rows[0]["tokens"] == 8
+    assert all(request["headers"]["api-key"] == "open-sesame" for request in server.requests)
+    assert all(request["path"].endswith("?api-version=3") for request in server.requests)
     assert rows[1]["scores"] == {} and rows[1]["empty"] and rows[1]["reason"] == "the answer is empty"
 
 
@@ -344,6 +350,8 @@ def test_judge_options_that_do_not_belong_together() -> None:
         ({"kind": "oracle"}, "likelihood, openai"),
         ({"kind": "openai"}, "--judge-model"),
         ({"model": "gpt"}, "--judge openai"),
+        ({"headers": {"api-key": "KEY"}}, "--judge openai"),
+        ({"query": {"api-version": "3"}}, "--judge openai"),
     ):
         with pytest.raises(ValueError, match=message):
             JudgeChoice(**options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,11 +13,6 @@ from dpg_fast.cli.options import (
     AGAIN,
     BaseModel,
     BatchSize,
-    Judge,
-    JudgeKeyEnv,
-    JudgeKind,
-    JudgeModel,
-    JudgeUrl,
     MaxNewTokens,
     Mismatch,
     OptionalBaseModel,
@@ -28,7 +23,11 @@ from dpg_fast.cli.options import (
     Traits,
     option,
 )
+from dpg_fast.cli.servers import takes_judge
 from dpg_fast.util.errors import DPGError
+
+if TYPE_CHECKING:
+    from dpg_fast.judges.choice import JudgeChoice
 
 neurons = group("Find personality neurons, look at them, calibrate them, import and export published lists.")
 
@@ -188,6 +187,7 @@ def export(
 
 
 @neurons.command("calibrate")
+@takes_judge()
 def calibrate(
     adapter: Annotated[Path, typer.Argument(help="Adapter directory; its calibration.json is replaced.")],
     base_model: BaseModel = "smollm2",
@@ -201,16 +201,14 @@ def calibrate(
         float, option("Largest perplexity of usable answers under the bare model, relative to that of its own answers.")
     ] = 2.5,
     max_repetition: Annotated[float, option("Largest rise of the share of repeated 4-grams in usable answers.")] = 0.1,
-    judge: Judge = JudgeKind.LIKELIHOOD,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     sweep: Annotated[
         Path | None, option("Folder for the raw answers and scores; ADAPTER.calibration by default.")
     ] = None,
     out: OptionalOutFile = None,
     plot: Annotated[Path | None, option("PNG file for the dose-response curves, which need matplotlib.")] = None,
     allow_mismatch: Mismatch = False,
+    *,
+    judge: JudgeChoice,
 ) -> None:
     """Fit the strength of each level: steer at several strengths, judge the answers, stay within bounds of fluency.
 
@@ -219,7 +217,6 @@ def calibrate(
     """
     from dpg_fast.cli.neurons.calibrate import CalibrateOptions, run_calibrate
     from dpg_fast.evaluation.calibration import Guard
-    from dpg_fast.judges.choice import JudgeChoice
     from dpg_fast.text.answers import AnswerSettings
 
     options = CalibrateOptions(
@@ -229,7 +226,7 @@ def calibrate(
         steps=steps,
         answers=AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
         guard=Guard(max_perplexity_ratio, max_repetition),
-        judge=JudgeChoice(judge.value, judge_model, judge_url, judge_key_env),
+        judge=judge,
         sweep=sweep,
         output=out,
         plot=plot,
