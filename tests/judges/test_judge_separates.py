@@ -1,9 +1,6 @@
 """The judge on answers and personas it was not fitted to.
 
-`validation_answers.jsonl` is a sample of the answers that the fit wrote; to make it anew:
-
-    python python/fit_likelihood_judge.py --out judge.json --sample-out tests/judges/validation_answers.jsonl
-
+`validation_answers.jsonl` is a sample of the answers that `dpg-fast assess fit-judge` wrote.
 `written_answers.jsonl` was written by hand, three answers for each pole, before any of them was judged.
 """
 
