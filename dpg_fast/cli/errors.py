@@ -1,4 +1,4 @@
-"""A deliberate refusal ends a program with one line and status 2; every other error is a fault and keeps its traceback."""
+"""A deliberate refusal ends a program with one line and status 2, Ctrl-C with one and 130; other errors keep their traceback."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from dpg_fast.util.errors import DPGError
 
 STATUS = 2
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 EXTRAS = {
     "accelerate": "train",
     "datasets": "train",
@@ -43,6 +44,9 @@ class Group(TyperGroup):
             command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
             typer.secho(f"{command}: {message}", fg="red", err=True)
             raise typer.Exit(STATUS) from None
+        except KeyboardInterrupt:
+            typer.secho("Stopped. What is finished and stored is kept; the same command goes on from there.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands with the whole first sentence of each."""

@@ -37,6 +37,7 @@ T = TypeVar("T", bound=BaseModel)
 GIVE_UP_AFTER = 20  # calls in a row without an answer; before the first reply, attempts
 FIRST_CALLS = 5  # with the same refusal of a setting, and none with a reply
 _LONGEST_PAUSE = 60.0
+LAST_REPLIES = 15.0  # seconds that a run which is stopped waits for the replies under way: they are paid for
 _LOOK_AGAIN = 0.2  # seconds between two looks for a reply that another process has asked for
 
 
@@ -59,6 +60,8 @@ class LLMSession:
         self._over: LLMError | None = None
         self._slots = asyncio.Semaphore(client.settings.concurrency)
         self._under_way: dict[str, asyncio.Lock] = {}
+        self._sending: set[asyncio.Task[Any]] = set()
+        self._closing = False
         self._sdk: Any = None
 
     @property
@@ -85,6 +88,12 @@ class LLMSession:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        if under_way := set(self._sending):  # after Ctrl-C, or an error that ends the run
+            await asyncio.wait(under_way, timeout=LAST_REPLIES)
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
         if self._sdk is not None:
             await self._sdk.close()
             self._sdk = None
@@ -140,17 +149,15 @@ class LLMSession:
         while isinstance(outcome, Request):
             stored = None if replace else await self._awaited(outcome.key)
             if stored is None:
-                asking = outcome.key
-                try:
-                    sent = await self._send(call, outcome)
-                    if isinstance(sent, Failure):
-                        outcome = sent
-                        break
-                    paid.append(sent)
-                    client.paid = client.paid + usage_of(sent)
-                    stored = await asyncio.shield(asyncio.to_thread(self._store, call, outcome.key, sent, replace))
-                finally:
-                    client.cache.release(asking)
+                sending = asyncio.ensure_future(self._send_and_store(call, outcome, replace))
+                self._sending.add(sending)
+                sending.add_done_callback(self._sending.discard)
+                sent = await asyncio.shield(sending)
+                if isinstance(sent, Failure):
+                    outcome = sent
+                    break
+                reply, stored = sent
+                paid.append(reply)
             used.append(stored)
             outcome = settle(call, outcome, stored)
             if paid and isinstance(outcome, Request) and outcome.formless:
@@ -160,6 +167,17 @@ class LLMSession:
         result = result_of(call, outcome, used, paid)
         self._note(key, call, result)
         return result
+
+    async def _send_and_store(self, call: Call[Any], request: Request, replace: bool) -> tuple[Reply, Reply] | Failure:
+        """The reply that came, and the one that is stored, maybe another process's. It goes on when its call is cancelled."""
+        try:
+            sent = await self._send(call, request)
+            if isinstance(sent, Failure):
+                return sent
+            self._client.paid = self._client.paid + usage_of(sent)
+            return sent, await asyncio.to_thread(self._store, call, request.key, sent, replace)
+        finally:
+            self._client.cache.release(request.key)
 
     async def _awaited(self, key: str) -> Reply | None:
         """The reply to a request that another process is waiting for; None where it is this one's turn to ask."""
@@ -220,7 +238,8 @@ class LLMSession:
             if found.kind is not Kind.BUSY:
                 return Failure("rejected", self._clean(f"{found}{found.advice()}"), found.kind is Kind.TOO_LONG)
             # an empty reply may have been paid for, so it is asked for once more only
-            if retries == min(self._settings.max_retries, 1 if found.status == 200 else self._settings.max_retries):
+            most = min(self._settings.max_retries, 1 if found.status == 200 else self._settings.max_retries)
+            if self._closing or retries == most:
                 return Failure("unreachable", self._clean(str(found)))
             await asyncio.sleep(_pause(found, retries))
             retries += 1

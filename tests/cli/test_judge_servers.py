@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +227,32 @@ def test_what_was_learnt_is_told(tmp_path: Path) -> None:
         assert "the server refuses temperature 0.0: it is left to the server" in result.output
         text = run(source, tmp_path / "text.jsonl", server, "--structured", "text", "--cache", str(tmp_path / "c"))
         assert text.exit_code == 0 and "response_format" not in server.requests[-1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_a_line_and_nothing_is_paid_twice(tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in.jsonl", [f"text {n}" for n in range(30)]), tmp_path / "out.jsonl"
+    with serve(lambda body, number: Answer(reply(), delay=0.3)) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "dpg_fast",
+            "assess",
+            "judge",
+            str(source),
+            "--out",
+            str(out),
+            "--judge",
+            "openai",
+        ]
+        command += ["--judge-model", "m", "--judge-url", server.url, "--concurrency", "4"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        deadline = time.monotonic() + 120
+        while len(server.finished) < 6 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130 and "Stopped." in said and "Traceback" not in said, said
+        assert 6 <= len(server.requests) < 30
+        assert run(source, out, server).exit_code == 0
+        assert len(server.requests) == 30 and len(rows(out)) == 30

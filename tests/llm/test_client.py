@@ -396,6 +396,24 @@ def test_after_kill_9_no_received_reply_is_asked_for_again(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_ctrl_c_keeps_the_replies_under_way(tmp_path: Path) -> None:
+    path, total = tmp_path / "replies.sqlite", 40
+    with serve(always(content=GOOD, delay=0.3)) as server:
+        process = start(server, path, 0, total)
+        deadline = time.monotonic() + 60
+        while len(server.finished) < 6 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) != 0
+        before = len(server.requests)
+        with ReplyCache(path) as cache:
+            assert 6 <= len(cache) == before < total
+        process = start(server, path, 0, total)
+        assert process.communicate(timeout=120)[0].split() == [str(total), "0", str(total - before)]
+        assert len(server.requests) == total
+
+
+@pytest.mark.slow
 def test_two_programs_at_once_share_their_calls(tmp_path: Path) -> None:
     """Each with the file open for itself, both asking for the same."""
     with serve(always(content=GOOD, delay=0.05)) as server:
@@ -433,6 +451,7 @@ def test_a_claim_ends_with_its_process_or_its_time(tmp_path: Path) -> None:
         assert mine.claim("a", 1)
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache(tmp_path: Path) -> None:
     path = tmp_path / "replies.sqlite"
     with serve(always(content=GOOD, delay=0.01)) as server:
