@@ -22,6 +22,18 @@ PASSAGE_WORDS = 900
 EXTRACT_TOKENS, STAGE_TOKENS, ASSIGN_TOKENS = 700, 300, 400  # expected in a reply
 LIMITS: dict[Kind, Limits] = {"knowledge": Limits(8, 130), "style": Limits(4, 200)}
 ASSIGNED_AT_ONCE = 30
+UNSPACED = (
+    "CJK",
+    "HIRAGANA",
+    "KATAKANA",
+    "HANGUL",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+)  # scripts, as Unicode names letters
+_VOWELS = "аяоеёийіїьαηάήςσος"  # that endings replace
+_LATIN_ENDINGS = "s|n|ns|en|es|m|lla|lle|lta|ssa|sta|nak|nek|val|vel|ból|ből"  # German, Finnish, Hungarian and the like
 _OUTLINE_LINES = 150
 _NUMBER = re.compile(r"\d+")
 
@@ -105,9 +117,22 @@ def passages(file: str, blocks: Sequence[Block], names: Sequence[str], everythin
         found.append(Passage(file, first, tuple(held)))
     if everything:
         return found
-    spelled = "|".join(re.escape(name) for name in names)
-    named = re.compile(rf"(?<!\w)(?:{spelled})(?!\w)", re.IGNORECASE)
+    named = re.compile("|".join(map(_inflected, names)), re.IGNORECASE)
     return [passage for passage in found if any(named.search(block.text) for block in passage.blocks)]
+
+
+def _inflected(name: str) -> str:
+    """A pattern of the name as texts have it: with an ending, or without spaces around it where the script has none.
+
+    Too many passages cost calls, too few lose what is known of the person, so endings are taken generously.
+    """
+    first, last = (unicodedata.name(letter, "").partition(" ")[0] for letter in (name[0], name[-1]))
+    before = "" if first in UNSPACED else r"(?<!\w)"
+    if last in UNSPACED:
+        return before + re.escape(name)
+    if last in ("CYRILLIC", "GREEK") and len(name) > 3:
+        return before + re.escape(name.rstrip(_VOWELS) or name) + r"\w{0,3}(?!\w)"
+    return before + re.escape(name) + (rf"(?:{_LATIN_ENDINGS})?(?!\w)" if len(name) > 3 else r"(?!\w)")
 
 
 def extract_call(passage: Passage, name: str, aliases: Sequence[str]) -> Call[Extract]:

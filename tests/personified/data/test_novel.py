@@ -196,6 +196,27 @@ def test_names_are_whole_words() -> None:
     assert len(passages("a", [Block("Nora said so. " * 100)] * 9, ["Nora"])) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("Марта", "Он увидел Марту и засмеялся.", True),
+        ("Марта", "На берегу стояла мать Марты.", True),
+        ("Марта", "В марте снег ещё лежал.", True),  # a month that sounds alike costs a call
+        ("Марта", "Мартышка сидела на дереве.", False),
+        ("李梅", "那天李梅来了。", True),
+        ("李梅", "那天王强来了。", False),
+        ("ノラ", "それはノラの船です。", True),
+        ("노라", "노라가 왔다.", True),
+        ("Nora", "Se oli Noran vene.", True),
+        ("Nora", "Das war Noras Boot.", True),
+        ("Nora", "A normal day.", False),
+        ("Ron", "Das waren Rons Worte.", False),  # a short name, and no apostrophe
+    ],
+)
+def test_names_of_other_languages_are_found_with_their_endings(name: str, text: str, found: bool) -> None:
+    assert bool(passages("a", [Block(text)], [name])) == found
+
+
 def test_quotation_marks_do_not_make_words_anothers() -> None:
     (passage,) = passages("a", [Block("“I’m off,” said Nora, “and I’m never coming back.”")], ["Nora"])
     for text, good in (
