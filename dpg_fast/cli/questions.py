@@ -64,6 +64,7 @@ def build(
     from dpg_fast.personality.scores import Trait
     from dpg_fast.text.facets import TOPICS
     from dpg_fast.text.records import QuestionRecord, read_records
+    from dpg_fast.util.reading import text_lines
 
     folder(out)
     settings = BuildSettings(
@@ -76,7 +77,7 @@ def build(
         examples=examples,
         similarity=similarity,
         embedding_model=embedding_model,
-        topics=TOPICS if topics is None else [line.strip() for line in topics.open() if line.strip()],
+        topics=TOPICS if topics is None else [line.strip() for _, line in text_lines(topics)],
         seed=seed,
     )
     avoided = [record.question for path in avoid or () for record in read_records(path, QuestionRecord)]

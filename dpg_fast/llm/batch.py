@@ -19,6 +19,7 @@ from dpg_fast.llm.refusals import Refusal, read_refusal
 from dpg_fast.llm.session import without_key
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
+from dpg_fast.util.reading import json_lines
 
 ENDPOINT = "/v1/chat/completions"
 MAX_REQUESTS = 50_000  # in one file, OpenAI's limits
@@ -108,13 +109,11 @@ def import_batch(client: LLMClient, calls: Iterable[Call[Any]], paths: Sequence[
             wanted[request.key] = call.prompt_version
     found = Imported()
     for path in paths:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        _store(client, json.loads(line), wanted, settled, found)
-                    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                        raise DPGError(f"{path.name}, line {number}: no batch result: {error!r}") from error
+        for where, entry in json_lines(path):
+            try:
+                _store(client, entry, wanted, settled, found)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                raise DPGError(f"{where}: no batch result: {error!r}") from error
     return found
 
 

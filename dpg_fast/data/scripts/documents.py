@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import open_regular
 
 ENDINGS = (".docx", ".pdf")
 _INSTALL = "pip install 'dpg-fast[documents]'"
@@ -42,7 +43,7 @@ def _word(path: Path) -> Iterator[str]:
         from docx.table import Table
     except ImportError as error:
         raise ImportError(f"{path.name}: Word files need python-docx: {_INSTALL}") from error
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             content = list(docx.Document(file).iter_inner_content())
         except Exception as error:  # python-docx lets errors of zip files, XML and its own look-ups through
@@ -81,7 +82,7 @@ def _pdf(path: Path) -> Iterator[str]:
     except ImportError as error:
         raise ImportError(f"{path.name}: PDF files need pypdf: {_INSTALL}") from error
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every fault that it repairs
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             pages = [page.extract_text(extraction_mode="layout") for page in pypdf.PdfReader(file).pages]
         except (

@@ -17,7 +17,6 @@ Why: docs/decisions.md, "Names are merged by a rule that can be wrong in one way
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from dpg_fast.data.scripts.script import Script
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_json
 
 LONGEST_CUE = 200  # characters, extensions included
 
@@ -182,10 +182,7 @@ def load_aliases(path: Path | str) -> dict[str, list[str]]:
         ValueError: not of that form.
     """
     path = Path(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DPGError(f"{path.name} is not JSON: {error}") from error
+    value = read_json(path)
     good = isinstance(value, dict) and all(
         name.strip() and isinstance(others, list) and all(isinstance(other, str) for other in others)
         for name, others in value.items()

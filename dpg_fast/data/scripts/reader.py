@@ -19,6 +19,7 @@ from dpg_fast.data.scripts.plays import read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_bytes
 
 _READERS: dict[str, Callable[[Sequence[str], str], Script]] = {
     "fountain": read_fountain,
@@ -94,7 +95,7 @@ def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = Fa
     if path.suffix.lower() in DOCUMENTS:
         return document_lines(path), []
     try:
-        return decode(path.read_bytes(), encoding, json_lines=json_lines)
+        return decode(read_bytes(path), encoding, json_lines=json_lines)
     except LookupError as error:
         raise DPGError(f"unknown encoding {encoding!r}") from error
 

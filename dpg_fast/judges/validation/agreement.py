@@ -31,7 +31,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting.page import Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.errors import DPGError
-from dpg_fast.util.reading import text_lines
+from dpg_fast.util.reading import json_lines
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import (
     ICC,
@@ -328,11 +328,7 @@ def _furthest(
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in text_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DPGError(f"{where}: not JSON ({error.msg})") from error
+    for where, row in json_lines(path, finite=False):
         if not isinstance(row, dict):
             raise DPGError(f"{where}: a line is an object, not {type(row).__name__}")
         yield where, row

@@ -19,6 +19,7 @@ from dpg_fast.data.scripts.documents import document_lines
 from dpg_fast.data.scripts.encoding import decode, without_licence
 from dpg_fast.data.scripts.script import Problem
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.reading import read_bytes
 
 ENDINGS = (".txt", ".md", ".html", ".htm", ".xhtml", ".epub", *DOCUMENTS)
 LONGEST = 200  # words of a paragraph; longer ones are cut at sentences
@@ -105,7 +106,7 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
     if ending in DOCUMENTS:
         return _cut(_plain(document_lines(path), markdown=False)), []
     try:
-        lines, problems = decode(path.read_bytes(), encoding)
+        lines, problems = decode(read_bytes(path), encoding)
     except LookupError:
         raise DPGError(f"Python knows no encoding {encoding!r}") from None
     notes = _notes(path.name, problems)
