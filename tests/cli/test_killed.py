@@ -142,8 +142,8 @@ def test_evaluate_traits(started: Commands, base: Path, tiny_llama: Any, tmp_pat
 
     def arguments(folder: Path) -> list[str]:
         found = ["evaluate", "traits", "--out", str(folder / "out"), "--base-model", str(base), "--adapter"]
-        found += [str(tmp_path / "adapter"), "--methods", "neurons,prompt", "--questions", "2", "--traits", "EN"]
-        return [*found, "--levels", "-5,5", "--max-new-tokens", "4", "--batch-size", "2", "--no-capability"]
+        found += [str(tmp_path / "adapter"), "--methods", "neurons,prompt", "--questions", "1", "--traits", "E"]
+        return [*found, "--levels", "-5,5", "--max-new-tokens", "4", "--batch-size", "1", "--no-capability", "--no-cross-traits"]
 
     def result(folder: Path) -> Any:
         answers = {

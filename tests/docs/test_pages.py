@@ -60,7 +60,7 @@ def test_commands_exist(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -
 def readme(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterator[None]:
     request.getfixturevalue("smollm2")
     run.more = {
-        "dpg-fast demo": ["--max-new-tokens", "4", "--no-speed"] if slow else None,
+        "dpg-fast demo": None,  # tests/cli/test_cli.py runs it
         "dpg-fast neurons find": ["--traits", "E", "--repeats", "1", "--max-new-tokens", "2"] if slow else None,
         "dpg-fast neurons calibrate": ["--traits", "E", "--questions", "1", "--steps", "2", "--max-new-tokens", "2"]
         if slow
