@@ -93,6 +93,7 @@ def assessment(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterator
         "dpg-fast assess compare": ["--resamples", "5"],
         "dpg-fast assess agreement": ["--resamples", "5"],
         "dpg-fast assess drift": ["--limit", "2", "--max-new-tokens", "3", "--base-model", "tiny"],
+        "dpg-fast assess fit-judge --out": None,  # a quarter of an hour; the line after it is its short form
     }
     yield
     assert all("<script" not in page.read_text(encoding="utf-8") for page in Path().rglob("report.html"))
