@@ -19,7 +19,7 @@ from dpg_fast.llm.refusals import Refusal, read_refusal
 from dpg_fast.llm.session import without_key
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
-from dpg_fast.util.reading import json_lines
+from dpg_fast.util.reading import parse_json, text_lines
 
 ENDPOINT = "/v1/chat/completions"
 MAX_REQUESTS = 50_000  # in one file, OpenAI's limits
@@ -109,9 +109,9 @@ def import_batch(client: LLMClient, calls: Iterable[Call[Any]], paths: Sequence[
             wanted[request.key] = call.prompt_version
     found = Imported()
     for path in paths:
-        for where, entry in json_lines(path):
+        for where, line in text_lines(path):
             try:
-                _store(client, entry, wanted, settled, found)
+                _store(client, parse_json(line, "the line"), wanted, settled, found)
             except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 raise DPGError(f"{where}: no batch result: {error!r}") from error
     return found

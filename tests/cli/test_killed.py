@@ -143,7 +143,17 @@ def test_evaluate_traits(started: Commands, base: Path, tiny_llama: Any, tmp_pat
     def arguments(folder: Path) -> list[str]:
         found = ["evaluate", "traits", "--out", str(folder / "out"), "--base-model", str(base), "--adapter"]
         found += [str(tmp_path / "adapter"), "--methods", "neurons,prompt", "--questions", "1", "--traits", "E"]
-        return [*found, "--levels", "-5,5", "--max-new-tokens", "4", "--batch-size", "1", "--no-capability", "--no-cross-traits"]
+        return [
+            *found,
+            "--levels",
+            "-5,5",
+            "--max-new-tokens",
+            "4",
+            "--batch-size",
+            "1",
+            "--no-capability",
+            "--no-cross-traits",
+        ]
 
     def result(folder: Path) -> Any:
         answers = {

@@ -88,5 +88,5 @@ def test_lines_that_are_no_result_are_named(tmp_path: Path, line: str) -> None:
     here = client(tmp_path)
     file = tmp_path / "results.jsonl"
     file.write_text("\n" + line.replace("KEY", here.key(calls(1)[0])) + "\n")
-    with pytest.raises(ValueError, match=r"results\.jsonl, line 2: (no batch result|not JSON)"):
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2: no batch result"):
         import_batch(here, calls(1), [file])
