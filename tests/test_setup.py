@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -101,7 +102,13 @@ def test_newest_versions_have_no_upper_end(requirement: str, open_ended: str) ->
 def make(*words: str, venv: Path) -> str:
     """What make would run."""
     command = ["make", "--dry-run", "--no-print-directory", "-C", str(ROOT), *words, f"VENV={venv}"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    # the tests' own make hands its variables, LATEST among them, to every make below it
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "LATEST", "VENV")
+    }
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, env=own)
     return ran.stdout + ran.stderr
 
 

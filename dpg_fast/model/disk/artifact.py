@@ -230,7 +230,7 @@ def load_hypernet(directory: Path, network: AdapterNetwork) -> None:
     Raises:
         ValueError: it has none, or they are of another network.
     """
-    file = part_file(directory, "hypernet")
+    file = part_file(directory, "hypernet") if (directory / CONFIG).is_file() else None
     if file is None or not file.is_file():
         raise DPGError(f"{directory} has no {HYPERNET}, so there is nothing to load or to resume from")
     state = network.state_dict()
