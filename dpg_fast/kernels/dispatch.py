@@ -7,6 +7,7 @@ DPG_FAST_BACKEND (read at import) or `force_backend` names one instead; if it ca
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -64,7 +65,20 @@ direct_cpu: bool = False
 
 def register(op: str, name: str, run: Callable[..., Any], verify: Verifier) -> None:
     """Adds a backend to an op."""
-    _backends[op][name] = Backend(name, run, verify)
+    _backends[op][name] = Backend(name, _without_autocast(run) if name == "reference" else run, verify)
+
+
+def _without_autocast(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Plain PyTorch as it stands: autocast would round an op's products, and change the dtype of what it returns."""
+
+    @functools.wraps(run)
+    def wrapped(first: torch.Tensor, *rest: Any) -> Any:
+        if not torch.is_autocast_enabled(first.device.type):
+            return run(first, *rest)
+        with torch.autocast(first.device.type, enabled=False):
+            return run(first, *rest)
+
+    return wrapped
 
 
 def forced_backend() -> str | None:

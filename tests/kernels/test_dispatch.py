@@ -113,6 +113,29 @@ except RuntimeError as e:
 
 @needs_compiled
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_compiled)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(backend: str, dtype: torch.dtype) -> None:
+    c = cases.lora_case(7, 3, 4, 33, 17, dtype)
+    y = torch.randn(7, 17).to(dtype)
+
+    def results() -> list[torch.Tensor]:
+        u = lora_shrink(c.x, c.A, c.codes_a, c.slots)
+        return [
+            u,
+            lora_expand_add(y.clone(), u, c.B, c.codes_b, c.slots, 0.5),
+            lora_add(y.clone(), c.x, c.A, c.B, c.codes_a, c.codes_b, c.slots, 0.5),
+            steered_gated_act(y, y.flip(0), "silu"),
+        ]
+
+    with use_backend(backend):
+        plain = results()
+        with torch.autocast("cpu", torch.bfloat16):
+            under = results()
+    for one, other in zip(plain, under, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+
+
 def test_one_openmp_runtime() -> None:
     code = """
 import torch
