@@ -45,7 +45,9 @@ class Group(TyperGroup):
             typer.secho(f"{command}: {message}", fg="red", err=True)
             raise typer.Exit(STATUS) from None
         except KeyboardInterrupt:
-            typer.secho("Stopped. What is finished and stored is kept; the same command goes on from there.", err=True)
+            typer.secho(
+                "Stopped. What was stored is kept; commands that resume go on from there when started again.", err=True
+            )
             raise typer.Exit(INTERRUPTED) from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -157,7 +157,7 @@ def dpg(
     api_model: Annotated[str | None, option("Name of a model behind an API that is only prompted.")] = None,
     api_url: Annotated[str | None, option("Address of that model's server; OpenAI's by default.")] = None,
     api_key_env: Annotated[str, option("Environment variable that holds that model's API key.")] = "OPENAI_API_KEY",
-    api_parameters: Annotated[str, option("Parameters of each call of that model, as a JSON object.")] = "{}",
+    api_parameters: Annotated[str, option("Parameters of its calls, as JSON; temperature is 0 by default.")] = "{}",
     prices: Prices = None,
     dry_run: DryRun = False,
     tasks: Annotated[

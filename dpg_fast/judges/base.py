@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from dpg_fast.llm.client import in_new_loop
 from dpg_fast.personality.scores import Trait
 from dpg_fast.util.progress import Count
+
+V = TypeVar("V")
 
 
 class Verdict(Protocol):
@@ -40,3 +44,39 @@ class Judge(Protocol):
 
     def describe(self) -> str:
         """What this judge is and how far it can be trusted, in plain words."""
+
+
+class APIJudge(ABC, Generic[V]):
+    """A judge over an API: the calls of `Judge`, given one that awaits."""
+
+    def judge(self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None) -> list[V]:
+        """One judgement for each answer to ``question``; errors as `judge_all`."""
+        return self.judge_all([(question, answer) for answer in answers], traits=traits)
+
+    def judge_all(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        traits: Sequence[Trait] | None = None,
+        progress: Count | None = None,
+    ) -> list[V]:
+        """`judge_all_async`, awaited here.
+
+        Raises:
+            LLMError: the server cannot be used at all.
+            RuntimeError: called inside a running event loop; use `judge_all_async` there.
+        """
+        judged: list[V] = in_new_loop(
+            lambda: self.judge_all_async(pairs, traits=traits, progress=progress), "judge_all_async"
+        )
+        return judged
+
+    @abstractmethod
+    async def judge_all_async(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        traits: Sequence[Trait] | None = None,
+        progress: Count | None = None,
+    ) -> list[V]:
+        """One judgement for each (question, answer), in order; for use inside an event loop, as in a notebook."""

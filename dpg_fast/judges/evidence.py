@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpg_fast.judges.base import APIJudge
 from dpg_fast.judges.dialogues import TARGET, Dialogue, Line, halves, pieces
 from dpg_fast.judges.evidence_prompt import PROMPT_VERSION, EvidenceReply, evidence_messages
 from dpg_fast.llm import Call, Fence, LLMClient, Plan, Result, Usage
@@ -102,7 +103,7 @@ class EvidenceJudgement:
         return {trait: score for trait, score in self.scores.items() if self.findings[trait].supported}
 
 
-class EvidenceJudge:
+class EvidenceJudge(APIJudge[EvidenceJudgement]):
     """Scores dialogues, or answers to questions, with a language model behind an API.
 
     Args:
@@ -161,30 +162,6 @@ class EvidenceJudge:
             answered += done[i]
         return self.combine(answered)
 
-    def judge(
-        self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None
-    ) -> list[EvidenceJudgement]:
-        """One judgement for each answer to ``question``."""
-        return self.judge_all([(question, answer) for answer in answers], traits=traits)
-
-    def judge_all(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        traits: Sequence[Trait] | None = None,
-        progress: Count | None = None,
-    ) -> list[EvidenceJudgement]:
-        """One judgement for each (question, answer), in order. A call always judges all five traits.
-
-        Raises:
-            LLMError: the server cannot be used at all.
-            RuntimeError: called inside a running event loop; use `judge_all_async` there.
-        """
-        judged: list[EvidenceJudgement] = in_new_loop(
-            lambda: self.judge_all_async(pairs, traits=traits, progress=progress), "judge_all_async"
-        )
-        return judged
-
     async def judge_all_async(
         self,
         pairs: Sequence[tuple[str, str]],
@@ -192,7 +169,7 @@ class EvidenceJudge:
         traits: Sequence[Trait] | None = None,
         progress: Count | None = None,
     ) -> list[EvidenceJudgement]:
-        """`judge_all` for use inside an event loop, as in a notebook."""
+        """One judgement for each (question, answer), in order. A call always judges all five traits."""
         wanted = set(Trait if traits is None else traits)
         judged = await self.judge_dialogues_async([pair_dialogue(*pair) for pair in pairs], progress=progress)
         return [only(judgement, wanted) for judgement in judged]

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from dpg_fast.judges.base import APIJudge
 from dpg_fast.llm import Call, Fence, LLMClient, Plan, Result, Usage
-from dpg_fast.llm.client import in_new_loop
 from dpg_fast.llm.results import Run
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.text.facets import FACETS
@@ -81,7 +81,7 @@ class LLMJudgement:
     reason: str | None = None
 
 
-class LLMJudge:
+class LLMJudge(APIJudge[LLMJudgement]):
     """Rates answers with a language model behind an API; the same interface as `LikelihoodJudge`.
 
     Args:
@@ -99,13 +99,7 @@ class LLMJudge:
         self.parameters = dict(parameters)
         self.last_run: Run | None = None
 
-    def judge(
-        self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None
-    ) -> list[LLMJudgement]:
-        """One `LLMJudgement` per answer to ``question``."""
-        return self.judge_all([(question, answer) for answer in answers], traits=traits)
-
-    def judge_all(
+    async def judge_all_async(
         self,
         pairs: Sequence[tuple[str, str]],
         *,
@@ -118,21 +112,7 @@ class LLMJudge:
 
         Raises:
             LLMError: the server cannot be used at all.
-            RuntimeError: called inside a running event loop; use `judge_all_async` there.
         """
-        judged: list[LLMJudgement] = in_new_loop(
-            lambda: self.judge_all_async(pairs, traits=traits, progress=progress), "judge_all_async"
-        )
-        return judged
-
-    async def judge_all_async(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        traits: Sequence[Trait] | None = None,
-        progress: Count | None = None,
-    ) -> list[LLMJudgement]:
-        """`judge_all` for use inside an event loop, as in a notebook."""
         calls, owners = self.calls(pairs, traits)
         open_calls = [0] * len(pairs)
         for owner in owners:

@@ -78,9 +78,8 @@ class Runtime:
         self.options = SteeringOptions()
         self.checkpointing = False
         self.state = state or CallState()
-        self.running: WeakSet[Running | Speaking] = (
-            WeakSet()
-        )  # what was interrupted before it could leave is gone all the same
+        #: weak: what was interrupted before it could leave is gone all the same
+        self.running: WeakSet[Running | Speaking] = WeakSet()
         self.live: WeakSet[Speaking] = WeakSet()
         self.undone = False
         if hypernet is not None:

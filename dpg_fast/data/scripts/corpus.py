@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpg_fast.data.scripts.names import plain_name
-from dpg_fast.data.scripts.reader import FORMATS, find_scripts, folder_files, read_script
+from dpg_fast.data.scripts.reader import FORMATS, LITTLE_SPEECH, NO_SPEECH, find_scripts, folder_files, read_script
 from dpg_fast.data.scripts.script import Script
 from dpg_fast.util.errors import DPGError
 
@@ -58,7 +58,7 @@ class Corpus:
     def _doubtful(self) -> Iterator[tuple[str, str]]:
         for script in self.scripts:
             for problem in script.problems:
-                if problem.line == 0 and problem.what.startswith(("no speech", "little speech")):
+                if problem.line == 0 and problem.what.startswith((NO_SPEECH, LITTLE_SPEECH)):
                     yield script.name, problem.what
 
 

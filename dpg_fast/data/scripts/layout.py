@@ -96,7 +96,7 @@ def is_screenplay(lines: Sequence[str], *, named: int, colons: int) -> bool:
 
     Args:
         lines: the file's.
-        named: how many lines begin with a name as in plays, by `naming.cue_styles`.
+        named: how many lines begin with a name as in plays, by `play_cues.cue_styles`.
         colons: how many of these end the name with a colon.
     """
     layout = lay_out(list(enumerate(lines, 1)))

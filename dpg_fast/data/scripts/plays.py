@@ -24,7 +24,7 @@ from dpg_fast.data.scripts.fountain import unstyled
 from dpg_fast.data.scripts.headings import named_scene, play_heading
 from dpg_fast.data.scripts.marked import FILLER, MARKED, mark_cues
 from dpg_fast.data.scripts.names import plain_name, split_cue, word_set
-from dpg_fast.data.scripts.naming import (
+from dpg_fast.data.scripts.play_cues import (
     COLON,
     DOT,
     MANNER,

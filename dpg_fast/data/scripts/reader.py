@@ -14,7 +14,7 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
-from dpg_fast.data.scripts.naming import cue_styles
+from dpg_fast.data.scripts.play_cues import cue_styles
 from dpg_fast.data.scripts.plays import read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
@@ -49,6 +49,7 @@ ENDINGS = frozenset((*_OF_ENDING, *_TEXT_ENDINGS, *_MARKUP_ENDINGS))
 SAMPLES = "samples"  # names the scripts of the package
 ALIASES = ".aliases.json"  # beside a script, after its name
 _JSON = frozenset((".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab"))  # strings may hold the other ends of lines
+NO_SPEECH, LITTLE_SPEECH = "no speech was found", "little speech was found"  # problems of a file as a whole
 _FEW_WORDS = 0.1  # of a text, spoken: below, a reader has hardly understood it
 _LONG = 300  # words from which that can be told
 
@@ -105,16 +106,14 @@ def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
     speeches = list(script.speeches())
     if not speeches:
         scenes = f"{len(script.scenes)} scenes, " if script.scenes else ""
-        return [
-            Problem(0, f"no speech was found ({scenes}{sum(bool(line.strip()) for line in lines)} lines with text)")
-        ]
+        return [Problem(0, f"{NO_SPEECH} ({scenes}{sum(bool(line.strip()) for line in lines)} lines with text)")]
     if script.format not in ("fountain", "play"):
         return []  # other files hold much beside words, and their readers count what they leave out
     words = sum(len(line.split()) for line in lines)
     spoken = sum(len(speech.words.split()) for speech in speeches)
     if words < _LONG or spoken >= _FEW_WORDS * words:
         return []
-    return [Problem(0, f"little speech was found: {spoken} of the file's {words} words")]
+    return [Problem(0, f"{LITTLE_SPEECH}: {spoken} of the file's {words} words")]
 
 
 def merged_aliases(path: Path, aliases: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:

@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpg_fast.data.scripts.cues import Cue, plain_text, read_cues
 from dpg_fast.data.scripts.names import is_role, plain_name, split_cue
-from dpg_fast.data.scripts.naming import find_cue
+from dpg_fast.data.scripts.play_cues import find_cue
 from dpg_fast.data.scripts.script import Direction, Part, Script, ScriptBuilder, Speech
+from dpg_fast.data.scripts.subtitle_cues import Cue, plain_text, read_cues
 
 PAUSE = 20.0  # seconds without a subtitle that begin a scene
 _VOICE = re.compile(r"<v(?:\.[\w.]+)?[ \t]+([^<>]+)>")
