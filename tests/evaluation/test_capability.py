@@ -94,7 +94,9 @@ def test_rolling_and_generation(model: PersonalityModel, byte_tokenizer: Any) ->
 
 
 @pytest.mark.slow  # lm_eval and datasets take their time to be imported
-def test_tasks_run_offline_resume_and_report(model: PersonalityModel, byte_tokenizer: Any, tmp_path: Path) -> None:
+def test_tasks_run_offline_resume_and_report(
+    model: PersonalityModel, byte_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run: dict[str, Any] = {"about": {"model": "toy"}, "limit": 3}
     costs = measure_capability(model, byte_tokenizer, [PERSON], ["facts", "sentences"], tmp_path, **run)
     assert [(cost.task, cost.personality) for cost in costs] == [
@@ -120,14 +122,11 @@ def test_tasks_run_offline_resume_and_report(model: PersonalityModel, byte_token
     assert "| E+5 |" in report and "n = 3" in report and '<td class="left">E+5</td>' in page.read_text()
 
     seen: list[tuple[str, int, int]] = []
-    monkey = PersonalityModel.forward
-    try:
-        PersonalityModel.forward = None  # type: ignore[method-assign,assignment]  # whatever was kept is not run again
+    with monkeypatch.context() as broken:
+        broken.setattr(PersonalityModel, "forward", None)  # whatever was kept is not run again
         again = measure_capability(
             model, byte_tokenizer, [PERSON], ["facts", "sentences"], tmp_path, progress=lambda *a: seen.append(a), **run
         )
-    finally:
-        PersonalityModel.forward = monkey  # type: ignore[method-assign]
     assert again == costs and seen[-1] == ("tasks", 4, 4)
     with pytest.raises(ValueError, match="another run"):
         measure_capability(model, byte_tokenizer, [], ["facts"], tmp_path, {"model": "other"}, limit=3)

@@ -32,7 +32,8 @@ PROGRAM = "from dpg_fast.cli.app import main; main()"
 def reply(body: dict[str, Any], number: int) -> Answer:
     quote = f"My number is {name(body)} today"
     trait = {"quotes": [quote], "level": int(name(body)) % 11 - 5, "confidence": "high"}
-    return Answer(json.dumps({t.value: trait for t in Trait}), delay=0.02)
+    # the first answers wait: however slow the client is to send, its calls are under way at the same time
+    return Answer(json.dumps({t.value: trait for t in Trait}), delay=2.0 if number < AT_ONCE else 0.02)
 
 
 def name(body: dict[str, Any]) -> str:
