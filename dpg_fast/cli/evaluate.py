@@ -19,9 +19,6 @@ from dpg_fast.cli.options import (
     Cross,
     DryRun,
     Dtype,
-    JudgeKeyEnv,
-    JudgeModel,
-    JudgeUrl,
     Levels,
     MaxNewTokens,
     Mismatch,
@@ -40,11 +37,12 @@ from dpg_fast.cli.options import (
     option,
     words,
 )
-from dpg_fast.cli.servers import takes_judge
+from dpg_fast.cli.servers import takes_judge, takes_judges_model
 from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.judges.choice import JudgeChoice
+    from dpg_fast.llm.server import Server
 
 evaluate = group(
     "Measure personalities and tuned characters beside prompting, and what they cost. A run that was killed continues; more "
@@ -321,6 +319,7 @@ def capability(
 
 
 @evaluate.command("personified")
+@takes_judges_model()
 def personified(
     out: OutFolder,
     data: Annotated[list[Path], option("Folder of a character's conversations, one for each character." + AGAIN)],
@@ -343,11 +342,10 @@ def personified(
     parts_of: Annotated[
         str, option("Systems with questionnaire and long chat, with commas between them; all by default.")
     ] = "",
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     resamples: Resamples = 500,
     seed: Seed = 0,
+    *,
+    judge: Server | None,
 ) -> None:
     """Measure tuned characters beside prompting: who is distinct, what is known, false premises, questionnaire, drift.
 
@@ -356,7 +354,6 @@ def personified(
     from rich.console import Console
 
     from dpg_fast.judges.choice import JudgeChoice
-    from dpg_fast.llm.server import Server
     from dpg_fast.personified.evaluate.cast import load_cast
     from dpg_fast.personified.evaluate.report import lead, write_report
     from dpg_fast.personified.evaluate.run import EvaluationSettings, evaluate
@@ -365,8 +362,6 @@ def personified(
     from dpg_fast.util.progress import progress_bars
 
     folder(out)
-    if judge_url and not judge_model:
-        raise DPGError("name the judge's model with --judge-model")
     directories, prompted = tuned_directories(system or []), list(BASELINES) if baselines is None else words(baselines)
     cast = load_cast(data, limit=limit, seed=seed)
     make_systems(prompted, directories, None, None, cast)  # whatever is wrong with them is found before loading
@@ -381,7 +376,7 @@ def personified(
         seed=seed,
     )
     replies = out / "replies.sqlite"
-    judge = Server(judge_model, judge_url, judge_key_env).client(replies) if judge_model else None
+    client = None if judge is None else judge.client(replies)
     base, tokenizer = load_base(base_model, dtype.torch)
     systems, console = make_systems(prompted, directories, base, tokenizer, cast), Console()
     with progress_bars(console) as bars:
@@ -390,7 +385,7 @@ def personified(
             cast,
             out,
             settings,
-            judge=judge,
+            judge=client,
             trait_judge=lambda bare, words: JudgeChoice().make(bare, words, replies),
             about={"model": base_model, "dtype": dtype.value, "data": [place.name for place in data]},
             progress=bars,

@@ -14,6 +14,8 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
+from dpg_fast.data.scripts.pages import ENDINGS as PAGES
+from dpg_fast.data.scripts.pages import page_lines
 from dpg_fast.data.scripts.play_cues import cue_styles
 from dpg_fast.data.scripts.plays import read_play
 from dpg_fast.data.scripts.script import Problem, Script
@@ -43,7 +45,7 @@ _OF_ENDING = {
     for ending in endings.split()
 }
 _MARKUP = (("<FinalDraft", "fdx"), ("<TEI", "tei"), ("<tt", "subtitles"))  # by the root element, in .xml
-_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript", ".log", *DOCUMENTS)
+_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript", ".log", *DOCUMENTS, *PAGES)
 _MARKUP_ENDINGS = (".xml", ".tei")
 ENDINGS = frozenset((*_OF_ENDING, *_TEXT_ENDINGS, *_MARKUP_ENDINGS))
 SAMPLES = "samples"  # names the scripts of the package
@@ -91,14 +93,15 @@ def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = Fa
     Raises:
         OSError: the file cannot be read.
         ValueError: an unknown encoding, or a document that holds no text.
-        ImportError: a package for documents is missing.
+        ImportError: a package for documents or web pages is missing.
     """
     if path.suffix.lower() in DOCUMENTS:
         return document_lines(path), []
     try:
-        return decode(read_bytes(path), encoding, json_lines=json_lines)
+        lines, problems = decode(read_bytes(path), encoding, json_lines=json_lines)
     except LookupError as error:
         raise DPGError(f"unknown encoding {encoding!r}") from error
+    return (page_lines(lines) if path.suffix.lower() in PAGES else lines), problems
 
 
 def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
