@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.options import (
@@ -33,6 +33,7 @@ from dpg_fast.cli.options import (
     Traits,
     folder,
     json_object,
+    named_values,
     numbers,
     option,
     words,
@@ -156,6 +157,8 @@ def dpg(
     api_url: Annotated[str | None, option("Address of that model's server; OpenAI's by default.")] = None,
     api_key_env: Annotated[str, option("Environment variable that holds that model's API key.")] = "OPENAI_API_KEY",
     api_parameters: Annotated[str, option("Parameters of its calls, as JSON; temperature is 0 by default.")] = "{}",
+    api_header: Annotated[list[str] | None, option("A header of its calls, as NAME=VARIABLE." + AGAIN)] = None,
+    api_query: Annotated[list[str] | None, option("A parameter of its address, as NAME=VALUE." + AGAIN)] = None,
     prices: Prices = None,
     dry_run: DryRun = False,
     tasks: Annotated[
@@ -228,8 +231,10 @@ def dpg(
     api = None
     if api_model is not None:
         asked = json_object(api_parameters, "--api-parameters")
-        sampling = {"temperature": asked.pop("temperature", 0.0), "parameters": asked}
-        server = Server(api_model, api_url, api_key_env, **sampling, prices=prices, dry_run=dry_run)
+        how: dict[str, Any] = {"temperature": asked.pop("temperature", 0.0), "parameters": asked}
+        how["headers"] = named_values(api_header, "--api-header", "NAME=VARIABLE")
+        how["query"] = named_values(api_query, "--api-query", "NAME=VALUE")
+        server = Server(api_model, api_url, api_key_env, **how, prices=prices, dry_run=dry_run)
         api = server.client(out / "answers.sqlite")
     run = DPGEvaluation(
         out,
