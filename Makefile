@@ -78,6 +78,10 @@ setup-vllm: $(VLLM_VENV)/.complete
 $(VLLM_VENV)/.complete: requirements/vllm.txt requirements/build.txt requirements/torch.txt $(SOURCES)
 	$(PYTHON) python/real_server.py install --folder $(VLLM_VENV)
 
+# The plugin for vLLM: dpg-fast verify --engine vllm, refusals at the start, and a server asked by the openai client.
+test-vllm: $(STAMP) setup-vllm
+	$(PYTEST) --numprocesses 0 tests/serving tests/vllm_plugin
+
 real-server: $(STAMP) setup-vllm
 	$(BIN)/python python/real_server.py serve --port $(PORT)
 

@@ -6,8 +6,8 @@
     python python/real_server.py save --model DIR --adapter LORA   # SmolLM2, with a PEFT LoRA merged into it, as a directory
     python python/real_server.py serve --model DIR                 # ... and served
 
-The first is behind ``make setup-vllm``, both are behind ``make real-server``. vLLM lives in an environment of its own: it wants an
-older transformers than the lock has. The light server needs fastapi, uvicorn and accelerate here, or uses those of .venv-vllm.
+The first is behind ``make setup-vllm``, both are behind ``make real-server``. vLLM has an environment of its own: it wants
+an older transformers than the lock has. The light server needs fastapi, uvicorn and accelerate here, or uses those of .venv-vllm.
 """
 
 from __future__ import annotations

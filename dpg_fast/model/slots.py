@@ -138,7 +138,9 @@ class SlotTable:
             if len(taken) == count:
                 return taken
             if not self._grows:
-                raise RuntimeError(f"{len(pinned) + count} personalities at once need as many slots; there are {self.capacity}")
+                raise RuntimeError(
+                    f"{len(pinned) + count} personalities at once need as many slots; there are {self.capacity}"
+                )
             self._grow()
 
     def _grow(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dpg_fast.hypernet import AdapterNetwork, HyperNetwork
+from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
 from dpg_fast.hypernet.build import from_config
 from dpg_fast.model.abilities import check_rows, networks_of
 from dpg_fast.model.disk import artifact
@@ -102,6 +102,12 @@ class Abilities:
         self.fingerprint = digest(identities, 16)
         check_network(self.network)
 
+    @property
+    def characters(self) -> tuple[str, ...]:
+        """Names of the stored adapters."""
+        stored = self.network.stored if isinstance(self.network, CombinedNetwork) else self.network
+        return stored.names if isinstance(stored, StoredAdapters) else ()
+
     def require(self, row: Row) -> None:
         """Raises ValueError when the adapter has nothing that could give the row what it asks for."""
         check_rows([row], self.network, self.steering, None)
@@ -115,4 +121,3 @@ def check_network(network: AdapterNetwork | None) -> None:
             raise DPGError(f"hypernetworks with encoder={part.config.encoder!r} are not served; accepted: 'scores'")
         if part.config.head == "wide":
             raise DPGError("hypernetworks with head='wide' are not served; accepted: 'bank'")
-

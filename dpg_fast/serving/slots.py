@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.personality.row import Row
@@ -79,9 +78,9 @@ class SlotPool:
         if not any(row is not None for row in rows):
             self._write(0)
             return
+        self._table.keep(self)  # the last step has read its slots, or will have before these are written
         with torch.inference_mode(False), torch.no_grad():
             slots = self._table.acquire(self, rows, self._fill)
-        self._table.keep(self, slots.values())
         numbers = [-1 if row is None else slots[row] for row in rows]
         staged: np.ndarray = self._staged.numpy()
         staged[:, :total] = np.repeat(np.array(numbers, np.int32), [part.tokens for part in parts])

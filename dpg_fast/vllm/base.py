@@ -36,7 +36,9 @@ def parts_of(model: nn.Module, path: str) -> list[str]:
     return [f"{parent}.{part}" for part in packed.get(name, [name])]
 
 
-def _find(name: str, shape: tuple[int, ...], made: nn.Module, own: dict[str, nn.Parameter], model: nn.Module) -> Tensor | None:
+def _find(
+    name: str, shape: tuple[int, ...], made: nn.Module, own: dict[str, nn.Parameter], model: nn.Module
+) -> Tensor | None:
     path, _, leaf = name.rpartition(".")
     direct = own.get(name)
     if direct is not None:

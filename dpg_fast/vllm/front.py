@@ -41,7 +41,7 @@ class Admission:
         return row
 
     def salt(self, row: Row, request: Any) -> str:
-        """Steered tokens of an answer are not those of a prompt, so answers share blocks only with the same prompt before them."""
+        """Steered tokens of an answer are not those of a prompt, so answers share blocks after equal prompts alone."""
         apart = self.abilities.steering is not None and self.options.steer_tokens == "decode"
         prompt = len(request.prompt_token_ids or ()) if apart and row.scores is not None else None
         return salt(row, self.abilities.fingerprint, prompt=prompt, user=request.cache_salt)

@@ -1,4 +1,4 @@
-"""``--load-format dpg_fast``: vLLM's own loading, then the adapter is read, compared with the weights, and put into the layers."""
+"""``--load-format dpg_fast``: after vLLM's own loading the adapter is compared with the weights and put into the layers."""
 
 from __future__ import annotations
 
@@ -59,14 +59,17 @@ class PersonalityLoader(DefaultModelLoader):
             base = named_as_transformers(model, model_config.hf_config)
             options = self._options
             self._architecture = find_architecture(base, dense_only=True)
-            self._parts = load_parts(
-                options.adapter, base, model_config.model, allow_mismatch=options.allow_mismatch
-            )
+            self._parts = load_parts(options.adapter, base, model_config.model, allow_mismatch=options.allow_mismatch)
             check_network(self._parts.hypernet)
 
 
 def install(
-    model: nn.Module, architecture: Architecture, parts: AdapterParts, shared: Shared, dtype: torch.dtype, device: torch.device
+    model: nn.Module,
+    architecture: Architecture,
+    parts: AdapterParts,
+    shared: Shared,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
     """Put bank and steering into the layers of vLLM's model.
 
@@ -91,8 +94,7 @@ def install(
             merged: Any = module.gate_up_proj
             A, B = _bank(network, [gate, up], [mlp.intermediate] * 2, merged.input_size, dtype, device)
             merged.quant_method = ProductsMethod(merged.quant_method, merged, A, shared)
-            I = mlp.intermediate
-            bank = (B[..., :I].contiguous(), B[..., I:].contiguous(), network.config.scale)
+            bank = (*(half.contiguous() for half in B.chunk(2, -1)), network.config.scale)
             in_mlps |= adapted
         table = None
         if steering is not None:
@@ -107,18 +109,20 @@ def install(
         any_layer: Any = layer
         widths = [architecture.linears[name].out_features for name in names]
         A, B = _bank(network, names, widths, any_layer.input_size, dtype, device)
-        any_layer.quant_method = BankMethod(
-            any_layer.quant_method, layer, A, B, widths, network.config.scale, shared
-        )
+        any_layer.quant_method = BankMethod(any_layer.quant_method, layer, A, B, widths, network.config.scale, shared)
         left -= set(names)
     if left:
-        raise DPGError(f"vLLM's {type(model).__name__} has no linear layer for {sorted(left)[0]} and {len(left) - 1} others")
+        raise DPGError(
+            f"vLLM's {type(model).__name__} has no linear layer for {sorted(left)[0]} and {len(left) - 1} others"
+        )
 
 
 def _gated(name: str, module: Any, gate: str, up: str, model: nn.Module) -> str:
     merged = getattr(module, "gate_up_proj", None)
     if merged is None or parts_of(model, f"{name}.gate_up_proj") != [gate, up]:
-        raise DPGError(f"{name} of vLLM's {type(model).__name__} is not a gated MLP with gate_up_proj, act_fn and down_proj")
+        raise DPGError(
+            f"{name} of vLLM's {type(model).__name__} is not a gated MLP with gate_up_proj, act_fn and down_proj"
+        )
     act = getattr(module, "act_fn", None)
     if type(act) is SiluAndMul:
         return "silu"

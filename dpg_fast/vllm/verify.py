@@ -60,7 +60,9 @@ def verify_vllm(base_model: str, adapter: str, dtype: torch.dtype, quick: bool) 
             alone = [answer for pair in pairs for answer in _answers(engine, [pair])]
             found.append(_same("a mixed batch", "each request alone", mixed, alone))
             if dtype is torch.float32:
-                found.append(_same("personalities", "generate() of transformers", mixed, _generated(directory, adapter, pairs)))
+                found.append(
+                    _same("personalities", "generate() of transformers", mixed, _generated(directory, adapter, pairs))
+                )
             found.append(_apart("personalities act", mixed, pairs))
             one, other = (PROMPTS[2] * 8, people[1]), (PROMPTS[2] * 8, people[2])
             first, _, again = (_answers(engine, [pair]) for pair in (one, other, one))
@@ -136,11 +138,18 @@ def _same(name: str, compared: str, found: Answers, wanted: Answers) -> Check:
 
 def _apart(name: str, found: Answers, pairs: Sequence[tuple[str, Any]]) -> Check:
     bare = {prompt: answer for (prompt, person), answer in zip(pairs, found, strict=True) if person is None}
-    asked = [(answer, bare[prompt]) for (prompt, person), answer in zip(pairs, found, strict=True) if person is not None]
+    asked = [
+        (answer, bare[prompt]) for (prompt, person), answer in zip(pairs, found, strict=True) if person is not None
+    ]
     differ = sum(answer != plain for answer, plain in asked)
     good = differ > len(asked) / 2
     return Check(
-        name, f"the base model, {len(asked)} answers", float(differ), len(asked) / 2, "ok" if good else "failed", apart=True
+        name,
+        f"the base model, {len(asked)} answers",
+        float(differ),
+        len(asked) / 2,
+        "ok" if good else "failed",
+        apart=True,
     )
 
 

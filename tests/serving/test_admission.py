@@ -94,7 +94,13 @@ def test_salts_differ_as_personalities_do(first: list[float], second: list[float
 def test_salts_differ_by_adapter_prompt_and_user() -> None:
     row = read_request("E+4")
     assert row is not None
-    found = [salt(row, "a"), salt(row, "b"), salt(row, "a", prompt=3), salt(row, "a", prompt=4), salt(row, "a", user="u")]
+    found = [
+        salt(row, "a"),
+        salt(row, "b"),
+        salt(row, "a", prompt=3),
+        salt(row, "a", prompt=4),
+        salt(row, "a", user="u"),
+    ]
     assert len(set(found)) == len(found)
     assert salt(row, "a", prompt=3, user="u") == salt(row, "a", prompt=3, user="u")
 
