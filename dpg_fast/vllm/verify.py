@@ -30,6 +30,7 @@ RECYCLED = 1000
 MEMORY = 64.0
 
 Answers = list[list[int]]
+LONG = PROMPTS[2] * 20  # more than a block of the prefix cache, and more than a step takes: its prefill is cut
 
 
 def verify_vllm(base_model: str, adapter: str, dtype: torch.dtype, quick: bool) -> Verification:
@@ -64,9 +65,7 @@ def verify_vllm(base_model: str, adapter: str, dtype: torch.dtype, quick: bool) 
                     _same("personalities", "generate() of transformers", mixed, _generated(directory, adapter, pairs))
                 )
             found.append(_apart("personalities act", mixed, pairs))
-            one, other = (PROMPTS[2] * 8, people[1]), (PROMPTS[2] * 8, people[2])
-            first, _, again = (_answers(engine, [pair]) for pair in (one, other, one))
-            found.append(_same("A, B, A with prefix caching", "A the first time", again, first))
+            found += _cached(engine, people[1], people[2])
             found += _recycled(engine, RECYCLED // 10 if quick else RECYCLED)
             found.append(_refused(engine))
             found.append(_same("after all of it", "the same batch before", _answers(engine, pairs), mixed))
@@ -97,7 +96,7 @@ def _directory(base_model: str, dtype: torch.dtype) -> Iterator[str]:
 def _engine(directory: str, **settings: Any) -> Iterator[Any]:
     from vllm import LLM
 
-    engine = LLM(directory, max_model_len=512, max_num_seqs=16, max_num_batched_tokens=512, **settings)
+    engine = LLM(directory, max_model_len=512, max_num_seqs=16, max_num_batched_tokens=64, **settings)
     try:
         yield engine
     finally:
@@ -115,8 +114,13 @@ def _params(person: Any, tokens: int = TOKENS, **more: Any) -> Any:
 
 
 def _answers(engine: Any, pairs: Sequence[tuple[str, Any]], tokens: int = TOKENS) -> Answers:
+    return [list(output.outputs[0].token_ids) for output in _outputs(engine, pairs, tokens)]
+
+
+def _outputs(engine: Any, pairs: Sequence[tuple[str, Any]], tokens: int = TOKENS) -> list[Any]:
     prompts, params = [prompt for prompt, _ in pairs], [_params(person, tokens) for _, person in pairs]
-    return [list(output.outputs[0].token_ids) for output in engine.generate(prompts, params, use_tqdm=False)]
+    outputs: list[Any] = engine.generate(prompts, params, use_tqdm=False)
+    return outputs
 
 
 def _generated(directory: str, adapter: str, pairs: Sequence[tuple[str, Any]]) -> Answers:
@@ -153,6 +157,17 @@ def _apart(name: str, found: Answers, pairs: Sequence[tuple[str, Any]]) -> Check
     )
 
 
+def _cached(engine: Any, one: Any, other: Any) -> list[Check]:
+    first, second, again = (_outputs(engine, [(LONG, person)])[0] for person in (one, other, one))
+    answers = [[list(output.outputs[0].token_ids)] for output in (first, again)]
+    foreign, own = float(second.num_cached_tokens), float(again.num_cached_tokens)
+    return [
+        _same("A, B, A with prefix caching", "A the first time", answers[1], answers[0]),
+        _check("tokens that B takes from A's cache", "none", foreign, 0.0),
+        Check("tokens that A takes from its own", "none", own, 0.0, "ok" if own > 0 else "failed", apart=True),
+    ]
+
+
 def _recycled(engine: Any, count: int) -> list[Check]:
     people = [f"E{(number % 200 - 100) / 20:+} N{(number // 200 - 2) / 2:+}" for number in range(count)]
     _answers(engine, [("One", person) for person in people[:64]], 2)
@@ -165,11 +180,13 @@ def _recycled(engine: Any, count: int) -> list[Check]:
 
 
 def _refused(engine: Any) -> Check:
+    from vllm.exceptions import VLLMValidationError
+
     taken = []
     for value in MALFORMED:
         try:
             _answers(engine, [("One", value)], 1)
-        except ValueError:
+        except VLLMValidationError:
             continue
         taken.append(value)
     note = f"taken: {taken}" if taken else ""
