@@ -189,6 +189,24 @@ def test_replaced_norms_and_weights_are_used(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(logits(), one_by_one(monkeypatch, logits))
 
 
+def test_a_norm_made_in_advance_is_for_its_input_alone() -> None:
+    model = wrapped(tiny_model("llama"))
+    norm: Any = model.base.model.layers[1].input_layernorm  # type: ignore[union-attr]
+    x, made = torch.randn(1, 2, 48), torch.zeros(1, 2, 48)
+    wanted = LlamaRMSNorm(48)(x)
+
+    def with_ready(given: Tensor, change: Callable[[], object] = lambda: None) -> Tensor:
+        norm.dpg_residual.ready = residuals._Ready(x, made, residuals._version(x))
+        change()
+        return norm(given)  # type: ignore[no-any-return]
+
+    with torch.no_grad():
+        assert with_ready(x) is made
+        assert norm.dpg_residual.ready is None
+        torch.testing.assert_close(with_ready(x.clone()), wanted)
+        torch.testing.assert_close(with_ready(x, lambda: x.mul_(2)), LlamaRMSNorm(48)(x))
+
+
 def test_hidden_states_are_those_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped(tiny_model("llama"))
 

@@ -1,8 +1,8 @@
 """Decoder layers that add the residual and normalise in one operation while a call is in progress.
 
 Of an eager Hugging Face layer that is one launch on a GPU in the place of nine, twice a layer. What a layer computes stays the
-same, and its parts are called as modules, so hooks on them run. Where something watches a norm or stands in its place, under
-autocast, and where gradients are due, the layer's own additions and norms run.
+same, and its parts are called as modules, so hooks on them run. Where something watches a norm or stands in its place, where
+autocast mixes dtypes, and where gradients are due, the layer's own additions and norms run.
 
 Why: docs/decisions.md, "Residual and norm in one operation".
 """
@@ -148,11 +148,9 @@ def _fused(y: Tensor, residual: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor
     weight: Any = norm._parameters.get("weight")
     if (
         weight is None
-        or y.is_meta
         or not (y.dtype == residual.dtype == weight.dtype)
         or not (y.device == residual.device == weight.device)
         or y.shape != residual.shape
-        or torch.is_autocast_enabled(y.device.type)
         or (torch.is_grad_enabled() and (y.requires_grad or residual.requires_grad or weight.requires_grad))
         or not (_foldable(y) and _foldable(residual))
     ):
