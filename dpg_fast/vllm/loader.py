@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from dpg_fast.model.supply import contents
 from dpg_fast.serving.admission import check_network
 from dpg_fast.serving.slots import SlotPool
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import file_digest
+from dpg_fast.vllm import layers, ops
 from dpg_fast.vllm.base import named_as_transformers, parts_of
 from dpg_fast.vllm.layers import BankMethod, GatedActivation, ProductsMethod, Shared
-from dpg_fast.vllm.options import Options, check_engine
+from dpg_fast.vllm.options import LOAD_FORMAT, Options, check_engine
 from dpg_fast.vllm.runner import ATTRIBUTE, State
 
 __all__ = ["PersonalityLoader"]
@@ -37,6 +40,10 @@ class PersonalityLoader(DefaultModelLoader):
     def load_model(self, vllm_config: Any, model_config: Any, prefix: str = "") -> nn.Module:
         check_engine(vllm_config)
         self._options = Options.of(vllm_config)
+        # hashed with the rest of it, so that no graph is reused that was compiled with other layers of ours
+        vllm_config.additional_config[f"{LOAD_FORMAT}_layers"] = [
+            file_digest(Path(str(module.__file__))) for module in (layers, ops)
+        ]
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         scheduler = vllm_config.scheduler_config
         parts, device = self._parts, torch.device(vllm_config.device_config.device)
