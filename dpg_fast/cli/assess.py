@@ -17,7 +17,6 @@ from dpg_fast.cli.options import (
     BatchSize,
     Dtype,
     Inventory,
-    InventoryItems,
     MaxNewTokens,
     OptionalOutFile,
     OutFolder,
@@ -91,7 +90,7 @@ def questionnaire(
     ] = 0,
     through: ThroughOption = Through.ADAPTER,
     inventory: Inventory = "bundled",
-    items: InventoryItems = None,
+    items: Annotated[Path | None, option("File with the texts of a published inventory.")] = None,
     forms: Annotated[
         int, option("Number of forms, which have items, options and labels in different orders.", min=1)
     ] = 4,

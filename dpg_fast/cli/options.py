@@ -113,13 +113,9 @@ Statements = Annotated[
     Path | None,
     option("Folder of statements by others in the format of anthropics/evals, a file for each trait.", "--statements"),
 ]
-StatementCount = Annotated[
-    int | None, option("Statements of each trait, half of them of each pole; all by default.", "--count", min=2)
-]
 _INVENTORY = "Inventory: bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or a file."
 Inventory = Annotated[str, option(_INVENTORY)]
 InventoryName = Annotated[str | None, option(_INVENTORY, "--inventory")]
-InventoryItems = Annotated[Path | None, option("File with the texts of a published inventory.", "--items")]
 
 # Calls of a server
 MaxTokens = Annotated[int, option("Longest reply, in tokens.", min=1)]

@@ -9,7 +9,6 @@ from dpg_fast.cli.options import (
     BaseModel,
     BatchSize,
     Dtype,
-    InventoryItems,
     InventoryName,
     Mismatch,
     OptionalOutFolder,
@@ -17,7 +16,6 @@ from dpg_fast.cli.options import (
     Resamples,
     SecondHypernet,
     Seed,
-    StatementCount,
     Statements,
     Traits,
     folder,
@@ -40,8 +38,10 @@ def statements(
     ] = None,
     statements: Statements = None,
     inventory: InventoryName = None,
-    items: InventoryItems = None,
-    count: StatementCount = None,
+    items: Annotated[Path | None, option("File with the texts of a published inventory.")] = None,
+    count: Annotated[
+        int | None, option("Statements of each trait, half of them of each pole; all by default.", min=2)
+    ] = None,
     traits: Traits = "OCEAN",
     level: Annotated[float, option("Level of the high end; the low end is its negative.", min=0.1, max=5)] = 5.0,
     batch_size: BatchSize = 32,
