@@ -94,6 +94,9 @@ class GatedActivation(nn.Module):
         steering: (clamp_mask, add) of the layer, or None.
     """
 
+    dpg_slots: Tensor
+    dpg_steered: Tensor
+
     def __init__(
         self,
         act: str,

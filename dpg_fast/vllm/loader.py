@@ -15,6 +15,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from dpg_fast.architecture.layers import Architecture, find_architecture
+from dpg_fast.architecture.mlps import linear_shape
 from dpg_fast.model.disk.artifact import AdapterParts
 from dpg_fast.model.loading import load_parts
 from dpg_fast.model.supply import contents
@@ -101,7 +102,8 @@ def install(
             merged: Any = module.gate_up_proj
             A, B = _bank(network, [gate, up], [mlp.intermediate] * 2, merged.input_size, dtype, device)
             merged.quant_method = ProductsMethod(merged.quant_method, merged, A, shared)
-            bank = (*(half.contiguous() for half in B.chunk(2, -1)), network.config.scale)
+            B_gate, B_up = B.chunk(2, -1)
+            bank = (B_gate.contiguous(), B_up.contiguous(), network.config.scale)
             in_mlps |= adapted
         table = None
         if steering is not None:
@@ -114,7 +116,7 @@ def install(
             continue
         assert network is not None
         any_layer: Any = layer
-        widths = [architecture.linears[name].out_features for name in names]
+        widths = [linear_shape(architecture.linears[name])[1] for name in names]
         A, B = _bank(network, names, widths, any_layer.input_size, dtype, device)
         any_layer.quant_method = BankMethod(any_layer.quant_method, layer, A, B, widths, network.config.scale, shared)
         left -= set(names)
