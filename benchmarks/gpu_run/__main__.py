@@ -1,9 +1,9 @@
 """``python -m benchmarks.gpu_run``: build, check and measure on a bare GPU machine, within counted minutes (docs/gpu.md).
 
-    python -m benchmarks.gpu_run headers             # with a network: fill third_party/ with what such a machine lacks
-    python -m benchmarks.gpu_run run --out OUT       # there: the stages in order of worth; again with the same OUT goes on
-    python -m benchmarks.gpu_run run --stages rest   # there: what a second run is for
-    python -m benchmarks.gpu_run rehearse            # anywhere: the same over the emulator, in a Python like that machine's
+python -m benchmarks.gpu_run headers             # with a network: fill third_party/ with what such a machine lacks
+python -m benchmarks.gpu_run run --out OUT       # there: the stages in order of worth; again with the same OUT goes on
+python -m benchmarks.gpu_run run --stages rest   # there: what a second run is for
+python -m benchmarks.gpu_run rehearse            # anywhere: the same over the emulator, in a Python like that machine's
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Run:
 
     def rows(self, store: Store, stage: Stage) -> list[dict[str, object]]:
         """The records of a stage's items."""
-        return [store[key] for key in store if key[0] == stage.name and key[1]]
+        return [row for (name, item), row in store.rows.items() if name == stage.name and item]
 
     def store(self) -> Store:
         """The records, for as long as no stage is writing them."""
@@ -138,7 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments and do what they say; 2 when something that is needed is missing."""
     options = _parse(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stopped)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stopped)
     try:
         if options.command == "headers":
             fill(options.python)
@@ -147,7 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
             return rehearsal.rehearse(options.out, options.stages)
         absent = unpack_missing()
         if absent:
-            print(f"absent: {', '.join(absent)} (neither installed nor in third_party/wheels); those rivals are left out")
+            print(
+                f"absent: {', '.join(absent)} (neither installed nor in third_party/wheels); those rivals are left out"
+            )
         return Run(options.out.resolve(), options.limit, options.rehearsal).all(options.stages)
     except Stop as reason:
         print(f"error: {reason}", file=sys.stderr)
@@ -174,7 +177,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--no-build", action="store_true", help="use dpg_fast/_C as it is")
     parser.add_argument("--rehearsal", action="store_true", help="over the emulator, in this Python")
-    parser.add_argument("--python", default=None, help="for headers: whose headers are copied (default: any 3.12 found)")
+    parser.add_argument(
+        "--python", default=None, help="for headers: whose headers are copied (default: any 3.12 found)"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.stages if name not in SETS and name not in ALL]
     if unknown:

@@ -28,7 +28,15 @@ def commands(environment: dict[str, str]) -> list[list[str]]:
         raise Stop("cmake is not on PATH")
     if nvcc is not None:
         environment["PATH"] = os.pathsep.join([str(Path(nvcc).parent), environment.get("PATH", "")])
-    configure = ["cmake", "-S", ".", "-B", str(BUILD), "-DDPG_FAST_IN_PLACE=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure = [
+        "cmake",
+        "-S",
+        ".",
+        "-B",
+        str(BUILD),
+        "-DDPG_FAST_IN_PLACE=ON",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
     configure += [f"-DDPG_FAST_CUDA={cuda}", f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}"]
     configure += [*(["-G", "Ninja"] if shutil.which("ninja") else []), *include_arguments()]
     return [configure, ["cmake", "--build", str(BUILD), "-j", str(os.cpu_count() or 2)]]

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 THIRD_PARTY = ROOT / "third_party"
 WHEELS = THIRD_PARTY / "wheels"
-SITE = ROOT / "build" / "gpu-site"
+SITE = ROOT / "build" / f"gpu-site-{sys.version_info.major}.{sys.version_info.minor}"
 LARGEST = 60 << 20  # bytes of third_party/ that may travel beside the sources
 
 #: module -> distributions that are unpacked together when it is missing
@@ -68,7 +68,9 @@ def fill(python: str | None = None) -> None:
     size = sum(path.stat().st_size for path in THIRD_PARTY.rglob("*") if path.is_file())
     print(f"{size / (1 << 20):.1f} MiB in {THIRD_PARTY.relative_to(ROOT)}; at most {LARGEST >> 20} may travel")
     if size > LARGEST:
-        raise Stop(f"third_party/ holds {size / (1 << 20):.1f} MiB, more than {LARGEST >> 20}; delete what is not needed")
+        raise Stop(
+            f"third_party/ holds {size / (1 << 20):.1f} MiB, more than {LARGEST >> 20}; delete what is not needed"
+        )
 
 
 def pythons() -> Iterator[str]:
@@ -158,10 +160,10 @@ def include_arguments() -> list[str]:
     carried = THIRD_PARTY / f"python{sys.version_info.major}.{sys.version_info.minor}"
     if not (include / "Python.h").exists():
         if not (carried / "Python.h").exists():
-            raise Stop(f"Python.h is neither in {include} nor in {carried.relative_to(ROOT)}: run `make gpu-headers` first")
+            raise Stop(
+                f"Python.h is neither in {include} nor in {carried.relative_to(ROOT)}: run `make gpu-headers` first"
+            )
         found.append(f"-DPython_INCLUDE_DIR={carried}")
     if importlib.util.find_spec("pybind11") is None and not (THIRD_PARTY / "pybind11").exists():
-        raise Stop(
-            "pybind11 is missing: run `make gpu-headers` where there is a network, and bring third_party/ along"
-        )
+        raise Stop("pybind11 is missing: run `make gpu-headers` where there is a network, and bring third_party/ along")
     return found

@@ -95,7 +95,11 @@ def follows_a_change(place: Place, settings: Settings) -> Values:
     assert torch.equal(mixed[:-1], after[:-1]) and not torch.equal(mixed[-1], after[-1])
     assert relative_error(after, before) > 1e-3, "the change has no effect"
     bits = all(torch.equal(*pair) for pair in pairs)
-    return {"changed by": relative_error(after, before), "bits of eager steps": bits, "captured": place.device == "cuda"}
+    return {
+        "changed by": relative_error(after, before),
+        "bits of eager steps": bits,
+        "captured": place.device == "cuda",
+    }
 
 
 def _fresh(model: PersonalityModel, people: Any, settings: Settings, place: Place) -> Tensor:

@@ -64,7 +64,11 @@ def stacked_add(place: Place, work: Work, d_in: int, widths: tuple[int, ...]) ->
 
     def make(seed: int) -> Calls:
         g, randn = _random(place, work, seed)
-        S, B, y = randn(work.tokens, len(widths) * K * model.rank), randn(K, model.rank, total), randn(work.tokens, total)
+        S, B, y = (
+            randn(work.tokens, len(widths) * K * model.rank),
+            randn(K, model.rank, total),
+            randn(work.tokens, total),
+        )
         codes, slots = torch.randn(work.people, K, generator=g, device=place.device), lora_case.slots_of(work)
         other = torch.empty_like(y)
         return {

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.gpu_run.carried import Stop
-from benchmarks.model_gpu import Settings
 from dpg_fast.kernels import use_backend
+
+if TYPE_CHECKING:
+    from benchmarks.model_gpu import Settings
 
 #: set to 1 for the processes of a rehearsal
 REHEARSAL = "DPG_FAST_GPU_REHEARSAL"
@@ -22,14 +24,19 @@ class Place:
     """A device and what suits it.
 
     Attributes:
-        settings: of whole models; tiny ones in a rehearsal.
         tokens: of the largest batch that kernels are compared on.
     """
 
     device: str
     rehearsal: bool
-    settings: Settings
     tokens: int
+
+    @property
+    def settings(self) -> Settings:
+        """Of whole models; tiny ones in a rehearsal."""
+        from benchmarks.model_gpu import Settings  # transformers takes seconds to import
+
+        return Settings.tiny() if self.rehearsal else Settings()
 
     @property
     def model(self) -> str:
@@ -81,9 +88,9 @@ def entered(rehearsal: bool) -> Iterator[Place]:
         from tests.kernels.emulated_cuda import emulated_cuda
 
         with emulated_cuda():
-            yield Place("cpu", True, Settings.tiny(), 66)
+            yield Place("cpu", True, 66)
         return
     if not torch.cuda.is_available():
         raise Stop(f"torch {torch.__version__} sees no GPU")
     with use_backend("cuda"):
-        yield Place("cuda", False, Settings(), 600)
+        yield Place("cuda", False, 600)

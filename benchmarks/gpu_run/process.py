@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -21,8 +22,8 @@ GRACE = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0))
 def run(command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str]) -> int:
     """Run it in the project's root, with its output on the screen and at the end of a log.
 
-    A command that outlasts its seconds gets SIGINT (Python programs and pytest then end in good order), SIGTERM and SIGKILL; so does
-    one that runs when this process is told to stop. When this process is killed the command dies with it.
+    A command that outlasts its seconds gets SIGINT (Python programs and pytest then end in good order), SIGTERM and SIGKILL; so
+    does one that runs when this process is told to stop. When this process is killed the command dies with it.
 
     Returns:
         Its exit status, negative for a signal; `STOPPED` when its seconds were up.
@@ -74,10 +75,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _die_with_parent() -> None:

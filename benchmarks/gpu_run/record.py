@@ -84,7 +84,7 @@ def work(store: Store, stage: str, items: Iterable[Item], broken: Callable[[], b
 
 def close_unfinished(store: Store, stage: str, status: int) -> None:
     """A process that ended by itself in the middle of an item: that item has failed, and is not tried again."""
-    for _, name in [key for key in store if key[0] == stage and key[1] != STAGE]:
+    for _, name in [key for key in store.rows if key[0] == stage and key[1] != STAGE]:
         if status_of(store, stage, name) == "begun":
             put(store, stage, name, "failed", 0.0, {"error": f"the process ended with status {status}"})
 
@@ -93,11 +93,11 @@ def report(out: Path, store: Store, rehearsal: bool) -> None:
     """All records as a Markdown page."""
     parts = ["# Rehearsal" if rehearsal else "# GPU run"]
     parts += [f"This is {REHEARSAL}."] if rehearsal else []
-    stages = dict.fromkeys(stage for stage, _ in store)
+    stages = dict.fromkeys(stage for stage, _ in store.rows)
     for stage in stages:
-        own = store[stage, STAGE] if (stage, STAGE) in store else None
+        own = store.rows.get((stage, STAGE))
         parts.append(f"## {stage}" + (f": {own['status']}, {own['seconds']:.0f} s" if own else ": cut"))
-        rows = [row for row in map(store.__getitem__, store) if row["stage"] == stage and row["name"] != STAGE]
+        rows = [row for row in store.rows.values() if row["stage"] == stage and row["name"] != STAGE]
         if stage.startswith("tests"):
             counts = {status: sum(row["status"] == status for row in rows) for status in FINISHED}
             parts.append(", ".join(f"{count} {status}" for status, count in counts.items()))

@@ -29,8 +29,20 @@ def rehearse(out: Path, stages: Sequence[Stage]) -> int:
     if not (THIRD_PARTY / "wheels").exists():
         fill()
     shutil.rmtree(out, ignore_errors=True)
-    command = [str(python), "-m", "benchmarks.gpu_run", "run", "--rehearsal", "--out", str(out), "--limit", str(SECONDS)]
-    return subprocess.run([*command, "--stages", *(stage.name for stage in stages)], cwd=ROOT, env=_environment()).returncode
+    command = [
+        str(python),
+        "-m",
+        "benchmarks.gpu_run",
+        "run",
+        "--rehearsal",
+        "--out",
+        str(out),
+        "--limit",
+        str(SECONDS),
+    ]
+    return subprocess.run(
+        [*command, "--stages", *(stage.name for stage in stages)], cwd=ROOT, env=_environment()
+    ).returncode
 
 
 def replica() -> Path:
@@ -45,7 +57,9 @@ def replica() -> Path:
         return python
     base = python_3_12()
     if base is None:
-        raise Stop("a rehearsal needs Python 3.12, as the GPU machine has it: none works on PATH or among pyenv's versions")
+        raise Stop(
+            "a rehearsal needs Python 3.12, as the GPU machine has it: none works on PATH or among pyenv's versions"
+        )
     print(f"{VENV.relative_to(ROOT)}: a Python with the GPU machine's versions (5 GB, several minutes)", flush=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     for words in (
@@ -60,7 +74,9 @@ def replica() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    return {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")
+    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 #: the files with tests that need a GPU
-KERNEL_TESTS = ("tests/kernels/test_accelerators.py", "tests/kernels/test_add_rmsnorm.py", "tests/kernels/test_triton.py")
+KERNEL_TESTS = (
+    "tests/kernels/test_accelerators.py",
+    "tests/kernels/test_add_rmsnorm.py",
+    "tests/kernels/test_triton.py",
+)
 MODEL_TESTS = ("tests/model/test_on_gpu.py",)
 PYTEST = ("-m", "pytest", "-p", "benchmarks.gpu_run.pytest_lines", "-p", "no:cacheprovider", "-q", "--tb=short")
 
@@ -37,7 +41,13 @@ FIRST = (
     Stage("model smoke", 60, 40, "whole models: numbers, captured steps that follow a change, CUDA graphs recorded"),
     Stage("op times", 50, 30, "what a layer launches, at 64, 1 and 8 tokens, in a graph, from memory"),
     Stage("whole model", 105, 85, "decode steps, prefill and training of an 8B shape, bare and with personalities"),
-    Stage("tests cuda", 50, 40, "tests that need a GPU, CUDA kernels", (*MODEL_TESTS, *KERNEL_TESTS, "-k", "cuda or on_gpu")),
+    Stage(
+        "tests cuda",
+        50,
+        40,
+        "tests that need a GPU, CUDA kernels",
+        (*MODEL_TESTS, *KERNEL_TESTS, "-k", "cuda or on_gpu"),
+    ),
 )
 #: `make gpu-rest`: what a second run is for
 REST = (
@@ -52,6 +62,15 @@ def command(stage: Stage, out: Path, rehearsal: bool) -> list[str]:
     """The process that does a stage (not for "build")."""
     if stage.tests:
         workers = "2" if rehearsal else "8"
-        return [sys.executable, *PYTEST, "-n", workers, "-m", "not slow", "--continue-on-collection-errors", *stage.tests]
+        return [
+            sys.executable,
+            *PYTEST,
+            "-n",
+            workers,
+            "-m",
+            "not slow",
+            "--continue-on-collection-errors",
+            *stage.tests,
+        ]
     more = ["--rehearsal"] if rehearsal else []
     return [sys.executable, "-m", "benchmarks.gpu_run.worker", stage.name, "--out", str(out), *more]

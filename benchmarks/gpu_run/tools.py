@@ -49,7 +49,9 @@ def _run(tool: str, options: Sequence[str], program: Sequence[str], rehearsal: b
     if done.returncode:
         raise RuntimeError(f"{tool if before else program[1]} ended with status {done.returncode}: {_said(text)}")
     if not before:
-        raise Skip(f"{tool} is not {'used in a rehearsal' if found else 'on this machine'}; the program itself has run to its end")
+        raise Skip(
+            f"{tool} is not {'used in a rehearsal' if found else 'on this machine'}; the program itself has run to its end"
+        )
     if file is not None:
         file.write_text(text, encoding="utf-8")
     return {"said": _said(text)}

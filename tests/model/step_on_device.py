@@ -1,7 +1,7 @@
 """A decode step of a wrapped model on another device neither waits for it nor copies from the host.
 
-Run as a program, ``python -m tests.model.step_on_device twin`` or ``cuda``: with a pretend device that computes, or with fake CUDA
-tensors, which have shapes alone and need a torch that was built for CUDA, not a GPU. Both refuse operations that mix devices.
+``python -m tests.model.step_on_device twin`` or ``cuda``: with a pretend device that computes, or with fake CUDA tensors, which
+have shapes alone and need a torch that was built for CUDA, not a GPU. Both refuse operations that mix devices.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def to_fake_cuda(model: PersonalityModel) -> None:
                     fake = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")
                     held[name] = nn.Parameter(fake, t.requires_grad) if isinstance(t, nn.Parameter) else fake
     assert model.hypernet is not None
-    model.hypernet.__dict__["to"] = lambda *args, **kwargs: model.hypernet  # it is there; torch cannot swap fake parameters
+    model.hypernet.__dict__["to"] = lambda *args, **kwargs: (
+        model.hypernet
+    )  # it is there; torch cannot swap fake parameters
 
 
 @contextmanager

@@ -43,7 +43,11 @@ def test_a_decode_step_neither_waits_nor_copies(kind: str) -> None:
     if kind == "cuda" and torch.version.cuda is None:
         pytest.skip("this torch was built without CUDA")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.model.step_on_device", kind], capture_output=True, text=True, cwd=ROOT, timeout=300
+        [sys.executable, "-m", "tests.model.step_on_device", kind],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "the step ran on" in done.stdout
