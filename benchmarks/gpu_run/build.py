@@ -12,10 +12,18 @@ from benchmarks.gpu_run.carried import ROOT, Stop, include_arguments
 
 BUILD = ROOT / "build" / f"gpu-{sys.version_info.major}.{sys.version_info.minor}"
 DEFAULT_ARCHITECTURE = "90a-real"  # H100, H200
+#: the module may be there and yet refuse this torch
+SERVES = """
+import sys
+from dpg_fast.kernels.dispatch import build_info
+info = build_info()
+print(info)
+sys.exit(not (info["compiled"] and (info["cuda_archs"] or not {cuda})))
+"""
 
 
 def commands(environment: dict[str, str]) -> list[list[str]]:
-    """CMake's two commands; nvcc's folder is put on the environment's PATH.
+    """CMake's two commands, and one that fails when the module cannot serve; nvcc's folder is put on the environment's PATH.
 
     Raises:
         Stop: a tool or header is missing.
@@ -39,7 +47,8 @@ def commands(environment: dict[str, str]) -> list[list[str]]:
     ]
     configure += [f"-DDPG_FAST_CUDA={cuda}", f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}"]
     configure += [*(["-G", "Ninja"] if shutil.which("ninja") else []), *include_arguments()]
-    return [configure, ["cmake", "--build", str(BUILD), "-j", str(os.cpu_count() or 2)]]
+    check = [sys.executable, "-c", SERVES.format(cuda=cuda == "ON")]
+    return [configure, ["cmake", "--build", str(BUILD), "-j", str(os.cpu_count() or 2)], check]
 
 
 def architecture() -> str:
