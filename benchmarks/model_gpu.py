@@ -267,7 +267,9 @@ def decode_ways(bare: Any, rows: int, settings: Settings) -> dict[str, Build]:
     if rows > 1:
         names = [f"adapter{i}" for i in range(min(rows, PEFT_ADAPTERS))]
         of_rows = [names[i % len(names)] for i in range(rows)]
-        ways[f"PEFT rank {settings.rank}, {len(names)} adapters in one batch (eager)"] = peft(names, adapter_names=of_rows)
+        ways[f"PEFT rank {settings.rank}, {len(names)} adapters in one batch (eager)"] = peft(
+            names, adapter_names=of_rows
+        )
     return ways
 
 
