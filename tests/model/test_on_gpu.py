@@ -25,8 +25,8 @@ Check = Callable[[Place, Settings], Values]
 def test_emulated_kernels_agree_with_the_reference(dtype: torch.dtype) -> None:
     with entered(rehearsal=True) as place:
         found = model_smoke.agrees(place, replace(Settings.tiny(), dtype=dtype))
-    # float32 products of another width may be summed in another order; the others round that away
-    assert found["its bits are the bare model's"] or dtype == torch.float32
+    # a wider product, and a norm's mean square, may be summed in another order than the bare model's
+    assert found["row without personality"] <= 2 * torch.finfo(dtype).eps
     assert found["model without personality"] == 0
 
 
