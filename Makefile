@@ -29,7 +29,7 @@ CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
 WHEEL_PYTHON := .venv-release/bin/python
 
-.PHONY: demo test test-all wheel test-wheel check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
+.PHONY: demo test test-all wheel test-wheel docs check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -59,6 +59,15 @@ test-wheel: .venv-release/.ready
 	$(PYTHON) -m venv --clear .venv-release
 	$(WHEEL_PYTHON) -m pip install --quiet --no-deps --require-hashes -r requirements/build.txt
 	$(WHEEL_PYTHON) -m pip install --quiet --no-deps --require-hashes -r requirements/release.txt
+	@touch $@
+
+# The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/docs.txt
 	@touch $@
 
 bench: $(STAMP)
@@ -144,4 +153,4 @@ $(STAMP): $(DEPS) $(SOURCES)
 	@echo "$(VENV) has the $(VERSIONS) versions"
 
 clean:
-	rm -rf .venv .venv-newest .venv-release build dist
+	rm -rf .venv .venv-newest .venv-release .venv-docs build dist
