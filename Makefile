@@ -29,7 +29,7 @@ CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
 WHEEL_PYTHON := .venv-release/bin/python
 
-.PHONY: demo test test-all wheel test-wheel docs check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
+.PHONY: demo test test-all wheel test-wheel test-compat docs check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -45,6 +45,8 @@ check lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python python/words.py
+	$(BIN)/python python/release.py check
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on PATH: the workflow 'tests' runs it"; fi
 	$(BIN)/mypy
 
 # The wheels of this machine's oldest and newest Python, in dist/; then each in an empty environment (5 GB while a CUDA build of torch is
@@ -60,6 +62,12 @@ test-wheel: .venv-release/.ready
 	$(WHEEL_PYTHON) -m pip install --quiet --no-deps --require-hashes -r requirements/build.txt
 	$(WHEEL_PYTHON) -m pip install --quiet --no-deps --require-hashes -r requirements/release.txt
 	@touch $@
+
+# The tests that touch other libraries, at both ends of the declared ranges of versions: make test-compat ENDS=oldest. Ten minutes an end.
+ENDS ?= oldest newest
+
+test-compat: .venv-release/.ready
+	$(WHEEL_PYTHON) python/compat.py $(ENDS)
 
 # The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error.
 docs: .venv-docs/.ready
@@ -153,4 +161,4 @@ $(STAMP): $(DEPS) $(SOURCES)
 	@echo "$(VENV) has the $(VERSIONS) versions"
 
 clean:
-	rm -rf .venv .venv-newest .venv-release .venv-docs build dist
+	rm -rf .venv .venv-release .venv-docs .venv-newest .venv-oldest-end .venv-newest-end build dist

