@@ -3,9 +3,11 @@
     python python/compat.py oldest newest
 
 oldest: the oldest Python here, and the lowest version that each range admits (requirements/oldest.txt, torch-oldest.txt).
-newest: the newest Python here, and the lock. The libraries of an end are kept in .venv-END-end (5 GB where torch has no CPU build); the
-package is built and installed there as users do it, and the tests run in a copy, from which the checkout is not imported. A call of
-ours to what a library calls deprecated fails its test.
+newest: the newest Python here, and the lock.
+
+The libraries of an end are kept in .venv-END-end (5 GB where torch has no CPU build). The package is built and installed there as
+users do it, and the tests run in a copy, from which the checkout is not imported. A call of ours to what a library calls
+deprecated fails its test.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from rich.table import Table
 from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.simulate.scenario import Scenario, load_scenarios
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 if TYPE_CHECKING:
     from dpg_fast.llm.server import Server
@@ -128,7 +129,7 @@ def run_simulation(
         )
     page = write_transcripts(found, scenarios, out, about, None if judge is None else judge.describe())
     console.print(
-        f"{len(found.conversations)} conversations: {out / 'dialogues.jsonl'}, {out / 'transcript.md'}, {page}"
+        f"{counted(len(found.conversations), 'conversation')}: {out / 'dialogues.jsonl'}, {out / 'transcript.md'}, {page}"
     )
     return found
 

@@ -22,6 +22,7 @@ from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reading import read_bytes
+from dpg_fast.util.words import counted
 
 _READERS: dict[str, Callable[[Sequence[str], str], Script]] = {
     "fountain": read_fountain,
@@ -108,7 +109,7 @@ def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
     """Whether nothing, or far less than the size of the file suggests, was taken for speech."""
     speeches = list(script.speeches())
     if not speeches:
-        scenes = f"{len(script.scenes)} scenes, " if script.scenes else ""
+        scenes = f"{counted(len(script.scenes), 'scene')}, " if script.scenes else ""
         return [Problem(0, f"{NO_SPEECH} ({scenes}{sum(bool(line.strip()) for line in lines)} lines with text)")]
     if script.format not in ("fountain", "play"):
         return []  # other files hold much beside words, and their readers count what they leave out
@@ -116,7 +117,7 @@ def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
     spoken = sum(len(speech.words.split()) for speech in speeches)
     if words < _LONG or spoken >= _FEW_WORDS * words:
         return []
-    return [Problem(0, f"{LITTLE_SPEECH}: {spoken} of the file's {words} words")]
+    return [Problem(0, f"{LITTLE_SPEECH}: {spoken} of the file's {counted(words, 'word')}")]
 
 
 def merged_aliases(path: Path, aliases: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from dpg_fast.data.scripts.pages import parse_html
 from dpg_fast.data.scripts.script import Problem
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reading import read_bytes
+from dpg_fast.util.words import counted
 
 ENDINGS = (".txt", ".md", ".epub", *PAGES, *DOCUMENTS)
 LONGEST = 200  # words of a paragraph; longer ones are cut at sentences
@@ -125,7 +126,7 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
 def _notes(name: str, problems: Sequence[Problem]) -> list[str]:
     found = [f"{name}: {p.what}" + (f" (line {p.line})" if p.line else "") for p in problems[:_REPORTED]]
     more = len(problems) - _REPORTED
-    return [*found, f"{name}: and {more} more lines like these"] if more > 0 else found
+    return [*found, f"{name}: and {counted(more, 'more line')} like these"] if more > 0 else found
 
 
 def _entries(name: str, count: int) -> list[str]:
