@@ -18,6 +18,10 @@ DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)")
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 ROLE = re.compile(r":(?:meth|class|func|mod|attr|data):(?=<code)")  # of docstrings that Sphinx could read too
+SHIM = "https://unpkg.com/iframe-worker/shim"
+FOREIGN = re.compile(
+    r"""<(?:script|img|iframe)[^>]*\ssrc=["']?(?:https?:)?//[^"'>\s]+|<link[^>]*stylesheet[^>]*href=["']?https?:[^"'>\s]+"""
+)
 LISTED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")
 
 
@@ -69,3 +73,21 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Leave out the roles before names in docstrings."""
     return ROLE.sub("", html)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Material's offline plugin takes what searches without a server from the network: take it from docs/assets.
+
+    Raises:
+        RuntimeError: the page loads something else from the network.
+    """
+    here = os.path.relpath("assets/iframe_worker.js", Path(page.file.dest_uri).parent)
+    output = output.replace(SHIM, here)
+    if foreign := FOREIGN.findall(output):
+        raise RuntimeError(f"{page.file.src_uri} loads from the network: {foreign}")
+    return output
+
+
+def on_post_template(output: str, template_name: str, config: Any) -> str:
+    """The same for pages that no Markdown stands behind (404)."""
+    return output.replace(SHIM, "assets/iframe_worker.js")
