@@ -1,14 +1,13 @@
 """Whether the version and the changelog allow a release. Behind `make check` and the workflow of a release.
 
 python python/release.py check        # the changelog has an [Unreleased] part on top, and dated versions, newest first
-python python/release.py tag v0.1.0   # and the tag is v + the version of pyproject.toml, whose part is dated and not empty
+python python/release.py tag v0.1.0   # and the tag is v + the version of the package, whose part is dated and not empty
 """
 
 from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -18,8 +17,9 @@ HEADING = re.compile(r"^## \[(?P<name>[^\]]+)\](?: - (?P<day>\S+))?\s*$", re.M)
 
 
 def version() -> str:
-    """The one of pyproject.toml."""
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    """The one of dpg_fast/__init__.py, from which pyproject.toml takes it too."""
+    text = (ROOT / "dpg_fast" / "__init__.py").read_text(encoding="utf-8")
+    return re.findall(r'^__version__ = "(.+)"$', text, re.M)[0]
 
 
 def parts(changelog: str) -> dict[str, tuple[str | None, str]]:
@@ -53,7 +53,7 @@ def faults(changelog: str, current: str, tag: str | None = None) -> list[str]:
         said.append("CHANGELOG.md: versions do not stand newest first")
     if tag is not None:
         if tag != f"v{current}":
-            said.append(f"the tag is {tag}, the version of pyproject.toml {current}: the tag must be v{current}")
+            said.append(f"the tag is {tag}, the version of the package {current}: the tag must be v{current}")
         if current not in released:
             said.append(f"CHANGELOG.md: no part ## [{current}]")
         elif not have[current][1]:

@@ -58,7 +58,8 @@ def test_what_a_workflow_runs_exists(path: Path) -> None:
         for file in re.findall(r"requirements/\w+\.txt", line):
             assert (ROOT / file).is_file()
     for job in jobs.values():
-        assert set(job.get("needs", []) if isinstance(job.get("needs"), list) else [job["needs"]]) <= set(jobs)
+        needs = job.get("needs", [])
+        assert {needs} <= set(jobs) if isinstance(needs, str) else set(needs) <= set(jobs)
     for name in re.findall(r"^ {6}- (\S+)$", text, re.M):
         if "/" in name or "." in name:
             assert list(ROOT.glob(name)), f"{path.name} waits for changes of {name}, which is not there"
