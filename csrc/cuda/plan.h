@@ -1,0 +1,58 @@
+// How work is cut into blocks: every choice that depends on sizes and on the device, in one place. None of them changes a
+// result. Not measured on a GPU yet; the reasons are counts of instructions and bytes (docs/kernels.md).
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <mutex>
+
+namespace dpg {
+namespace cuda {
+namespace {
+
+struct Machine {
+  int64_t multiprocessors;
+  int64_t shared;  // bytes of dynamic shared memory that one block may have
+};
+
+// The current device's, asked once (capturable: the answer comes from the host).
+inline const Machine& machine() {
+#if defined(__CUDACC__)
+  constexpr int kDevices = 64;
+  static Machine found[kDevices] = {};
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= kDevices) device = 0;
+  static std::once_flag asked[kDevices];
+  std::call_once(asked[device], [device] {
+    int count = 0, shared = 0;
+    cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    found[device] = Machine{count > 0 ? count : 1, shared > 0 ? shared : 48 * 1024};
+  });
+  return found[device];
+#else
+  static const Machine emulated{1, 99 * 1024};  // one: blocks go over several tiles at the sizes of tests
+  return emulated;
+#endif
+}
+
+// Up to this many tokens a block has one tile of 16 of them, and its warps stand side by side.
+constexpr int64_t kFewTokens = 16;
+
+// Tiles of tokens that one block goes over with the columns that it holds: six rounds of blocks on the whole device keep
+// the last round's loss below a sixth; sixteen tiles make reading the bank one part in sixteen of a block's bytes.
+inline int64_t tiles_per_block(int64_t tiles, int64_t column_blocks, int64_t resident) {
+  const int64_t wanted = tiles * column_blocks / (machine().multiprocessors * resident * 6);
+  return wanted < 1 ? 1 : wanted > 16 ? 16 : wanted;
+}
+
+// Bank rows, a multiple of 16, that a block holds at a time: all, or as many as fit beside `fixed` bytes. 0: none fits.
+inline int64_t rows_at_once(int64_t rows, int64_t fixed, int64_t bytes_per_row) {
+  const int64_t padded = (rows + 15) / 16 * 16;
+  const int64_t fit = (machine().shared - fixed) / (16 * bytes_per_row) * 16;
+  return fit <= 0 ? 0 : padded < fit ? padded : fit;
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace dpg
