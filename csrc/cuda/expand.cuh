@@ -51,6 +51,16 @@ __device__ __forceinline__ int piece_at(int row, int c) {
   return row / 2 * 8 + ((row ^ row / 2) & 1) * 4 + (c ^ (row / 4 & 1) * 2);
 }
 
+// Starts the way of 16 bytes of a row, zeros where fewer columns than that are left; aligned: all or none of them are.
+template <class T>
+__device__ __forceinline__ void fetch_pack(bool aligned, const T* base, int64_t offset, int64_t left, unsigned char* to) {
+  if (aligned) {
+    copy_async(to, base + (left > 0 ? offset : 0), left > 0 ? 16 : 0);
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < Pack<T>::n; ++i) reinterpret_cast<T*>(to)[i] = i < left ? base[offset + i] : T{};
+  }
+}
 // Starts the way of bank rows [e0, e0 + 16 steps) and the block's columns to shared memory, zeros beyond the bank.
 template <class T, class Tile, int BANKS>
 __device__ __forceinline__ void fetch_columns(const Expand& p, int e0, int steps, int64_t column0, int64_t width,
@@ -63,14 +73,14 @@ __device__ __forceinline__ void fetch_columns(const Expand& p, int e0, int steps
     const Bank& bank = second ? p.bank[1] : p.bank[0];
     const int e = e0 + step * 16 + row;
     const int64_t column = column0 + piece * 8;
-    const bool there = e < kr && column < width;
-    const T* from = static_cast<const T*>(bank.B) + (there ? e * bank.ldb + column : 0);
     unsigned char* to = staged + ((second * steps + step) * Tile::kGroups + piece / 4) * kItem + piece_at(row, piece % 4) * 16;
-    if (p.aligned)
-      copy_async(to, from, there ? 16 : 0);
-    else
-      store_pack(true, reinterpret_cast<T*>(to), load_pack(false, from, there ? width - column : 0), 8);
+    fetch_pack(p.aligned, static_cast<const T*>(bank.B), e * bank.ldb + column, e < kr ? width - column : 0, to);
   }
+}
+
+template <class T>
+__device__ __forceinline__ Pack<T> own_pack(const unsigned char* at) {
+  return load_pack(true, reinterpret_cast<const T*>(at), 1);
 }
 
 // Turns each item into the registers of mma: four products, of every fourth column, so that a lane ends up with eight
@@ -87,11 +97,11 @@ __device__ __forceinline__ void arrange_columns(int steps, unsigned char* staged
       w[n] = load<uint2>(item + piece_at(2 * t + n % 2 + 8 * (n / 2), g / 2) * 16 + g % 2 * 8);
     __syncwarp();
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint2 even = w[2 * half], odd = w[2 * half + 1];
+    for (int half = 0; half < 2; ++half) {  // of a row's four columns; two products each
+      const auto word = [&](int n) { return half ? w[n].y : w[n].x; };
       store(item + half * 512 + lane * 16,
-            make_uint4(__byte_perm(even.x, odd.x, 0x5410), __byte_perm(even.x, odd.x, 0x7632),
-                       __byte_perm(even.y, odd.y, 0x5410), __byte_perm(even.y, odd.y, 0x7632)));
+            make_uint4(__byte_perm(word(0), word(1), 0x5410), __byte_perm(word(2), word(3), 0x5410),
+                       __byte_perm(word(0), word(1), 0x7632), __byte_perm(word(2), word(3), 0x7632)));
     }
   }
 }
@@ -150,7 +160,6 @@ struct Delta {
   float acc[GROUPS][4][4];  // product n of columns 4g + n: rows g, g+8 at columns 8t + n, 8t + 4 + n
   const float* u[2];
   Power power[2];
-  float2 inner[2][2];  // eights: u of the step's two halves and the two rows
 
   __device__ __forceinline__ void start(const Expand& p, const Rows& rows, const float* u0, const float* u1) {
     u[0] = u0;
@@ -172,21 +181,15 @@ struct Delta {
     return c;
   }
 
-  // Coefficients of bank rows e and up; code[h][i]: scale * code of half h and row i (eights).
-  __device__ __forceinline__ void eights(const Expand& p, int e, bool fresh, const int (&k)[2], const float (&code)[2][2],
-                                         Coefficients& out) {
-    const int t = threadIdx.x % 4;
+  // code[h][i]: scale * code of half h and row i, 0 beyond the bank; j[h]: the half's first rank.
+  __device__ __forceinline__ void eights(const int (&j)[2], const float (&code)[2][2], Coefficients& out) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const bool there = e + 8 * h < p.K * p.r;
-      const int j = there ? e + 8 * h - k[h] * p.r + 2 * t : 2 * t;
+    for (int h = 0; h < 2; ++h)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (fresh) inner[h][i] = load<float2>(u[i] + j);
-        const float a = scaled(code[h][i] * inner[h][i].x, i), b = scaled(code[h][i] * inner[h][i].y, i);
-        out.template set<T>(2 * h + i, there ? a : 0.0f, there ? b : 0.0f);
+        const float2 inner = load<float2>(u[i] + threadIdx.x % 4 * 2 + j[h]);
+        out.template set<T>(2 * h + i, scaled(code[h][i] * inner.x, i), scaled(code[h][i] * inner.y, i));
       }
-    }
   }
   __device__ __forceinline__ void any(const Expand& p, int e, const Rows& rows, Coefficients& out) const {
     const int kr = p.K * p.r;
@@ -211,11 +214,11 @@ struct Delta {
 #pragma unroll
     for (int q = 0; q < GROUPS; ++q) {
       const uint4 b0 = load<uint4>(item + q * kItem + lane * 16), b1 = load<uint4>(item + q * kItem + 512 + lane * 16);
-      const uint32_t first[4] = {b0.x, b0.y, b0.z, b0.w}, second[4] = {b1.x, b1.y, b1.z, b1.w};
+      const uint32_t b[8] = {b0.x, b0.y, b0.z, b0.w, b1.x, b1.y, b1.z, b1.w};
 #pragma unroll
-      for (int n = 0; n < 4; ++n) mma<T>(acc[q][n], c.high, first[n], second[n]);
+      for (int n = 0; n < 4; ++n) mma<T>(acc[q][n], c.high, b[2 * n], b[2 * n + 1]);
 #pragma unroll
-      for (int n = 0; n < 4; ++n) mma<T>(acc[q][n], c.low, first[n], second[n]);
+      for (int n = 0; n < 4; ++n) mma<T>(acc[q][n], c.low, b[2 * n], b[2 * n + 1]);
     }
   }
 
@@ -237,26 +240,31 @@ __device__ __forceinline__ void sum_rows(const Expand& p, const Rows& rows, int 
   const unsigned char* item = staged + threadIdx.x / 32 / Tile::kWarpM * Tile::kPerWarp * kItem;
   const int of_step = Tile::kGroups * kItem, of_bank = steps * of_step;
   if (p.eights) {
+#pragma unroll 1
     for (int step = 0; step < steps; ++step, item += of_step) {
       const int e = e0 + step * 16;
-      int k[2];
+      int j[2];
       float code[2][2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        k[h] = entry_of_row(p, e + 8 * h);
-        k[h] = k[h] < p.K ? k[h] : p.K - 1;
+        const bool there = e + 8 * h < p.K * p.r;
+        const int k = there ? entry_of_row(p, e + 8 * h) : 0;
+        j[h] = there ? e + 8 * h - k * p.r : 0;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) code[h][i] = p.scale * rows.code[i][k[h]];
+        for (int i = 0; i < 2; ++i) {
+          code[h][i] = p.scale * rows.code[i][k];
+          if (!there) code[h][i] = 0.0f;
+        }
       }
-      const bool fresh = step == 0 || p.r != 16;
 #pragma unroll
       for (int b = 0; b < BANKS; ++b) {
         Coefficients c;
-        delta[b].eights(p, e, fresh, k, code, c);
+        delta[b].eights(j, code, c);
         delta[b].products(c, item + b * of_bank);
       }
     }
   } else {
+#pragma unroll 1
     for (int step = 0; step < steps; ++step, item += of_step) {
 #pragma unroll
       for (int b = 0; b < BANKS; ++b) {

@@ -61,29 +61,33 @@ __device__ __forceinline__ void combine_tile(const ExpandAdd& p, int64_t group, 
 using Few = Tiling<1, 2, 1>;   // 16 tokens by 64 columns
 using Many = Tiling<4, 1, 4>;  // 64 tokens by 128 columns
 
+template <class Tile>
+constexpr int64_t kPackBytes = 2 * Tile::kPerWarp * Tile::kThreads * 16;
+
 // A block keeps its columns of the bank and goes over tiles of tokens; after the bank has come its warps do not wait for
 // each other. STACKED: each warp makes the u of its tokens from S, in shared memory.
 template <class T, class Tile, bool STACKED>
-__global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads) expand_add(const ExpandAdd p) {
+__global__ void __launch_bounds__(Tile::kThreads, kResidentThreads / Tile::kThreads) expand_add(const ExpandAdd p) {
   constexpr int kGroups = Tile::kPerWarp;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, r = p.expand.r;
   const Columns at = columns_of_block(p, Tile::kColumns);
   const int64_t own = at.column0 + warp / Tile::kWarpM * kGroups * 32 + lane % 4 * 8;
-  float* own_u = reinterpret_cast<float*>(shared_memory()) + warp * 16 * r;
-  unsigned char* staged = shared_memory() + (STACKED ? Tile::kThreads / 2 * r * sizeof(float) : 0);
+  float* own_u = reinterpret_cast<float*>(shared_memory() + kPackBytes<Tile>) + warp * 16 * r;
+  // y's packs of each thread, then what the warps keep of u, then the bank.
+  unsigned char* packs = shared_memory() + threadIdx.x * 16;
+  unsigned char* staged = shared_memory() + kPackBytes<Tile> + (STACKED ? Tile::kThreads / 2 * r * sizeof(float) : 0);
   fetch_rows<T, Tile, 1>(p.expand, 0, at.column0, at.end, staged);
   bool first = true;
   for (int64_t block0 = static_cast<int64_t>(blockIdx.y) * Tile::kTokens; block0 < p.tokens;
        block0 += static_cast<int64_t>(gridDim.y) * Tile::kTokens) {
     const int64_t token0 = block0 + warp % Tile::kWarpM * 16, token = token0 + lane / 4;
     const Rows rows = rows_of_lane(p.expand, token0, p.tokens);
-    Pack<T> y[2][kGroups];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g)
-        y[i][g] = load_pack(p.aligned, static_cast<const T*>(p.in) + (token + 8 * i) * p.ld_in + own + 32 * g,
-                            rows.slot[i] < 0 ? 0 : at.end - own - 32 * g);
+    for (int n = 0; n < 2 * kGroups; ++n) {
+      const int64_t column = own + n / 2 * 32;
+      fetch_pack(p.aligned, static_cast<const T*>(p.in), (token + n % 2 * 8) * p.ld_in + column,
+                 rows.slot[n % 2] < 0 ? 0 : at.end - column, packs + n * Tile::kThreads * 16);
+    }
     Delta<T, kGroups> delta[1];
     const bool active = __any_sync(kFullWarp, rows.slot[0] >= 0 || rows.slot[1] >= 0);
     if (active) {
@@ -102,13 +106,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads) expand_a
     }
     sum_tile<T, Tile, 1>(p.expand, rows, active, first, at.column0, at.end, staged, delta);
     first = false;
+    wait_copies();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (rows.slot[i] < 0) continue;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
         float v[8];
-        unpacked(y[i][g], v);
+        unpacked(own_pack<T>(packs + (2 * g + i) * Tile::kThreads * 16), v);
         delta[0].add_to(v, g, i);
         store_pack(p.aligned, static_cast<T*>(p.y) + (token + 8 * i) * p.ldy + own + 32 * g, packed<T>(v),
                    at.end - own - 32 * g);
@@ -162,14 +167,15 @@ int64_t cut_columns(ExpandAdd& p, int64_t columns) {
 template <class T, class Tile>
 int launch_tiles(ExpandAdd p, void* stream) {
   const int64_t own_u = p.S ? Tile::kThreads / 2 * p.expand.r * static_cast<int64_t>(sizeof(float)) : 0;
+  const int64_t fixed = kPackBytes<Tile> + own_u;
   const int64_t per_row = Tile::kColumns * sizeof(T);
-  p.expand.rows_at_once = static_cast<int>(rows_at_once(static_cast<int64_t>(p.expand.K) * p.expand.r, own_u, per_row));
+  p.expand.rows_at_once = static_cast<int>(rows_at_once(static_cast<int64_t>(p.expand.K) * p.expand.r, fixed, per_row));
   if (p.expand.rows_at_once == 0) return static_cast<int>(cudaErrorInvalidValue);
   const int64_t blocks = cut_columns(p, Tile::kColumns), tiles = ceil_div(p.tokens, Tile::kTokens);
-  const int64_t rows = smaller(ceil_div(tiles, tiles_per_block(tiles, blocks, 512 / Tile::kThreads)), kMaxGridY);
+  const int64_t rows = smaller(ceil_div(tiles, tiles_per_block(tiles, blocks, kResidentThreads / Tile::kThreads)), kMaxGridY);
   return launch(p.S ? expand_add<T, Tile, true> : expand_add<T, Tile, false>,
                 dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), Tile::kThreads,
-                own_u + p.expand.rows_at_once * per_row, stream, p);
+                fixed + p.expand.rows_at_once * per_row, stream, p);
 }
 
 template <class T>

@@ -39,6 +39,10 @@ inline const Machine& machine() {
 // Up to this many tokens a block has one tile of 16 of them, and its warps stand side by side.
 constexpr int64_t kFewTokens = 16;
 
+// Threads of the expands on one multiprocessor: twelve warps with up to 168 registers. With sixteen (128 registers) the
+// gated activation spills up to 40 bytes, the additions up to 32.
+constexpr int kResidentThreads = 384;
+
 // Tiles of tokens that one block goes over with the columns that it holds: six rounds of blocks on the whole device keep
 // the last round's loss below a sixth; sixteen tiles make reading the bank one part in sixteen of a block's bytes.
 inline int64_t tiles_per_block(int64_t tiles, int64_t column_blocks, int64_t resident) {

@@ -47,23 +47,35 @@ __device__ __forceinline__ void compact(const Steer& p, int64_t token, int64_t t
 // min(v, 0) that keeps a NaN, as torch.clamp does.
 __device__ __forceinline__ float capped(float v) { return v > 0.0f ? 0.0f : v; }
 
-// add[i] = the sum of the token's active poles for these columns, in pole order.
-template <int N>
-__device__ __forceinline__ void sum_poles(const Gated& p, int64_t column, const SteerRow& steer, float (&add)[N]) {
+// Where a lane's columns of the table are: pole p's additions at add + p * stride.
+struct Poles {
+  const float* add;
+  int64_t stride;
+  const int16_t* mask;
+  int64_t left;  // columns that exist
+  bool aligned;
+};
+__device__ __forceinline__ Poles poles_at(const Gated& p, int64_t column) {
+  return Poles{p.steer.add + column, p.width, p.steer.clamp_mask + column, p.width - column, p.aligned};
+}
+
+// add[i] = the sum of the token's active poles for these columns, in pole order. AT_ONCE: poles whose values are on their way
+// together; beyond the last one it is read again, times 0.
+template <int AT_ONCE, int N>
+__device__ __forceinline__ void sum_poles(const Poles& poles, const SteerRow& steer, float (&add)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) add[i] = 0.0f;
-  constexpr int kAtOnce = 4;  // poles whose values are on their way together; beyond the last one it is read again, times 0
-  for (int e0 = 0; e0 < steer.count; e0 += kAtOnce) {
-    Pack<float> values[kAtOnce][N / 4];
+#pragma unroll 1
+  for (int e0 = 0; e0 < steer.count; e0 += AT_ONCE) {
+    Pack<float> values[AT_ONCE][N / 4];
 #pragma unroll
-    for (int e = 0; e < kAtOnce; ++e) {
-      const float* row = p.steer.add + steer.pole[e0 + e < steer.count ? e0 + e : steer.count - 1] * p.width + column;
+    for (int e = 0; e < AT_ONCE; ++e) {
+      const float* row = poles.add + steer.pole[e0 + e < steer.count ? e0 + e : steer.count - 1] * poles.stride;
 #pragma unroll
-      for (int part = 0; part < N / 4; ++part)
-        values[e][part] = load_pack(p.aligned, row + 4 * part, p.width - column - 4 * part);
+      for (int part = 0; part < N / 4; ++part) values[e][part] = load_pack(poles.aligned, row + 4 * part, poles.left - 4 * part);
     }
 #pragma unroll
-    for (int e = 0; e < kAtOnce; ++e) {
+    for (int e = 0; e < AT_ONCE; ++e) {
       const float strength = e0 + e < steer.count ? steer.strength[e0 + e] : 0.0f;
 #pragma unroll
       for (int i = 0; i < N; ++i) add[i] = fmaf(strength, values[e][i / 4].v[i % 4], add[i]);
@@ -71,27 +83,27 @@ __device__ __forceinline__ void sum_poles(const Gated& p, int64_t column, const 
   }
 }
 
-// Neighbouring columns of one token, from `column` on, which exists: g and u hold gate and up as float32 values of T.
-template <class T>
-__device__ __forceinline__ Pack<T> finish(const Gated& p, float (&g)[Pack<T>::n], const float (&u)[Pack<T>::n],
-                                          int64_t column, const SteerRow& steer) {
+// Neighbouring columns of one token, of which the first exists: g and u hold gate and up as float32 values of T.
+template <class T, int AT_ONCE>
+__device__ __forceinline__ Pack<T> finish(int act, float (&g)[Pack<T>::n], const float (&u)[Pack<T>::n], const Poles& poles,
+                                          const SteerRow& steer) {
   constexpr int n = Pack<T>::n;
-  activate<T>(p.act, g);
+  activate<T>(act, g);
   if (steer.count) {
     float add[n];
-    sum_poles(p, column, steer, add);
+    sum_poles<AT_ONCE>(poles, steer, add);
     int16_t mask[n];
-    if (p.aligned) {
+    if (poles.aligned) {
       if constexpr (n == 8) {
-        const uint4 raw = load_constant<uint4>(p.steer.clamp_mask + column);
+        const uint4 raw = load<uint4>(poles.mask);
         memcpy(mask, &raw, sizeof mask);
       } else {
-        const uint2 raw = load_constant<uint2>(p.steer.clamp_mask + column);
+        const uint2 raw = load<uint2>(poles.mask);
         memcpy(mask, &raw, sizeof mask);
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < n; ++i) mask[i] = i < p.width - column ? p.steer.clamp_mask[column + i] : static_cast<int16_t>(0);
+      for (int i = 0; i < n; ++i) mask[i] = i < poles.left ? poles.mask[i] : static_cast<int16_t>(0);
     }
 #pragma unroll
     for (int i = 0; i < n; ++i) g[i] = (mask[i] & steer.bits ? capped(g[i]) : g[i]) + add[i];
@@ -125,7 +137,7 @@ __global__ void __launch_bounds__(kRowThreads) steered_gated_act(const Gated p, 
       float g[Pack<T>::n], u[Pack<T>::n];
       unpacked(load_pack(p.aligned, static_cast<const T*>(p.gate) + token * p.ldg + column, left), g);
       unpacked(load_pack(p.aligned, static_cast<const T*>(p.up) + token * p.ldu + column, left), u);
-      store_pack(p.aligned, static_cast<T*>(p.h) + token * p.ldh + column, finish<T>(p, g, u, column, steer[row]), left);
+      store_pack(p.aligned, static_cast<T*>(p.h) + token * p.ldh + column, finish<T, 4>(p.act, g, u, poles_at(p, column), steer[row]), left);
     }
   }
 }
@@ -135,41 +147,59 @@ __global__ void __launch_bounds__(kRowThreads) steered_gated_act(const Gated p, 
 using Few = Tiling<1, 2, 1>;   // 16 tokens by 64 columns
 using Many = Tiling<4, 1, 2>;  // 64 tokens by 64 columns
 
-// The poles of the warp's tokens, in shared memory of its own.
-__device__ __forceinline__ SteerRow* steer_of_warp(const Gated& p, int64_t token0) {
-  SteerRow* steer = reinterpret_cast<SteerRow*>(shared_memory()) + threadIdx.x / 32 * 16;
-  __syncwarp();
-  if (threadIdx.x % 32 < 16) compact(p.steer, token0 + threadIdx.x % 32, p.tokens, steer + threadIdx.x % 32);
-  __syncwarp();
-  return steer;
+// What a block keeps in shared memory, besides the banks: active poles of its tokens, its columns of the table, gate and up.
+template <class Tile>
+struct Kept {
+  static constexpr int kStride = Tile::kColumns + 4;  // of the table's rows: neighbouring poles begin in other memory banks
+  static constexpr int kPacks = 4 * Tile::kPerWarp;   // 16 bytes each, of a thread: gate, then up, of two tokens
+  alignas(16) SteerRow steer[Tile::kThreads / 2];
+  alignas(16) float add[kPoles * kStride];
+  alignas(16) int16_t mask[Tile::kColumns];
+  alignas(16) unsigned char packs[kPacks][Tile::kThreads][16];
+};
+
+template <class Tile>
+__device__ __forceinline__ void fetch_table(const Gated& p, int64_t column0, Kept<Tile>& kept) {
+  constexpr int kPieces = Tile::kColumns / 4;
+  for (int i = threadIdx.x; i < kPoles * kPieces; i += Tile::kThreads) {
+    const int pole = i / kPieces, at = i % kPieces * 4;
+    fetch_pack(p.aligned, p.steer.add, pole * p.width + column0 + at, p.width - column0 - at,
+               reinterpret_cast<unsigned char*>(kept.add + pole * Kept<Tile>::kStride + at));
+  }
+  for (int at = threadIdx.x * 8; at < Tile::kColumns; at += Tile::kThreads * 8)
+    fetch_pack(p.aligned, p.steer.clamp_mask, column0 + at, p.width - column0 - at, reinterpret_cast<unsigned char*>(kept.mask + at));
 }
 
-// A block keeps its columns of both banks and goes over tiles of tokens; after the banks have come its warps do not wait
-// for each other.
+// A block keeps its columns of both banks and of the table and goes over tiles of tokens; after these have come its warps do
+// not wait for each other.
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads) steered_gated_act_expand(const GatedExpand q) {
+__global__ void __launch_bounds__(Tile::kThreads, kResidentThreads / Tile::kThreads) steered_gated_act_expand(const GatedExpand q) {
   constexpr int kGroups = Tile::kPerWarp;
   const Gated& p = q.gated;
-  unsigned char* staged = shared_memory() + Tile::kThreads / 2 * sizeof(SteerRow);
+  Kept<Tile>& kept = *reinterpret_cast<Kept<Tile>*>(shared_memory());
+  unsigned char* staged = shared_memory() + sizeof(Kept<Tile>);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t column0 = static_cast<int64_t>(blockIdx.x) * Tile::kColumns;
-  const int64_t own = column0 + warp / Tile::kWarpM * kGroups * 32 + lane % 4 * 8;
+  const int own = warp / Tile::kWarpM * kGroups * 32 + lane % 4 * 8;  // this lane's first column, from column0 on
   fetch_rows<T, Tile, 2>(q.expand, 0, column0, p.width, staged);
+  if (p.steer.strengths) fetch_table<Tile>(p, column0, kept);
   bool first = true;
   for (int64_t block0 = static_cast<int64_t>(blockIdx.y) * Tile::kTokens; block0 < p.tokens;
        block0 += static_cast<int64_t>(gridDim.y) * Tile::kTokens) {
     const int64_t token0 = block0 + warp % Tile::kWarpM * 16, token = token0 + lane / 4;
     const Rows rows = rows_of_lane(q.expand, token0, p.tokens);
-    Pack<T> gate[2][kGroups], up[2][kGroups];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        const int64_t column = own + 32 * g, left = token + 8 * i < p.tokens ? p.width - column : 0;
-        gate[i][g] = load_pack(p.aligned, static_cast<const T*>(p.gate) + (token + 8 * i) * p.ldg + column, left);
-        up[i][g] = load_pack(p.aligned, static_cast<const T*>(p.up) + (token + 8 * i) * p.ldu + column, left);
-      }
-    const SteerRow* steer = steer_of_warp(p, token0);
+    for (int n = 0; n < Kept<Tile>::kPacks; ++n) {
+      const int g = n / 2 % kGroups;
+      const int64_t row = token + n % 2 * 8, column = column0 + own + 32 * g;
+      const bool of_gate = n < 2 * kGroups;
+      fetch_pack(p.aligned, static_cast<const T*>(of_gate ? p.gate : p.up), row * (of_gate ? p.ldg : p.ldu) + column,
+                 row < p.tokens ? p.width - column : 0, kept.packs[n][threadIdx.x]);
+    }
+    SteerRow* steer = kept.steer + warp * 16;
+    __syncwarp();
+    if (lane < 16) compact(p.steer, token0 + lane, p.tokens, steer + lane);
+    __syncwarp();
     Delta<T, kGroups> delta[2];
     const bool active = __any_sync(kFullWarp, rows.slot[0] >= 0 || rows.slot[1] >= 0);
     if (active) {
@@ -182,24 +212,27 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads) steered_
     }
     sum_tile<T, Tile, 2>(q.expand, rows, active, first, column0, p.width, staged, delta);
     first = false;
+    wait_copies();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (token + 8 * i >= p.tokens) continue;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        const int64_t column = own + 32 * g;
+        const int64_t column = column0 + own + 32 * g;
         if (column >= p.width) continue;
         float gates[8], ups[8];
-        unpacked(gate[i][g], gates);
-        unpacked(up[i][g], ups);
+        unpacked(own_pack<T>(kept.packs[2 * g + i][threadIdx.x]), gates);
+        unpacked(own_pack<T>(kept.packs[2 * kGroups + 2 * g + i][threadIdx.x]), ups);
         if (rows.slot[i] >= 0) {  // without a slot not even -0 changes
           delta[0].add_to(gates, g, i);
           round_all<T>(gates);
           delta[1].add_to(ups, g, i);
           round_all<T>(ups);
         }
+        const int at = own + 32 * g;
+        const Poles poles{kept.add + at, Kept<Tile>::kStride, kept.mask + at, 8, true};
         store_pack(p.aligned, static_cast<T*>(p.h) + (token + 8 * i) * p.ldh + column,
-                   finish<T>(p, gates, ups, column, steer[lane / 4 + 8 * i]), p.width - column);
+                   finish<T, 1>(p.act, gates, ups, poles, steer[lane / 4 + 8 * i]), p.width - column);
       }
     }
   }
@@ -237,7 +270,7 @@ __global__ void __launch_bounds__(kFloatThreads) steered_gated_act_expand_f32(co
           g[c] += delta[0][i][c];
           u[c] += delta[1][i][c];
         }
-      store_pack(p.aligned, static_cast<float*>(p.h) + token * p.ldh + column, finish<float>(p, g, u, column, steer[row]), left);
+      store_pack(p.aligned, static_cast<float*>(p.h) + token * p.ldh + column, finish<float, 4>(p.act, g, u, poles_at(p, column), steer[row]), left);
     }
   }
 }
@@ -257,13 +290,13 @@ int launch_plain(const Gated& p, void* stream) {
 
 template <class T, class Tile>
 int launch_tiles(GatedExpand p, void* stream) {
-  constexpr int64_t kResident = 512 / Tile::kThreads;
-  const int64_t steer = Tile::kThreads / 2 * sizeof(SteerRow), per_row = 2 * Tile::kColumns * sizeof(T);
-  p.expand.rows_at_once = static_cast<int>(rows_at_once(static_cast<int64_t>(p.expand.K) * p.expand.r, steer, per_row));
+  constexpr int64_t kResident = kResidentThreads / Tile::kThreads;
+  const int64_t kept = sizeof(Kept<Tile>), per_row = 2 * Tile::kColumns * sizeof(T);
+  p.expand.rows_at_once = static_cast<int>(rows_at_once(static_cast<int64_t>(p.expand.K) * p.expand.r, kept, per_row));
   const int64_t blocks = ceil_div(p.gated.width, Tile::kColumns), tiles = ceil_div(p.gated.tokens, Tile::kTokens);
   const int64_t rows = smaller(ceil_div(tiles, tiles_per_block(tiles, blocks, kResident)), kMaxGridY);
   return launch(steered_gated_act_expand<T, Tile>, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)),
-                Tile::kThreads, steer + p.expand.rows_at_once * per_row, stream, p);
+                Tile::kThreads, kept + p.expand.rows_at_once * per_row, stream, p);
 }
 
 template <class T>
