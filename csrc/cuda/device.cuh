@@ -92,6 +92,17 @@ __device__ __forceinline__ void store(void* p, const V& v) {
   *static_cast<V*>(p) = v;
 }
 
+// One store of 16 bytes; beside a path for other alignments the compiler splits a plain one into four.
+__device__ __forceinline__ void store_global(void* p, const uint4& v) {
+#if defined(__CUDACC__)
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+#else
+  store(p, v);
+#endif
+}
+
 // Starts copying 16 bytes to shared memory: `bytes` of them (0 or 16) from `from`, zeros for the rest. They are there for the
 // thread itself after wait_copies, for the block after a barrier behind it.
 __device__ __forceinline__ void copy_async(void* shared, const void* from, int bytes) {
@@ -136,7 +147,7 @@ __device__ __forceinline__ void store_pack(bool aligned, T* p, const Pack<T>& in
   if (aligned) {
     uint4 raw;
     memcpy(&raw, &in, sizeof raw);
-    if (count > 0) store(p, raw);
+    if (count > 0) store_global(p, raw);
   } else {
 #pragma unroll
     for (int i = 0; i < Pack<T>::n; ++i)
@@ -341,6 +352,19 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 
 __device__ __forceinline__ uint32_t pair(uint16_t low, uint16_t high) {
   return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
+}
+
+// Division of small numbers (n * by below 2^32) by one that the host knows: a multiplication.
+struct Divisor {
+  int by;
+  uint32_t magic;  // ceil(2^32 / by)
+  __device__ __forceinline__ int of(int n) const {
+    return by == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), magic));
+  }
+};
+inline Divisor divisor(int64_t by) {
+  const uint64_t d = by > 0 ? static_cast<uint64_t>(by) : 1;
+  return Divisor{static_cast<int>(d), static_cast<uint32_t>(((1ull << 32) + d - 1) / d)};
 }
 
 // ---- slots -----------------------------------------------------------------------------------------------------------

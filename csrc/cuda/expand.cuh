@@ -25,15 +25,11 @@ struct Expand {
   const int32_t* slots;
   float scale;
   int K, r;
-  uint32_t magic;     // ceil(2^32 / r), for row / r without a division
+  Divisor by_rank;
   bool eights;        // r is a multiple of 8 and u lies on 8 bytes: eight neighbouring rows have one entry k
   bool aligned;       // everything that a kernel reads or writes in 16 bytes lies on 16 bytes
   int rows_at_once;   // bank rows in shared memory at a time, a multiple of 16
 };
-
-__device__ __forceinline__ int entry_of_row(const Expand& p, int e) {
-  return p.r == 1 ? e : static_cast<int>(__umulhi(static_cast<uint32_t>(e), p.magic));
-}
 
 // ---- halves: the bank's columns --------------------------------------------------------------------------------------
 
@@ -201,7 +197,7 @@ struct Delta {
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           const int row = e + 8 * h + 2 * static_cast<int>(threadIdx.x % 4) + n, read = row < kr ? row : kr - 1;
-          const int k = entry_of_row(p, read);
+          const int k = p.by_rank.of(read);
           c[n] = scaled((p.scale * rows.code[i][k]) * u[i][read - k * p.r], i);
           c[n] = row < kr ? c[n] : 0.0f;
         }
@@ -248,7 +244,7 @@ __device__ __forceinline__ void sum_rows(const Expand& p, const Rows& rows, int 
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const bool there = e + 8 * h < p.K * p.r;
-        const int k = there ? entry_of_row(p, e + 8 * h) : 0;
+        const int k = there ? p.by_rank.of(e + 8 * h) : 0;
         j[h] = there ? e + 8 * h - k * p.r : 0;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -330,7 +326,7 @@ __device__ __forceinline__ void sum_float(const Expand& p, const Bank& bank, con
     const int e1 = static_cast<int>(smaller(e0 + kFloatChunk, kr));
     __syncthreads();
     for (int i = threadIdx.x; i < (e1 - e0) * kFloatTokens; i += kFloatThreads) {
-      const int t = i % kFloatTokens, slot = slots[t], e = e0 + i / kFloatTokens, k = entry_of_row(p, e);
+      const int t = i % kFloatTokens, slot = slots[t], e = e0 + i / kFloatTokens, k = p.by_rank.of(e);
       const float code = p.codes[static_cast<int64_t>(slot < 0 ? 0 : slot) * p.K + k];
       const float value = (p.scale * code) * u[(slot < 0 ? 0 : t) * p.r + e - k * p.r];
       coef[i] = slot >= 0 ? value : 0.0f;
@@ -372,8 +368,7 @@ inline Expand expand_of(const Bank& first, const Bank& second, const void* codes
   const auto on8 = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 8 == 0; };
   return Expand{{first, second}, static_cast<const float*>(codes), code_rows, static_cast<const int32_t*>(slots),
                 static_cast<float>(scale), static_cast<int>(K), static_cast<int>(r),
-                static_cast<uint32_t>(((1ull << 32) + static_cast<uint64_t>(r > 0 ? r : 1) - 1) / (r > 0 ? r : 1)),
-                r % 8 == 0 && on8(first.u) && on8(second.u), false, 0};
+                divisor(r), r % 8 == 0 && on8(first.u) && on8(second.u), false, 0};
 }
 
 }  // namespace

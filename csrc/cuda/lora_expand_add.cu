@@ -40,7 +40,7 @@ __device__ __forceinline__ void combine_tile(const ExpandAdd& p, int64_t group, 
                                              float* u) {
   const int K = p.expand.K, r = p.expand.r, step = p.pairs ? 2 : 1;
   for (int i = thread * step; i < 16 * r; i += threads * step) {
-    const int t = entry_of_row(p.expand, i), j = i - t * r;
+    const int t = p.expand.by_rank.of(i), j = i - t * r;
     const int slot = slot_of(p.expand.slots, token0 + t, p.tokens, p.expand.code_rows);
     const T* s = static_cast<const T*>(p.S) + (slot < 0 ? 0 : token0 + t) * p.lds + group * K * r + j;
     const float* code = p.codes_a + static_cast<int64_t>(slot < 0 ? 0 : slot) * K;
