@@ -42,7 +42,7 @@ class Code:
         return [Counter(name.split(".")[0] for name in self.opcodes[a : b + 1] if name != "NOP") for a, b in inner]
 
     def divisions_in_loops(self) -> int:
-        """Integer divisions inside loops: each begins with a conversion to floating point that nothing else uses."""
+        """Integer divisions inside loops, by the conversion to floating point that each begins with."""
         return sum(_matching(self.opcodes[a : b + 1], "I2F") for a, b in self.loops)
 
 
@@ -89,7 +89,7 @@ def disassemble(cubin: Path) -> list[Code]:
     if tool is None:
         raise RuntimeError("cuobjdump was not found, neither on the path nor in the triton package")
     done = subprocess.run(
-        [tool, "-sass", str(cubin)], capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True
+        [tool, "-sass", str(cubin)], capture_output=True, text=True, timeout=120
     )
     if done.returncode:
         raise RuntimeError(f"cuobjdump failed: {done.stderr.strip()[-500:]}")
@@ -136,7 +136,7 @@ def faults(code: Code, name: str) -> list[str]:
     For every kernel: no conversion of single halves (the slow pipe), no integer division in a loop, nothing spilled. For
     those in :data:`BOUNDS` their bounds too.
     """
-    name = re.sub(r"\((?:int|bool)\)", "", name).replace("> >", ">>").replace(", 1>", ", 1>")
+    name = name.replace("> >", ">>")
     found = []
     if slow := code.count("F2F"):
         found.append(f"{slow} conversions F2F")
