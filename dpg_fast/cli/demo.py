@@ -25,6 +25,7 @@ from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 from dpg_fast.util.smollm2 import load_smollm2
+from dpg_fast.util.words import counted
 
 QUESTION = "Your friends have planned a big party for tonight and you only just found out. What do you do?"
 PEOPLE = ("E+5", "E-5", "N+5", "A-5", "C+5", "O+5 E+3")
@@ -145,7 +146,7 @@ def check(model: PersonalityModel, tokenizer: Any) -> str:
     """
     started = time.perf_counter()
     found = model.verify(tokenizer=tokenizer, quick=True).require()
-    passed = f"{len(found.checks)} checks passed in {time.perf_counter() - started:.0f} s"
+    passed = f"{counted(len(found.checks), 'check')} passed in {time.perf_counter() - started:.0f} s"
     return f"{passed}: every trait acts, rows do not mix, None is the bare model, unload is exact (dpg-fast verify)\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.options import (
@@ -19,9 +19,6 @@ from dpg_fast.cli.options import (
     Cross,
     DryRun,
     Dtype,
-    JudgeKeyEnv,
-    JudgeModel,
-    JudgeUrl,
     Levels,
     MaxNewTokens,
     Mismatch,
@@ -31,20 +28,23 @@ from dpg_fast.cli.options import (
     Prices,
     Questions,
     Resamples,
+    SecondHypernet,
     Seed,
     Temperature,
     Traits,
     folder,
     json_object,
+    named_values,
     numbers,
     option,
     words,
 )
-from dpg_fast.cli.servers import takes_judge
+from dpg_fast.cli.servers import takes_judge, takes_judges_model
 from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.judges.choice import JudgeChoice
+    from dpg_fast.llm.server import Server
 
 evaluate = group(
     "Measure personalities and tuned characters beside prompting, and what they cost. A run that was killed continues; more "
@@ -65,9 +65,7 @@ def traits(
     out: OutFolder,
     base_model: BaseModel = "smollm2",
     adapter: Adapter = None,
-    hypernet: Annotated[
-        str | None, option("Directory or Hub id of a second adapter, whose hypernetwork is measured too.")
-    ] = None,
+    hypernet: SecondHypernet = None,
     methods: Annotated[
         str | None,
         option("Methods beside the bare model, with commas between them; by default all that the adapter allows."),
@@ -158,6 +156,8 @@ def dpg(
     api_url: Annotated[str | None, option("Address of that model's server; OpenAI's by default.")] = None,
     api_key_env: Annotated[str, option("Environment variable that holds that model's API key.")] = "OPENAI_API_KEY",
     api_parameters: Annotated[str, option("Parameters of its calls, as JSON; temperature is 0 by default.")] = "{}",
+    api_header: Annotated[list[str] | None, option("A header of its calls, as NAME=VARIABLE." + AGAIN)] = None,
+    api_query: Annotated[list[str] | None, option("A parameter of its address, as NAME=VALUE." + AGAIN)] = None,
     prices: Prices = None,
     dry_run: DryRun = False,
     tasks: Annotated[
@@ -230,8 +230,10 @@ def dpg(
     api = None
     if api_model is not None:
         asked = json_object(api_parameters, "--api-parameters")
-        sampling = {"temperature": asked.pop("temperature", 0.0), "parameters": asked}
-        server = Server(api_model, api_url, api_key_env, **sampling, prices=prices, dry_run=dry_run)
+        how: dict[str, Any] = {"temperature": asked.pop("temperature", 0.0), "parameters": asked}
+        how["headers"] = named_values(api_header, "--api-header", "NAME=VARIABLE")
+        how["query"] = named_values(api_query, "--api-query", "NAME=VALUE")
+        server = Server(api_model, api_url, api_key_env, **how, prices=prices, dry_run=dry_run)
         api = server.client(out / "answers.sqlite")
     run = DPGEvaluation(
         out,
@@ -321,6 +323,7 @@ def capability(
 
 
 @evaluate.command("personified")
+@takes_judges_model()
 def personified(
     out: OutFolder,
     data: Annotated[list[Path], option("Folder of a character's conversations, one for each character." + AGAIN)],
@@ -343,11 +346,10 @@ def personified(
     parts_of: Annotated[
         str, option("Systems with questionnaire and long chat, with commas between them; all by default.")
     ] = "",
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     resamples: Resamples = 500,
     seed: Seed = 0,
+    *,
+    judge: Server | None,
 ) -> None:
     """Measure tuned characters beside prompting: who is distinct, what is known, false premises, questionnaire, drift.
 
@@ -356,7 +358,6 @@ def personified(
     from rich.console import Console
 
     from dpg_fast.judges.choice import JudgeChoice
-    from dpg_fast.llm.server import Server
     from dpg_fast.personified.evaluate.cast import load_cast
     from dpg_fast.personified.evaluate.report import lead, write_report
     from dpg_fast.personified.evaluate.run import EvaluationSettings, evaluate
@@ -365,8 +366,6 @@ def personified(
     from dpg_fast.util.progress import progress_bars
 
     folder(out)
-    if judge_url and not judge_model:
-        raise DPGError("name the judge's model with --judge-model")
     directories, prompted = tuned_directories(system or []), list(BASELINES) if baselines is None else words(baselines)
     cast = load_cast(data, limit=limit, seed=seed)
     make_systems(prompted, directories, None, None, cast)  # whatever is wrong with them is found before loading
@@ -381,7 +380,7 @@ def personified(
         seed=seed,
     )
     replies = out / "replies.sqlite"
-    judge = Server(judge_model, judge_url, judge_key_env).client(replies) if judge_model else None
+    client = None if judge is None else judge.client(replies)
     base, tokenizer = load_base(base_model, dtype.torch)
     systems, console = make_systems(prompted, directories, base, tokenizer, cast), Console()
     with progress_bars(console) as bars:
@@ -390,7 +389,7 @@ def personified(
             cast,
             out,
             settings,
-            judge=judge,
+            judge=client,
             trait_judge=lambda bare, words: JudgeChoice().make(bare, words, replies),
             about={"model": base_model, "dtype": dtype.value, "data": [place.name for place in data]},
             progress=bars,

@@ -32,6 +32,7 @@ from dpg_fast.cli.options import (
 from dpg_fast.cli.servers import takes_server
 from dpg_fast.judges.protocols import Way, make_protocol, make_reader
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,7 +221,7 @@ def _judge_here(files: Files, traits: list[Any], total: int, console: Console) -
     if files.dry_run:
         done = read_done(files.out, about)
         console.print(
-            f"{total:,} dialogues, {len(done):,} judged already; the likelihood judge makes no calls: price 0"
+            f"{counted(total, 'dialogue')}, {len(done):,} judged already; the likelihood judge makes no calls: price 0"
         )
         return True
     from dpg_fast.judges.choice import fast_dtype
@@ -272,7 +273,7 @@ def _judge_there(
     if files.batch_export is not None:
         written = export_batch(client, calls(), files.batch_export)
         for path, number in written:
-            console.print(f"{number:,} requests written to {path}", highlight=False)
+            console.print(f"{counted(number, 'request')} written to {path}", highlight=False)
         if not written:
             console.print("no open requests")
         return True
@@ -282,8 +283,9 @@ def _judge_there(
         found = import_batch(client, calls(), files.batch_import)
         errors = found.errors
         console.print(
-            f"{found.stored:,} replies stored, {found.known:,} known already, {found.unknown:,} of no call of these "
-            f"{noun}, {len(errors):,} errors"
+            f"{counted(found.stored, 'reply', 'replies')} stored, {found.known:,} known already, "
+            f"{found.unknown:,} of no call of these "
+            f"{noun}, {counted(len(errors), 'error')}"
         )
 
     async def run(output: JudgementFile, show: Callable[[Summary], None]) -> Summary:

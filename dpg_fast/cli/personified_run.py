@@ -30,6 +30,7 @@ from dpg_fast.personified.data.writing import LOST, read_personified, write_pair
 from dpg_fast.personified.data.written import load_examples
 from dpg_fast.text.records import write_records
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 REPLIES = "replies.sqlite"
 _SHOWN_NOTES = 10
@@ -120,7 +121,9 @@ def run_material(
     novel.check_target(out)
     found, notes = novel.read_novel(path, wanted, encoding)
     words = sum(count_words(block.text) for passage in found for block in passage.blocks)
-    console.print(f"{len(found):,} passages with {words:,} words concern {wanted.name}.", highlight=False)
+    console.print(
+        f"{counted(len(found), 'passage')} with {counted(words, 'word')} concern {wanted.name}.", highlight=False
+    )
     _print_notes(notes, console)
     client = server.client(out / REPLIES)
     if server.dry_run:
@@ -202,7 +205,7 @@ def run_pairs(
         raise DPGError("no pairs: build with --cross above 0 and several stages, or give several characters")
     statistics = pair_statistics(found)
     write_pairs(out, pairs, statistics, settings)
-    table = Table(title=f"{len(pairs):,} pairs")
+    table = Table(title=counted(len(pairs), "pair"))
     for column in ("pairs", "of", "chosen words", "rejected words", "difference (95 %)", "chosen longer"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     for name, bias in statistics.lengths.items():
@@ -247,7 +250,7 @@ def run_lessons(
         asker = Asker(Server("nobody", dry_run=True).client(out.parent / REPLIES))  # prompts alone, nothing is asked
         examples = training_examples(load_examples(folder, character), settings)
         found = writer_lessons(Annotator(character, settings, asker, make_embedder(embedding), examples=examples))
-        console.print(f"{character.name}: {len(found):,} lessons", highlight=False)
+        console.print(f"{character.name}: {counted(len(found), 'lesson')}", highlight=False)
         lessons += found
     write_records(out, lessons)
     console.print(f"Written to {out}")
@@ -300,7 +303,9 @@ def _print_plan(client: LLMClient, steps: Sequence[tuple[str, Sequence[Any], int
 
 def _print_build(manifest: dict[str, Any], console: Console) -> None:
     records = manifest["records"]
-    table = Table(title=f"{records['total']:,} conversations, {manifest['cross']:,} answers across stages")
+    table = Table(
+        title=f"{counted(records['total'], 'conversation')}, {counted(manifest['cross'], 'answer')} across stages"
+    )
     table.add_column("by")
     table.add_column("count")
     for name in ("stage", "kind", "split", "stance"):

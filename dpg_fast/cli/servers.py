@@ -31,6 +31,7 @@ from dpg_fast.cli.options import (
     named_values,
     option,
 )
+from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.judges.choice import JudgeChoice
@@ -127,6 +128,12 @@ def takes_judge() -> Decorator:
     return _takes("judge", {"judge": (Judge, JudgeKind.LIKELIHOOD)} | own | shared, make_judge)
 
 
+def takes_judges_model(parameter: str = "judge") -> Decorator:
+    """Give a command with this parameter the options of a judge's model behind an API; None where none is named."""
+    own = {f"judge_{name}": declared for name, declared in _WHO["judge"].items()}
+    return _takes(parameter, own | {name: _SHARED[name] for name in ("header", "query")}, make_judges_model)
+
+
 def _takes(parameter: str, options: Options, make: Callable[[dict[str, Any]], Any]) -> Decorator:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -150,6 +157,27 @@ def make_judge(given: Mapping[str, Any]) -> JudgeChoice:
 
     return JudgeChoice(
         given["judge"].value,
+        given["judge_model"],
+        given["judge_url"],
+        given["judge_key_env"],
+        headers=named_values(given["header"], "--header", "NAME=VARIABLE"),
+        query=named_values(given["query"], "--query", "NAME=VALUE"),
+    )
+
+
+def make_judges_model(given: Mapping[str, Any]) -> Server | None:
+    """The judge's model that the options name.
+
+    Raises:
+        DPGError: options of another form, or of a model that is not named.
+    """
+    from dpg_fast.llm.server import Server
+
+    if not given["judge_model"]:
+        if given["judge_url"] or given["header"] or given["query"]:
+            raise DPGError("name the judge's model with --judge-model")
+        return None
+    return Server(
         given["judge_model"],
         given["judge_url"],
         given["judge_key_env"],

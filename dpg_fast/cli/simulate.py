@@ -16,9 +16,6 @@ from dpg_fast.cli.options import (
     Cache,
     Characters,
     Dtype,
-    JudgeKeyEnv,
-    JudgeModel,
-    JudgeUrl,
     OptionalOutFile,
     OutFolder,
     Precision,
@@ -29,11 +26,12 @@ from dpg_fast.cli.options import (
     named_folders,
     option,
 )
-from dpg_fast.cli.servers import takes_judge
+from dpg_fast.cli.servers import takes_judge, takes_judges_model
 from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.judges.choice import JudgeChoice
+    from dpg_fast.llm.server import Server
 
 simulate = group("Let simulated people talk with each other, and compare what they said.")
 
@@ -78,6 +76,7 @@ def run(
 
 
 @simulate.command("compare")
+@takes_judges_model()
 def compare(
     dialogues: Annotated[
         list[str], typer.Argument(help="Two or more files of dialogues, or NAME=FILE, one for each system.")
@@ -87,14 +86,13 @@ def compare(
     material: Annotated[
         list[Path] | None, option("Folder of a character from whose texts terms are derived." + AGAIN)
     ] = None,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    judge_key_env: JudgeKeyEnv = "OPENAI_API_KEY",
     cache: Cache = Path("simulate_replies.sqlite"),
     out: OptionalOutFile = None,
     report: Report = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
+    *,
+    judge: Server | None,
 ) -> None:
     """Compare systems' conversations: range of the domain's terms, agreement, lengths, repetition.
 
@@ -109,9 +107,7 @@ def compare(
         terms=terms,
         scenarios=tuple(scenario or ()),
         material=tuple(material or ()),
-        judge_model=judge_model,
-        judge_url=judge_url,
-        judge_key_env=judge_key_env,
+        judge=judge,
         cache=cache or Path("simulate_replies.sqlite"),
         resamples=resamples,
         seed=seed,

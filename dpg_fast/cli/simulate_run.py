@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,6 +18,10 @@ from rich.table import Table
 from dpg_fast.judges.choice import JudgeChoice
 from dpg_fast.simulate.scenario import Scenario, load_scenarios
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
+
+if TYPE_CHECKING:
+    from dpg_fast.llm.server import Server
 
 REPLIES = "replies.sqlite"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -125,7 +129,7 @@ def run_simulation(
         )
     page = write_transcripts(found, scenarios, out, about, None if judge is None else judge.describe())
     console.print(
-        f"{len(found.conversations)} conversations: {out / 'dialogues.jsonl'}, {out / 'transcript.md'}, {page}"
+        f"{counted(len(found.conversations), 'conversation')}: {out / 'dialogues.jsonl'}, {out / 'transcript.md'}, {page}"
     )
     return found
 
@@ -234,9 +238,7 @@ class CompareOptions:
     terms: Path | None = None
     scenarios: Sequence[Path] = ()
     material: Sequence[Path] = ()
-    judge_model: str | None = None
-    judge_url: str | None = None
-    judge_key_env: str = "OPENAI_API_KEY"
+    judge: Server | None = None
     cache: Path = Path("simulate_replies.sqlite")
     resamples: int = 1000
     seed: int = 0
@@ -254,7 +256,6 @@ def run_comparison(
     Raises:
         ValueError: two systems of one name, terms from two places, or a file that cannot be used.
     """
-    from dpg_fast.llm import LLMClient, LLMSettings
     from dpg_fast.simulate.compare import compare, read_systems
     from dpg_fast.simulate.comparison_report import comparison_tables, write_comparison_page
     from dpg_fast.util.results import write_results
@@ -263,16 +264,11 @@ def run_comparison(
     names = [name for name, _ in files]
     if len(set(names)) < len(names):
         raise DPGError(f"two systems have the same name ({', '.join(names)}); write NAME=FILE")
-    if options.judge_url and not options.judge_model:
-        raise DPGError("name the judge's model with --judge-model")
     if report is not None and report.exists() and not report.is_dir():
         raise DPGError(f"{report} is a file; name a folder")
     terms, origin = find_terms(options)
     systems = read_systems(dict(files))
-    client = None
-    if options.judge_model:
-        settings = LLMSettings(options.judge_model, options.judge_url, api_key_variable=options.judge_key_env)
-        client = LLMClient(settings, options.cache)
+    client = None if options.judge is None else options.judge.client(options.cache)
     try:
         found = compare(
             systems, terms=terms, terms_from=origin, client=client, resamples=options.resamples, seed=options.seed

@@ -15,6 +15,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting import Page, Picture, Quote, Quotes, Section, Table, Text, bounds, charts, number, write_report
 from dpg_fast.reporting.page import SIGNED
 from dpg_fast.util.stats import Interval
+from dpg_fast.util.words import counted
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def write_case_report(
     )
     page = Page(
         title=task,
-        subtitle=f"{people} people, {len(cases)} answers of each of {len(report.figures)} methods",
+        subtitle=f"{counted(people, 'person', 'people')}, {counted(len(cases), 'answer')} of each of "
+        f"{counted(len(report.figures), 'method')}",
         lead=" ".join([lead, *notes]),
         sections=[
             _figures(report, people),
@@ -144,11 +146,11 @@ def _figures(report: CaseReport, people: int) -> Section:
     )
     parts = list(report.groups)
     groups = Table(
-        ["method", *(f"{part} ({report.sizes[part]} answers)" for part in parts)],
+        ["method", *(f"{part} ({counted(report.sizes[part], 'answer')})" for part in parts)],
         [[name, *(bounds(report.groups[part][name], SIGNED) for part in parts)] for name in report.figures],
         "Mean Spearman over parts of the cases.",
     )
-    few = f"Only {people} people: the intervals are too narrow to be trusted."
+    few = f"Only {counted(people, 'person', 'people')}: the intervals are too narrow to be trusted."
     return Section(
         "Figures",
         [

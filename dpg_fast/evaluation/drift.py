@@ -25,6 +25,7 @@ from dpg_fast.util.progress import Progress
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import Interval, bootstrap, mean_interval, mean_of
 from dpg_fast.util.store import Store
+from dpg_fast.util.words import counted
 
 ANSWERS, SCORES = "answers", "scores"
 USER_TURNS = (
@@ -83,7 +84,9 @@ class Drift:
 
     def table(self) -> Table:
         """Slopes, and mean scores of the first and last third, for the terminal."""
-        table = Table(title=f"Drift over {len(self.turns)} turns, {len(self.labels)} people")
+        table = Table(
+            title=f"Drift over {counted(len(self.turns), 'turn')}, {counted(len(self.labels), 'person', 'people')}"
+        )
         for column in ("trait", "first third", "last third", "slope per turn", "95% interval"):
             table.add_column(column, justify="left" if column == "trait" else "right")
         third = max(1, len(self.turns) // 3)

@@ -29,6 +29,7 @@ from dpg_fast.reporting.page import MISSING
 from dpg_fast.reporting.render import write_report
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.stats import mean_of
+from dpg_fast.util.words import counted
 
 _PEOPLE = 6  # whose first and last answers are shown
 
@@ -68,7 +69,10 @@ def write_drift_report(runs: Sequence[Mapping[str, Any]], directory: Path) -> Pa
     ]
     page = Page(
         title="Drift over a long chat",
-        subtitle="; ".join(f"{n}: {len(r['labels'])} people, {len(r['turns'])} turns" for n, r in named.items()),
+        subtitle="; ".join(
+            f"{n}: {counted(len(r['labels']), 'person', 'people')}, {counted(len(r['turns']), 'turn')}"
+            for n, r in named.items()
+        ),
         lead=" ".join(_lead(run, name if len(named) > 1 else "") for name, run in named.items()),
         sections=sections,
         data={"systems": {name: dict(run) for name, run in named.items()}},

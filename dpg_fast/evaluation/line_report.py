@@ -13,6 +13,7 @@ from dpg_fast.judges.sections import closing_sections, software
 from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting import Page, Picture, Section, Table, bounds, charts, number, write_report
 from dpg_fast.reporting.page import SIGNED
+from dpg_fast.util.words import counted
 
 #: method -> figures of each trait that changes
 LineFigures = Mapping[str, Mapping[Trait, TraitLine]]
@@ -71,7 +72,8 @@ def write_line_report(
     )
     head = ["from → to", "trait", "method", "Spearman of the means", "pairs in order", "largest step back", "change"]
     caption = (
-        f"Of {steps} steps; {questions} held-back questions of each trait, which the 95% intervals resample. Spearman between "
+        f"Of {counted(steps, 'step')}; {questions} held-back questions of each trait, which the 95% intervals "
+        f"resample. Spearman between "
         "step and mean judged score, 1 where it always moves the way asked for; share of pairs of steps in the right order (50% "
         "by chance); largest single step in the wrong direction; change from the first to the last step, the way asked for."
     )
@@ -83,7 +85,7 @@ def write_line_report(
     )
     page = Page(
         title="From one personality to another",
-        subtitle=f"{len(lines)} pairs, {steps} steps each",
+        subtitle=f"{counted(len(lines), 'pair')}, {counted(steps, 'step')} each",
         lead=f"In {good} of {every} cases the mean judged score follows the way with a rank correlation of at least {_STEADY}.",
         sections=[
             Section("Judged scores on the way", [picture, Table(head, rows, caption, left=3)]),

@@ -33,6 +33,7 @@ from dpg_fast.reporting import (
 from dpg_fast.reporting.page import MISSING, SIGNED, grouped
 from dpg_fast.util.results import json_ready, write_results
 from dpg_fast.util.stats import mean_of
+from dpg_fast.util.words import counted
 
 RAW = "results.json"
 BARE = "bare"
@@ -88,8 +89,8 @@ def write_evaluation_report(
     works = [f"{method.name} on {_works(method)} of {len(method.traits)}" for method in tried]
     page = Page(
         title="Measured personality",
-        subtitle=f"{len(tried)} methods beside the bare model on {', '.join(trait.value for trait in plan.traits)}; "
-        f"{sum(map(len, plan.questions.values()))} questions, {len(plan.levels)} levels",
+        subtitle=f"{counted(len(tried), 'method')} beside the bare model on {', '.join(trait.value for trait in plan.traits)}; "
+        f"{counted(sum(map(len, plan.questions.values())), 'question')}, {counted(len(plan.levels), 'level')}",
         lead=f"Traits whose judged score moves with the level asked for: {'; '.join(works)}."
         if works
         else "No method was tried.",
@@ -121,7 +122,7 @@ def verdict(trait: Trait, figures: TraitFigures, ends: tuple[float, float]) -> s
 
 def few_questions(asked: int) -> Text | None:
     """A warning where a bootstrap over so few questions says little."""
-    warning = f"Only {asked} questions for a trait: the intervals are too narrow to be trusted."
+    warning = f"Only {counted(asked, 'question')} for a trait: the intervals are too narrow to be trusted."
     return Text(warning, strong=True) if asked < FEW else None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from dpg_fast.llm.client import in_new_loop
+from dpg_fast.llm.client import LLMClient, in_new_loop
+from dpg_fast.llm.prices import Usage
 from dpg_fast.personality.scores import Trait
+from dpg_fast.text.records import JudgeNote
 from dpg_fast.util.progress import Count
 
 V = TypeVar("V")
@@ -46,8 +48,37 @@ class Judge(Protocol):
         """What this judge is and how far it can be trusted, in plain words."""
 
 
+class Paid(Protocol):
+    """A verdict that tokens were paid for."""
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens behind it."""
+
+
 class APIJudge(ABC, Generic[V]):
-    """A judge over an API: the calls of `Judge`, given one that awaits."""
+    """A judge over an API: the calls of `Judge`, given one that awaits.
+
+    Args:
+        client: model, stored replies and prices.
+        parameters: sent with every call, over the client's; default: temperature 0, unless the client's name one.
+    """
+
+    prompt_version: ClassVar[str]
+
+    def __init__(self, client: LLMClient, parameters: Mapping[str, Any] | None = None) -> None:
+        self.client = client
+        if parameters is None:
+            parameters = {} if "temperature" in client.settings.parameters else {"temperature": 0}
+        self.parameters = dict(parameters)
+
+    def note(self, verdict: Paid) -> JudgeNote:
+        """Who judged, for a record; with the cost if the client knows the price."""
+        cost = self.client.prices.cost(self.client.settings.model, verdict.usage)
+        currency = None if cost is None else self.client.prices.currency
+        return JudgeNote(
+            model=self.client.settings.model, prompt_version=self.prompt_version, cost=cost, currency=currency
+        )
 
     def judge(self, question: str, answers: Sequence[str], *, traits: Sequence[Trait] | None = None) -> list[V]:
         """One judgement for each answer to ``question``; errors as `judge_all`."""

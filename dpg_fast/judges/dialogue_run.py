@@ -152,8 +152,10 @@ class JudgementFile:
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], again: bool = False) -> None:
-        self._path, self._again, self._replaced = path, again, False
+        self._path, self._again = path, again
         self.done = Store(path, about, KEY, keep=False, sync_every=_SYNC_EVERY)
+        items = [row["item"] for row in read_rows(path)]
+        self._replaced = len(items) > len(set(items))  # by a run that was killed before it dropped the old ones
         self.partial = judged_in_part(path)
         self.failed_path = failed_file(path)
         self.failed_path.unlink(missing_ok=True)

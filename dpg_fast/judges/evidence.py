@@ -27,7 +27,6 @@ from dpg_fast.llm.session import Answers, all_or_first_error
 from dpg_fast.llm.structured import format_instruction
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.quotes import QuotedText
-from dpg_fast.text.records import JudgeNote
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import Count
 
@@ -116,6 +115,8 @@ class EvidenceJudge(APIJudge[EvidenceJudgement]):
         ValueError: a context that does not hold the instructions.
     """
 
+    prompt_version = PROMPT_VERSION
+
     def __init__(
         self,
         client: LLMClient,
@@ -124,11 +125,8 @@ class EvidenceJudge(APIJudge[EvidenceJudgement]):
         reply_tokens: int = REPLY_TOKENS,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        self.client = client
+        super().__init__(client, parameters)
         self.reply_tokens = reply_tokens
-        if parameters is None:
-            parameters = {} if "temperature" in client.settings.parameters else {"temperature": 0}
-        self.parameters = dict(parameters)
         count = client.count_tokens
         instructions = sum(count(message["content"]) + 4 for message in evidence_messages([]))
         # a repair adds the first reply and the schema once more
@@ -204,12 +202,6 @@ class EvidenceJudge(APIJudge[EvidenceJudgement]):
 
             await all_or_first_error([work() for _ in range(self.client.settings.concurrency)])
         return [found[i] for i in range(len(dialogues))]
-
-    def note(self, judgement: EvidenceJudgement) -> JudgeNote:
-        """Who judged, for a record; with the cost if the client knows the price."""
-        cost = self.client.prices.cost(self.client.settings.model, judgement.usage)
-        currency = None if cost is None else self.client.prices.currency
-        return JudgeNote(model=self.client.settings.model, prompt_version=PROMPT_VERSION, cost=cost, currency=currency)
 
     def plan(self, dialogues: Sequence[Dialogue]) -> Plan:
         """What judging would send and cost. Nothing is sent."""

@@ -19,15 +19,12 @@ from pydantic import BaseModel, Field
 
 from dpg_fast.judges.base import APIJudge
 from dpg_fast.llm import Call, Fence, LLMClient, Plan, Result, Usage
-from dpg_fast.llm.results import Run
 from dpg_fast.personality.scores import MAX_SCORE, Trait
 from dpg_fast.text.facets import FACETS
-from dpg_fast.text.records import JudgeNote
 from dpg_fast.util.progress import Count
 
 PROMPT_VERSION = "npti-like-1"
 REPLY_TOKENS = 80  # of thirty words and their frame
-_PARAMETERS = {"temperature": 0}
 _TRAIT_SYSTEM = """You are an impartial judge of texts. You rate how strongly an answer shows the Big Five trait {trait}.
 Look at what the answer shows of {facets}.
 First explain your rating objectively in at most 30 words. Then give it: a whole number from 1 (the answer shows the opposite \
@@ -91,13 +88,11 @@ class LLMJudge(APIJudge[LLMJudgement]):
             need ``{}``.
     """
 
+    prompt_version = PROMPT_VERSION
+
     def __init__(self, client: LLMClient, *, fluency: bool = True, parameters: Mapping[str, Any] | None = None) -> None:
-        self.client = client
+        super().__init__(client, parameters)
         self.fluency = fluency
-        if parameters is None:
-            parameters = {} if "temperature" in client.settings.parameters else _PARAMETERS
-        self.parameters = dict(parameters)
-        self.last_run: Run | None = None
 
     async def judge_all_async(
         self,
@@ -108,7 +103,7 @@ class LLMJudge(APIJudge[LLMJudgement]):
     ) -> list[LLMJudgement]:
         """One `LLMJudgement` per (question, answer), in order; empty answers get a reason and cost nothing.
 
-        A call that fails leaves its score out and says why; the run's tokens and cost are in `last_run` afterwards.
+        A call that fails leaves its score out and says why.
 
         Raises:
             LLMError: the server cannot be used at all.
@@ -132,7 +127,6 @@ class LLMJudge(APIJudge[LLMJudgement]):
         if progress is not None and done:
             progress(done, len(pairs))
         run = await self.client.run_async(calls, progress=step)
-        self.last_run = run
         return self.read(len(pairs), calls, owners, run.results)
 
     def read(
@@ -147,12 +141,6 @@ class LLMJudge(APIJudge[LLMJudgement]):
     def plan(self, pairs: Sequence[tuple[str, str]], *, traits: Sequence[Trait] | None = None) -> Plan:
         """What `judge_all` would send and cost; a reply is taken to have `REPLY_TOKENS`. Nothing is sent."""
         return self.client.plan(self.calls(pairs, traits)[0], completion_tokens=REPLY_TOKENS)
-
-    def note(self, judgement: LLMJudgement) -> JudgeNote:
-        """Who judged, for a record; with the cost if the client knows the price."""
-        cost = self.client.prices.cost(self.client.settings.model, judgement.usage)
-        currency = None if cost is None else self.client.prices.currency
-        return JudgeNote(model=self.client.settings.model, prompt_version=PROMPT_VERSION, cost=cost, currency=currency)
 
     def describe(self) -> str:
         """What this judge is and how far it can be trusted, in plain words."""

@@ -31,6 +31,7 @@ from dpg_fast.util.errors import DPGError
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import mean_of, variance_of
 from dpg_fast.util.store import read_about, read_rows, whole_lines
+from dpg_fast.util.words import counted
 
 #: characters and examples of a trait that the page shows; the data hold all characters
 _MOST_CHARACTERS, _EXAMPLES = 40, 2
@@ -91,14 +92,16 @@ def write_judgement_report(judgements: Path, failed: Path, directory: Path) -> P
     if fluency:
         cards.append(("fluency", number(mean_of(fluency)), "mean rating, 1 to 5"))
     if currency:
-        cards.append(("cost", f"{cost:.2f} {currency}", f"{tokens[0]:,} prompt and {tokens[1]:,} reply tokens"))
+        cards.append(
+            ("cost", f"{cost:.2f} {currency}", f"{tokens[0]:,} prompt and {counted(tokens[1], 'reply token')}")
+        )
     kinds = Counter(reason.partition(":")[0][:80] for reason in reasons)
     failures = Table(["reason", "dialogues"], [[reason, str(count)] for reason, count in kinds.items()])
     examples = [quote for trait in Trait for quote in _extremes(quotes[trait])]
     name = " ".join(str((judge or {}).get(key, "")) for key in ("model", "protocol"))
     page = Page(
         title="Judged dialogues",
-        subtitle=f"{name}; {total} dialogues",
+        subtitle=f"{name}; {counted(total, 'dialogue')}",
         lead=_lead(people, counts, len(reasons), total),
         sections=[
             Section("Overview", [Cards(cards)]),
@@ -158,7 +161,7 @@ def _characters(found: Mapping[str, Mapping[str, Any]]) -> Section:
     ]
     caption = "Mean score of each trait, -5 to 5, and standard deviation over dialogues"
     if len(order) < len(found):
-        caption += f"; the {len(order)} of {len(found)} characters with most dialogues"
+        caption += f"; the {len(order)} of {counted(len(found), 'character')} with most dialogues"
     return Section("Characters", [Table(["character", "dialogues", *(t.value for t in Trait)], rows, caption)])
 
 
@@ -172,10 +175,10 @@ def _extremes(quotes: list[tuple[float, Quote]]) -> list[Quote]:
 def _lead(people: Mapping[str, Sequence[Sequence[float]]], counts: np.ndarray, failed: int, total: int) -> str:
     """The mean level of each trait, and what speaks against believing it."""
     if not counts.sum():
-        return f"None of {total:,} dialogues gave evidence for any trait."
+        return f"None of {counted(total, 'dialogue')} gave evidence for any trait."
     table = np.array([scores for rows in people.values() for scores in rows])
     means = [f"{t.value} {number(mean_of(table[:, t.position]), '{:+.1f}')}" for t in Trait if counts[t.position].any()]
-    text = f"Mean levels, from -5 to 5, over {total:,} dialogues: {', '.join(means)}."
+    text = f"Mean levels, from -5 to 5, over {counted(total, 'dialogue')}: {', '.join(means)}."
     if failed:
         text += f" {failed:,} more were not judged, or only in part."
     same = [t.value for t in Trait if total > 1 and counts[t.position].max() > 0.9 * max(counts[t.position].sum(), 2)]

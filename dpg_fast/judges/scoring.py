@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dpg_fast.judges.base import Judge
-from dpg_fast.llm.prices import Usage
+from dpg_fast.judges.base import APIJudge, Judge
+from dpg_fast.judges.llm import LLMJudgement
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.answers import NEUTRAL_SYSTEM
 from dpg_fast.text.fluency import answer_likelihoods, repeated_ngrams
@@ -32,7 +32,6 @@ class Scorer:
     tokenizer: Any
     system: str = NEUTRAL_SYSTEM
     autocast: torch.dtype | None = None
-    _runs: list[tuple[Usage, float | None, str]] = field(default_factory=list, repr=False, compare=False)
 
     def about(self) -> dict[str, Any]:
         """What the scores depend on, besides the answers."""
@@ -43,25 +42,22 @@ class Scorer:
 
         Stored replies cost nothing. The price is None where the model's is not known.
         """
-        if not self._runs:
+        if not isinstance(self.judge, APIJudge):
             return {}
-        usage = sum((paid for paid, _, _ in self._runs), Usage())
-        costs = [cost for _, cost, _ in self._runs]
-        price = None if None in costs else round(sum(cost for cost in costs if cost is not None), 6)
-        return {**usage.model_dump(), "price": price, "currency": self._runs[0][2]}
+        client = self.judge.client
+        cost = client.prices.cost(client.settings.model, client.paid)
+        price = None if cost is None else round(cost, 6)
+        return {**client.paid.model_dump(), "price": price, "currency": client.prices.currency}
 
     def judge_traits(self, question: str, answers: Sequence[str], traits: Sequence[Trait]) -> list[dict[str, Any]]:
         """For each answer, JSON-ready: ``scores`` (trait name -> -5..5, without those that could not be judged), ``reason``,
         ``rated_fluency`` (1 to 5 if the judge gives it) and ``empty``."""
         verdicts = self.judge.judge_all([(question, answer) for answer in answers], traits=traits)
-        run = getattr(self.judge, "last_run", None)
-        if run is not None:  # a judge over an API says what it spent
-            self._runs.append((run.paid, run.cost, run.prices.currency))
         return [
             {
                 "scores": {trait.value: verdict.scores[trait] for trait in traits if trait in verdict.scores},
                 "reason": verdict.reason,
-                "rated_fluency": getattr(verdict, "fluency", None),
+                "rated_fluency": verdict.fluency if isinstance(verdict, LLMJudgement) else None,
                 "empty": not answer.strip(),
             }
             for answer, verdict in zip(answers, verdicts, strict=True)

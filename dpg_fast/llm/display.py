@@ -14,6 +14,7 @@ from dpg_fast.llm.client import LLMClient
 from dpg_fast.llm.prices import Usage
 from dpg_fast.llm.results import Plan, Run
 from dpg_fast.util.progress import progress_bars
+from dpg_fast.util.words import counted
 
 _SHOWN_FAILURES = 10
 
@@ -64,13 +65,13 @@ def run_with_progress(client: LLMClient, calls: Sequence[Call[Any]], console: Co
 def told_usage(usage: Usage, what: str, client: LLMClient) -> str:
     """Replies, tokens and cost in a line."""
     cost = money(client.prices.cost(client.settings.model, usage), client.prices.currency)
-    tokens = f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} reply tokens"
+    tokens = f"{usage.prompt_tokens:,} prompt and {counted(usage.completion_tokens, 'reply token')}"
     missing = (
         f"; the server did not count the tokens of {usage.uncounted:,}: the figures are too low"
         if usage.uncounted
         else ""
     )
-    return f"{usage.calls:,} replies {what}: {tokens}, {cost}{missing}"
+    return f"{counted(usage.calls, 'reply', 'replies')} {what}: {tokens}, {cost}{missing}"
 
 
 def print_spent(client: LLMClient, console: Console) -> None:
@@ -84,11 +85,14 @@ def print_run(run: Run, console: Console) -> None:
     """Tokens, cost and failures of a finished run."""
     paid = run.paid
     console.print(
-        f"{len(run.results):,} calls, {paid.calls:,} replies paid for in this run: {paid.prompt_tokens:,} prompt and "
-        f"{paid.completion_tokens:,} reply tokens, {money(run.cost, run.prices.currency)}"
+        f"{counted(len(run.results), 'call')}, {counted(paid.calls, 'reply', 'replies')} paid for in this run: "
+        f"{paid.prompt_tokens:,} prompt and "
+        f"{counted(paid.completion_tokens, 'reply token')}, {money(run.cost, run.prices.currency)}"
     )
     if paid.uncounted:
-        console.print(f"The server did not count the tokens of {paid.uncounted:,} replies: the figures are too low.")
+        console.print(
+            f"The server did not count the tokens of {counted(paid.uncounted, 'reply', 'replies')}: the figures are too low."
+        )
     if run.failed:
         kinds = Counter(result.failure.kind for result in run.failed if result.failure)
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())

@@ -12,6 +12,7 @@ from dpg_fast.judges.sections import Results, asked_section, people_section, rel
 from dpg_fast.judges.validation.validity import Agreement, Disagreement, MultitraitMultimethod
 from dpg_fast.reporting import Cards, Page, Picture, Section, Table, Text, bounds, charts, number, write_report
 from dpg_fast.reporting.page import SIGNED
+from dpg_fast.util.words import counted
 
 
 def write_comparison_report(
@@ -40,7 +41,7 @@ def write_comparison_report(
     legend = [[str(n), name] for n, name in enumerate(validity.methods, 1)]
     page = Page(
         title="Comparison of methods",
-        subtitle=f"{len(validity.methods)} methods, {validity.people} people scored by all",
+        subtitle=f"{counted(len(validity.methods), 'method')}, {counted(validity.people, 'person', 'people')} scored by all",
         lead=_lead(validity),
         sections=[
             Section("Overview", [_cards(validity), Table(["number", "method"], legend, left=2)]),

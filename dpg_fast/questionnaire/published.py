@@ -22,6 +22,7 @@ from dpg_fast.text.facets import FACETS
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reading import read_text
 from dpg_fast.util.smollm2 import cache_root
+from dpg_fast.util.words import counted
 
 COMMIT = "618c85f69a19e90dd8fc9153a2126519106f0341"
 URL = f"https://raw.githubusercontent.com/NeuroQuestAi/five-factor-e/{COMMIT}/data/IPIP-NEO"
@@ -130,7 +131,8 @@ def _neo(items: int, texts: Path | str | None, base_url: str) -> Inventory:
     questions, options = read_questions(texts)
     if len(questions) != items or len(options) != 5:
         raise DPGError(
-            f"{Path(texts).name}: {len(questions)} items and {len(options)} options; IPIP-NEO-{items} has {items} and 5"
+            f"{Path(texts).name}: {counted(len(questions), 'item')} and {counted(len(options), 'option')}; "
+            f"IPIP-NEO-{items} has {items} and 5"
         )
     found = []
     for number, text in questions:

@@ -149,7 +149,7 @@ def compare(
         systems: name -> conversations.
         terms: of the domain; none: no figures of terms.
         terms_from: where they are from, for reports.
-        client: of a judge of agreement; None: the rule of `assess.stance`.
+        client: of a judge of agreement; None: the rule of `judges.stance`.
         resamples, seed: of the intervals.
 
     Raises:

@@ -11,6 +11,7 @@ from dpg_fast.reporting import Page, Picture, Section, Settings, Table, Text, bo
 from dpg_fast.reporting.page import MISSING
 from dpg_fast.reporting.render import on_terminal
 from dpg_fast.simulate.compare import Comparison, SystemFigures
+from dpg_fast.util.words import counted
 
 _HEAD = (
     "system",
@@ -68,13 +69,13 @@ def write_comparison_page(found: Comparison, directory: Path) -> Path:
         [name, ", ".join(f"{term} {count}" for term, count in figures.terms.items()) or "none"]
         for name, figures in found.systems.items()
     ]
-    terms = Text(f"{len(found.terms)} terms from {found.terms_from}: {', '.join(found.terms[:60])}")
+    terms = Text(f"{counted(len(found.terms), 'term')} from {found.terms_from}: {', '.join(found.terms[:60])}")
     unjudged = sum(figures.unjudged for figures in found.systems.values())
     page = Page(
         title="Conversations compared",
         subtitle=", ".join(found.systems),
         lead="Figures are counts and a judgement of agreement; they do not say which conversation is better."
-        + (f" Of {unjudged} turns the judge said nothing." if unjudged else ""),
+        + (f" Of {counted(unjudged, 'turn')} the judge said nothing." if unjudged else ""),
         sections=[
             Section(
                 "Figures",

@@ -29,6 +29,7 @@ from dpg_fast.simulate.run import Simulation
 from dpg_fast.simulate.scenario import Scenario
 from dpg_fast.text.records import DialogueRecord, Turn, write_records
 from dpg_fast.util.files import write_text
+from dpg_fast.util.words import counted
 
 DIALOGUES, TRANSCRIPT = "dialogues.jsonl", "transcript.md"
 _SHOWN = 4  # conversations of a scenario on the page
@@ -74,7 +75,7 @@ def write_transcripts(
     count = len(simulation.conversations)
     page = Page(
         title="Simulated conversations",
-        subtitle=f"{len(scenarios)} scenarios, {count} conversations",
+        subtitle=f"{counted(len(scenarios), 'scenario')}, {counted(count, 'conversation')}",
         lead="What models said to each other. Readings of personality are a judge's, turn by turn."
         if judge
         else "What models said to each other.",

@@ -23,6 +23,7 @@ from dpg_fast.text.records import DialogueRecord
 from dpg_fast.train.lessons import Lesson
 from dpg_fast.train.teacher import TaughtAnswer, mix
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 PromptOf = Callable[[Personality], Tensor]
 _TESTED = np.array([-5.0, -2.0, 2.0, 5.0])  # levels of the evaluation's new personalities
@@ -183,7 +184,7 @@ def text_sources(
             zeros = torch.zeros(len(positions), 1)
             found.append(TextSource(TrainingRow(tokens, positions, following, zeros, scores)))
     if not found:
-        raise DPGError(f"none of {seen} records has a personality and an assistant's turn")
+        raise DPGError(f"none of {counted(seen, 'record')} has a personality and an assistant's turn")
     return found
 
 

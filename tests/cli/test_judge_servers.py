@@ -177,6 +177,7 @@ def test_what_is_judged_in_part_is_listed_and_can_be_asked_for_again(tmp_path: P
         again = run(source, out, server)  # as long as it is so, every run says it
         assert again.exit_code == 1 and "1 judged in part" in again.output and len(server.requests) == first
         server.script = lambda body, number: Answer(reply())
+        in_part = out.read_bytes().splitlines(keepends=True)[-1]
         dry = run(source, out, server, "--retry-failed", "--dry-run").output
         assert re.search(r"to send\s+│\s+1\b", dry) and "0 judged already" in dry
         mended = run(source, out, server, "--retry-failed")
@@ -184,6 +185,10 @@ def test_what_is_judged_in_part_is_listed_and_can_be_asked_for_again(tmp_path: P
         (row,) = rows(out)
         assert "missing" not in row and not (tmp_path / "out.failed.jsonl").exists()
         assert run(source, out, server).exit_code == 0
+        header, new = out.read_bytes().splitlines(keepends=True)
+        out.write_bytes(header + in_part + new)  # as a run leaves it that is killed before it drops the old row
+        assert run(source, out, server).exit_code == 0
+        assert out.read_bytes() == header + new and len(server.requests) == first + 1
 
 
 def test_ratings_without_any_trait_are_no_judgement(tmp_path: Path) -> None:

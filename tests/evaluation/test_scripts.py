@@ -91,6 +91,8 @@ def test_the_comparison_ends_with_a_line_instead_of_a_traceback(
         (["--tasks", "scripted"], "needs records"),
         (["--tasks", "new", "--trained", str(tmp_path / "none")], "none"),
         (["--api-model", "m", "--api-parameters", "[1]"], "JSON object"),
+        (["--api-model", "m", "--api-header", "api-key=NOT_SET"], "NOT_SET"),
+        (["--api-model", "m", "--api-query", "api-version"], "--api-query takes NAME=VALUE"),
         (["--judge", "openai"], "--judge-model"),
         (["--traits", "XY"], "O, C, E, A, N"),
     ):

@@ -83,6 +83,31 @@ def test_a_judge_may_tell_agreement(tmp_path: Path) -> None:
     assert "judge over an API" in found.agreement_by
 
 
+def test_the_commands_judge_is_reached_with_headers_and_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "openai-secret-0123456789")
+    monkeypatch.setenv("AZURE_KEY", "azure-secret-0123456789")
+    for name, records in (("rich", RICH), ("poor", POOR)):
+        write_records(tmp_path / f"{name}.jsonl", records)
+
+    def script(body: dict, number: int) -> Answer:  # type: ignore[type-arg]
+        if "api-version=7" not in body["path"] or body["headers"].get("api-key") != "azure-secret-0123456789":
+            return Answer(status=404, error="Resource not found")
+        return Answer(json.dumps({"reason": "r", "stance": "agrees"}))
+
+    words = ["simulate", "compare", str(tmp_path / "rich.jsonl"), str(tmp_path / "poor.jsonl")]
+    words += ["--cache", str(tmp_path / "r.sqlite"), "--out", str(tmp_path / "f.json")]
+    azure = ["--header", "api-key=AZURE_KEY", "--query", "api-version=7"]
+    with serve(script) as server:
+        asked = ["--judge-model", "m", "--judge-url", server.url]
+        assert CliRunner().invoke(app, [*words, *asked]).exit_code == 2
+        result = CliRunner().invoke(app, [*words, *asked, *azure])
+    assert result.exit_code == 0 and "Agreement by m over an API" in result.output, result.output
+    assert b"secret" not in b"".join(p.read_bytes() for p in tmp_path.iterdir()) + result.output.encode()
+    for alone in (azure[:2], azure[2:], ["--judge-url", "http://127.0.0.1:1/v1"]):
+        result = CliRunner().invoke(app, [*words, *alone])
+        assert result.exit_code == 2 and "--judge-model" in result.output
+
+
 def test_the_command_writes_figures_and_page(tmp_path: Path) -> None:
     for name, records in (("rich", RICH), ("poor", POOR)):
         write_records(tmp_path / name / "dialogues.jsonl", records)

@@ -26,6 +26,7 @@ from dpg_fast.text.assets import load_questions
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 from dpg_fast.util.progress import progress_bars
+from dpg_fast.util.words import counted
 
 SPLIT: Literal["fit"] = "fit"  # neurons are searched on "search", evaluations ask "holdout"
 
@@ -94,7 +95,9 @@ def run_calibrate(
     scorer = Scorer(judge, base, tokenizer, options.answers.system, fast_dtype())
     questions = sum(len(asked[pole.trait]) for pole in poles)
     count = questions * len(strengths) + sum(map(len, asked.values()))
-    console.print(f"{count} answers, strengths {', '.join(f'{s:g}' for s in strengths)}; raw results in {folder}")
+    console.print(
+        f"{counted(count, 'answer')}, strengths {', '.join(f'{s:g}' for s in strengths)}; raw results in {folder}"
+    )
     with progress_bars(console) as report:
         sweep = run_sweep(
             steerer, scorer, asked, poles, strengths, folder, batch_size=options.answers.batch_size, progress=report
@@ -120,7 +123,7 @@ def run_calibrate(
     if options.plot is not None:
         from dpg_fast.evaluation.calibration.plot import draw_calibration
 
-        draw_calibration(fits, options.plot, f"Calibration on {options.questions} questions for each trait")
+        draw_calibration(fits, options.plot, f"Calibration on {counted(options.questions, 'question')} for each trait")
         console.print(f"Drawn in {options.plot}")
     console.print(f"Saved to {output}")
     return fits

@@ -19,6 +19,7 @@ from dpg_fast.text.assets import load_descriptions, load_questions
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.models import load_base
 from dpg_fast.util.progress import progress_bars
+from dpg_fast.util.words import counted
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def run_find(output: Path, model_name: str, options: FindOptions, console: Conso
     architecture = find_architecture(base, dense_only=options.settings.dense_only)
     answers = {pole: len(questions[pole.trait]) for pole in descriptions}
     memory = search_memory(architecture.num_layers, architecture.intermediate, answers, options.settings, base.dtype)
-    console.print(f"{sum(answers.values())} answers; statistics take {memory / 2**20:,.0f} MiB besides the model")
+    console.print(
+        f"{counted(sum(answers.values()), 'answer')}; statistics take {memory / 2**20:,.0f} MiB besides the model"
+    )
     partial = options.statistics or output.with_name(output.name + ".partial")
     with progress_bars(console) as bars:
         table = search_neurons(

@@ -18,6 +18,7 @@ from dpg_fast.data.labelled.settings import LabelSettings
 from dpg_fast.personality.scores import TRAITS
 from dpg_fast.text.records import write_records
 from dpg_fast.util.files import write_text
+from dpg_fast.util.words import counted
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -120,7 +121,9 @@ def _card(dataset: Dataset, manifest: Mapping[str, Any], settings: LabelSettings
     )
     if settings.min_distance:
         gone = sum(row.new is False for row in dataset.characters)
-        new += f" {settings.min_distance:g} was the least; {gone} test characters who lie nearer were left out."
+        new += (
+            f" {settings.min_distance:g} was the least; {counted(gone, 'test character')} who lie nearer were left out."
+        )
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
     pictures = (
         "\n![Distribution of the judge's scores](scores.png)\n\n![Centres and spreads of the characters](characters.png)\n"
@@ -128,12 +131,16 @@ def _card(dataset: Dataset, manifest: Mapping[str, Any], settings: LabelSettings
         else ""
     )
     imputed = (
-        f" In {manifest['imputed']} conversations the judge found no evidence of one to {settings.max_missing} traits: "
+        f" In {counted(manifest['imputed'], 'conversation')} the judge found no evidence of one to "
+        f"{settings.max_missing} traits: "
         "`judge.scores` is null there, the character's centre stands for them, and `origin.imputed` names them."
         if manifest["imputed"]
         else ""
     )
-    scripts = ", ".join(f"{row['name']} ({row['format']}, {row['speeches']} speeches)" for row in manifest["scripts"])
+    scripts = ", ".join(
+        f"{row['name']} ({row['format']}, {counted(row['speeches'], 'speech', 'speeches')})"
+        for row in manifest["scripts"]
+    )
     generated = (
         f"\n{manifest['generated']} training conversations are not from the scripts: a model wrote them in a character's manner, "
         f"and the judge put them within {settings.near:g} x the character's own radius of its centre.\n"

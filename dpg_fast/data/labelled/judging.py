@@ -9,9 +9,9 @@ from typing import Any
 
 from dpg_fast.data.labelled.centres import Open
 from dpg_fast.data.scripts.segments import Segment
-from dpg_fast.judges.base import Judge
+from dpg_fast.judges.base import APIJudge, Judge
 from dpg_fast.judges.dialogues import TARGET, Dialogue, Line
-from dpg_fast.judges.evidence import EvidenceJudge, pair_dialogue
+from dpg_fast.judges.evidence import EvidenceJudge, EvidenceJudgement, pair_dialogue
 from dpg_fast.judges.runner import fill, is_scored
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.records import JudgeNote
@@ -87,7 +87,7 @@ class DialogueScorer:
             LLMError: an API cannot be used at all; what came before is kept.
         """
         unique = list({text.id: text for text in texts}.values())
-        step = _REPLIES if self.missing(texts) and hasattr(self.judge, "client") else 1
+        step = _REPLIES if self.missing(texts) and isinstance(self.judge, APIJudge) else 1
         fill(
             self.store,
             unique,
@@ -102,10 +102,11 @@ class DialogueScorer:
     def _rows(self, batch: Sequence[LabelledText]) -> list[dict[str, Any]]:
         rows = []
         for text, verdict in zip(batch, self._verdicts(batch), strict=True):
-            found = getattr(verdict, "supported_scores", verdict.scores)
+            evidence = verdict if isinstance(verdict, EvidenceJudgement) else None
+            found = verdict.scores if evidence is None else evidence.supported_scores
             given = {trait: found.get(trait) for trait in Trait}
             scores = {trait.value: None if score is None else float(score) for trait, score in given.items()}
-            if None in scores.values() and not getattr(verdict, "complete", False):
+            if None in scores.values() and not (evidence and evidence.complete):
                 scores = {}  # a failed call is made again by the next run
             note = self._note(verdict).model_dump(exclude_none=True)
             rows.append({"id": text.id, "scores": scores, "empty": False, "reason": verdict.reason, "note": note})
@@ -133,8 +134,6 @@ class DialogueScorer:
         return self.judge.judge_all([(text.situation, text.answer) for text in texts])
 
     def _note(self, verdict: Any) -> JudgeNote:
-        own = getattr(self.judge, "note", None)
-        if callable(own):
-            note: JudgeNote = own(verdict)
-            return note
+        if isinstance(self.judge, APIJudge):
+            return self.judge.note(verdict)
         return JudgeNote(model=self.name, prompt_version=type(self.judge).__name__)

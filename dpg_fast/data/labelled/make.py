@@ -29,6 +29,7 @@ from dpg_fast.llm import LLMClient, LLMSettings, PriceTable
 from dpg_fast.llm.display import money, plan_table, print_run, run_with_progress
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.progress import progress_bars
+from dpg_fast.util.words import counted
 
 LOCAL = "local"
 WORK = "work"  # folder with what a killed run continues from
@@ -260,15 +261,18 @@ def _print_plans(prepared: Prepared, settings: LabelSettings, tools: _Tools, con
             each = plan.price / plan.to_pay * math.ceil(plan.calls / len(texts)) if plan.price and plan.to_pay else None
             total = None if each is None else each * len(requests)
             console.print(
-                f"Judging {len(requests)} written dialogues comes on top: {money(total, plan.currency)} if they are as long."
+                f"Judging {counted(len(requests), 'written dialogue')} comes on top: "
+                f"{money(total, plan.currency)} if they are as long."
             )
     else:
-        console.print(f"The likelihood judge costs nothing but time: {len(texts) + len(requests)} texts to judge.")
+        console.print(
+            f"The likelihood judge costs nothing but time: {counted(len(texts) + len(requests), 'text')} to judge."
+        )
     if requests and tools.options.writer.kind == OPENAI:
         generator = APIGenerator(tools.client(), max_tokens=tools.options.max_tokens)
         console.print(plan_table(tools.client().plan(generator.calls(requests)), "Dry run: writing dialogue"))
     elif requests:
-        console.print(f"The local model writes {len(requests)} dialogues.")
+        console.print(f"The local model writes {counted(len(requests), 'dialogue')}.")
     console.print("Nothing was sent or written.")
 
 

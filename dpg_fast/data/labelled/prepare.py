@@ -15,6 +15,7 @@ from dpg_fast.data.scripts.segments import Segment, segments
 from dpg_fast.data.similarity import near_duplicates
 from dpg_fast.text.records import DroppedRecord
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 Split = Literal["train", "test_scene", "test_character"]
 SPLITS: tuple[Split, ...] = ("train", "test_scene", "test_character")
@@ -67,7 +68,8 @@ def prepare(scripts: Sequence[Script], settings: LabelSettings) -> Prepared:
     enough = {key for key, count in counts.items() if count >= settings.min_segments}
     if not enough:
         raise DPGError(
-            f"no character has {settings.min_segments} segments ({len(counts)} characters, {len(found)} segments in all); lower "
+            f"no character has {counted(settings.min_segments, 'segment')} "
+            f"({counted(len(counts), 'character')}, {counted(len(found), 'segment')} in all); lower "
             "--min-segments or --min-words, or give longer scripts"
         )
     kept = [segment for segment in found.values() if segment.key in enough]

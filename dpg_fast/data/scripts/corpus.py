@@ -11,6 +11,7 @@ from dpg_fast.data.scripts.names import plain_name
 from dpg_fast.data.scripts.reader import FORMATS, LITTLE_SPEECH, NO_SPEECH, find_scripts, folder_files, read_script
 from dpg_fast.data.scripts.script import Script
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 _RARE, _TIMES = 2, 10  # a name that stands this seldom, and another that stands this many times as often
 
@@ -40,8 +41,9 @@ class Corpus:
         speakers = {(script.name, speech.speaker) for script in self.scripts for speech in script.speeches()}
         files = len(self.scripts) + len(self.unread)
         lines = [
-            f"{len(self.scripts)} of {files} file{'s' * (files != 1)} read: {self.speeches:,} speeches, {words:,} words, "
-            f"{len(speakers):,} speakers"
+            f"{len(self.scripts)} of {counted(files, 'file')} read: "
+            f"{counted(self.speeches, 'speech', 'speeches')}, {counted(words, 'word')}, "
+            f"{counted(len(speakers), 'speaker')}"
         ]
         lines += [f"Little or no speech: {name}: {what}" for name, what in self._doubtful()]
         lines += [
@@ -99,7 +101,7 @@ def read_corpus(
         )
     if not corpus.scripts:
         name, reason = next(iter(corpus.unread.items()))
-        raise DPGError(f"none of the {len(files)} files of {path} could be read; {name}: {reason}")
+        raise DPGError(f"none of the {counted(len(files), 'file')} of {path} could be read; {name}: {reason}")
     return corpus
 
 

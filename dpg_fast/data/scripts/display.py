@@ -14,6 +14,7 @@ from dpg_fast.data.scripts.corpus import Corpus
 from dpg_fast.data.scripts.names import count_words
 from dpg_fast.data.scripts.script import Direction, Script
 from dpg_fast.util.files import write_text
+from dpg_fast.util.words import counted
 
 _SHOWN = 12  # speakers of a script
 
@@ -28,7 +29,9 @@ def show_corpus(corpus: Corpus, problems: int = 10, out: Path | None = None, con
     for script in corpus.scripts:
         speeches = list(script.speeches())
         console.print(
-            f"{script.name} ({script.format}): {len(script.scenes)} scenes, {len(speeches)} speeches", highlight=False
+            f"{script.name} ({script.format}): {counted(len(script.scenes), 'scene')}, "
+            f"{counted(len(speeches), 'speech', 'speeches')}",
+            highlight=False,
         )
         table = Table()
         for column in ("speaker", "speeches", "words"):

@@ -14,12 +14,15 @@ from dpg_fast.data.scripts.fountain import read_fountain
 from dpg_fast.data.scripts.layout import is_screenplay
 from dpg_fast.data.scripts.markup import read_final_draft, read_tei
 from dpg_fast.data.scripts.names import load_aliases, merge_speakers
+from dpg_fast.data.scripts.pages import ENDINGS as PAGES
+from dpg_fast.data.scripts.pages import page_lines
 from dpg_fast.data.scripts.play_cues import cue_styles
 from dpg_fast.data.scripts.plays import read_play
 from dpg_fast.data.scripts.script import Problem, Script
 from dpg_fast.data.scripts.subtitles import read_subtitles
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reading import read_bytes
+from dpg_fast.util.words import counted
 
 _READERS: dict[str, Callable[[Sequence[str], str], Script]] = {
     "fountain": read_fountain,
@@ -43,7 +46,7 @@ _OF_ENDING = {
     for ending in endings.split()
 }
 _MARKUP = (("<FinalDraft", "fdx"), ("<TEI", "tei"), ("<tt", "subtitles"))  # by the root element, in .xml
-_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript", ".log", *DOCUMENTS)
+_TEXT_ENDINGS = (".txt", ".text", ".md", ".play", ".transcript", ".log", *DOCUMENTS, *PAGES)
 _MARKUP_ENDINGS = (".xml", ".tei")
 ENDINGS = frozenset((*_OF_ENDING, *_TEXT_ENDINGS, *_MARKUP_ENDINGS))
 SAMPLES = "samples"  # names the scripts of the package
@@ -91,21 +94,22 @@ def read_lines(path: Path, encoding: str | None = None, *, json_lines: bool = Fa
     Raises:
         OSError: the file cannot be read.
         ValueError: an unknown encoding, or a document that holds no text.
-        ImportError: a package for documents is missing.
+        ImportError: a package for documents or web pages is missing.
     """
     if path.suffix.lower() in DOCUMENTS:
         return document_lines(path), []
     try:
-        return decode(read_bytes(path), encoding, json_lines=json_lines)
+        lines, problems = decode(read_bytes(path), encoding, json_lines=json_lines)
     except LookupError as error:
         raise DPGError(f"unknown encoding {encoding!r}") from error
+    return (page_lines(lines) if path.suffix.lower() in PAGES else lines), problems
 
 
 def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
     """Whether nothing, or far less than the size of the file suggests, was taken for speech."""
     speeches = list(script.speeches())
     if not speeches:
-        scenes = f"{len(script.scenes)} scenes, " if script.scenes else ""
+        scenes = f"{counted(len(script.scenes), 'scene')}, " if script.scenes else ""
         return [Problem(0, f"{NO_SPEECH} ({scenes}{sum(bool(line.strip()) for line in lines)} lines with text)")]
     if script.format not in ("fountain", "play"):
         return []  # other files hold much beside words, and their readers count what they leave out
@@ -113,7 +117,7 @@ def _yield(script: Script, lines: Sequence[str]) -> list[Problem]:
     spoken = sum(len(speech.words.split()) for speech in speeches)
     if words < _LONG or spoken >= _FEW_WORDS * words:
         return []
-    return [Problem(0, f"{LITTLE_SPEECH}: {spoken} of the file's {words} words")]
+    return [Problem(0, f"{LITTLE_SPEECH}: {spoken} of the file's {counted(words, 'word')}")]
 
 
 def merged_aliases(path: Path, aliases: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:

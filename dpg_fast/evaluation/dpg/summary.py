@@ -18,6 +18,7 @@ from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting import Block, Page, Picture, Section, Table, Text, bounds, charts, number, write_report
 from dpg_fast.reporting.page import MISSING, SIGNED
 from dpg_fast.util.stats import Interval
+from dpg_fast.util.words import counted
 
 
 def write_summary(
@@ -43,7 +44,7 @@ def write_summary(
     about = {**settings, "software": software()}
     page = Page(
         title="Generated personalities beside their baselines",
-        subtitle=f"{len(descriptions)} methods; tasks: {', '.join(found.reports)}",
+        subtitle=f"{counted(len(descriptions), 'method')}; tasks: {', '.join(found.reports)}",
         lead=_lead(compared, differences),
         sections=[
             _table(found, descriptions, spearmans, directory),

@@ -19,6 +19,7 @@ from dpg_fast.reporting import (
     number,
     write_report,
 )
+from dpg_fast.util.words import counted
 
 
 def write_agreement_report(found: JudgeAgreement, directory: Path) -> Path:
@@ -55,7 +56,7 @@ def write_agreement_report(found: JudgeAgreement, directory: Path) -> Path:
         Section("Largest disagreements", [Quotes(quotes)] if quotes else []),
         Section("Settings", [Settings({"judges": list(found.judges), "software": software()})]),
     ]
-    subtitle = f"{', '.join(found.judges)}; {found.texts} texts judged by all"
+    subtitle = f"{', '.join(found.judges)}; {counted(found.texts, 'text')} judged by all"
     return write_report(Page("Agreement of judges", subtitle, _lead(found), sections, found.to_dict()), directory)
 
 

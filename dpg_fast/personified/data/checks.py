@@ -13,6 +13,7 @@ from dpg_fast.personified.data.prompts import GoldenAnswer, instructions
 from dpg_fast.personified.data.reading import count_words
 from dpg_fast.personified.data.record import ANALYSIS, RESPONSE, ItemKind, join_reply, split_reply
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.words import counted
 
 QUESTION_LIMITS = Limits(3, 120)
 RESPONSE_LIMITS = Limits(2, 250)
@@ -136,8 +137,8 @@ def _copied(text: str, sources: Sequence[str]) -> Rejection | None:
 def _length(text: str, limits: Limits) -> Rejection | None:
     count = count_words(text)
     if count < limits.shortest:
-        return Rejection("too short", f"{count} words")
-    return Rejection("too long", f"{count} words") if count > limits.longest else None
+        return Rejection("too short", counted(count, "word"))
+    return Rejection("too long", counted(count, "word")) if count > limits.longest else None
 
 
 @cache

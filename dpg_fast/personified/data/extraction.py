@@ -15,6 +15,7 @@ from dpg_fast.llm import Call, Fence
 from dpg_fast.personified.data import wording
 from dpg_fast.personified.data.material import Kind, Name
 from dpg_fast.personified.data.reading import Block, count_words
+from dpg_fast.util.words import counted
 
 T = TypeVar("T", bound=BaseModel)
 PROMPT_VERSION = "material-1"
@@ -186,7 +187,7 @@ def check_item(item: ExtractedItem, passage: Passage) -> Rejection | None:
     count = count_words(item.text)
     limits = LIMITS[item.kind]
     if not limits.shortest <= count <= limits.longest:
-        return Rejection("too short" if count < limits.shortest else "too long", f"{count} words")
+        return Rejection("too short" if count < limits.shortest else "too long", counted(count, "word"))
     whole = " ".join(block.text for block in passage.blocks)
     if item.kind == "style":
         return None if _plain(item.text) in _plain(whole) else Rejection("not the text's words")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,14 @@ from urllib.parse import unquote
 from dpg_fast.data.scripts.documents import ENDINGS as DOCUMENTS
 from dpg_fast.data.scripts.documents import document_lines
 from dpg_fast.data.scripts.encoding import decode, without_licence
+from dpg_fast.data.scripts.pages import ENDINGS as PAGES
+from dpg_fast.data.scripts.pages import parse_html
 from dpg_fast.data.scripts.script import Problem
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reading import read_bytes
+from dpg_fast.util.words import counted
 
-ENDINGS = (".txt", ".md", ".html", ".htm", ".xhtml", ".epub", *DOCUMENTS)
+ENDINGS = (".txt", ".md", ".epub", *PAGES, *DOCUMENTS)
 LONGEST = 200  # words of a paragraph; longer ones are cut at sentences
 MAX_CHAPTER_BYTES = 100_000_000  # of an EPUB, unpacked: a small archive can hold a huge one
 SHORTEST = 3  # words; what is shorter is a page number or a heading
@@ -31,7 +33,6 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+|(?<=[。！？])")
 _CLOSED = re.compile(r"[.!?…:;。！？\"'”’)]$")
 _ORIGIN = re.compile(r"<!--\s*source:\s*(.*?)\s*-->")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_SKIPPED = ("script", "style", "nav", "header", "footer", "sup", "aside", "form", "noscript", "figure", "head")
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _PARAGRAPHS = ("p", "li", "blockquote", "dd", "pre")  # one paragraph each, however many lines
 _BLOCKS = (
@@ -116,7 +117,7 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
             f"{path.name} does not look like text: {repaired} of {len(lines)} lines hold control characters or bytes that "
             "belong to no encoding; convert it, or name its encoding"
         )
-    if ending in (".html", ".htm", ".xhtml"):
+    if ending in PAGES:
         texts, entries = _html("\n".join(lines))
         return _cut([Block(text) for text in without_licence(texts)]), [*notes, *_entries(path.name, entries)]
     return _cut(_plain(without_licence(lines), markdown=ending == ".md")), notes
@@ -125,7 +126,7 @@ def read_blocks(path: Path, encoding: str | None = None) -> tuple[list[Block], l
 def _notes(name: str, problems: Sequence[Problem]) -> list[str]:
     found = [f"{name}: {p.what}" + (f" (line {p.line})" if p.line else "") for p in problems[:_REPORTED]]
     more = len(problems) - _REPORTED
-    return [*found, f"{name}: and {more} more lines like these"] if more > 0 else found
+    return [*found, f"{name}: and {counted(more, 'more line')} like these"] if more > 0 else found
 
 
 def _entries(name: str, count: int) -> list[str]:
@@ -193,17 +194,7 @@ def _plain(lines: Sequence[str], markdown: bool) -> list[Block]:
 
 def _html(text: str) -> tuple[list[str], int]:
     """The texts of the blocks that hold prose, without the page's furniture, and how many cells of tables were left out."""
-    try:
-        from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
-    except ImportError as error:
-        raise ImportError("HTML and EPUB files need beautifulsoup4 and lxml: pip install 'dpg-fast[data]'") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
-        soup = BeautifulSoup(text.encode("utf-8", "replace"), "lxml", from_encoding="utf-8")
-    for tag in soup(list(_SKIPPED)):
-        tag.decompose()
-    for tag in soup("br"):
-        tag.replace_with("\n")
+    soup = parse_html(text)
     for headings in (_HEADINGS, ()):  # they count only where there is nothing else
         found, entries = [], 0
         for _, group in itertools.groupby(_strings(soup), key=lambda pair: id(pair[0])):

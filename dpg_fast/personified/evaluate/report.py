@@ -13,6 +13,7 @@ from dpg_fast.personified.evaluate.bleu import MEASURES
 from dpg_fast.reporting import Page, Picture, Quote, Quotes, Section, Settings, Table, Text, bounds, charts, number
 from dpg_fast.reporting.page import MISSING, SIGNED, grouped
 from dpg_fast.reporting.render import write_report as write_page
+from dpg_fast.util.words import counted
 
 PICTURE = "distinction.png"
 _NAMES = {"intra": "Intra", "stage": "Stage", "inter": "Inter", "gap": "Intra − Stage"}
@@ -31,10 +32,10 @@ def write_report(found: Mapping[str, Any], directory: Path) -> Path:
     Raises:
         ImportError: matplotlib or jinja2 is missing.
     """
-    people = ", ".join(f"{name} ({row['questions']} questions)" for name, row in found["people"].items())
+    people = ", ".join(f"{name} ({counted(row['questions'], 'question')})" for name, row in found["people"].items())
     page = Page(
         title="Tuned characters",
-        subtitle=f"{len(found['systems'])} systems; {people}",
+        subtitle=f"{counted(len(found['systems']), 'system')}; {people}",
         lead=lead(found),
         sections=[
             _distinction(found, directory),
@@ -184,7 +185,7 @@ def _ranking(found: Mapping[str, Any]) -> Section:
 def _rank_table(ranks: Mapping[str, Any], title: str) -> Table:
     ordered = sorted(ranks["mean_rank"].items(), key=lambda row: float(row[1]["estimate"]))
     rows = [[name, bounds(rank), number(ranks["first"][name], "{:.0%}")] for name, rank in ordered]
-    return Table(["system", "mean rank", "first"], rows, f"{title}; {ranks['items']} items, 1 is best")
+    return Table(["system", "mean rank", "first"], rows, f"{title}; {counted(ranks['items'], 'item')}, 1 is best")
 
 
 def _questionnaire(results: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -200,7 +201,7 @@ def _chat(results: Mapping[str, Mapping[str, Any]]) -> Section:
     rows = {name: [[who, *_five(scores)] for who, scores in r["profile"].items()] for name, r in results.items()}
     slopes = {name: [[trait, slope_text(s)] for trait, s in r["slopes"].items()] for name, r in results.items()}
     first = next(iter(results.values()))
-    caption = f"Judged scores, mean over a chat of {len(first['turns'])} turns"
+    caption = f"Judged scores, mean over a chat of {counted(len(first['turns']), 'turn')}"
     interval = "With 95% bootstrap interval over people"
     return Section(
         "Long chat",
