@@ -55,7 +55,9 @@ def read_sass(text: str) -> list[Code]:
     starts = list(_FUNCTION.finditer(text))
     found = []
     for index, start in enumerate(starts):
-        body = _INSTRUCTION.findall(text[start.end() : starts[index + 1].start() if index + 1 < len(starts) else len(text)])
+        body = _INSTRUCTION.findall(
+            text[start.end() : starts[index + 1].start() if index + 1 < len(starts) else len(text)]
+        )
         place = {int(address, 16): index for index, (address, _) in enumerate(body)}
         loops = []
         for index, (_, words) in enumerate(body):
@@ -88,9 +90,7 @@ def disassemble(cubin: Path) -> list[Code]:
     tool = disassembler()
     if tool is None:
         raise RuntimeError("cuobjdump was not found, neither on the path nor in the triton package")
-    done = subprocess.run(
-        [tool, "-sass", str(cubin)], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, timeout=120)
     if done.returncode:
         raise RuntimeError(f"cuobjdump failed: {done.stderr.strip()[-500:]}")
     return read_sass(done.stdout)
