@@ -4,10 +4,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include <map>
-#include <mutex>
+#include <atomic>
 #include <type_traits>
-#include <utility>
 
 #define DPG_NS device
 #include "dpg/cuda_api.h"
@@ -34,19 +32,22 @@ __device__ __forceinline__ unsigned char* shared_memory() {
 }
 
 #if defined(__CUDACC__)
-// Lets a kernel have this much dynamic shared memory on the current device; asked of the driver when it is more than before.
+// Lets a kernel have this much dynamic shared memory on the current device; the driver is asked when it is more than before.
 inline int allow_shared(const void* kernel, size_t shared) {
-  if (shared <= kDefaultShared) return static_cast<int>(cudaSuccess);
-  static std::mutex mutex;
-  static std::map<std::pair<const void*, int>, size_t> allowed;
-  int device = 0;
+  constexpr int kKernels = 32, kDevices = 16;
+  static std::atomic<const void*> kernels[kKernels];
+  static std::atomic<size_t> allowed[kKernels][kDevices];
+  int device = 0, at = 0;
   if (const cudaError_t error = cudaGetDevice(&device)) return static_cast<int>(error);
-  const std::lock_guard<std::mutex> lock(mutex);
-  size_t& most = allowed[{kernel, device}];
-  if (shared <= most) return static_cast<int>(cudaSuccess);
+  for (; at < kKernels; ++at) {
+    const void* found = nullptr;
+    if (kernels[at].compare_exchange_strong(found, kernel) || found == kernel) break;
+  }
+  const bool known = at < kKernels && device < kDevices;
+  if (known && shared <= allowed[at][device]) return static_cast<int>(cudaSuccess);
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-  if (error == cudaSuccess) most = shared;
+  if (known && error == cudaSuccess) allowed[at][device] = shared;
   return static_cast<int>(error);
 }
 #endif
@@ -54,7 +55,10 @@ inline int allow_shared(const void* kernel, size_t shared) {
 template <class... Params, class... Args>
 int launch(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared, void* stream, Args... args) {
 #if defined(__CUDACC__)
-  if (const int error = allow_shared(reinterpret_cast<const void*>(kernel), shared)) return error;
+  if (shared > kDefaultShared) {
+    const int error = allow_shared(reinterpret_cast<const void*>(kernel), shared);
+    if (error != 0) return error;
+  }
   kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(static_cast<Params>(args)...);
   return static_cast<int>(cudaGetLastError());
 #else

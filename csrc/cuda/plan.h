@@ -3,8 +3,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
-#include <mutex>
 
 namespace dpg {
 namespace cuda {
@@ -15,24 +15,24 @@ struct Machine {
   int64_t shared;  // bytes of dynamic shared memory that one block may have
 };
 
-// The current device's, asked once (capturable: the answer comes from the host).
-inline const Machine& machine() {
+// The current device's, asked once (capturable: the host knows the answer).
+inline Machine machine() {
 #if defined(__CUDACC__)
-  constexpr int kDevices = 64;
-  static Machine found[kDevices] = {};
+  constexpr int kDevices = 16;
+  static std::atomic<int> counts[kDevices], sizes[kDevices];
   int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= kDevices) device = 0;
-  static std::once_flag asked[kDevices];
-  std::call_once(asked[device], [device] {
+  if (cudaGetDevice(&device) != cudaSuccess) device = 0;
+  const int at = device < kDevices ? device : kDevices - 1;
+  if (counts[at] == 0 || at == kDevices - 1) {
     int count = 0, shared = 0;
     cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    found[device] = Machine{count > 0 ? count : 1, shared > 0 ? shared : 48 * 1024};
-  });
-  return found[device];
+    sizes[at] = shared > 0 ? shared : 48 * 1024;
+    counts[at] = count > 0 ? count : 1;
+  }
+  return Machine{counts[at], sizes[at]};
 #else
-  static const Machine emulated{1, 99 * 1024};  // one: blocks go over several tiles at the sizes of tests
-  return emulated;
+  return Machine{1, 99 * 1024};  // one: blocks go over several tiles at the sizes of tests
 #endif
 }
 

@@ -145,7 +145,10 @@ def launch_plain(kernel: Any, grid: Any, on: Tensor, **arguments: Any) -> None:
     if on.device.type == "cpu":
         kernel[grid](**arguments, **_OPTIONS)
         return
-    with torch.cuda.device(on.device), _loading_forbidden() if torch.cuda.is_current_stream_capturing() else nullcontext():
+    with (
+        torch.cuda.device(on.device),
+        _loading_forbidden() if torch.cuda.is_current_stream_capturing() else nullcontext(),
+    ):
         kernel[grid](**arguments, **_OPTIONS)
 
 
