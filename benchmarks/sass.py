@@ -151,6 +151,6 @@ def faults(code: Code, name: str) -> list[str]:
         steps = [loop for loop in code.inner_loops("HMMA") if loop["HMMA"] == bound.products] if bound.step else []
         if bound.step and not steps:
             found.append(f"no loop with {bound.products} products")
-        elif steps and min(map(Counter.total, steps)) > bound.step:
-            found.append(f"{min(map(Counter.total, steps))} instructions a step, at most {bound.step}")
+        elif steps and (fewest := min(loop.total() for loop in steps)) > bound.step:
+            found.append(f"{fewest} instructions a step, at most {bound.step}")
     return found

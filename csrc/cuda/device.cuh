@@ -73,14 +73,6 @@ inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 1
 // Rows of ld elements of `size` bytes that all start on 16 bytes.
 inline bool rows_aligned16(const void* p, int64_t ld, int64_t size) { return aligned16(p) && ld * size % 16 == 0; }
 
-// Memory that no thread writes while the kernel runs.
-template <class V>
-__device__ __forceinline__ V load_constant(const void* p) {
-#if !defined(__CUDACC__)
-  emulator::check_aligned(p, sizeof(V));
-#endif
-  return __ldg(static_cast<const V*>(p));
-}
 template <class V>
 __device__ __forceinline__ V load(const void* p) {
 #if !defined(__CUDACC__)
@@ -353,10 +345,6 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::mma_m16n8k16(d, a, b, [](uint16_t bits) { return device::to_float(T{bits}); });
 }
 #endif
-
-__device__ __forceinline__ uint32_t pair(uint16_t low, uint16_t high) {
-  return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
-}
 
 // Division of small numbers (n * by below 2^32) by one that the host knows: a multiplication.
 struct Divisor {

@@ -9,7 +9,7 @@ follows from the layout, only ever pick one element or one maximum in the forwar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -145,10 +145,11 @@ def launch_plain(kernel: Any, grid: Any, on: Tensor, **arguments: Any) -> None:
     if on.device.type == "cpu":
         kernel[grid](**arguments, **_OPTIONS)
         return
-    with (
-        torch.cuda.device(on.device),
-        _loading_forbidden() if torch.cuda.is_current_stream_capturing() else nullcontext(),
-    ):
+    with torch.cuda.device(on.device):
+        if torch.cuda.is_current_stream_capturing():
+            with _loading_forbidden():
+                kernel[grid](**arguments, **_OPTIONS)
+            return
         kernel[grid](**arguments, **_OPTIONS)
 
 
