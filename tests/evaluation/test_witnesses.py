@@ -15,10 +15,10 @@ import pytest
 from dpg_fast.evaluation import BareModel, TraitPlan, run_evaluation
 from dpg_fast.evaluation.protocol import Results
 from dpg_fast.evaluation.report import write_evaluation_report
+from dpg_fast.evaluation.witnesses import panel as panels
 from dpg_fast.evaluation.witnesses.panel import (
     Panel,
     PanelChoice,
-    Testimony,
     agreement,
     answer_samples,
     hear_panel,
@@ -240,7 +240,7 @@ def test_the_report_says_who_contradicts_whom(heard: dict[str, Any], tmp_path: P
         pair: replace(value, estimate=1 - value.estimate, low=1 - value.high, high=1 - value.low)
         for pair, value in first.separations["speaks"].cells.items()
     }
-    against = Testimony("against", "the opposite", {"speaks": replace(first.separations["speaks"], cells=cells)})
+    against = panels.Testimony("against", "the opposite", {"speaks": replace(first.separations["speaks"], cells=cells)})
     (section,) = panel_sections(Panel([*panel.testimonies, against], {"ghost": "it is away"}))
     tables = [block for block in section.blocks if isinstance(block, Table)]
     assert [row[-1] for row in tables[0].rows] == ["they contradict each other"] * 2
