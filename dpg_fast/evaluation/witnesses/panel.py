@@ -227,7 +227,7 @@ def without_valence(results: Results, method: str, *, resamples: int = 1000, see
             centred = np.where(there, x - x[there].mean(), 0.0)
             spread = float((centred**2).sum())
             slope = float((centred * np.where(there, y, 0.0)).sum() / spread) if spread > 0 else 0.0
-            rest = y - slope * centred
+            rest = np.round(y - slope * centred, 9)  # where nothing is left, rounding errors are not to decide
             return separated(rest[0], rest[1])
 
         found[trait] = bootstrap(statistic, scores.shape[1], resamples=resamples, seed=seed)
