@@ -210,7 +210,7 @@ def answer_samples(results: Results, method: str) -> dict[Pair, Sample]:
 def without_valence(results: Results, method: str, *, resamples: int = 1000, seed: int = 0) -> dict[Trait, Interval]:
     """AUC of each trait asked for, of the residuals of a regression of the scores on the answers' valence.
 
-    The regression is over the answers at both ends, in every bootstrap draw anew; questions are resampled.
+    The regression is over the answers at both ends, fitted again in every bootstrap draw; questions are resampled.
     """
     low, high = results.plan.ends
     found = {}
