@@ -225,6 +225,7 @@ SETTINGS: dict[str, Setting] = {
     "docs/hypernetworks.md": checked(""),
     "docs/personified.md": personified,
     "docs/simulate.md": checked(""),
+    "docs/witnesses.md": checked(""),
 }
 SLOW = ("README.md", "docs/assessment.md", "docs/judging.md", "docs/personified.md")
 QUICK = [
