@@ -153,6 +153,7 @@ def listen(heard: dict[str, Any], choice: PanelChoice, judge: str = "openai", **
     )
 
 
+@pytest.mark.slow
 def test_every_witness_reads_the_same_answers(heard: dict[str, Any]) -> None:
     asked = heard["methods"][1].asked
     folder = heard["directory"] / "statements"
