@@ -26,6 +26,7 @@ EXTRAS = {
     "scipy": "eval",
     "sklearn": "data",
     "trl": "train",
+    "vaderSentiment": "lexical",
     "yaml": "train",
 }  # module: the extra of this package that brings it
 
