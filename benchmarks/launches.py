@@ -57,6 +57,7 @@ def per_layer(settings: Settings, rows: int, *, lora: bool, steer: bool) -> Coun
     """Kernels that one decoder layer of a decode step launches, by operation; the bare model's without ``lora`` and ``steer``."""
     grouped = settings.heads // settings.kv_heads
     small = replace(Settings.tiny(), hidden=32 * grouped, heads=2 * grouped, kv_heads=2, dtype=torch.bfloat16)
+    rows = min(rows, 2)  # more rows launch no more
     one, two = (_step(replace(small, layers=layers), rows, lora, steer) for layers in (1, 2))
     return Counter({name: two[name] - one[name] for name in two if two[name] != one[name]})
 
