@@ -223,7 +223,8 @@ class Speaking:
         else:
             slots = self._runtime.buffers.take(self, "tokens", rows, length, self.row_slots.device)
             slots.view(len(self._rows), -1).copy_(self.row_slots[:, None])
-            self._repeated[factor, length] = slots  # change() writes to it
+            if not (slots.is_cuda and _capturing()):  # or what was not replayed yet would be read
+                self._repeated[factor, length] = slots  # change() writes to it
         lora = slots if self.lora else None
         if not self.steering:
             return ForwardCall(lora, None, self.values, None, self.stages, several)
@@ -280,14 +281,17 @@ class Speaking:
         Decoding with a static cache comes here at every step: it takes two launches, and writes where the last step wrote.
         """
         rows, start = slots.numel() // length, self.steer_from
-        if (factor, length) not in self._bounds:
+        bounds = self._bounds.get((factor, length))
+        if bounds is None:
             with lasting():
                 first = (
                     start.to(slots.device)[:, None].repeat_interleave(factor, 0) if isinstance(start, Tensor) else start
                 )
                 before = first - torch.arange(length, device=slots.device)
-                self._bounds[factor, length] = before, torch.full((), -1, dtype=torch.int32, device=slots.device)
-        before, nobody = self._bounds[factor, length]
+                bounds = before, torch.full((), -1, dtype=torch.int32, device=slots.device)
+            if not (slots.is_cuda and _capturing()):
+                self._bounds[factor, length] = bounds
+        before, nobody = bounds
         if isinstance(past, Tensor):  # a static cache's, on the device of its layer
             past = past.to(slots.device)
         if torch.is_grad_enabled() or self._runtime.state.call is not None:  # inside a forward that still reads its own
@@ -311,3 +315,8 @@ class Speaking:
             return None
         self._step += 1
         return RandomMask(keep, self.options.seed, self._step)
+
+
+def _capturing() -> bool:
+    """Whether what is done on the current stream of the GPU is recorded into a graph now, not run."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
