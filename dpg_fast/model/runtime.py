@@ -222,12 +222,12 @@ class Runtime:
     def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
         """Inside the block the running request also holds for parts of the base that are called past its forward."""
         request, state = self.state.request.get()(), self.state
-        call = None if request is None or request.left else request.bind((), kwargs)
         outer = state.replaced.get()
         try:
             state.replaced.set(True)
             with state.lock:
                 before = state.call
+                call = None if request is None or request.left else request.bind((), kwargs)
                 try:
                     state.call = call
                     yield
