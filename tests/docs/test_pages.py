@@ -224,6 +224,9 @@ SETTINGS: dict[str, Setting] = {
     "docs/measuring.md": checked(""),
     "docs/hypernetworks.md": checked(""),
     "docs/personified.md": personified,
+    "docs/quickstart.md": checked("dpg-fast"),
+    "docs/responsible_use.md": checked(""),
+    "docs/your_model.md": checked("dpg-fast"),
     "docs/simulate.md": checked(""),
 }
 SLOW = ("README.md", "docs/assessment.md", "docs/judging.md", "docs/personified.md")
