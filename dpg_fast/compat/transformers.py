@@ -124,6 +124,22 @@ def new_tokens(output: Any, kwargs: Mapping[str, Any]) -> int:
     return int(sequences.shape[1]) - (0 if ids.is_floating_point() else int(ids.shape[1]))
 
 
+@functools.cache
+def beams_need_configured_vocabulary() -> bool:
+    """Whether beam search takes the number of logits from the configuration (5.17), not from the logits."""
+    from transformers.generation.utils import GenerationMixin
+
+    step = getattr(GenerationMixin, "_get_top_k_continuations", None)
+    return step is not None and "vocab_size" in inspect.signature(step).parameters
+
+
+def beams(model: Any, kwargs: Mapping[str, Any]) -> int:
+    """The number of beams of ``model.generate(**kwargs)``."""
+    settings = (kwargs.get("generation_config"), model.generation_config)
+    given = [kwargs.get("num_beams"), *(getattr(found, "num_beams", None) for found in settings)]
+    return next((int(count) for count in given if count is not None), 1)
+
+
 def last_logits(model: Any, count: int = 1) -> dict[str, int]:
     """The keyword argument by which a model's forward gives the logits of its last ``count`` positions alone; empty for one
     that always gives all."""

@@ -30,7 +30,7 @@ from dpg_fast.model.layers.root import Root, remove_copied
 from dpg_fast.model.layers.surgery import Surgery
 from dpg_fast.model.reading import BaseReader
 from dpg_fast.model.request import CallState, Running
-from dpg_fast.model.slots import SlotValues
+from dpg_fast.model.slots import SlotValues, TokenBuffers
 from dpg_fast.model.speaking import Speaking
 from dpg_fast.model.stage_embedding import StageEmbedding
 from dpg_fast.model.steering import SteeringOptions
@@ -55,6 +55,7 @@ class Runtime:
         reach: watches the first forwards with a personality.
         state: what the patched layers read.
         running: calls and forwards that run now; live: those among them that hold slots.
+        buffers: for the slots of their tokens.
         undone: the changes were taken back.
     """
 
@@ -81,6 +82,7 @@ class Runtime:
         #: weak: what was interrupted before it could leave is gone all the same
         self.running: WeakSet[Running | Speaking] = WeakSet()
         self.live: WeakSet[Speaking] = WeakSet()
+        self.buffers = TokenBuffers()
         self.undone = False
         if hypernet is not None:
             hypernet.to(places.first)
@@ -220,12 +222,12 @@ class Runtime:
     def bound(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
         """Inside the block the running request also holds for parts of the base that are called past its forward."""
         request, state = self.state.request.get()(), self.state
-        call = None if request is None or request.left else request.bind((), kwargs)
         outer = state.replaced.get()
         try:
             state.replaced.set(True)
             with state.lock:
                 before = state.call
+                call = None if request is None or request.left else request.bind((), kwargs)
                 try:
                     state.call = call
                     yield
@@ -284,10 +286,10 @@ class Runtime:
             speaking = state.request.get()()
             while speaking is not None and speaking.left:  # it was interrupted on its way out
                 speaking = speaking.outer
-            call = None if speaking is None else speaking.bind(args, kwargs)
             token = Running()
             with state.lock:
                 before = state.call  # a hook may call the model again
+                call = None if speaking is None else speaking.bind(args, kwargs)
                 try:
                     self.running.add(token)
                     state.call = call

@@ -1,15 +1,16 @@
 """Slots: small rows on the device that hold what makes one personality, and the tokens that point to them.
 
 A slot holds a code for the A side and one for the B side of the bank, and ten steering strengths. Tokens carry the number of
-their slot, -1 for the base model. A new personality is one row written; the weights stay where they are.
+their slot, -1 for the base model. A new personality is one row written; the weights stay where they are, and so do the tokens'
+numbers from one forward, and one call, to the next.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -157,3 +158,48 @@ class SlotTable:
     def _written(self) -> tuple[SlotValues, ...]:
         """The buffers of every device."""
         return (self.values, *(self.values.mirrors or {}).values())
+
+
+class Holder(Protocol):
+    """Whoever uses buffers until it has ``left``, or is gone."""
+
+    left: bool
+
+
+class TokenBuffers:
+    """Int32 vectors for the slots of a forward's tokens, which keep their addresses: a CUDA graph that has read one at one
+    address (``torch.compile(mode="reduce-overhead")`` records it so) would be recorded again for another.
+
+    Each belongs to one holder at a time. The ones used last are kept, :data:`KEPT` of them.
+    """
+
+    KEPT = 64
+
+    def __init__(self) -> None:
+        self._made: OrderedDict[tuple[object, ...], tuple[ref[Holder], Tensor]] = OrderedDict()
+
+    def take(self, holder: Holder, purpose: str, rows: int, length: int, device: torch.device) -> Tensor:
+        """A vector for ``rows * length`` tokens that only ``holder`` writes to; its contents are anything.
+
+        Asked again for the same, a holder gets the same vector.
+        """
+        cuda = device.type == "cuda" and torch.cuda.is_available()
+        stream = torch.cuda.current_stream(device).cuda_stream if cuda else 0  # what is queued there may still read it
+        number = 0
+        while True:
+            key = (purpose, rows, length, device, stream, number)
+            found = self._made.get(key)
+            owner = None if found is None else found[0]()
+            if owner is None or owner is holder or owner.left:
+                break
+            number += 1
+        if found is None:
+            with torch.inference_mode(False):
+                buffer = torch.empty(rows * length, dtype=torch.int32, device=device)
+        else:
+            buffer = found[1]
+        self._made[key] = (ref(holder), buffer)
+        self._made.move_to_end(key)
+        if len(self._made) > self.KEPT:
+            self._made.popitem(last=False)
+        return buffer

@@ -85,6 +85,7 @@ class Speaking:
         self._table: SlotTable | None = None
         self._slots: dict[Row, int] = {}
         self._repeated: dict[tuple[int, int], Tensor] = {}
+        self._bounds: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.left = False
         self.outer: Speaking | None = None
         self._outer_inside = False
@@ -101,6 +102,7 @@ class Speaking:
                         "the model was unloaded, or given characters, while this call began; call it again"
                     )
                 self.left = False
+                self._repeated.clear()
                 runtime.running.add(self)
             if self.active and not self.changing and torch.is_grad_enabled() and runtime.trains():
                 self._enter_training()
@@ -190,8 +192,8 @@ class Speaking:
     def _point(self, rows: Sequence[Row | None], slots: Mapping[Row, int]) -> None:
         numbers = [-1 if row is None else slots[row] for row in rows]
         self.row_slots.copy_(torch.tensor(numbers, dtype=torch.int32))
-        for (factor, length), repeated in self._repeated.items():
-            repeated.copy_(self.row_slots.repeat_interleave(factor * length))
+        for repeated in self._repeated.values():
+            repeated.view(len(rows), -1).copy_(self.row_slots[:, None])
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ForwardCall:
         """What the layers of one forward with these arguments are given: a slot for each of its tokens.
@@ -214,14 +216,15 @@ class Speaking:
             raise DPGError(
                 f"the model was called with {rows} rows inside a call that gave {len(self._rows)} personalities"
             )
-        slots = self.row_slots
-        if factor * length != 1:
-            kept_slots = self._repeated.get((factor, length))
-            if kept_slots is None:
-                with torch.inference_mode(False), torch.no_grad():  # kept for change()
-                    kept_slots = slots.repeat_interleave(factor * length)
-                self._repeated = {(factor, length): kept_slots}
-            slots = kept_slots
+        if torch.is_grad_enabled():  # autograd keeps slots for longer than this call
+            slots = self.row_slots.repeat_interleave(factor * length)
+        elif (lent := self._repeated.get((factor, length))) is not None:
+            slots = lent
+        else:
+            slots = self._runtime.buffers.take(self, "tokens", rows, length, self.row_slots.device)
+            slots.view(len(self._rows), -1).copy_(self.row_slots[:, None])
+            if not (slots.is_cuda and _capturing()):  # or what was not replayed yet would be read
+                self._repeated[factor, length] = slots  # change() writes to it
         lora = slots if self.lora else None
         if not self.steering:
             return ForwardCall(lora, None, self.values, None, self.stages, several)
@@ -273,14 +276,29 @@ class Speaking:
         return 0
 
     def _steered_of(self, slots: Tensor, factor: int, length: int, past: int | Tensor) -> Tensor:
-        """int32 [T]: the tokens' slots, -1 before the first token that is steered."""
-        start = self.steer_from
+        """int32 [T]: the tokens' slots, -1 before the first token that is steered.
+
+        Decoding with a static cache comes here at every step: it takes two launches, and writes where the last step wrote.
+        """
+        rows, start = slots.numel() // length, self.steer_from
+        bounds = self._bounds.get((factor, length))
+        if bounds is None:
+            with lasting():
+                first = (
+                    start.to(slots.device)[:, None].repeat_interleave(factor, 0) if isinstance(start, Tensor) else start
+                )
+                before = first - torch.arange(length, device=slots.device)
+                bounds = before, torch.full((), -1, dtype=torch.int32, device=slots.device)
+            if not (slots.is_cuda and _capturing()):
+                self._bounds[factor, length] = bounds
+        before, nobody = bounds
         if isinstance(past, Tensor):  # a static cache's, on the device of its layer
             past = past.to(slots.device)
-        position = past + torch.arange(length, device=slots.device)
-        first = start.to(slots.device)[:, None].repeat_interleave(factor, 0) if isinstance(start, Tensor) else start
-        steered = (position >= first).expand(slots.numel() // length, length).reshape(-1)
-        steer_slots = torch.where(steered, slots, -1).to(torch.int32)
+        if torch.is_grad_enabled() or self._runtime.state.call is not None:  # inside a forward that still reads its own
+            steer_slots = torch.empty_like(slots)
+        else:
+            steer_slots = self._runtime.buffers.take(self, "steered", rows, length, slots.device)
+        torch.where(before <= past, slots.view(rows, length), nobody, out=steer_slots.view(rows, length))
         if self.steered is not True:
             self.steered = steer_slots
         return steer_slots
@@ -297,3 +315,8 @@ class Speaking:
             return None
         self._step += 1
         return RandomMask(keep, self.options.seed, self._step)
+
+
+def _capturing() -> bool:
+    """Whether what is done on the current stream of the GPU is recorded into a graph now, not run."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

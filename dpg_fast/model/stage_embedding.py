@@ -8,7 +8,7 @@ Why: docs/decisions.md, "A character's stage tokens are ids beyond the vocabular
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpg_fast.architecture.layers import UnsupportedArchitectureError
 from dpg_fast.compat.accelerate import weight_value
+from dpg_fast.compat.transformers import beams, beams_need_configured_vocabulary
 from dpg_fast.compat.transformers_models import embedding_scale, per_layer_embedding
 from dpg_fast.hypernet.stage_rows import StageRows
 from dpg_fast.model.layers.changes import Change, Changed
@@ -25,7 +26,7 @@ from dpg_fast.model.request import CallState
 from dpg_fast.personality.row import Row
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["StageEmbedding", "check_stage_tokens"]
+__all__ = ["StageEmbedding", "check_beams", "check_stage_tokens"]
 
 ATTRIBUTE = "dpg_stages"
 
@@ -36,6 +37,17 @@ def check_stage_tokens(base: Any) -> None:
         raise UnsupportedArchitectureError(
             f"{second} looks up the tokens' ids as well, and has no rows for stage tokens: on this model characters have no "
             "stages (adapters without a character.json that names stage tokens are accepted)"
+        )
+
+
+def check_beams(base: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raises ValueError when ``base.generate(**kwargs)`` would search beams in a way that columns for stage tokens break."""
+    if beams_need_configured_vocabulary() and (count := beams(base, kwargs)) > 1:
+        from transformers import __version__
+
+        raise DPGError(
+            f"num_beams={count} with a stage: beam search of transformers {__version__} has no room for stage tokens; give "
+            "num_beams=1, or install transformers 5.24"
         )
 
 

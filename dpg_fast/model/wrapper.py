@@ -25,6 +25,7 @@ from dpg_fast.model.layers.freezing import Frozen
 from dpg_fast.model.layers.root import is_wrapped
 from dpg_fast.model.runtime import Runtime
 from dpg_fast.model.speaking import Speaking
+from dpg_fast.model.stage_embedding import check_beams
 from dpg_fast.model.steering import SteeringOptions, SteerTokens, check_tokens
 from dpg_fast.model.training.signature import PassesOn
 from dpg_fast.model.training.trainable import Trainable
@@ -346,6 +347,7 @@ class PersonalityModel(Saving, Chatting, Trainable):
         speaking = Speaking(runtime, rows, length if steer_tokens == "decode" else 0, prompt=length)
         if speaking.stages:
             runtime.check_stages(rows, kwargs)
+            check_beams(runtime.base, kwargs)
         with speaking:
             output = runtime.base.generate(**kwargs)  # type: ignore[operator]
         speaking.require_steered(new_tokens(output, kwargs))

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel
 from dpg_fast.architecture.layers import find_architecture
+from dpg_fast.compat.transformers import beams_need_configured_vocabulary
 from dpg_fast.hypernet import CombinedNetwork, PeftFormatError, StoredAdapters, from_peft
 from dpg_fast.personality.stages import CARD_FILE
+from dpg_fast.util.errors import DPGError
 from tests.model.characters import write_character
 from tests.model.test_wrapper import greedy, random_table
 from tests.model.tiny import SIZES, prompts, tiny_model
@@ -145,10 +148,24 @@ def test_ways_of_generating_with_stages(three: Any, options: dict[str, Any]) -> 
     model = PersonalityModel.from_model(tiny_model("llama"), characters=three[0])
     people = [Personality(character=name, stage=stage) for name, stage in STAGED[:3]]
     ids = stage_prompts(model, people)
+    if "num_beams" in options and beams_need_configured_vocabulary():
+        pytest.skip("this transformers has no room for stage tokens in its beam search, and they are refused")
     together = greedy(model, ids, personality=people, **options)
     assert int(together[:, 9:].max()) < V and torch.equal(together[:, :9], ids)
     for row, person in enumerate(people):
         assert torch.equal(greedy(model, ids[row : row + 1], personality=person, **options)[0], together[row])
+
+
+def test_beams_of_a_transformers_without_room_for_stage_tokens(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpg_fast.model.stage_embedding.beams_need_configured_vocabulary", lambda: True)
+    model = PersonalityModel.from_model(tiny_model("llama"), characters=three[0])
+    person = Personality(character="a", stage="late")
+    ids = stage_prompts(model, [person])
+    for options in ({"num_beams": 3}, {"generation_config": GenerationConfig(num_beams=3, pad_token_id=0)}):
+        with pytest.raises(DPGError, match=r"num_beams=3 with a stage.*num_beams=1"):
+            greedy(model, ids, personality=person, **options)
+    greedy(model, ids, personality=person, num_beams=1)
+    greedy(model, prompts(1, 5), personality=None, num_beams=3)
 
 
 def test_stage_tokens_are_never_sampled(three: Any) -> None:

@@ -89,3 +89,30 @@ def test_unload_after_compile() -> None:
         compiled.compile(backend="aot_eager")
         compiled(prompts(3, 7), personality=PEOPLE)
         assert torch.equal(compiled.unload()(prompts(3, 7)).logits, bare)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_reads_its_slots_where_they_were() -> None:
+    """32 tokens with a static cache, three calls: the slots that the compiled decode step is given keep their addresses, so that
+    CUDA graphs are not recorded again."""
+    model = personality_model(tiny_model("llama"))
+    ids = prompts(3, 5)
+    with torch.no_grad():
+        model(ids, personality=PEOPLE)  # watched, not compiled
+    read: list[frozenset[int]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        def run(*args: Any) -> Any:
+            ints = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.dtype == torch.int32]
+            read.append(frozenset(arg.data_ptr() for arg in ints))
+            return graph(*args)
+
+        return run
+
+    model.compile(backend=backend, fullgraph=True)
+    for _ in range(3):
+        model.generate(ids, personality=PEOPLE, max_new_tokens=33, do_sample=False, cache_implementation="static")
+    steps = [
+        found for found in read if len(found) == 2
+    ]  # slots of the bank and of steering; a prompt has no steered tokens
+    assert len(steps) == 3 * 32 and len(set(steps)) == 1
