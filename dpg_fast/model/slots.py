@@ -54,6 +54,7 @@ class SlotTable:
         capacity: slots at the start. When more distinct personalities are in use at once the buffers double, which moves
             them; captured CUDA graphs then have to be captured again.
         others: devices that hold the same contents, for the layers that run there.
+        grows: False keeps the buffers where they are; more personalities at once than slots are then an error.
 
     Attributes:
         values: the contents.
@@ -66,8 +67,9 @@ class SlotTable:
         device: torch.device,
         capacity: int = 64,
         others: Sequence[torch.device] = (),
+        grows: bool = True,
     ) -> None:
-        self._others = tuple(others)
+        self._others, self._grows = tuple(others), grows
         with torch.inference_mode(False):  # what is made in that mode could only be changed in it
             self.values = SlotValues(
                 torch.zeros(capacity, codes, device=device),
@@ -135,6 +137,10 @@ class SlotTable:
                     taken.append(slot)
             if len(taken) == count:
                 return taken
+            if not self._grows:
+                raise RuntimeError(
+                    f"{len(pinned) + count} personalities at once need as many slots; there are {self.capacity}"
+                )
             self._grow()
 
     def _grow(self) -> None:

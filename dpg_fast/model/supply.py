@@ -23,7 +23,7 @@ from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import POLES
 
-__all__ = ["Supply"]
+__all__ = ["Supply", "contents", "strengths_of"]
 
 
 class Supply:
@@ -132,12 +132,7 @@ class Supply:
 
     def values(self, rows: Sequence[Row]) -> SlotValues:
         """Contents of slots for distinct rows."""
-        device = self.device()
-        strengths = self._strengths(rows).to(device)
-        if self.hypernet is None:
-            empty = torch.zeros(len(rows), 0, device=device)
-            return SlotValues(empty, empty, strengths)
-        return SlotValues(*self.hypernet.codes_of(rows), strengths)
+        return contents(rows, self.hypernet, self.steering, self.calibration, self.device())
 
     def hand_out_steering(self) -> None:
         """Give the layers their rows of the steering table, on their devices."""
@@ -145,13 +140,6 @@ class Supply:
             with lasting():
                 self._surgery.set_steering(self.steering, self.places)
         self._steering_places = self.places
-
-    def _strengths(self, rows: Sequence[Row]) -> Tensor:
-        strengths = torch.zeros(len(rows), len(POLES))
-        for number, row in enumerate(rows):
-            if row.scores is not None and self.steering is not None:
-                strengths[number] = torch.tensor(self.calibration.strengths(row.scores))
-        return strengths
 
     def _pair(self, dtype: torch.dtype, site: str, detach: bool = True) -> tuple[Tensor, Tensor]:
         """A and B of a site in compute dtype, where its layer runs."""
@@ -161,3 +149,27 @@ class Supply:
         if detach:
             return A.detach().to(device, dtype), B.detach().to(device, dtype)
         return A.to(device, dtype), B.to(device, dtype)
+
+
+def contents(
+    rows: Sequence[Row],
+    hypernet: AdapterNetwork | None,
+    steering: SteeringTable | None,
+    calibration: Calibration,
+    device: torch.device,
+) -> SlotValues:
+    """Contents of slots for distinct rows, on ``device``."""
+    strengths = strengths_of(rows, steering, calibration).to(device)
+    if hypernet is None:
+        empty = torch.zeros(len(rows), 0, device=device)
+        return SlotValues(empty, empty, strengths)
+    return SlotValues(*hypernet.codes_of(rows), strengths)
+
+
+def strengths_of(rows: Sequence[Row], steering: SteeringTable | None, calibration: Calibration) -> Tensor:
+    """float32 [n, 10]: with which strength each pole of each row is steered."""
+    strengths = torch.zeros(len(rows), len(POLES))
+    for number, row in enumerate(rows):
+        if row.scores is not None and steering is not None:
+            strengths[number] = torch.tensor(calibration.strengths(row.scores))
+    return strengths

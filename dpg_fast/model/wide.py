@@ -18,7 +18,7 @@ from dpg_fast.hypernet import Site
 from dpg_fast.model.layers.places import Places
 from dpg_fast.model.layers.surgery import Surgery
 from dpg_fast.model.slots import SlotTable, SlotValues
-from dpg_fast.model.supply import Supply
+from dpg_fast.model.supply import Supply, strengths_of
 from dpg_fast.personality.row import Row
 
 SLOTS = 8
@@ -157,7 +157,7 @@ class WideSupply(Supply):
         if self.places.others:
             pairs = {n: (A.to(self.places.of[n]), B.to(self.places.of[n])) for n, (A, B) in pairs.items()}
         codes = one_hot(len(rows), device)
-        return SlotValues(codes, codes, self._strengths(rows).to(device), pairs=pairs)
+        return SlotValues(codes, codes, strengths_of(rows, self.steering, self.calibration).to(device), pairs=pairs)
 
 
 def one_hot(slots: int, device: torch.device) -> Tensor:

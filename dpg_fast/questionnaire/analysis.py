@@ -23,6 +23,7 @@ from dpg_fast.reporting.page import SIGNED, Table, bounds, number
 from dpg_fast.reporting.render import on_terminal
 from dpg_fast.util.results import json_ready
 from dpg_fast.util.stats import bootstrap, bootstrap_all, cronbach_alpha, icc, mean_of, retest
+from dpg_fast.util.words import counted
 
 MINIMUM = 3  # people, for anything that correlates over people
 
@@ -142,7 +143,7 @@ def _reliability(
     people, forms, items = table.shape
     found: dict[str, Any] = {"people": people, "items": items}
     if people < MINIMUM:
-        return found | {"reason": f"{people} people with complete answers; {MINIMUM} are needed"}
+        return found | {"reason": f"{counted(people, 'person', 'people')} with complete answers; {MINIMUM} are needed"}
     plain, without, scores = table.mean(axis=1), free.mean(axis=1), table.mean(axis=2)
     alphas = ["alpha", "alpha_centred"] if items > 1 else []
     again = ["retest", "icc_2_1", "icc_3_1", "icc_2_k"] if forms > 1 else []

@@ -75,7 +75,7 @@ def test_careless_people_are_not() -> None:
 def test_one_person_has_scores_and_a_reason() -> None:
     alone = session(0.3, people=1)
     result = analyse(alone, resamples=20)
-    assert result["reliability"]["openness"]["reason"].startswith("1 people")
+    assert result["reliability"]["openness"]["reason"].startswith("1 person")
     assert len(tables(result)) == 3  # no table of reliability
     assert result["items"]["icc_2_1"]["estimate"] > 0.2  # over items, which differ by key at least
 

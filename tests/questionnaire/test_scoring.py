@@ -206,7 +206,7 @@ def test_five_factor_e_files(tmp_path: Path) -> None:
         read_questions(file)
     file.write_text('{"questions": [{"id": 1, "text": "A."}], "select": [{"id": 1, "text": "no"}]}')
     assert read_questions(file) == ([(1, "A.")], ("no",))
-    with pytest.raises(ValueError, match="1 items and 1 options; IPIP-NEO-120 has 120 and 5"):
+    with pytest.raises(ValueError, match="1 item and 1 option; IPIP-NEO-120 has 120 and 5"):
         load_published("ipip-neo-120", file)
     file.write_text("{\n,")
     with pytest.raises(ValueError, match=r"q.json, line 2: not JSON"):

@@ -73,7 +73,7 @@ def test_only_the_assistant_is_learnt(byte_tokenizer: Any) -> None:
 def test_dialogues_without_personality_or_assistant_are_left_out(byte_tokenizer: Any) -> None:
     kept = text_sources([record(None, "Hi?", "No."), record((1, 0, 0, 0, 0), "Hi?", "Yes.")], byte_tokenizer)
     assert len(kept) == 1
-    with pytest.raises(ValueError, match="none of 1 records"):
+    with pytest.raises(ValueError, match="none of 1 record "):
         text_sources([record((1, 0, 0, 0, 0), "Hi?")], byte_tokenizer)
 
 

@@ -48,7 +48,7 @@ _NUMBERED = re.compile(r"\s{0,12}\d{1,3}\s+(?=\S)")
 _PLACE = re.compile(r"\[(?P<text>[^\W\d_a-z][^\[\].?!:]{1,50})\]$")
 _NO_PLACE = word_set(
     "LAUGHTER LAUGHS LAUGHING APPLAUSE MUSIC SILENCE PAUSE CROSSTALK INAUDIBLE UNINTELLIGIBLE CHEERS CHEERING SIGHS COUGHS END "
-    "EXIT EXEUNT ENTER ENTERS CURTAIN BLACKOUT NOTE BREAK"
+    "EXIT EXEUNT ENTER ENTERS CURTAIN BLACKOUT NOTE BREAK HE SHE THEY ELLE ELLES"
 )
 _WIDE = str.maketrans("（）［］【】｛｝\u3000", "()[][]{} ")
 _SECTION = re.compile(r"#{1,6}\s+(.+)")
@@ -212,7 +212,10 @@ class _Reader:
             and not after
             and (place := _PLACE.match(text))
             and len(place["text"].split()) <= 5
-            and not set(place["text"].upper().split()) & _NO_PLACE
+            and not set(words := place["text"].upper().split()) & _NO_PLACE
+            and not (
+                set(words[:-1]) & self.known and "'" not in place["text"].replace("’", "'")
+            )  # somebody does something
         )
         others = sum(text[:1] == "[" and text[-1:] == "]" for text in texts) - found.total()
         return frozenset(found) if found.total() >= 2 and others <= found.total() else frozenset()

@@ -20,7 +20,16 @@ from dpg_fast.compat import accelerate
 from dpg_fast.compat.torch import Placed
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["NOT_PICKLED", "Change", "Changed", "NoEffectError", "Watch", "leads_to", "subclass_with"]
+__all__ = [
+    "NOT_PICKLED",
+    "Change",
+    "Changed",
+    "NoEffectError",
+    "Watch",
+    "leads_to",
+    "require_own_classes",
+    "subclass_with",
+]
 
 
 class NoEffectError(DPGError, RuntimeError):
@@ -178,15 +187,6 @@ class Watch:
         self._changes = tuple(changes)
         self.placed = self._found()
 
-    def require_own_classes(self) -> None:
-        """Raises RuntimeError naming a module whose class is no longer the one that it was given here."""
-        for change in self._changes:
-            if (cls := type(change.module)) is not change.cls:
-                raise RuntimeError(
-                    f"the class of {change.name} was changed after the model was wrapped, to {cls.__name__}; that has to be "
-                    "undone first"
-                )
-
     def look(self) -> None:
         """Something is not as it was: find out whether the modules are still reached.
 
@@ -215,6 +215,16 @@ class Watch:
         }
         modules = [change.module for change in self._changes]
         return [Placed(m, type(m), m.__dict__.get("forward"), *parents[id(m)]) for m in modules]
+
+
+def require_own_classes(changes: Iterable[Change]) -> None:
+    """Raises RuntimeError naming a module whose class is no longer the one that it was given here."""
+    for change in changes:
+        if (cls := type(change.module)) is not change.cls:
+            raise RuntimeError(
+                f"the class of {change.name} was changed after the model was wrapped, to {cls.__name__}; that has to be "
+                "undone first"
+            )
 
 
 def leads_to(function: Any, target: Any, owner: object) -> bool:
@@ -264,6 +274,6 @@ def subclass_with(mixin: type, original: type) -> Any:
     """``original`` with ``mixin`` in front; always the same class for the same two."""
     key = (mixin, original)
     if key not in _subclasses:
-        name = f"{mixin.__name__}{original.__name__}"
+        name = original.__name__ if mixin.__dict__.get("keeps_name") else f"{mixin.__name__}{original.__name__}"
         _subclasses[key] = type(name, (mixin, original), {"__module__": __name__})
     return _subclasses[key]

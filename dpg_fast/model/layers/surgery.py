@@ -30,6 +30,7 @@ from dpg_fast.model.layers.adapters import (
 )
 from dpg_fast.model.layers.changes import Change, Changed
 from dpg_fast.model.layers.places import Places
+from dpg_fast.model.layers.residuals import RESIDUAL, residual_patches
 from dpg_fast.model.layers.stacks import Stack, stackable
 from dpg_fast.model.request import CallMirror, CallState
 from dpg_fast.neurons import SteeringTable
@@ -67,6 +68,8 @@ class Surgery:
         self.linear_adapters: dict[str, LinearAdapter] = {}
         self.mlp_adapters: dict[int, MlpAdapter] = {}
         self.changes: list[Change] = []
+        #: layers and norms whose change makes them faster and nothing else, so that it need not be reached
+        self.fused: list[Change] = []
         self._stacks: list[tuple[Stack, tuple[str, ...], MlpAdapter | None]] = []
         self._tied = _tied_weights(architecture)
         inside: set[str] = set()
@@ -104,6 +107,8 @@ class Surgery:
                 self.changes.append(change)
                 if isinstance(part, LinearAdapter):
                     part.own = change.own
+            for name, module, mixin, written in residual_patches(architecture, state) if self.changes else ():
+                self.fused.append(Change(name, module, mixin, RESIDUAL, written))
         except BaseException:
             self.undo()
             raise
@@ -134,9 +139,10 @@ class Surgery:
         """Give every module its own class and its weights their own memory back."""
         for stack, _, _ in self._stacks:
             stack.release()
-        for change in self.changes:
+        for change in (*self.changes, *self.fused):
             change.undo()
         self.changes.clear()
+        self.fused.clear()
 
     def place(self, places: Places) -> None:
         """Let each layer read the running call on the device where it runs."""
@@ -193,7 +199,7 @@ class Surgery:
 
     @property
     def changed(self) -> list[nn.Module]:
-        """The modules that have another class until :meth:`undo`."""
+        """The modules through which a personality acts, which have another class until :meth:`undo`."""
         return [change.module for change in self.changes]
 
     def _set_mlp_bank(self, adapter: MlpAdapter, pair: Callable[[str], tuple[Tensor, Tensor]]) -> None:

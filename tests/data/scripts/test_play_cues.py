@@ -103,6 +103,14 @@ def test_real_layouts(name: str, headings: list[str], speeches: list[tuple[str, 
     assert not any("\0" in text for text in directed(script))
 
 
+def test_brackets_in_which_somebody_does_something_are_directions() -> None:
+    brackets = ["Bridge", "Elle voit Rosa partir", "Karl's old kitchen", "She sees the sea", "Chez Karl"]
+    lines = [text for name in brackets for text in (f"[{name}]", "", "ROSA: Report.", "KARL: All is well.", "")]
+    script = read_play(lines, "x")
+    assert [scene.heading for scene in script.scenes] == ["Bridge", "Karl's old kitchen", "Chez Karl"]
+    assert directed(script) == ["Elle voit Rosa partir", "She sees the sea"]
+
+
 def test_directions_of_a_chat_models_screenplay() -> None:
     script = read_script(CASES / "12_bold_screenplay.md")
     assert directed(script) == ["FADE IN:", "ROSA enters.", "The rain falls. Karl waits.", "FADE OUT.", "THE END"]

@@ -1,0 +1,123 @@
+"""What an engine's front end does with a request's personality: read it, refuse it, write it in one form, salt the cache.
+
+A personality travels as a short text, and is refused where the request enters: workers meet canonical texts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpg_fast.hypernet import AdapterNetwork, CombinedNetwork, HyperNetwork, StoredAdapters
+from dpg_fast.hypernet.build import from_config
+from dpg_fast.model.abilities import check_rows, networks_of
+from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.identity import adapter_identity, calibration_identity
+from dpg_fast.neurons import SteeringTable
+from dpg_fast.personality.description import Description
+from dpg_fast.personality.row import Row, read_row
+from dpg_fast.personality.scores import Personality
+from dpg_fast.util.errors import DPGError, WrongTypeError
+from dpg_fast.util.identity import digest
+
+__all__ = ["MAX_TEXT", "Abilities", "canonical", "check_network", "read_request", "salt"]
+
+MAX_TEXT = 1000  # characters
+MAX_FIELDS = 16  # of a mapping
+
+
+def read_request(value: object) -> Row | None:
+    """What a request's ``personality`` asks for; None is the base model.
+
+    Args:
+        value: text ("E+4 N-2", a preset, "@marit_oss"), an object of traits, five numbers, a Personality or a Character.
+
+    Raises:
+        ValueError: it cannot be read, or is longer than any personality; or it asks for what no engine serves yet: a
+            description in words, a stage of a character's life.
+    """
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        raise DPGError(f"a personality has at most {MAX_TEXT} characters, this one {len(value)}")
+    if isinstance(value, Mapping) and len(value) > MAX_FIELDS:
+        raise DPGError(f"a personality has at most {MAX_FIELDS} fields, this one {len(value)}")
+    try:
+        row = read_row(Personality(value) if isinstance(value, (list, tuple)) else value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise WrongTypeError(f"{error}; a request takes text, an object of traits, or five numbers") from error
+    if isinstance(value, Description) or (row is not None and row.text is not None):
+        raise DPGError("descriptions in words are not served here; give scores, such as 'E+4 N-2'")
+    if row is not None and row.stage is not None:
+        raise DPGError(f"{row}: stages of a character's life are not served here; give the character without a stage")
+    return row
+
+
+def canonical(row: Row) -> str:
+    """The one text of what a row asks for; `read_request` gives the row back."""
+    return str(row)
+
+
+def salt(row: Row, adapter: str, *, prompt: int | None = None, user: str | None = None) -> str:
+    """What keeps a prefix cache right: requests share blocks only when these are equal.
+
+    Args:
+        row: what the request asks for.
+        adapter: `Abilities.fingerprint`.
+        prompt: tokens of the prompt, where generated tokens are treated in another way than those of a prompt; else None.
+        user: the request's own salt.
+    """
+    return digest([canonical(row), adapter, prompt, user], 32)
+
+
+class Abilities:
+    """What an adapter can be asked for, known from its directories without a base model or weights.
+
+    Args:
+        directories: of one adapter, or of one with a hypernetwork and one with neurons.
+
+    Attributes:
+        network: its weights lie on the meta device; None without one.
+        steering: the table of neurons, or None.
+        fingerprint: changes with every file that personalities are made from.
+
+    Raises:
+        ValueError: a directory that is no adapter, or an adapter of a kind that is not served.
+    """
+
+    def __init__(self, directories: list[Path]) -> None:
+        self.network: AdapterNetwork | None = None
+        self.steering: SteeringTable | None = None
+        identities: list[dict[str, Any]] = []
+        for directory in directories:
+            config = artifact.read_config(directory)
+            if config["hypernet"] is not None:
+                with torch.device("meta"):
+                    self.network = from_config(config["hypernet"])
+            file = artifact.part_file(directory, "neurons")
+            if file is not None:
+                self.steering = SteeringTable.load(file)
+            identities.append(adapter_identity(directory) | calibration_identity(directory))
+        self.fingerprint = digest(identities, 16)
+        check_network(self.network)
+
+    @property
+    def characters(self) -> tuple[str, ...]:
+        """Names of the stored adapters."""
+        stored = self.network.stored if isinstance(self.network, CombinedNetwork) else self.network
+        return stored.names if isinstance(stored, StoredAdapters) else ()
+
+    def require(self, row: Row) -> None:
+        """Raises ValueError when the adapter has nothing that could give the row what it asks for."""
+        check_rows([row], self.network, self.steering, None)
+
+
+def check_network(network: AdapterNetwork | None) -> None:
+    """Raises ValueError for networks that need the base model in a request, or weights of their own for each personality."""
+    for part in networks_of(network):
+        assert isinstance(part, HyperNetwork)
+        if part.config.reads_text:
+            raise DPGError(f"hypernetworks with encoder={part.config.encoder!r} are not served; accepted: 'scores'")
+        if part.config.head == "wide":
+            raise DPGError("hypernetworks with head='wide' are not served; accepted: 'bank'")

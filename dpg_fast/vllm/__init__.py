@@ -1,0 +1,1 @@
+"""A plugin for vLLM: thousands of personalities from one engine. Nothing else in the package imports vLLM."""

@@ -1,0 +1,141 @@
+"""The vLLM plugin on this machine's processors, in the environment that `make setup-vllm` makes; `make test-vllm` runs this."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.llm.test_real_server import free_port, running, script
+
+openai = pytest.importorskip("openai")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (script.FOLDER / ".complete").exists(), reason="no vLLM here: make setup-vllm installs one"),
+]
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+PLUGIN = ["--load-format", "dpg_fast", "--additional-config", json.dumps({"dpg_fast": {"adapter": "both"}})]
+PROMPT = "A stranger sits down beside me on the train. I"
+
+
+def _python() -> str:
+    return str(script.FOLDER / "bin" / "python")
+
+
+def test_verify_in_vllm() -> None:
+    """Everything that `dpg-fast verify` checks, compiled, in float32."""
+    arguments = [_python(), "-m", "dpg_fast", "verify", "--engine", "vllm"]
+    done = subprocess.run(arguments, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    for name in ("plain requests", "a mixed batch", "personalities", "A, B, A", "1000 personalities", "malformed"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--load-format", "dpg_fast"], "needs to know an adapter"),
+        ([*PLUGIN[:3], '{"dpg_fast": {"adaptor": "both"}}'], "dpg_fast.adapter: Field required"),
+        ([*PLUGIN[:3], '{"dpg_fast": {"adapter": "nowhere/at/all"}}'], "nowhere/at/all is neither a directory"),
+        ([*PLUGIN, "--enable-lora"], r"not served with LoRA"),
+        ([*PLUGIN, "--tensor-parallel-size", "2"], "not served with tensor parallelism"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_the_start(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    model = str(script.save_model(script.FOLDER / "smollm2"))
+    module = ["-m", "vllm.entrypoints.openai.api_server", "--model", model, "--enforce-eager", "--max-model-len", "512"]
+    done = subprocess.run(
+        [_python(), *module, *arguments],
+        env=os.environ | ENVIRONMENT | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0 and expected in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder, port = tmp_path_factory.mktemp("vllm"), free_port()
+    model = script.save_model(script.FOLDER / "smollm2")
+    arguments, environment = script.command(script.FOLDER, model, port)
+    url = f"http://127.0.0.1:{port}/v1"
+    with running([*arguments, *PLUGIN], environment | ENVIRONMENT, url, folder / "log"):
+        yield url
+
+
+def _ask(url: str, model: str = "smollm2", **more: Any) -> str:
+    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    done = client.completions.create(model=model, prompt=PROMPT, max_tokens=12, temperature=0, **more)
+    text: str = done.choices[0].text
+    return text
+
+
+def test_the_server_gives_each_request_its_personality(server: str) -> None:
+    plain = _ask(server)
+    people = {person: _ask(server, extra_body={"vllm_xargs": {"personality": person}}) for person in ("E+5", "E-5 N+4")}
+    assert len({plain, *people.values()}) == 3
+    assert _ask(server, extra_body={"vllm_xargs": {"personality": "E+5"}}) == people["E+5"]
+    assert _ask(server, extra_body={"vllm_xargs": {"personality": [0, 0, 5, 0, 0]}}) == people["E+5"]
+    assert _ask(server, model="smollm2@E+5") == people["E+5"]
+    assert _ask(server, model="smollm2@E-5,N+4") == people["E-5 N+4"]
+    assert _ask(server) == plain
+
+
+def test_chat_and_streams(server: str) -> None:
+    client = openai.OpenAI(base_url=server, api_key="none", max_retries=0)
+    asked: dict[str, Any] = {
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": "How was your day?"}],
+        "max_tokens": 12,
+        "temperature": 0,
+        "extra_body": {"vllm_xargs": {"personality": "E-5 N+4"}},
+    }
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    stream = client.chat.completions.create(**asked, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == whole
+    asked["extra_body"] = {}
+    assert client.chat.completions.create(**asked).choices[0].message.content != whole
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "E+9", "warm", "E+1 " * 1000, [1, 2, 3], 4, "@nobody", "@nobody/late", [1, 2, 3, 4, "x"]],
+    ids=lambda value: str(value)[:12],
+)
+def test_malformed_requests_are_refused_and_the_server_goes_on(server: str, given: Any) -> None:
+    with pytest.raises(openai.BadRequestError):
+        _ask(server, extra_body={"vllm_xargs": {"personality": given}})
+    assert _ask(server)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "expected"),
+    [
+        ({"model": "smollm2@E+9"}, openai.BadRequestError, "out of range"),
+        ({"model": "other@E+4"}, openai.NotFoundError, "does not exist"),
+        (
+            {"model": "smollm2@E+4", "extra_body": {"vllm_xargs": {"personality": "E+4"}}},
+            openai.BadRequestError,
+            "given twice",
+        ),
+        ({"extra_body": {"vllm_xargs": {"personalty": "E+4"}}}, openai.BadRequestError, "write 'personality'"),
+    ],
+)
+def test_names_are_understood_or_refused(
+    server: str, arguments: dict[str, Any], error: type[Exception], expected: str
+) -> None:
+    with pytest.raises(error, match=expected):
+        _ask(server, **arguments)
