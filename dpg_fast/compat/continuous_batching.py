@@ -154,4 +154,3 @@ class ContinuousBatching:
 
         inputs.prepare_batch_tensors, processor._generation_step, runner._sample = noted, surrounded, sampled
         return processor
-

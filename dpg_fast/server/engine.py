@@ -18,7 +18,7 @@ from dpg_fast.personality.row import Row
 from dpg_fast.server.sampling import Chosen, Sampler, Sampling
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["Busy", "Engine", "Job", "Limits"]
+__all__ = ["BatchEngine", "Busy", "Job", "Limits"]
 
 
 class Busy(RuntimeError):
@@ -39,7 +39,7 @@ class Limits:
     running: int = 64
     waiting: int = 192
     step_tokens: int = 512
-    cache_tokens: int = 65536
+    cache_tokens: int = 16384
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
 
 
-class Engine:
+class BatchEngine:
     """Continuous batching of one `PersonalityModel`. Nothing else may call the model while it runs.
 
     Args:
@@ -82,11 +82,14 @@ class Engine:
         self.limits = limits = limits or Limits()
         self._runtime = model._runtime
         if self._runtime.options.random_mask is not None:
-            raise DPGError("a random mask of the neurons depends on the batch, and is not served; take it out of the steering")
+            raise DPGError(
+                "a random mask of the neurons depends on the batch, and is not served; take it out of the steering"
+            )
         self._steers_prompt = self._runtime.options.tokens == "all"
         config: Any = model.base.config
         self.context: int = min(
-            getattr(config.get_text_config(), "max_position_embeddings", None) or limits.cache_tokens, limits.cache_tokens
+            getattr(config.get_text_config(), "max_position_embeddings", None) or limits.cache_tokens,
+            limits.cache_tokens,
         )
         self.device = model.device
         self._jobs: dict[str, tuple[Job, Sampler]] = {}
@@ -127,22 +130,28 @@ class Engine:
                 f"the context holds {self.context} tokens; the prompt has {prompt}, and {new_tokens} are asked for"
             )
 
-    def submit(self, job: Job) -> None:
-        """Have a job done; its functions are called from here on.
+    def submit_all(self, jobs: Sequence[Job]) -> list[str]:
+        """Have all of some jobs done, or none; their functions are called from here on. Gives their ids.
 
         Raises:
             ValueError: see :meth:`check`.
             Busy: too many requests run and wait.
             RuntimeError: the engine has stopped.
         """
-        self.check(job.row, len(job.prompt), job.max_new_tokens)
+        for job in jobs:
+            self.check(job.row, len(job.prompt), job.max_new_tokens)
+        most = self.limits.running + self.limits.waiting
+        if len(jobs) > most:
+            raise DPGError(f"one request may ask for {most} answers, not {len(jobs)}")
         with self._lock:
-            if len(self._jobs) >= self.limits.running + self.limits.waiting:
-                raise Busy(f"{len(self._jobs)} requests are running or waiting, which is all that are taken at once")
-            self._jobs[job.request] = (job, Sampler(job.sampling))
-        if not self._loop.add(job.request, job.prompt, job.max_new_tokens, job.eos):
-            self._jobs.pop(job.request, None)
+            if len(self._jobs) + len(jobs) > most:
+                raise Busy(f"{len(self._jobs)} answers are running or waiting, of {most} that are taken at once")
+            self._jobs |= {job.request: (job, Sampler(job.sampling)) for job in jobs}
+        if not all([self._loop.add(job.request, job.prompt, job.max_new_tokens, job.eos) for job in jobs]):
+            for job in jobs:
+                self.cancel(job.request)
             raise RuntimeError(f"the engine takes no more requests: {self.failure or 'it is stopping'}")
+        return [job.request for job in jobs]
 
     def cancel(self, request: str) -> None:
         """End a job; none of its functions is called from here on. Nothing happens where it has ended."""
@@ -165,7 +174,10 @@ class Engine:
             prompt = 0 if known is None or self._steers_prompt else len(known[0].prompt)
             unsteered += [part.before + token < prompt for token in range(part.tokens)]
         return Speaking(
-            self._runtime, rows, segments=torch.tensor([segments]), unsteered=torch.tensor([unsteered], device=self.device)
+            self._runtime,
+            rows,
+            segments=torch.tensor([segments]),
+            unsteered=torch.tensor([unsteered], device=self.device),
         )
 
     def _choose(self, requests: Sequence[str], logits: Tensor) -> Tensor:

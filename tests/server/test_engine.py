@@ -11,9 +11,8 @@ import torch
 from dpg_fast import PersonalityModel
 from dpg_fast.hypernet.wording import reference_people
 from dpg_fast.personality.row import Row, read_row
-from dpg_fast.server.engine import Busy, Engine, Job, Limits
-from dpg_fast.server.sampling import Chosen, Sampling
-from dpg_fast.util.errors import DPGError
+from dpg_fast.server.engine import BatchEngine, Job, Limits
+from dpg_fast.server.sampling import Chosen
 from tests.model.test_wrapper import personality_model
 from tests.model.tiny import tiny_model
 
@@ -23,7 +22,7 @@ SMALL_LIMITS = Limits(running=64, waiting=8, step_tokens=48, cache_tokens=8192)
 class Answers:
     """Sends jobs and waits for their answers."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: BatchEngine) -> None:
         self.engine = engine
         self.tokens: dict[str, list[Chosen]] = {}
         self.errors: dict[str, str | None] = {}
@@ -36,7 +35,9 @@ class Answers:
             self.errors[name] = error
             self._events[name].set()
 
-        self.engine.submit(Job(name, prompt, row, new, more.pop("eos", []), self.tokens[name].append, ended, **more))
+        self.engine.submit_all(
+            [Job(name, prompt, row, new, more.pop("eos", []), self.tokens[name].append, ended, **more)]
+        )
 
     def of(self, name: str) -> list[int]:
         assert self._events[name].wait(120), f"{name} has not ended"
@@ -56,13 +57,11 @@ def test_sixty_four_personalities_get_what_each_gets_alone(family: str) -> None:
     rows: list[Row | None] = [read_row(person) for person in reference_people(64)]
     rows[7] = rows[40] = None
     generator = torch.Generator().manual_seed(2)
-    prompts = [
-        torch.randint(2, 95, (5 + 7 * number % 90,), generator=generator).tolist() for number in range(64)
-    ]
+    prompts = [torch.randint(2, 95, (5 + 7 * number % 90,), generator=generator).tolist() for number in range(64)]
     news = [3 + number % 14 for number in range(64)]
     expected = [alone(model, *job) for job in zip(prompts, rows, news, strict=True)]
     assert len({tuple(e) for e in expected}) > 60
-    engine = Engine(model, SMALL_LIMITS)
+    engine = BatchEngine(model, SMALL_LIMITS)
     answers = Answers(engine)
     try:
         for number, job in enumerate(zip(prompts, rows, news, strict=True)):

@@ -1,0 +1,98 @@
+"""From tokens to text: pieces as they become readable, cut at a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dpg_fast.server.sampling import Chosen
+
+__all__ = ["AnswerText", "Vocabulary"]
+
+UNREADABLE = "�"  # what a decoder writes for half a character
+
+
+class Vocabulary:
+    """The texts of tokens.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        size: rows of the model's own embedding; prompts of ids lie below.
+        eos: ids that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, size: int, eos: Sequence[int]) -> None:
+        self.tokenizer, self.size, self.eos = tokenizer, size, tuple(eos)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def shown(self, token: int) -> str:
+        """One token as text, special ones too."""
+        text: str = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        return text
+
+
+class AnswerText:
+    """One answer as it grows.
+
+    Args:
+        vocabulary: of the model.
+        stops: texts that end it, and are no part of it.
+        limit: most tokens.
+
+    Attributes:
+        tokens: all that were generated; those that end the answer count too.
+        finish: "stop" or "length" when it has ended, else None.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], limit: int) -> None:
+        self._vocabulary, self._stops, self._limit = vocabulary, stops, limit
+        self._held = max(map(len, stops), default=1) - 1
+        self._ids: list[int] = []
+        self._begin = self._read = 0  # tokens that give the context of the next ones; tokens whose text is in `_text`
+        self._text = ""
+        self._given = 0
+        self.tokens = 0
+        self.finish: str | None = None
+
+    def add(self, chosen: Chosen) -> str:
+        """The text that a further token makes certain; empty after the end."""
+        if self.finish is not None:
+            return ""
+        self.tokens += 1
+        if chosen.token in self._vocabulary.eos:
+            return self._end("stop")
+        self._ids.append(chosen.token)
+        self._text += self._readable()
+        searched = max(0, self._given)
+        found = [at for stop in self._stops if (at := self._text.find(stop, searched)) >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+            return self._end("stop", whole=True)
+        if self.tokens >= self._limit:
+            return self._end("length")
+        return self._give(len(self._text) - self._held)
+
+    def _readable(self) -> str:
+        decode = self._vocabulary.decode
+        before, now = decode(self._ids[self._begin : self._read]), decode(self._ids[self._begin :])
+        if now.endswith(UNREADABLE) or len(now) <= len(before):
+            return ""
+        self._begin, self._read = self._read, len(self._ids)
+        return now[len(before) :]
+
+    def _end(self, finish: str, whole: bool = False) -> str:
+        self.finish = finish
+        if not whole:  # half a character at the end is shown as such
+            decode = self._vocabulary.decode
+            self._text += decode(self._ids[self._begin :])[len(decode(self._ids[self._begin : self._read])) :]
+        return self._give(len(self._text))
+
+    def _give(self, end: int) -> str:
+        end = max(end, self._given)
+        piece = self._text[self._given : end]
+        self._given = end
+        return piece
