@@ -28,7 +28,7 @@ from dpg_fast.util.reading import parse_json
 __all__ = ["HTTPSettings", "make_app"]
 
 LOG = logging.getLogger("dpg_fast.server")
-OPEN = ("/health", "/ready")  # need no key
+KEPT = ("/v1/", "/metrics")  # what a key is needed for
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Guard:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN:
+            if scope["path"].startswith(KEPT):
                 headers = dict(scope["headers"])
                 self._access.require(headers.get(b"authorization", b"").decode("latin-1"))
             await self._app(scope, receive, noted)

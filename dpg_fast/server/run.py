@@ -27,6 +27,8 @@ from dpg_fast.server.text import Vocabulary
 
 __all__ = ["ServeOptions", "Served", "serve"]
 
+STATIC = Path(__file__).with_name("static")
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -76,7 +78,7 @@ class Served:
             self.streams = Streams(self.engine, Vocabulary(tokenizer, size, ids), options.seconds)
             metrics = Metrics(lambda: len(self.engine))
             answering = Answering(options.name, self.streams, people, metrics, options.answer_tokens)
-            self.app: FastAPI = make_app(answering, people, options.settings, metrics, Assess(judge))
+            self.app: FastAPI = make_app(answering, people, options.settings, metrics, Assess(judge), STATIC)
         except BaseException:
             self.stop()
             raise

@@ -156,7 +156,13 @@ def test_what_has_no_effect_is_refused_by_name(held: Running, change: dict[str, 
 
 def test_other_bodies_and_routes_are_refused_in_the_same_shape(held: Running) -> None:
     post = f"{held.url}/v1/chat/completions"
-    for content, status in ((b"{", 400), (b"[]", 400), (b"\xff\xfe\x00", 400), (b"[" * 5000, 400), (b"x" * 30_000, 413)):
+    for content, status in (
+        (b"{", 400),
+        (b"[]", 400),
+        (b"\xff\xfe\x00", 400),
+        (b"[" * 5000, 400),
+        (b"x" * 30_000, 413),
+    ):
         found = httpx.post(post, content=content)
         assert (found.status_code, list(found.json())) == (status, ["error"]), content[:10]
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405)):
@@ -211,7 +217,9 @@ def test_saved_personalities_outlive_the_server(held: Running) -> None:
 
     again = People(file, held.served.engine.check)
     assert str(again.read("ada")) == "O+5 E-3"
-    assert {"name": "ada", "personality": "O+5 E-3", "saved": True} in httpx.get(held.url + "/v1/personalities").json()["data"]
+    assert {"name": "ada", "personality": "O+5 E-3", "saved": True} in httpx.get(held.url + "/v1/personalities").json()[
+        "data"
+    ]
     assert httpx.delete(held.url + "/v1/personalities/ada").json() == {"name": "ada", "deleted": True}
     assert httpx.delete(held.url + "/v1/personalities/ada").status_code == 404
     file.write_text('{"schema": "dpg_fast.personalities/1", "personalities": {"x": 3}}')
