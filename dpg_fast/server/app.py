@@ -33,7 +33,7 @@ KEPT = ("/v1/", "/metrics")  # what a key is needed for
 
 @dataclass(frozen=True)
 class HTTPSettings:
-    """Of a server.
+    """Settings of the HTTP side.
 
     Attributes:
         keys: API keys; without any, everybody may send requests.

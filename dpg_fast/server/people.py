@@ -49,7 +49,7 @@ class People:
         check: raises ValueError for what the model cannot give.
 
     Raises:
-        ValueError: the file is no such file, or holds what the model cannot give.
+        ValueError: the file holds something else, or what the model cannot give.
     """
 
     def __init__(self, file: Path | None, check: Callable[[Row], None]) -> None:
@@ -60,7 +60,7 @@ class People:
             with refusing(file):
                 held = read_json(file)
                 if not isinstance(held, Mapping) or held.get("schema") != SCHEMA:
-                    raise DPGError(f"this is no file of {SCHEMA}")
+                    raise DPGError(f"this is not a file of {SCHEMA}")
                 for name, text in checked(dict[str, str], held.get("personalities"), "personalities").items():
                     self._saved[name] = self._read_new(name, text)
 
@@ -123,7 +123,7 @@ class People:
             raise DPGError(f"{name!r} means a personality already; choose another name")
         row = read_request(value)
         if row is None:
-            raise DPGError("the base model is no personality that could be saved; ask for it with null")
+            raise DPGError("the base model cannot be saved; ask for it with null")
         self._check(row)
         return canonical(row)
 

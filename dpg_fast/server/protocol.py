@@ -72,7 +72,7 @@ class ChatMessage(_Strict):
 
 
 class StreamOptions(_Strict):
-    """Of a streamed answer."""
+    """Options of a streamed answer."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] = False

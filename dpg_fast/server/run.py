@@ -158,7 +158,7 @@ class ServeProcess(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Of a signal."""
+        """A signal has come."""
         if self._loop is not None and not self.should_exit:
             self._loop.call_soon_threadsafe(self._served.streams.close, self._served.options.grace)
         super().handle_exit(sig, frame)

@@ -40,7 +40,7 @@ class AnswerText:
 
     Args:
         vocabulary: of the model.
-        stops: texts that end it, and are no part of it.
+        stops: texts that end it, and are left out.
         limit: most tokens.
 
     Attributes:

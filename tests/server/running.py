@@ -19,6 +19,7 @@ from dpg_fast import PersonalityModel
 from dpg_fast.server.app import HTTPSettings
 from dpg_fast.server.engine import Limits
 from dpg_fast.server.run import Served, ServeOptions
+from dpg_fast.serving.admission import read_request
 from dpg_fast.text.prompting import chat_prompt
 
 KEY = "not-needed-but-sent"
@@ -76,6 +77,6 @@ def alone(held: Running, text: str, personality: Any, new: int) -> str:
     """What the model itself answers to a user's text; while no request runs."""
     prompt = chat_prompt(held.tokenizer, [{"role": "user", "content": text}])
     ids = torch.tensor([held.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
-    output = held.model.generate(ids, personality=personality, max_new_tokens=new, do_sample=False)
+    output = held.model.generate(ids, personality=read_request(personality), max_new_tokens=new, do_sample=False)
     answer: str = held.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
     return answer

@@ -23,8 +23,6 @@ from typer.testing import CliRunner
 from dpg_fast.cli.app import app
 from tests.server.test_server import HELLO
 
-pytestmark = pytest.mark.slow
-
 
 @contextmanager
 def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
@@ -60,6 +58,7 @@ def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes]
             started.wait(30)
 
 
+@pytest.mark.slow
 def test_kill_restart_and_term_during_streams(smollm2: Any, tmp_path: Path) -> None:
     with process(tmp_path) as (server, url):
         for number in range(5):

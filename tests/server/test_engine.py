@@ -77,7 +77,7 @@ def compare(model: PersonalityModel, prompts: list[list[int]], news: list[int], 
     assert len(engine) == 0 and engine.failure is not None
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("phi3", marks=pytest.mark.slow)])
 def test_sixty_four_personalities_get_what_each_gets_alone(family: str) -> None:
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(2, 95, (5 + 7 * n % 90,), generator=generator).tolist() for n in range(64)]
