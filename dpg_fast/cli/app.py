@@ -22,6 +22,7 @@ from dpg_fast.cli.serve import serve
 from dpg_fast.cli.simulate import simulate
 from dpg_fast.cli.train import train
 from dpg_fast.cli.verify import verify
+from dpg_fast.cli.witnesses.statements import statements
 
 app = group(
     "Language models with a controllable Big Five personality.", name="dpg-fast", pretty_exceptions_enable=False
@@ -76,6 +77,7 @@ app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
 assess.command("judge")(judge)
 assess.command("fit-judge")(fit_judge)
+assess.command("statements")(statements)
 app.add_typer(assess, name="assess")
 data.add_typer(personified, name="personified")
 app.add_typer(data, name="data")

@@ -16,6 +16,7 @@ from dpg_fast.cli.options import (
     BaseModel,
     BatchSize,
     Dtype,
+    Inventory,
     MaxNewTokens,
     OptionalOutFile,
     OutFolder,
@@ -88,9 +89,7 @@ def questionnaire(
         int, option("Add this many personalities spread over the scale; alpha is taken over people.", min=0)
     ] = 0,
     through: ThroughOption = Through.ADAPTER,
-    inventory: Annotated[
-        str, option("Inventory: bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or a file.")
-    ] = "bundled",
+    inventory: Inventory = "bundled",
     items: Annotated[Path | None, option("File with the texts of a published inventory.")] = None,
     forms: Annotated[
         int, option("Number of forms, which have items, options and labels in different orders.", min=1)

@@ -28,6 +28,7 @@ from dpg_fast.cli.options import (
     Prices,
     Questions,
     Resamples,
+    SecondHypernet,
     Seed,
     Temperature,
     Traits,
@@ -64,9 +65,7 @@ def traits(
     out: OutFolder,
     base_model: BaseModel = "smollm2",
     adapter: Adapter = None,
-    hypernet: Annotated[
-        str | None, option("Directory or Hub id of a second adapter, whose hypernetwork is measured too.")
-    ] = None,
+    hypernet: SecondHypernet = None,
     methods: Annotated[
         str | None,
         option("Methods beside the bare model, with commas between them; by default all that the adapter allows."),

@@ -52,6 +52,10 @@ OptionalBaseModel = Annotated[str | None, option(_BASE_MODEL, "--base-model")]
 _ADAPTER = 'Directory or Hub id of an adapter; "smollm2" (neurons) and "smollm2-hypernet" come with the package.'
 Adapter = Annotated[str | None, option(_ADAPTER)]
 Adapters = Annotated[list[str] | None, option(_ADAPTER + AGAIN)]
+SecondHypernet = Annotated[
+    str | None,
+    option("Directory or Hub id of a second adapter, whose hypernetwork is measured too.", "--hypernet"),
+]
 _CHARACTER = "A tuned character, as NAME=DIRECTORY."
 Characters = Annotated[list[str] | None, option(_CHARACTER + AGAIN, "--character")]
 _PERSONALITY = 'A personality: "E+5", "E-5 N+4", a preset such as "leader", or "base" for the bare model.'
@@ -105,6 +109,14 @@ CapabilityTasks = Annotated[
 ]
 CapabilityItems = Annotated[int | None, option("Items of each of those tasks; all by default.", min=1)]
 
+Statements = Annotated[
+    Path | None,
+    option("Folder of statements by others in the format of anthropics/evals, a file for each trait.", "--statements"),
+]
+_INVENTORY = "Inventory: bundled, ipip-neo-120, ipip-neo-300, ipip-50, mini-ipip, or a file."
+Inventory = Annotated[str, option(_INVENTORY)]
+InventoryName = Annotated[str | None, option(_INVENTORY, "--inventory")]
+
 # Calls of a server
 MaxTokens = Annotated[int, option("Longest reply, in tokens.", min=1)]
 LegacyMaxTokens = Annotated[
@@ -122,6 +134,7 @@ DryRun = Annotated[bool, option("Print the calls, tokens and price; send and wri
 
 # Output
 OutFolder = Annotated[Path, option(FOLDER_HELP, "--out")]
+OptionalOutFolder = Annotated[Path | None, option(FOLDER_HELP, "--out")]
 OutFile = Annotated[Path, option(FILE_HELP, "--out")]
 OptionalOutFile = Annotated[Path | None, option(FILE_HELP, "--out")]
 Report = Annotated[Path | None, option("Folder for an HTML report, its pictures and its figures as JSON.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ class CapabilityRun:
 
     def _sit(self, found: Examinee, task: str) -> dict[str, Any]:
         plan = self.plan
-        examinee = Examinee(found.model, found.personality, f"{found.instruction} {plan.instruction}".strip())
+        examinee = replace(found, instruction=f"{found.instruction} {plan.instruction}".strip())
         row = run_task(
             examinee, self.tokenizer, task, self.managers, plan.steer_tokens, plan.items, True, self.batch_size
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dpg_fast.evaluation.methods import (
     DescriptionPrompt,
     LoraAdapter,
     Method,
+    PersonaPrompt,
     SimplePrompt,
     WrappedModel,
 )
@@ -29,9 +30,10 @@ from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
 from dpg_fast.util.progress import Progress
 
 HYPERNETWORK, NEURONS, BOTH = "hypernetwork", "neurons", "neurons + hypernetwork"
-PROMPTS: dict[str, Callable[[Any, Any, AnswerSettings], Method]] = {
+PROMPTS: dict[str, type[BareModel]] = {
     "prompt": SimplePrompt,
     "description": DescriptionPrompt,
+    "persona": PersonaPrompt,
 }
 """Baselines of the base model alone."""
 METHODS = (*PROMPTS, "activation", "neurons", "hypernet", "adapter")
@@ -73,7 +75,7 @@ class Lineup:
             raise DPGError(
                 "a hypernetwork and neurons together need an adapter with neurons and one with a hypernetwork"
             )
-        taken = {m.name for m in (BareModel, SimplePrompt, DescriptionPrompt, ActivationAddition, APIPrompt)}
+        taken = {m.name for m in (BareModel, *PROMPTS.values(), ActivationAddition, APIPrompt)}
         taken |= {NEURONS, BOTH}
         again = [name for name in (*self.hypernets, *self.loras) if name in taken]
         if again or set(self.hypernets) & set(self.loras):
@@ -98,11 +100,7 @@ class Lineup:
         """Names of all methods, in the order of :meth:`build`: the bare model first."""
         baselines = [
             BareModel.name,
-            *(
-                SimplePrompt.name if name == "prompt" else DescriptionPrompt.name
-                for name in PROMPTS
-                if name in self.prompts
-            ),
+            *(method.name for name, method in PROMPTS.items() if name in self.prompts),
             *([ActivationAddition.name] if self.activation is not None else []),
             *([APIPrompt.name] if self.api is not None else []),
             *self.loras,
@@ -210,10 +208,7 @@ def of_adapter(
     Raises:
         ValueError: an unknown name, or a part that the adapter lacks.
     """
-    there = {
-        "neurons": artifact.part_file(adapter, "neurons") is not None,
-        "hypernet": artifact.part_file(hypernet or adapter, "hypernet") is not None,
-    }
+    there = parts_there(adapter, hypernet)
     if hypernet is not None and not there["hypernet"]:
         raise DPGError(f"{hypernet} has no hypernetwork")
     there["adapter"] = all(there.values()) and hypernet is None
@@ -236,6 +231,14 @@ def of_adapter(
         activation=(activation or ActivationSettings()) if "activation" in chosen else None,
         left_out=[name for name, wanted in alone.items() if not wanted],
     )
+
+
+def parts_there(adapter: Path, hypernet: Path | None = None) -> dict[str, bool]:
+    """Whether an adapter, or two as for :func:`of_adapter`, have "neurons" and a "hypernet"."""
+    return {
+        "neurons": artifact.part_file(adapter, "neurons") is not None,
+        "hypernet": artifact.part_file(hypernet or adapter, "hypernet") is not None,
+    }
 
 
 def named(texts: Sequence[str], default: str) -> dict[str, str]:

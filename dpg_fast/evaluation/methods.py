@@ -16,7 +16,7 @@ from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.scores import POLES, Character, Personality
 from dpg_fast.text.answers import AnswerSettings, greedy_answers
 from dpg_fast.text.assets import load_descriptions
-from dpg_fast.text.personas import score_text
+from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE, score_text
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.identity import file_digest
 
@@ -188,6 +188,30 @@ class DescriptionPrompt(BareModel):
             if level
         ]
         return " ".join(parts)
+
+
+class PersonaPrompt(DescriptionPrompt):
+    """The same paragraphs before and after the question, where the teacher of a hypernetwork has them."""
+
+    name = "persona prompt"
+
+    def describe(self) -> str:
+        return (
+            "The paragraphs of the description prompt as the whole instruction and again behind the question, in the template "
+            "of the teacher that hypernetworks learn from: the strongest prompt here, at twice the tokens."
+        )
+
+    def answer(self, questions: Sequence[str], personalities: Sequence[Personality | None]) -> list[str]:
+        asked, systems = [], []
+        for question, personality in zip(questions, personalities, strict=True):
+            said = {"question": question, "description": self.persona(personality) if personality else ""}
+            asked.append(USER_TEMPLATE.format(**said) if personality else question)
+            systems.append(SYSTEM_TEMPLATE.format(**said) if personality else self.settings.system)
+        return greedy_answers(self.base, self.tokenizer, asked, self.settings, systems=systems)
+
+    def examinee(self, personality: Personality | None) -> Examinee:
+        words = self.persona(personality) if personality else ""
+        return Examinee(self.base, None, words, words)
 
 
 class WrappedModel(Wrapping):

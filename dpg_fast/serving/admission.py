@@ -25,7 +25,7 @@ from dpg_fast.util.identity import digest
 
 __all__ = ["MAX_TEXT", "Abilities", "canonical", "check_network", "read_request", "salt"]
 
-MAX_TEXT = 1000  # characters
+MAX_TEXT = 2000  # characters; five numbers written out in full, 1e-308 among them, take 1700
 MAX_FIELDS = 16  # of a mapping
 
 
@@ -51,6 +51,8 @@ def read_request(value: object) -> Row | None:
         raise DPGError("descriptions in words are not served here; give scores, such as 'E+4 N-2'")
     if row is not None and row.stage is not None:
         raise DPGError(f"{row}: stages of a character's life are not served here; give the character without a stage")
+    if row is not None and len(canonical(row)) > MAX_TEXT:
+        raise DPGError(f"a personality has at most {MAX_TEXT} characters, this one {len(canonical(row))}")
     return row
 
 

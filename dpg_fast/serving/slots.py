@@ -45,6 +45,7 @@ class SlotPool:
     Attributes:
         slots: int32 [tokens], -1 for the base model and for padding.
         steered: the same for the neurons; -1 also where a token is not steered.
+        live: int32 [1] in host memory, how many of the next step's first tokens may have a slot; 0 when none has.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SlotPool:
         self._table = SlotTable(codes, device, requests, grows=False)
         with torch.inference_mode(False):
             self.slots, self.steered = (torch.full((tokens,), -1, dtype=torch.int32, device=device) for _ in range(2))
+            self.live = torch.zeros(1, dtype=torch.int32)
             self._staged = torch.full((2, tokens), -1, dtype=torch.int32)  # pageable: it may be written again at once
         self._live = 0
 
@@ -100,3 +102,4 @@ class SlotPool:
         for buffer, staged in zip((self.slots, self.steered), self._staged, strict=True):
             buffer[:end].copy_(staged[:end], non_blocking=True)
         self._live = live
+        self.live.fill_(live)

@@ -23,11 +23,12 @@ class Shared:
     codes_b: Tensor
     strengths: Tensor
     slots: Tensor
+    live: Tensor
     steered: Tensor
 
     @classmethod
     def of(cls, pool: SlotPool) -> Shared:
-        return cls(*pool.values[:3], pool.slots, pool.steered)
+        return cls(*pool.values[:3], pool.slots, pool.live, pool.steered)
 
 
 class _Method(LinearMethodBase):
@@ -60,13 +61,13 @@ class BankMethod(_Method):
     ) -> None:
         super().__init__(own)
         self.widths, self.scale = widths, scale
-        _buffers(layer, A=A, B=B, codes_a=shared.codes_a, codes_b=shared.codes_b, slots=shared.slots)
+        _buffers(layer, A=A, B=B, codes_a=shared.codes_a, codes_b=shared.codes_b, slots=shared.slots, live=shared.live)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = self.own.apply(layer, x, bias)
-        slots = layer.dpg_slots[: x.shape[0]]
+        codes, slots = (layer.dpg_codes_a, layer.dpg_codes_b), layer.dpg_slots[: x.shape[0]]
         torch.ops.dpg_fast_vllm.add_bank(
-            y, x, layer.dpg_A, layer.dpg_B, layer.dpg_codes_a, layer.dpg_codes_b, slots, self.widths, self.scale
+            y, x, layer.dpg_A, layer.dpg_B, *codes, slots, layer.dpg_live, self.widths, self.scale
         )
         return y
 
@@ -76,11 +77,11 @@ class ProductsMethod(_Method):
 
     def __init__(self, own: Any, layer: nn.Module, A: Tensor, shared: Shared) -> None:
         super().__init__(own)
-        _buffers(layer, A=A, slots=shared.slots)
+        _buffers(layer, A=A, live=shared.live)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = self.own.apply(layer, x, bias)
-        out: Tensor = torch.ops.dpg_fast_vllm.append_products(y, x, layer.dpg_A, layer.dpg_slots[: x.shape[0]])
+        out: Tensor = torch.ops.dpg_fast_vllm.append_products(y, x, layer.dpg_A, layer.dpg_live)
         return out
 
 
@@ -92,6 +93,9 @@ class GatedActivation(nn.Module):
         bank: (B_gate, B_up, scale) where the layer before is a `ProductsMethod`'s, or None.
         steering: (clamp_mask, add) of the layer, or None.
     """
+
+    dpg_slots: Tensor
+    dpg_steered: Tensor
 
     def __init__(
         self,
@@ -119,6 +123,7 @@ class GatedActivation(nn.Module):
             self.dpg_codes_a,
             self.dpg_codes_b,
             self.dpg_slots[:tokens],
+            self.dpg_live,
             self.scale,
             self.dpg_clamp_mask,
             self.dpg_add,

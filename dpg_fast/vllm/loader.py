@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from dpg_fast.architecture.layers import Architecture, find_architecture
+from dpg_fast.architecture.mlps import linear_shape
 from dpg_fast.model.disk.artifact import AdapterParts
 from dpg_fast.model.loading import load_parts
 from dpg_fast.model.supply import contents
 from dpg_fast.serving.admission import check_network
 from dpg_fast.serving.slots import SlotPool
 from dpg_fast.util.errors import DPGError
+from dpg_fast.util.identity import file_digest
+from dpg_fast.vllm import layers, ops
 from dpg_fast.vllm.base import named_as_transformers, parts_of
 from dpg_fast.vllm.layers import BankMethod, GatedActivation, ProductsMethod, Shared
-from dpg_fast.vllm.options import Options, check_engine
+from dpg_fast.vllm.options import LOAD_FORMAT, Options, check_engine
 from dpg_fast.vllm.runner import ATTRIBUTE, State
 
 __all__ = ["PersonalityLoader"]
@@ -37,6 +41,10 @@ class PersonalityLoader(DefaultModelLoader):
     def load_model(self, vllm_config: Any, model_config: Any, prefix: str = "") -> nn.Module:
         check_engine(vllm_config)
         self._options = Options.of(vllm_config)
+        # hashed with the rest of it, so that no graph is reused that was compiled with other layers of ours
+        vllm_config.additional_config[f"{LOAD_FORMAT}_layers"] = [
+            file_digest(Path(str(module.__file__))) for module in (layers, ops)
+        ]
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         scheduler = vllm_config.scheduler_config
         parts, device = self._parts, torch.device(vllm_config.device_config.device)
@@ -94,7 +102,8 @@ def install(
             merged: Any = module.gate_up_proj
             A, B = _bank(network, [gate, up], [mlp.intermediate] * 2, merged.input_size, dtype, device)
             merged.quant_method = ProductsMethod(merged.quant_method, merged, A, shared)
-            bank = (*(half.contiguous() for half in B.chunk(2, -1)), network.config.scale)
+            B_gate, B_up = B.chunk(2, -1)
+            bank = (B_gate.contiguous(), B_up.contiguous(), network.config.scale)
             in_mlps |= adapted
         table = None
         if steering is not None:
@@ -107,7 +116,7 @@ def install(
             continue
         assert network is not None
         any_layer: Any = layer
-        widths = [architecture.linears[name].out_features for name in names]
+        widths = [linear_shape(architecture.linears[name])[1] for name in names]
         A, B = _bank(network, names, widths, any_layer.input_size, dtype, device)
         any_layer.quant_method = BankMethod(any_layer.quant_method, layer, A, B, widths, network.config.scale, shared)
         left -= set(names)

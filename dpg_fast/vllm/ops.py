@@ -17,8 +17,8 @@ NAMESPACE = "dpg_fast_vllm"
 library = torch.library.Library(NAMESPACE, "DEF")
 
 
-def _nobody(slots: Tensor) -> bool:
-    return slots.is_cpu and (slots.numel() == 0 or int(slots.max()) < 0)
+def _nobody(x: Tensor, live: Tensor) -> bool:
+    return x.is_cpu and live.item() == 0
 
 
 def add_bank(
@@ -29,6 +29,7 @@ def add_bank(
     codes_a: Tensor,
     codes_b: Tensor,
     slots: Tensor,
+    live: Tensor,
     widths: list[int],
     scale: float,
 ) -> None:
@@ -41,19 +42,20 @@ def add_bank(
         B: [K, r, sum(widths)].
         codes_a, codes_b: float32 [S, K].
         slots: int32 [T].
+        live: `SlotPool.live`.
         widths: outputs of each of the G linears.
         scale: of the bank.
     """
-    if not _nobody(slots):
+    if not _nobody(x, live):
         lora_stacked_add(y, linear_product(x, A), B, codes_a, codes_b, slots, tuple(widths), scale)
 
 
-def append_products(y: Tensor, x: Tensor, A: Tensor, slots: Tensor) -> Tensor:
+def append_products(y: Tensor, x: Tensor, A: Tensor, live: Tensor) -> Tensor:
     """``y`` with ``x A^T`` in further columns, [T, d_out + A's rows]; undefined there when no token has a slot."""
     width = y.shape[-1]
     out = y.new_empty(y.shape[0], width + A.shape[0])
     out[:, :width] = y
-    if not _nobody(slots):
+    if not _nobody(x, live):
         torch.mm(x, A.t(), out=out[:, width:])
     return out
 
@@ -67,6 +69,7 @@ def gated(
     codes_a: Tensor,
     codes_b: Tensor,
     slots: Tensor,
+    live: Tensor,
     scale: float,
     clamp_mask: Tensor | None,
     add: Tensor | None,
@@ -80,29 +83,31 @@ def gated(
         act: as in `steered_gated_act`.
         width: neurons, I.
         B_gate, B_up: [K, r, I], or None.
-        codes_a, codes_b, slots, scale: as in `add_bank`.
+        codes_a, codes_b, slots, live, scale: as in `add_bank`.
         clamp_mask, add: int16 [I] and float32 [10, I], or None.
         strengths: float32 [S, 10].
         steered: int32 [T], the slots for steering.
     """
     gate, up = y[:, :width], y[:, width : 2 * width]
     lora, steering = None, None
-    if B_gate is not None and B_up is not None and not _nobody(slots):
+    if _nobody(y, live):
+        return steered_gated_act(gate, up, act)
+    if B_gate is not None and B_up is not None:
         u = lora_combine(y[:, 2 * width :], codes_a, slots, 2)
         lora = GatedLora(u, B_gate, None, B_up, codes_b, slots, scale)
-    if clamp_mask is not None and add is not None and not _nobody(steered):
+    if clamp_mask is not None and add is not None:
         steering = Steering(clamp_mask, add, strengths, steered)
     return steered_gated_act(gate, up, act, lora=lora, steering=steering)
 
 
 library.define(
-    "add_bank(Tensor(a!) y, Tensor x, Tensor A, Tensor B, Tensor codes_a, Tensor codes_b, Tensor slots, int[] widths, "
-    "float scale) -> ()"
+    "add_bank(Tensor(a!) y, Tensor x, Tensor A, Tensor B, Tensor codes_a, Tensor codes_b, Tensor slots, Tensor live, "
+    "int[] widths, float scale) -> ()"
 )
-library.define("append_products(Tensor y, Tensor x, Tensor A, Tensor slots) -> Tensor")
+library.define("append_products(Tensor y, Tensor x, Tensor A, Tensor live) -> Tensor")
 library.define(
     "gated(Tensor y, str act, int width, Tensor? B_gate, Tensor? B_up, Tensor codes_a, Tensor codes_b, Tensor slots, "
-    "float scale, Tensor? clamp_mask, Tensor? add, Tensor strengths, Tensor steered) -> Tensor"
+    "Tensor live, float scale, Tensor? clamp_mask, Tensor? add, Tensor strengths, Tensor steered) -> Tensor"
 )
 for _op in (add_bank, append_products, gated):
     library.impl(_op.__name__, _op, "CompositeExplicitAutograd")
@@ -114,7 +119,7 @@ def _add_bank(y: Tensor, *rest: object) -> None:
 
 
 @torch.library.register_fake(f"{NAMESPACE}::append_products", lib=library)
-def _append_products(y: Tensor, x: Tensor, A: Tensor, slots: Tensor) -> Tensor:
+def _append_products(y: Tensor, x: Tensor, A: Tensor, live: Tensor) -> Tensor:
     return y.new_empty(y.shape[0], y.shape[-1] + A.shape[0])
 
 

@@ -31,8 +31,9 @@ class State:
 
     def step(self, runner: Any, tokens: Any) -> None:
         """Write the slots of a step; ``tokens`` int32 [requests], in the order of the runner's batch."""
-        batch, rows, known = runner.input_batch, {}, self._rows
-        parts = []
+        batch, known = runner.input_batch, self._rows
+        rows: dict[str, Row | None] = {}
+        parts: list[Part] = []
         for index, request in enumerate(batch.req_ids):
             row = known[request] if request in known else self._read(runner.requests[request])
             rows[request] = row

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -191,7 +192,7 @@ def _refused(engine: Any) -> Check:
         taken.append(value)
     note = f"taken: {taken}" if taken else ""
     check = _check("malformed requests are refused", f"{len(MALFORMED)} of them", float(len(taken)), 0.0)
-    return Check(*(getattr(check, name) for name in ("name", "compared", "difference", "bound", "outcome")), note)
+    return replace(check, note=note)
 
 
 def _check(name: str, compared: str, difference: float, bound: float) -> Check:

@@ -8,6 +8,7 @@ import pytest
 
 from dpg_fast.data.questions import published
 from dpg_fast.data.questions.published import PinnedFile, check_bytes, fetch_file, fetch_personalitybench
+from dpg_fast.evaluation.witnesses.statements import load_statements
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.assets import load_personalitybench
 
@@ -69,9 +70,25 @@ def test_the_folder_is_one_the_loader_reads(tmp_path: Path, monkeypatch: pytest.
         fetch_personalitybench(tmp_path, part="all")  # type: ignore[arg-type]
 
 
+def test_statements_are_fetched_into_a_folder_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, files = tmp_path / "home", []
+    home.mkdir()
+    for trait in Trait:
+        data = b'{"statement": "I am so.", "answer_matching_behavior": " Yes"}\n'
+        (home / f"{trait.value}.jsonl").write_bytes(data)
+        files.append(PinnedFile(f"{trait.value}.jsonl", f"{trait.value}.jsonl", sha(data)))
+    monkeypatch.setattr(published, "STATEMENT_FILES", tuple(files))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = published.fetch_persona_statements(base_url=home.as_uri())
+    assert folder == published.statements_folder() and folder.is_relative_to(tmp_path / "cache")
+    assert [one.text for one in load_statements(folder)] == ["I am so."] * 5
+    with pytest.raises(OSError, match="put it at"):
+        published.fetch_persona_statements(tmp_path / "other", base_url=(tmp_path / "nothing").as_uri())
+
+
 def test_the_pins_are_whole() -> None:
-    for pins in (published.TEST_FILES, published.SEARCH_FILES):
-        assert [pin.name for pin in pins] == [f"{t.value.capitalize()}.jsonl" for t in Trait]
+    for pins in (published.TEST_FILES, published.SEARCH_FILES, published.STATEMENT_FILES):
+        assert [pin.name.lower() for pin in pins] == [f"{t.value}.jsonl" for t in Trait]
         assert len({pin.checksum for pin in pins}) == 5
         for pin in (*pins, published.DESCRIPTIONS):
             assert not check_bytes(b"anything else", pin.checksum)

@@ -291,7 +291,14 @@ def test_methods_are_built_of_what_the_adapter_has(tiny_llama: Any, byte_tokeniz
         with pytest.raises(ValueError, match=message):
             of_adapter(names, tmp_path / "adapter")
     every = of_adapter(None, tmp_path / "adapter")
-    assert every.names == ["bare", "simple prompt", "description prompt", "activation addition", "neurons"]
+    assert every.names == [
+        "bare",
+        "simple prompt",
+        "description prompt",
+        "persona prompt",
+        "activation addition",
+        "neurons",
+    ]
     settings = ActivationSettings(prompts=1, questions=2, most=1.0, steps=2)
     lineup = of_adapter(["activation", "prompt"], tmp_path / "adapter", activation=settings)
     use = scorer(tiny_llama, byte_tokenizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dpg_fast.model.disk import artifact
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.neurons.npti import export_lists, file_name, find_files, import_lists, pole_of_name, to_json
 from dpg_fast.personality.scores import POLES, Personality, Pole
-from tests.support import ROOT
+from tests.support.shared import shared_data
 
 HIGH, LOW = Pole.parse("E+"), Pole.parse("E-")
 PER_LAYER = {
@@ -36,13 +35,8 @@ LISTS = {
 
 
 def published() -> Path:
-    """The folder of published lists, which is no part of the project."""
-    places = [os.environ.get("DPG_FAST_SHARED_DATA"), *(p / "shared" / "data" for p in (ROOT, ROOT.parent))]
-    for place in filter(None, places):
-        folder = Path(place) / "npti_llama3_8b_instruct"
-        if folder.is_dir():
-            return folder
-    pytest.skip("NPTI's published lists are not here: put them into ../shared/data or set DPG_FAST_SHARED_DATA")
+    """The folder of published lists."""
+    return shared_data("npti_llama3_8b_instruct")
 
 
 def write(folder: Path, lists: dict[Pole, Any]) -> Path:

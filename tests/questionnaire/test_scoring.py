@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,15 @@ from dpg_fast.questionnaire.norms import percentiles
 from dpg_fast.questionnaire.published import find_inventory, ipip50_key, load_published, neo_key
 from dpg_fast.questionnaire.scoring import keyed, score_answers, to_level, to_personality
 from dpg_fast.text.facets import FACETS
-from tests.support import ROOT
+from tests.support.shared import shared_data
 
 HEADER = '{"format": "dpg-fast-inventory", "version": 1, "name": "x"}\n'
 ITEM = '{"id": "a", "text": "I sing.", "trait": "E", "key": "+"}\n'
 
 
 def ipip_neo() -> Path:
-    """The folder of IPIP-NEO files, which is no part of the project."""
-    places = [os.environ.get("DPG_FAST_SHARED_DATA"), *(p / "shared" / "data" for p in (ROOT, ROOT.parent))]
-    for place in filter(None, places):
-        if (folder := Path(place) / "ipip_neo").is_dir():
-            return folder
-    pytest.skip("the IPIP-NEO files are not here: put them into ../shared/data or set DPG_FAST_SHARED_DATA")
+    """The folder of IPIP-NEO files."""
+    return shared_data("ipip_neo")
 
 
 # ------------------------------------------------------------------ five-factor-e

@@ -70,6 +70,7 @@ def test_presets_and_the_base_model() -> None:
         ("warm", "cannot read 'warm'"),
         ("E+1 " * MAX_TEXT, f"at most {MAX_TEXT} characters"),
         ({f"x{n}": 1 for n in range(17)}, "at most 16 fields"),
+        ({"character": {f"name{n}": 1.5 for n in range(300)}}, f"at most {MAX_TEXT} characters"),
         ([1, 2, 3], "five numbers"),
         ([1, 2, 3, 4, math.nan], "finite"),
         (4, "five numbers"),

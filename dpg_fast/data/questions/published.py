@@ -57,6 +57,19 @@ SEARCH_FILES = (
     _file("search", Trait.NEUROTICISM, "git:eac0228380b546e0b3b4da5bd85b231716612e8b"),
 )
 
+EVALS_COMMIT = "84fcc677e52e1902d696c32cd1a6b663e70d3993"
+EVALS_URL = f"https://raw.githubusercontent.com/anthropics/evals/{EVALS_COMMIT}/persona"
+STATEMENT_FILES = tuple(
+    PinnedFile(f"{trait.value}.jsonl", f"{trait.value}.jsonl", checksum)
+    for trait, checksum in (
+        (Trait.OPENNESS, "sha256:07e3a5d29e62a27806f75bc7b015d8d9c4120edbda7e593884e036a2d32ffa7b"),
+        (Trait.CONSCIENTIOUSNESS, "sha256:fd05517c0a453a7b47d19964ac6528db394c8cd00a5f74cc11d91479a20b90a6"),
+        (Trait.EXTRAVERSION, "sha256:6734dc0bc84bc5929017eef6209cb9152c4e5fe4b744c7d11af8cb9749687576"),
+        (Trait.AGREEABLENESS, "sha256:8caa0fa07946370fb4ec38dd82eda7d3a86591c1dc701d2e645ae33c3239f5ce"),
+        (Trait.NEUROTICISM, "sha256:b2b0f426449517ed9a2d1d2b635bbc13efc0815ff2cfa361b7fbc1044d284d6a"),
+    )
+)
+
 
 def check_bytes(data: bytes, checksum: str) -> bool:
     """Whether ``data`` has the checksum "sha256:<64 hex digits>" or "git:<40 hex digits>" (a git blob's id).
@@ -118,6 +131,30 @@ def fetch_personalitybench(folder: Path | str | None = None, *, part: Part = "te
     for file in (DESCRIPTIONS, *(TEST_FILES if part == "test" else SEARCH_FILES)):
         fetch_file(f"{base_url}/{file.path}", folder / file.name, file.checksum)
     return folder
+
+
+def fetch_persona_statements(folder: Path | str | None = None, *, base_url: str = EVALS_URL) -> Path:
+    """The folder with 1,000 statements of each trait, half of them of each pole, from anthropics/evals at a pinned commit.
+
+    Written and labelled by others (Perez et al., arXiv 2212.09251; CC-BY-4.0). They are downloaded for the user and do not
+    come with this package.
+
+    Args:
+        folder: where to put them; default: this package's cache directory.
+        base_url: a mirror with the same files.
+
+    Raises:
+        OSError, ValueError: as `fetch_file`; files fetched before stay.
+    """
+    folder = statements_folder() if folder is None else Path(folder)
+    for file in STATEMENT_FILES:
+        fetch_file(f"{base_url}/{file.path}", folder / file.name, file.checksum)
+    return folder
+
+
+def statements_folder() -> Path:
+    """Where `fetch_persona_statements` puts the files by default."""
+    return cache_root() / "persona_statements" / EVALS_COMMIT[:7]
 
 
 def _read(reply: object, url: str) -> bytes:

@@ -31,6 +31,7 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             first token of an answer is then never steered, so questions with one-token choices cannot show any damage.
             Texts that are generated are always steered on generated tokens alone.
         batch_size: requests run side by side.
+        closing: put behind the last user turn of a conversation.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         *,
         steer_tokens: SteerTokens = "all",
         batch_size: int = 16,
+        closing: str = "",
     ) -> None:
         super().__init__()
+        self.closing = closing
         check_tokens(steer_tokens)
         self.model, self.tokenizer, self.personality = model, tokenizer, personality
         self.steer_tokens = steer_tokens
@@ -68,6 +71,10 @@ class PersonalityLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         """The conversation in the model's chat format; an instruction is put where the template has room for it."""
         if chat_history and chat_history[0]["role"] == "system":
             chat_history = with_system(self.tokenizer, chat_history[1:], chat_history[0]["content"])
+        last = max((i for i, turn in enumerate(chat_history) if turn["role"] == "user"), default=None)
+        if self.closing and last is not None:
+            told = {**chat_history[last], "content": f"{chat_history[last]['content']}\n\n{self.closing}"}
+            chat_history = [*chat_history[:last], told, *chat_history[last + 1 :]]
         text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,

@@ -64,11 +64,13 @@ class Examinee:
         model: called, and asked to generate, as a `PersonalityModel` is; with personality None any causal LM will do.
         personality: given to it with every call.
         instruction: put into the system turn of the chat format, or before the question outside of it.
+        closing: put behind the user's turn of the chat format; tasks outside of it are refused.
     """
 
     model: Any
     personality: RowItem
     instruction: str = ""
+    closing: str = ""
 
 
 def measure_capability(
@@ -169,9 +171,18 @@ def run_task(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports its defaults at every run
     own = task in OFFLINE
-    person = examinee.personality
+    if examinee.closing and not chat:
+        raise DPGError("words behind the question need the chat format: pass --chat")
+    model = PersonalityLM(
+        examinee.model,
+        tokenizer,
+        examinee.personality,
+        steer_tokens=steer_tokens,
+        batch_size=batch_size,
+        closing=examinee.closing,
+    )
     found = simple_evaluate(
-        model=PersonalityLM(examinee.model, tokenizer, person, steer_tokens=steer_tokens, batch_size=batch_size),
+        model=model,
         tasks=[offline_task(task) if own else task],
         task_manager=managers[own],
         limit=limit,
