@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dpg_fast.server.metrics import Metrics
-from dpg_fast.server.people import People, split_name
+from dpg_fast.server.people import People
 from dpg_fast.server.protocol import APIError, ChatRequest, CompletionRequest
 from dpg_fast.server.sampling import Chosen, Sampling
 from dpg_fast.server.streams import Piece, Streams, Wanted
-from dpg_fast.serving.admission import canonical
+from dpg_fast.serving.admission import canonical, split_name
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 
@@ -61,6 +61,7 @@ class Answering:
 
     def __init__(self, name: str, streams: Streams, people: People, metrics: Metrics, limit: int) -> None:
         self.name, self.streams, self._people, self._metrics, self._limit = name, streams, people, metrics, limit
+        self._characters = streams.engine.characters
         self._started = int(time.time())
 
     def card(self) -> dict[str, Any]:
@@ -80,7 +81,14 @@ class Answering:
         Raises:
             APIError: another model. ValueError: a personality that cannot be had.
         """
-        text = split_name(model, self.name)
+        name, text = split_name(model, self._characters) or (model, None)
+        if name != self.name:
+            raise APIError(
+                f"there is no model {name!r}; this server has {self.name!r}, with a personality {self.name + '@E+4'!r} or the like",
+                404,
+                param="model",
+                code="model_not_found",
+            )
         if text is not None:
             self._read(text, "model")
         return text

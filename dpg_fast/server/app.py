@@ -11,9 +11,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +29,7 @@ from dpg_fast.util.reading import parse_json
 
 __all__ = ["HTTPSettings", "make_app"]
 
+ASCII = "".join(map(chr, range(32, 127)))
 LOG = logging.getLogger("dpg_fast.server")
 KEPT = ("/v1/", "/metrics")  # what a key is needed for
 
@@ -115,7 +118,7 @@ def make_app(
     settings: HTTPSettings,
     metrics: Metrics,
     assess: Callable[[str, str], Awaitable[dict[str, Any]]],
-    static: Path | None = None,
+    static: Path,
 ) -> FastAPI:
     """The application.
 
@@ -140,7 +143,7 @@ def make_app(
     async def answered(kind: type[Any], request: Request) -> Response:
         asked = read_body(kind, await body_of(request, settings.body))
         plan = answering.plan(asked)
-        headers = {"X-Personality": plan.personality}
+        headers = {"X-Personality": quote(plan.personality, safe=ASCII)}
         if not asked.stream:
             return JSONResponse(await while_connected(request, answering.whole(plan)), headers=headers)
         events = answering.events(plan)
@@ -203,10 +206,13 @@ def make_app(
     async def measured() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    if static is not None:
-        from fastapi.staticfiles import StaticFiles
+    @app.get("/")
+    async def page() -> Response:
+        return FileResponse(
+            static / "index.html", headers={"Content-Security-Policy": "default-src 'self'; img-src data:"}
+        )
 
-        app.mount("/", StaticFiles(directory=static, html=True))
+    app.mount("/static", StaticFiles(directory=static))
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
 

@@ -16,6 +16,7 @@ from dpg_fast.model import PersonalityModel
 from dpg_fast.model.speaking import Speaking
 from dpg_fast.personality.row import Row
 from dpg_fast.server.sampling import Chosen, Sampler, Sampling
+from dpg_fast.serving.admission import characters_of
 from dpg_fast.util.errors import DPGError
 
 __all__ = ["BatchEngine", "Busy", "Job", "Limits"]
@@ -74,6 +75,10 @@ class BatchEngine:
         model: its personalities act as in :meth:`PersonalityModel.generate`.
         limits: of it.
 
+    Attributes:
+        context: most tokens of a prompt and its answer.
+        characters: names of the model's stored adapters.
+
     Raises:
         ValueError: a model of another kind than can be served.
     """
@@ -92,6 +97,7 @@ class BatchEngine:
             limits.cache_tokens,
         )
         self.device = model.device
+        self.characters = characters_of(model.hypernet)
         self._jobs: dict[str, tuple[Job, Sampler]] = {}
         self._lock = threading.Lock()
         self._loop = ContinuousBatching(

@@ -11,34 +11,16 @@ from typing import Any
 
 from dpg_fast.personality.row import Row
 from dpg_fast.personality.scores import PRESETS
-from dpg_fast.server.protocol import APIError
 from dpg_fast.serving.admission import canonical, read_request
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.files import write_text
 from dpg_fast.util.reading import checked, read_json, refusing
 
-__all__ = ["People", "split_name"]
+__all__ = ["People"]
 
 SCHEMA = "dpg_fast.personalities/1"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 MOST = 10_000
-
-
-def split_name(model: str, base: str) -> str | None:
-    """What follows ``base@`` in a model's name; None for ``base`` itself.
-
-    Raises:
-        APIError: another model.
-    """
-    name, mark, rest = model.partition("@")
-    if name != base:
-        raise APIError(
-            f"there is no model {name!r}; this server has {base!r}, and {base!r} with a personality, such as {base + '@E+4'!r}",
-            404,
-            param="model",
-            code="model_not_found",
-        )
-    return rest if mark else None
 
 
 class People:

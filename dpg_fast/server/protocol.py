@@ -66,7 +66,7 @@ class ChatMessage(_Strict):
     name: None = None
 
     def plain(self) -> dict[str, str]:
-        """As chat templates take it."""
+        """The turn as chat templates take it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
@@ -108,8 +108,8 @@ class _Generation(_Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
     @property
@@ -123,7 +123,7 @@ class _Generation(_Strict):
 
 
 class ChatRequest(_Generation):
-    """Of /v1/chat/completions."""
+    """The body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -152,7 +152,7 @@ class ChatRequest(_Generation):
 
 
 class CompletionRequest(_Generation):
-    """Of /v1/completions."""
+    """The body of /v1/completions."""
 
     prompt: str | Annotated[list[str] | list[int], Field(min_length=1)]
     logprobs: int | None = Field(None, ge=0, le=5)
@@ -176,14 +176,14 @@ class CompletionRequest(_Generation):
 
 
 class SaveRequest(_Strict):
-    """Of /v1/personalities."""
+    """The body of /v1/personalities."""
 
     name: str
     personality: Any
 
 
 class AssessRequest(_Strict):
-    """Of /v1/assess."""
+    """The body of /v1/assess."""
 
     text: str = Field(min_length=1, max_length=20_000)
     question: str = Field("", max_length=4000)

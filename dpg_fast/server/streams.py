@@ -142,8 +142,6 @@ class Streams:
     async def _next(
         self, queue: asyncio.Queue[tuple[int, Chosen | str | None]], stop: asyncio.Future[bool], deadline: float
     ) -> tuple[int, Chosen | str | None]:
-        if not queue.empty():
-            return queue.get_nowait()
         coming = asyncio.ensure_future(queue.get())
         try:
             while True:
@@ -152,13 +150,13 @@ class Streams:
                 await asyncio.wait(
                     others, timeout=max(0.0, end - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
                 )
-                if coming.done():
-                    return coming.result()
                 if self.closing is not None and time.monotonic() >= self.closing:
                     raise APIError("the server is shutting down", 503, kind="server_error", code="shutting_down")
                 if time.monotonic() >= deadline:
                     raise APIError(
                         f"the answer took longer than {self.seconds:g} s", 504, kind="server_error", code="timeout"
                     )
+                if coming.done():
+                    return coming.result()
         finally:
             coming.cancel()

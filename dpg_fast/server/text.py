@@ -64,35 +64,26 @@ class AnswerText:
             return ""
         self.tokens += 1
         if chosen.token in self._vocabulary.eos:
-            return self._end("stop")
-        self._ids.append(chosen.token)
+            self.finish = "stop"
+        else:
+            self._ids.append(chosen.token)
+            if self.tokens >= self._limit:
+                self.finish = "length"
         self._text += self._readable()
-        searched = max(0, self._given)
-        found = [at for stop in self._stops if (at := self._text.find(stop, searched)) >= 0]
+        found = [at for stop in self._stops if (at := self._text.find(stop, self._given)) >= 0]
         if found:
             self._text = self._text[: min(found)]
-            return self._end("stop", whole=True)
-        if self.tokens >= self._limit:
-            return self._end("length")
-        return self._give(len(self._text) - self._held)
-
-    def _readable(self) -> str:
-        decode = self._vocabulary.decode
-        before, now = decode(self._ids[self._begin : self._read]), decode(self._ids[self._begin :])
-        if now.endswith(UNREADABLE) or len(now) <= len(before):
-            return ""
-        self._begin, self._read = self._read, len(self._ids)
-        return now[len(before) :]
-
-    def _end(self, finish: str, whole: bool = False) -> str:
-        self.finish = finish
-        if not whole:  # half a character at the end is shown as such
-            decode = self._vocabulary.decode
-            self._text += decode(self._ids[self._begin :])[len(decode(self._ids[self._begin : self._read])) :]
-        return self._give(len(self._text))
-
-    def _give(self, end: int) -> str:
-        end = max(end, self._given)
+            self.finish = "stop"
+        end = max(self._given, len(self._text) - (0 if self.finish is not None else self._held))
         piece = self._text[self._given : end]
         self._given = end
         return piece
+
+    def _readable(self) -> str:
+        """What the tokens add to the text; half a character waits for its rest, or for the end."""
+        decode = self._vocabulary.decode
+        before, now = decode(self._ids[self._begin : self._read]), decode(self._ids[self._begin :])
+        if self.finish is None and (now.endswith(UNREADABLE) or len(now) <= len(before)):
+            return ""
+        self._begin, self._read = self._read, len(self._ids)
+        return now[len(before) :]

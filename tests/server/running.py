@@ -78,5 +78,6 @@ def alone(held: Running, text: str, personality: Any, new: int) -> str:
     prompt = chat_prompt(held.tokenizer, [{"role": "user", "content": text}])
     ids = torch.tensor([held.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
     output = held.model.generate(ids, personality=read_request(personality), max_new_tokens=new, do_sample=False)
-    answer: str = held.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    new_ids = output[0, ids.shape[1] :]
+    answer: str = held.tokenizer.decode(new_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return answer

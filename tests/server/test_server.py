@@ -89,6 +89,7 @@ def test_streams_at_once_are_the_answers_alone(held: Running) -> None:
 def test_faults_of_some_leave_the_others_untouched(held: Running) -> None:
     expected = [alone(held, f"Question {n}", who, 40) for n, who in enumerate(PEOPLE)]
     found: dict[int, str] = {}
+    refused: list[int] = []
 
     def good(number: int) -> None:
         found[number] = said(held, PEOPLE[number], new=40, text=f"Question {number}")
@@ -100,7 +101,7 @@ def test_faults_of_some_leave_the_others_untouched(held: Running) -> None:
 
     def bad(number: int) -> None:
         wrong = [{"personality": "E+9"}, {"max_tokens": 10**6}, {"n": 0}, {"model": "tiny@"}, {"messages": []}]
-        assert held.post("/v1/chat/completions", BODY | wrong[number % len(wrong)]).status_code == 400
+        refused.append(held.post("/v1/chat/completions", BODY | wrong[number % len(wrong)]).status_code)
 
     threads = [threading.Thread(target=good, args=(n,)) for n in range(len(PEOPLE))]
     threads += [threading.Thread(target=one, args=(n,)) for n in range(10) for one in (leave, bad)]
@@ -109,6 +110,7 @@ def test_faults_of_some_leave_the_others_untouched(held: Running) -> None:
     for thread in threads:
         thread.join(120)
     assert [found[n] for n in range(len(PEOPLE))] == expected
+    assert refused == [400] * 10
     assert held.idle()
 
 
@@ -187,7 +189,7 @@ def test_stop_strings_seeds_choices_and_logprobs(held: Running) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in pieces) == whole[: whole.index(stop)]
 
     def drawn(seed: int | None, **more: Any) -> list[str | None]:
-        body = BODY | {"temperature": 1.5, "max_tokens": 10, "seed": seed, "n": 3} | more
+        body = BODY | {"temperature": 2, "max_tokens": 20, "seed": seed, "n": 3} | more
         return [choice.message.content for choice in held.client().chat.completions.create(**body).choices]
 
     first = drawn(5)
@@ -209,7 +211,7 @@ def test_stop_strings_seeds_choices_and_logprobs(held: Running) -> None:
 def test_saved_personalities_outlive_the_server(held: Running) -> None:
     assert held.post("/v1/personalities", {"name": "ada", "personality": "O+5 E-3"}).json()["personality"] == "O+5 E-3"
     assert said(held, "ada") == said(held, ..., model="tiny@ada") == said(held, "O+5 E-3")
-    for name, who in (("leader", "E+1"), ("E", "E+1"), ("E5", "E+1"), ("../x", "E+1"), ("bo", "E+9"), ("bo", None)):
+    for name, who in (("leader", "E+1"), ("E5", "E+1"), ("../x", "E+1"), ("bo", "E+9"), ("bo", None)):
         assert held.post("/v1/personalities", {"name": name, "personality": who}).status_code == 400, name
     file = held.served.options.saved
     assert file is not None and json.loads(file.read_text())["personalities"] == {"ada": "O+5 E-3"}
@@ -228,6 +230,7 @@ def test_saved_personalities_outlive_the_server(held: Running) -> None:
 
 
 def test_a_full_server_says_when_to_come_again(tiny_llama: Any, byte_tokenizer: Any) -> None:
+    tiny_llama.generation_config.eos_token_id = [-1]  # answers do not end by themselves
     limits = Limits(running=1, waiting=1, step_tokens=64, cache_tokens=1024)
     with running(personality_model(tiny_llama), byte_tokenizer, limits=limits) as held:
         body = BODY | {"max_tokens": 400, "stream": True, "temperature": 1}
@@ -247,7 +250,8 @@ def test_keys_time_and_shutdown(tiny_llama: Any, byte_tokenizer: Any, tmp_path: 
     settings = HTTPSettings(tuple(read_keys("another-good-key-0, ", file)))
     with pytest.raises(DPGError, match="API key 1"):
         read_keys("short", None)
-    with running(personality_model(tiny_llama), byte_tokenizer, settings=settings, seconds=0.3) as held:
+    tiny_llama.generation_config.eos_token_id = [-1]
+    with running(personality_model(tiny_llama), byte_tokenizer, settings=settings) as held:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Bearer é"}):
             raw = {name: value.encode() for name, value in headers.items()}
             found = held.post("/v1/chat/completions", BODY, headers=raw)
@@ -256,9 +260,11 @@ def test_keys_time_and_shutdown(tiny_llama: Any, byte_tokenizer: Any, tmp_path: 
         assert httpx.get(held.url + "/metrics").status_code == 401
         client = held.client()
         assert client.chat.completions.create(**BODY).choices[0].finish_reason in ("length", "stop")
+        held.served.streams.seconds = 0.05
         with pytest.raises(openai.APIStatusError) as late:
-            client.chat.completions.create(**BODY | {"max_tokens": 450, "seed": 1, "temperature": 2, "n": 16})
+            client.chat.completions.create(**BODY | {"max_tokens": 400, "n": 16})
         assert late.value.status_code == 504 and held.idle()
+        held.served.streams.seconds = 60
         held.served.streams.close(0.0)
         assert httpx.get(held.url + "/ready").status_code == 503
         with pytest.raises(openai.APIStatusError) as closed:
@@ -272,6 +278,6 @@ def test_metrics_and_log_lines_hold_no_words_of_anybody(held: Running, caplog: p
         held.post("/v1/chat/completions", BODY | {"personality": "secret sauce"})
     text = httpx.get(held.url + "/metrics").text
     assert 'dpg_fast_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
-    assert "dpg_fast_active 0.0" in text and "dpg_fast_generated_tokens_total 5.0" in text
+    assert "dpg_fast_active 0.0" in text and re.search(r"dpg_fast_generated_tokens_total [1-5]\.0", text)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("dpg_fast")]
     assert len(ours) >= 2 and not any("secret" in line or "sauce" in line for line in ours)
