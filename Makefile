@@ -27,7 +27,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/pycach
 # A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-.PHONY: demo test test-all check lint bench sanitize compile-report gpu-headers test-gpu bench-gpu setup-vllm test-vllm real-server setup deps always lock clean
+.PHONY: demo test test-all check lint bench sanitize compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -57,17 +57,28 @@ sanitize: $(STAMP)
 compile-report: $(STAMP)
 	$(BIN)/python -m benchmarks.compile_report
 
-# For a bare GPU machine (docs/gpu.md): no .venv, no pip, no network there. gpu-headers runs before, where there is a network.
+# For a bare GPU machine (docs/gpu.md): no .venv, no pip, no network there. gpu-headers runs before, where there is a network;
+# gpu-rehearsal runs the same stages without a GPU.
 OUT ?= build/gpu
+GPU_RUN := $(PYTHON) -m benchmarks.gpu_run
 
 gpu-headers:
-	$(PYTHON) python/gpu.py headers
+	$(GPU_RUN) headers
+
+gpu-run:
+	$(GPU_RUN) run --out $(OUT)
+
+gpu-rest:
+	$(GPU_RUN) run --out $(OUT) --stages rest
 
 test-gpu:
-	$(PYTHON) python/gpu.py test --out $(OUT)
+	$(GPU_RUN) run --out $(OUT) --stages smoke sanitizer "model smoke" "tests cuda" "tests triton"
 
 bench-gpu:
-	$(PYTHON) python/gpu.py bench --out $(OUT)
+	$(GPU_RUN) run --out $(OUT) --stages "op times" "whole model" rivals profile
+
+gpu-rehearsal:
+	$(GPU_RUN) rehearse --stages all
 
 # A real OpenAI-compatible server (vLLM on the CPU, SmolLM2) for the judge and the question builder, in .venv-vllm (3.4 GB).
 PORT ?= 8000

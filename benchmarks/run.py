@@ -82,16 +82,22 @@ def main(arguments: list[str] | None = None) -> int:
     found = machine(options.device)
     job = SUITES[options.suite](options)
     lines: list[Line] = []
+
+    def save() -> str:
+        text = markdown(f"Suite {options.suite}", found | job.head, lines, job.notes)
+        if options.out is not None:
+            write(options.out, f"{options.suite}_{options.device}", text, found | job.head, lines)
+        return text
+
     try:
         for line in _until(job.lines, options.time_limit):
+            if lines and line.group != lines[-1].group:
+                save()  # what is killed keeps its groups
             lines.append(line)
             _show(line)
     finally:  # a run that breaks keeps what it has
-        text = markdown(f"Suite {options.suite}", found | job.head, lines, job.notes)
-        print()
-        print(text)
+        print(f"\n{save()}")
         if options.out is not None:
-            write(options.out, f"{options.suite}_{options.device}", text, found | job.head, lines)
             print(f"Saved to {options.out}")
     wrong = [line for line in lines if isinstance(line, Absent) and line.wrong]
     for line in wrong:

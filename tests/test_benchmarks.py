@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import kernels as kernels_suite
 from benchmarks import model_gpu, run, turns
 from benchmarks.kernels import gated_case, npti, suite
 from benchmarks.kernels.shapes import MODELS, Work, grid
@@ -47,6 +48,20 @@ def test_every_op_is_timed_beside_its_baseline(tmp_path: Path) -> None:
     text = (tmp_path / "kernels_cpu.md").read_text()
     assert all(f"## {group}" in text for group in groups)
     assert "- vLLM's Triton kernels, stored adapters: CUDA only" in text
+
+
+def test_groups_are_on_the_disk_before_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def lines(options: Any) -> Any:
+        for group in ("a", "b", "c"):
+            seen.append([line["group"] for line in load(tmp_path)["results"]] if list(tmp_path.iterdir()) else [])
+            yield Result(group, "first", 1.0, 1.0)
+
+    monkeypatch.setattr(kernels_suite, "run", lines)
+    assert run.main([*QUICK, "--out", str(tmp_path)]) == 0
+    assert seen == [[], [], ["a"]]  # b's first line ends a; c's first line will end b
+    assert [line["group"] for line in load(tmp_path)["results"]] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("op", ["lora_add", "train_linear"])

@@ -1,11 +1,12 @@
 """The accelerator backends that can run here, and arguments on their device.
 
 On a machine with a GPU that is "triton" and, where built, "cuda" on CUDA tensors; elsewhere "triton" under Triton's
-interpreter on CPU tensors (tests/__init__.py).
+interpreter on CPU tensors (tests/__init__.py), and, where a GPU run is rehearsed, "cuda" under the emulator.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from dpg_fast.kernels import explain, use_backend
+from tests.kernels.emulated_cuda import serve_everywhere
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -32,6 +34,9 @@ def accelerators() -> list[str]:
                 found.append(name)
     return found
 
+
+if not GPU and os.environ.get("DPG_FAST_GPU_REHEARSAL") == "1":
+    serve_everywhere()
 
 ACCELERATORS = accelerators()
 

@@ -93,12 +93,17 @@ def launch(name: str, device: torch.device, *args: int | float) -> None:
         raise RuntimeError(f"{name}: {library().dpg_cuda_error_text(error).decode()}")
 
 
+def serve_everywhere() -> None:
+    """From here on the CUDA backend serves CPU tensors in this process, emulated."""
+    _cuda.launch, _cuda.verify = launch, lambda first, entries=0: (first.dtype in _cuda.TYPE_ID, str(first.dtype))
+
+
 @contextmanager
 def emulated_cuda(*, descending: bool = False) -> Iterator[None]:
     """Within the block every op runs its CUDA kernel, emulated; `descending`: a block's threads in reverse order."""
     library().dpg_emulator_set_order(ctypes.c_int64(descending))
     before = _cuda.launch, _cuda.verify
-    _cuda.launch, _cuda.verify = launch, lambda first, entries=0: (first.dtype in _cuda.TYPE_ID, str(first.dtype))
+    serve_everywhere()
     try:
         with use_backend("cuda"):
             yield

@@ -15,7 +15,6 @@ from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, Perso
 from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.hypernet import CombinedNetwork, PeftFormatError, StoredAdapters, from_peft
 from dpg_fast.personality.stages import CARD_FILE
-from dpg_fast.util.smollm2 import load_tokenizer
 from tests.model.characters import write_character
 from tests.model.test_wrapper import greedy, random_table
 from tests.model.tiny import SIZES, prompts, tiny_model
@@ -413,9 +412,11 @@ def test_rows_of_another_width_are_refused(three: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Path], dict[str, Any]]:
+def chatting(
+    smollm2_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Any, dict[str, Path], dict[str, Any]]:
     """A tiny model under SmolLM2's tokenizer, with two characters tuned on it."""
-    tokenizer = load_tokenizer()
+    tokenizer = copy.deepcopy(smollm2_tokenizer)
     base = tiny_model("llama", vocab_size=len(tokenizer) + 6)  # padded, as many models' vocabularies are
     base.generation_config.pad_token_id = base.generation_config.eos_token_id = tokenizer.eos_token_id
     folder = tmp_path_factory.mktemp("chatting")

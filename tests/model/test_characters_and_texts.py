@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 
 from dpg_fast import Character, Description, HypernetConfig, Personality, PersonalityModel
 from dpg_fast.hypernet import CombinedNetwork
-from dpg_fast.util.smollm2 import load_tokenizer
 from tests.model.characters import write_character
 from tests.model.tiny import prompts, tiny_model
 from tests.model.variants import SMALL, VARIANTS, personality_model
@@ -25,8 +25,8 @@ def change(network: Any, item: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    tokenizer = load_tokenizer()
+def place(smollm2_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    tokenizer = copy.deepcopy(smollm2_tokenizer)
     base = tiny_model("llama", vocab_size=len(tokenizer))
     folder = tmp_path_factory.mktemp("character")
     write_character(base, folder / "a", "a", 1, targets=("q_proj", "gate_proj", "up_proj"))

@@ -1,0 +1,1 @@
+"""Build, check and measure on a bare GPU machine, within minutes that are counted (docs/gpu.md)."""
