@@ -84,7 +84,7 @@ class Answering:
         name, text = split_name(model, self._characters) or (model, None)
         if name != self.name:
             raise APIError(
-                f"there is no model {name!r}; this server has {self.name!r}, with a personality {self.name + '@E+4'!r} or the like",
+                f"there is no model {name!r}; this server has {self.name!r}, or with a personality {self.name + '@E+4'!r}",
                 404,
                 param="model",
                 code="model_not_found",
