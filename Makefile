@@ -24,10 +24,12 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc
 # Two processes; each waits asleep at its threads' barriers, because a thread that spins there takes the other's processor. Compiled
 # Python is kept beside the packages, since many tests start processes of their own.
 PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/pycache OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
-# A machine without a GPU needs no CUDA kernels, and nvcc takes a minute over them: make setup CUDA=ON compiles them there too.
+# A machine without a GPU needs no CUDA kernels, and nvcc takes minutes over them: make setup CUDA=ON compiles them there too.
 CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-.PHONY: demo test test-all check lint bench sanitize compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
+WHEEL_PYTHON := .venv-release/bin/python
+
+.PHONY: demo test test-all wheel test-wheel test-compat docs check lint bench sanitize compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -43,7 +45,38 @@ check lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python python/words.py
+	$(BIN)/python python/release.py check
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on PATH: the workflow 'tests' runs it"; fi
 	$(BIN)/mypy
+
+# The wheels of this machine's oldest and newest Python, in dist/; then each in an empty environment (5 GB while a CUDA build of torch is
+# in it), with neither compiler nor source tree. A quarter of an hour on two cores.
+wheel: .venv-release/.ready
+	$(WHEEL_PYTHON) python/wheel.py build
+
+test-wheel: .venv-release/.ready
+	$(WHEEL_PYTHON) python/wheel.py test
+
+.venv-release/.ready: requirements/build.txt requirements/release.txt
+	$(PYTHON) -m venv --clear .venv-release
+	$(WHEEL_PYTHON) -m pip install --quiet --no-deps --require-hashes -r requirements/build.txt
+	$(WHEEL_PYTHON) -m pip install --quiet --no-deps --require-hashes -r requirements/release.txt
+	@touch $@
+
+# The tests that touch other libraries, at both ends of the declared ranges of versions: make test-compat ENDS=oldest. Ten minutes an end.
+ENDS ?= oldest newest
+
+test-compat: .venv-release/.ready
+	$(WHEEL_PYTHON) python/compat.py $(ENDS)
+
+# The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/docs.txt
+	@touch $@
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run --suite kernels --device cpu
@@ -148,4 +181,4 @@ $(STAMP): $(DEPS) $(SOURCES)
 	@echo "$(VENV) has the $(VERSIONS) versions"
 
 clean:
-	rm -rf .venv .venv-newest build dist
+	rm -rf .venv .venv-release .venv-docs .venv-newest .venv-oldest-end .venv-newest-end build dist

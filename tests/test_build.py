@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.docs import load_script
 
 needs_backend = pytest.mark.skipif(
     importlib.util.find_spec("scikit_build_core") is None or importlib.util.find_spec("pybind11") is None,
@@ -38,8 +39,10 @@ def test_only_the_bindings_know_python() -> None:
 def test_version_is_stated_once() -> None:
     import dpg_fast
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert dpg_fast.__version__ == project["version"]
+    parsed = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in parsed["project"] and parsed["project"]["dynamic"] == ["version"]
+    assert parsed["tool"]["scikit-build"]["metadata"]["version"]["input"] == "dpg_fast/__init__.py"
+    assert dpg_fast.__version__ == load_script("release.py").version()
 
 
 def test_kernel_translation_units_hold_no_shared_code() -> None:

@@ -35,6 +35,21 @@ def test_every_requirement_is_locked_inside_its_range(requirement: Requirement) 
     assert requirement.specifier.contains(lock.locked()[lock.normal(requirement.name)])
 
 
+def test_the_lower_ends_are_those_of_the_ranges() -> None:
+    """Of what the extras of `make test-compat` and the package itself require; what no bound decides may be newer."""
+    table = lock.project()["project"]
+    lists = [table["dependencies"], *(table["optional-dependencies"][name] for name in lock.COMPATIBLE)]
+    texts = [(ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("oldest", "torch-oldest")]
+    oldest = lock.pins("\n".join(texts))
+    for requirement in {Requirement(text) for found in lists for text in found if lock.name_of(text) != table["name"]}:
+        version, newest = oldest[lock.normal(requirement.name)], lock.locked()[lock.normal(requirement.name)]
+        assert requirement.specifier.contains(version) and Version(version) <= Version(newest), requirement
+    for name in ("torch", "transformers", "peft", "trl"):
+        (lower,) = (r for found in lists for text in found if (r := Requirement(text)).name == name)
+        (bound,) = (part.version for part in lower.specifier if part.operator == ">=")
+        assert Version(oldest[name]).release[:2] == Version(bound).release[:2], name
+
+
 def test_a_package_has_one_range() -> None:
     ranges: dict[str, set[str]] = {}
     build = {lock.name_of(text) for text in lock.project()["build-system"]["requires"]}

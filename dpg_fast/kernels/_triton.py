@@ -24,13 +24,19 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_RANK = 128
 
 
-@cache
-def installed() -> bool:
-    """Whether Triton can be imported (not whether it works)."""
+def _found() -> bool:
     try:
         return importlib.util.find_spec("triton") is not None
     except (ImportError, ValueError):
         return False
+
+
+_INSTALLED = _found()  # once: torch.compile follows `serves_backward`, and torch 2.11 does not let it into importlib
+
+
+def installed() -> bool:
+    """Whether Triton can be imported (not whether it works)."""
+    return _INSTALLED
 
 
 def interpreting() -> bool:

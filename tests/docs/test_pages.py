@@ -238,6 +238,9 @@ SETTINGS: dict[str, Setting] = {
     "docs/hypernetworks.md": checked(""),
     "docs/personified.md": personified,
     "docs/serving.md": serving,
+    "docs/quickstart.md": checked("dpg-fast"),
+    "docs/responsible_use.md": checked(""),
+    "docs/your_model.md": checked("dpg-fast"),
     "docs/simulate.md": checked(""),
 }
 SLOW = ("README.md", "docs/assessment.md", "docs/judging.md", "docs/personified.md")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 import pytest
@@ -146,7 +147,9 @@ def test_activation_over_the_whole_range(backend: str, act: str) -> None:
         x, special = on_device((x[None], special[None]))
         one = torch.ones_like(x)
         exact = steered_gated_act_reference(x.double(), one.double(), act)
-        torch.testing.assert_close(steered_gated_act(x, one, act).double(), exact, rtol=4e-7, atol=1e-6)
+        # CUDA: expf is off by at most 2 units in the last place, addition and division round once each. With a unit of
+        # 2^-23 relative to the smallest mantissa: 2 * 2^-23 + 2 * 2^-24 = 3.6e-7, and its second-order terms.
+        torch.testing.assert_close(steered_gated_act(x, one, act).double(), exact, rtol=6e-7, atol=1e-6)
         got = steered_gated_act(special, torch.ones_like(special), act)
         torch.testing.assert_close(got, special, equal_nan=True)
 
@@ -447,7 +450,15 @@ def test_opcheck(backend: str, dtype: torch.dtype) -> None:
             torch.library.opcheck(ops.slot_sums, (u, c.slots, 4))
 
 
-def test_compiles_with_gradients(backend: str) -> None:
+def test_compiles_with_gradients(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch 2.11 does not trace importlib, later versions do.
+    find = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> object:
+        assert not torch.compiler.is_dynamo_compiling(), f"importlib is asked for {name} while torch.compile traces"
+        return find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
     with forced(backend):
         torch._dynamo.reset()
         c = lora_case(8, 3, 2, 6, 5, torch.float32)

@@ -20,7 +20,7 @@ from dpg_fast.cli.app import app
 from tests.support import ROOT
 
 PAGES = ["README.md", "CONTRIBUTING.md", "recipes/README.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-KINDS = {"bash", "python", "json", "yaml", "mermaid", "text"}
+KINDS = {"bash", "python", "json", "yaml", "text"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
