@@ -154,7 +154,7 @@ class ChatRequest(_Generation):
 class CompletionRequest(_Generation):
     """The body of /v1/completions."""
 
-    prompt: str | Annotated[list[str] | list[int], Field(min_length=1)]
+    prompt: str | Annotated[list[str] | list[Annotated[int, Field(strict=True)]], Field(min_length=1)]
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
