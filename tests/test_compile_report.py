@@ -28,7 +28,7 @@ def test_ptxas_output() -> None:
     first, second = read_ptxas(PTXAS, "a.cu")
     assert first == Kernel("CUDA", "a.cu", "decode_kernel", "sm_80", 40, 2048, 8, 12, 16)
     assert second == Kernel("CUDA", "a.cu", "prefill_kernel", "sm_80", 255, 0, 0, 4, 0)
-    assert first.bad and not second.bad
+    assert first.bad and second.bad
 
 
 def test_names_are_short() -> None:
@@ -41,7 +41,9 @@ def test_names_are_short() -> None:
     ("found", "status"),
     [
         ([Kernel("CUDA", "a.cu", "decode_kernel", "sm_80", 40, 0, 0, 0, 0)], 0),
-        ([Kernel("CUDA", "a.cu", "prefill_kernel", "sm_80", 40, 0, 8, 8, 16)], 0),
+        ([Kernel("Triton", "a", "a/prefill", "sm_80", 40, 0, 8, 8, 16)], 0),
+        ([Kernel("Triton", "a", "a/decode", "sm_80", 40, 0, 8, 8, 16)], 1),
+        ([Kernel("CUDA", "a.cu", "prefill_kernel", "sm_80", 40, 0, 8, 8, 16)], 1),
         ([Kernel("CUDA", "a.cu", "decode_kernel", "sm_80", 40, 0, 8, 0, 0)], 1),
         ([Failure("CUDA", "a.cu", "sm_80", "error: x is not defined")], 1),
     ],

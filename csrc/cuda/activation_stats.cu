@@ -20,6 +20,7 @@ struct Stats {
   Count* positive;
   void* histogram;
   int64_t wide, rows, tokens, width;
+  int act;
 };
 
 // What one thread has counted for one slot and neuron and not yet written: most values are positive or in the first bin.
@@ -51,7 +52,7 @@ __device__ __forceinline__ int64_t bin_of(const float* edges, int64_t n, float f
   return b;
 }
 
-template <class T, int ACT>
+template <class T>
 __global__ void __launch_bounds__(kThreads) activation_stats(const Stats p) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (column >= p.width) return;
@@ -71,7 +72,9 @@ __global__ void __launch_bounds__(kThreads) activation_stats(const Stats p) {
         flush(p, run);
         run = Run{cell, 0, 0};
       }
-      const float v = through<T>(activated<T, ACT>(as_float(static_cast<const T*>(p.gate)[token * p.ldg + column])));
+      float value[1] = {as_float(static_cast<const T*>(p.gate)[token * p.ldg + column])};
+      activate<T>(p.act, value);
+      const float v = value[0];
       run.positive += v > 0.0f;
       if (n <= 0 || v <= first)
         run.first_bin += v == v;
@@ -83,12 +86,10 @@ __global__ void __launch_bounds__(kThreads) activation_stats(const Stats p) {
 }
 
 template <class T>
-int launch_type(int64_t act, const Stats& p, void* stream) {
+int launch_type(const Stats& p, void* stream) {
   const dim3 grid(static_cast<unsigned>(ceil_div(p.width, kThreads)),
                   static_cast<unsigned>(smaller(ceil_div(p.tokens, kTokens), kMaxGridY)));
-  if (act == kSilu) return launch(activation_stats<T, kSilu>, grid, kThreads, 0, stream, p);
-  if (act == kGeluTanh) return launch(activation_stats<T, kGeluTanh>, grid, kThreads, 0, stream, p);
-  return launch(activation_stats<T, kGelu>, grid, kThreads, 0, stream, p);
+  return launch(activation_stats<T>, grid, kThreads, 0, stream, p);
 }
 
 }  // namespace
@@ -102,7 +103,7 @@ extern "C" int dpg_cuda_activation_stats(int64_t type, int64_t act, const void* 
   using namespace dpg::cuda;
   if (tokens == 0 || width == 0 || rows == 0 || bins == 0) return static_cast<int>(cudaSuccess);
   const Stats p{gate, ldg, static_cast<const int32_t*>(slots), static_cast<const float*>(edges), bins,
-                static_cast<Count*>(positive), histogram, wide, rows, tokens, width};
-  if (type == kF32) return launch_type<float>(act, p, stream);
-  return type == kBF16 ? launch_type<bf16>(act, p, stream) : launch_type<f16>(act, p, stream);
+                static_cast<Count*>(positive), histogram, wide, rows, tokens, width, static_cast<int>(act)};
+  if (type == kF32) return launch_type<float>(p, stream);
+  return type == kBF16 ? launch_type<bf16>(p, stream) : launch_type<f16>(p, stream);
 }

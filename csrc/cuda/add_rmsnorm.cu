@@ -19,8 +19,8 @@ struct Norm {
 };
 
 // One block per row: 16 bytes of columns per thread at a time.
-template <class T, bool ALIGNED>
-__global__ void __launch_bounds__(kThreads, 1) add_rmsnorm_decode(const Norm p) {
+template <class T>
+__global__ void __launch_bounds__(kThreads, 1) add_rmsnorm(const Norm p, bool aligned) {
   constexpr int n = Pack<T>::n;
   const int64_t row = blockIdx.x;
   T* h = static_cast<T*>(p.h) + row * p.width;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, 1) add_rmsnorm_decode(const Norm p) 
   const T* residual = static_cast<const T*>(p.residual) + row * p.ld_residual;
   float squares = 0.0f;
   for (int64_t c = threadIdx.x * n; c < p.width; c += kThreads * n) {
-    const Pack<T> a = load_pack<ALIGNED>(residual + c, p.width - c), b = load_pack<ALIGNED>(y + c, p.width - c);
+    const Pack<T> a = load_pack(aligned, residual + c, p.width - c), b = load_pack(aligned, y + c, p.width - c);
     Pack<T> sum;
     float part = 0.0f;
 #pragma unroll
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads, 1) add_rmsnorm_decode(const Norm p) 
       part = fmaf(v, v, part);
     }
     squares += part;
-    store_pack<ALIGNED>(h + c, sum, p.width - c);
+    store_pack(aligned, h + c, sum, p.width - c);
   }
 #pragma unroll
   for (int mask = 16; mask; mask /= 2) squares += __shfl_xor_sync(kFullWarp, squares, mask);
@@ -51,15 +51,15 @@ __global__ void __launch_bounds__(kThreads, 1) add_rmsnorm_decode(const Norm p) 
   for (int warp = 0; warp < kThreads / 32; ++warp) total += of_warp[warp];
   const float scale = 1.0f / sqrtf(total / static_cast<float>(p.width) + p.eps);
   for (int64_t c = threadIdx.x * n; c < p.width; c += kThreads * n) {  // a thread reads what it has written itself
-    const Pack<T> v = load_pack<ALIGNED>(h + c, p.width - c);
-    const Pack<T> w = load_pack<ALIGNED>(static_cast<const T*>(p.weight) + c, p.width - c);
+    const Pack<T> v = load_pack(aligned, h + c, p.width - c);
+    const Pack<T> w = load_pack(aligned, static_cast<const T*>(p.weight) + c, p.width - c);
     Pack<T> out;
 #pragma unroll
     for (int i = 0; i < n; ++i) {
       const float normed = as_float(v.v[i]) * scale, factor = as_float(w.v[i]);
       out.v[i] = rounded<T>(p.unit_offset ? normed * (1.0f + factor) : through<T>(normed) * factor);
     }
-    store_pack<ALIGNED>(static_cast<T*>(p.out) + row * p.width + c, out, p.width - c);
+    store_pack(aligned, static_cast<T*>(p.out) + row * p.width + c, out, p.width - c);
   }
 }
 
@@ -68,8 +68,8 @@ int launch_type(const Norm& p, void* stream) {
   const bool aligned = p.width % Pack<T>::n == 0 && rows_aligned16(p.y, p.ldy, sizeof(T)) &&
                        rows_aligned16(p.residual, p.ld_residual, sizeof(T)) && aligned16(p.weight) && aligned16(p.h) &&
                        aligned16(p.out);
-  return launch(aligned ? add_rmsnorm_decode<T, true> : add_rmsnorm_decode<T, false>,
-                dim3(static_cast<unsigned>(p.tokens)), kThreads, kThreads / 32 * sizeof(float), stream, p);
+  return launch(add_rmsnorm<T>, dim3(static_cast<unsigned>(p.tokens)), kThreads, kThreads / 32 * sizeof(float), stream, p,
+                aligned);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // one launch would need a grid barrier (a cooperative launch, which captures badly and leaves most of the machine idle in
 // the first half) or the expand in the last block to arrive (one multiprocessor's bandwidth). Two launches on one stream
 // cost about two microseconds in a graph and give the bits of the separate operations by construction.
-#include "cuda/device.cuh"
+#include "dpg/cuda_api.h"
 
 extern "C" int dpg_cuda_lora_add(int64_t type, void* y, int64_t ldy, const void* x, int64_t ldx, const void* A,
                                  const void* B, int64_t ldb, const void* codes_a, const void* codes_b,

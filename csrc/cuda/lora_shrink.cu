@@ -25,13 +25,14 @@ struct Shrink {
   float* u;
   int64_t tokens, d, piece;
   int groups, K, r, slab, slabs;  // slab: ranks per block; slabs: blocks per group
+  Divisor by_entries, by_slab;
 };
 
 // Row n of the block's slab: rank j0 + n / K, entry n % K. Where there is none, another row: its sums are not used, and so
 // the loads need no condition, behind which the next ones would wait.
 template <class T>
 __device__ __forceinline__ const T* slab_row(const Shrink& p, int group, int j0, int n) {
-  int j = p.K ? j0 + n / p.K : j0, k = p.K ? n % p.K : 0;
+  int j = p.K ? j0 + p.by_entries.of(n) : j0, k = p.K ? n - p.by_entries.of(n) * p.K : 0;
   if (n >= p.slab * p.K || j >= p.r) j = j0, k = 0;
   return static_cast<const T*>(p.A) + ((static_cast<int64_t>(group) * p.K + k) * p.r + j) * p.d;
 }
@@ -40,7 +41,7 @@ __device__ __forceinline__ const T* slab_row(const Shrink& p, int group, int j0,
 __device__ __forceinline__ void combine(const Shrink& p, const float* partial, int tile, int stride, const int* slots,
                                         int64_t token0, int group, int j0) {
   for (int i = threadIdx.x; i < tile * p.slab; i += kThreads) {
-    const int t = i / p.slab, j = i % p.slab;
+    const int t = p.by_slab.of(i), j = i - t * p.slab;
     const int64_t token = token0 + t;
     if (token >= p.tokens || j0 + j >= p.r) continue;
     float value = 0.0f;
@@ -67,8 +68,8 @@ __device__ __forceinline__ bool read_slots(const Shrink& p, int* slots, int tile
   }
   if (__syncthreads_or(any)) return true;
   for (int i = threadIdx.x; i < tile * p.slab; i += kThreads) {
-    const int64_t token = token0 + i / p.slab;
-    const int j = j0 + i % p.slab;
+    const int t = p.by_slab.of(i), j = j0 + i - t * p.slab;
+    const int64_t token = token0 + t;
     if (token < p.tokens && j < p.r) p.u[(static_cast<int64_t>(group) * p.tokens + token) * p.r + j] = 0.0f;
   }
   return false;
@@ -187,9 +188,9 @@ template <class T, int NT, bool ALIGNED>
 __global__ void __launch_bounds__(kThreads, 1) lora_shrink_decode(const Shrink p) {
   shrink_half<T, 1, NT, ALIGNED>(p);
 }
-template <class T, int NT, bool ALIGNED>
+template <class T, int NT>
 __global__ void __launch_bounds__(kThreads, 1) lora_shrink_prefill(const Shrink p) {
-  shrink_half<T, ALIGNED ? 4 : 2, NT, ALIGNED>(p);
+  shrink_half<T, 4, NT, true>(p);
 }
 
 // ---- float32 ---------------------------------------------------------------------------------------------------------
@@ -279,6 +280,7 @@ void cut_slabs(Shrink& p, int rows) {
   p.slabs = static_cast<int>(ceil_div(p.r, smaller(most, p.r)));
   p.slab = static_cast<int>(ceil_div(p.r, p.slabs));
   p.slabs = static_cast<int>(ceil_div(p.r, p.slab));
+  p.by_slab = divisor(p.slab);
 }
 
 dim3 grid_of(const Shrink& p, int tile) {
@@ -286,20 +288,21 @@ dim3 grid_of(const Shrink& p, int tile) {
               static_cast<unsigned>(smaller(ceil_div(p.tokens, tile), kMaxGridY)));
 }
 
-// Up to this many tokens a block takes 16 of them (or 4, float32), so that enough blocks read the bank.
+// Up to this many tokens, and wherever rows do not lie on 16 bytes, a block takes 16 of them (or 4, float32): enough blocks then
+// read the bank.
 constexpr int64_t kDecodeTokens = 64;
 
 template <class T, bool ALIGNED>
 int launch_half(Shrink p, void* stream) {
   const auto shared = [](int nt, int tile) { return (kWarps * 16 * (nt * 8 + 1) + tile) * sizeof(float); };
-  if (p.tokens > kDecodeTokens) {
-    constexpr int kTile = ALIGNED ? 64 : 32;
+  if (ALIGNED && p.tokens > kDecodeTokens) {
+    constexpr int kTile = 64;
     cut_slabs(p, 64);
     const dim3 grid = grid_of(p, kTile);
     const int64_t used = ceil_div(p.slab * p.K, 8);
-    if (used <= 4) return launch(lora_shrink_prefill<T, 4, ALIGNED>, grid, kThreads, shared(4, kTile), stream, p);
-    if (used <= 6) return launch(lora_shrink_prefill<T, 6, ALIGNED>, grid, kThreads, shared(6, kTile), stream, p);
-    return launch(lora_shrink_prefill<T, 8, ALIGNED>, grid, kThreads, shared(8, kTile), stream, p);
+    if (used <= 4) return launch(lora_shrink_prefill<T, 4>, grid, kThreads, shared(4, kTile), stream, p);
+    if (used <= 6) return launch(lora_shrink_prefill<T, 6>, grid, kThreads, shared(6, kTile), stream, p);
+    return launch(lora_shrink_prefill<T, 8>, grid, kThreads, shared(8, kTile), stream, p);
   }
   const int nt = p.K <= 8 ? 1 : p.K <= 16 ? 2 : p.K <= 32 ? 4 : 8;
   cut_slabs(p, nt * 8);
@@ -331,7 +334,8 @@ extern "C" int dpg_cuda_lora_shrink(int64_t type, const void* x, int64_t ldx, co
   const int64_t piece = ceil_div(ceil_div(d > 0 ? d : 1, kWarps), 32) * 32;
   const Shrink p{x, ldx, A, static_cast<const float*>(codes), K <= kMaxK ? code_rows : 0,
                  static_cast<const int32_t*>(slots), static_cast<float*>(u), tokens, d, piece,
-                 static_cast<int>(groups), static_cast<int>(K), static_cast<int>(r), 1, 1};
+                 static_cast<int>(groups), static_cast<int>(K), static_cast<int>(r), 1, 1,
+                 divisor(K), divisor(1)};
   const int64_t size = type == kF32 ? 4 : 2;
   const bool aligned = rows_aligned16(x, ldx, size) && rows_aligned16(A, d, size);
   if (type == kF32) return aligned ? launch_float<true>(p, stream) : launch_float<false>(p, stream);

@@ -22,6 +22,7 @@ from dpg_fast.cli.serve import serve
 from dpg_fast.cli.simulate import simulate
 from dpg_fast.cli.train import train
 from dpg_fast.cli.verify import verify
+from dpg_fast.cli.witnesses.pairs import pairs, score_pairs
 from dpg_fast.cli.witnesses.statements import statements
 
 app = group(
@@ -78,6 +79,8 @@ app.add_typer(evaluate, name="evaluate")
 assess.command("judge")(judge)
 assess.command("fit-judge")(fit_judge)
 assess.command("statements")(statements)
+assess.command("pairs")(pairs)
+assess.command("score-pairs")(score_pairs)
 app.add_typer(assess, name="assess")
 data.add_typer(personified, name="personified")
 app.add_typer(data, name="data")

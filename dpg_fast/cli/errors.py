@@ -29,6 +29,7 @@ EXTRAS = {
     "sklearn": "data",
     "trl": "train",
     "uvicorn": "serve",
+    "vaderSentiment": "lexical",
     "yaml": "train",
 }  # module: the extra of this package that brings it
 

@@ -30,8 +30,10 @@ from dpg_fast.cli.options import (
     Resamples,
     SecondHypernet,
     Seed,
+    Statements,
     Temperature,
     Traits,
+    Witnesses,
     folder,
     json_object,
     named_values,
@@ -89,6 +91,8 @@ def traits(
     capability: Capability = True,
     capability_tasks: CapabilityTasks = "facts,arithmetic,words",
     capability_items: CapabilityItems = None,
+    witnesses: Witnesses = None,
+    statements: Statements = None,
     allow_mismatch: Mismatch = False,
     *,
     judge: JudgeChoice,
@@ -106,6 +110,7 @@ def traits(
     from dpg_fast.evaluation.protocol import TraitPlan
     from dpg_fast.evaluation.questions import held_out_questions
     from dpg_fast.evaluation.trait_run import TraitEvaluation
+    from dpg_fast.evaluation.witnesses.panel import PanelChoice
     from dpg_fast.model.disk import artifact
     from dpg_fast.personality.traits import parse_traits
     from dpg_fast.text.answers import AnswerSettings
@@ -121,6 +126,7 @@ def traits(
         judge,
         CapabilityPlan(words(capability_tasks), capability_items) if capability else None,
         "holdout" if personalitybench is None else "PersonalityBench",
+        PanelChoice(None if witnesses is None else words(witnesses), statements),
     )
     if hypernet is None and adapter is None and base_model == BUNDLED:
         hypernet = BUNDLED_HYPERNET
@@ -151,7 +157,7 @@ def dpg(
     both: Annotated[bool, option("Also measure the first hypernetwork and the neurons together.", "--both")] = False,
     baselines: Annotated[
         str, option("Prompts of the base model that are measured, with commas between them.")
-    ] = "prompt,description",
+    ] = "prompt,description,persona",
     api_model: Annotated[str | None, option("Name of a model behind an API that is only prompted.")] = None,
     api_url: Annotated[str | None, option("Address of that model's server; OpenAI's by default.")] = None,
     api_key_env: Annotated[str, option("Environment variable that holds that model's API key.")] = "OPENAI_API_KEY",
@@ -188,6 +194,8 @@ def dpg(
     capability: Capability = True,
     capability_tasks: CapabilityTasks = "facts,arithmetic,words",
     capability_items: CapabilityItems = None,
+    witnesses: Witnesses = None,
+    statements: Statements = None,
     allow_mismatch: Mismatch = False,
     seed: Seed = 0,
     *,
@@ -205,6 +213,7 @@ def dpg(
     from dpg_fast.evaluation.dpg.interpolation import PAIRS
     from dpg_fast.evaluation.dpg.plan import NEW, QUESTIONS, SCRIPTED, DPGPlan, newness
     from dpg_fast.evaluation.lineup import Lineup, named_loras, shipped_or
+    from dpg_fast.evaluation.witnesses.panel import PanelChoice
     from dpg_fast.llm.display import plan_table
     from dpg_fast.llm.server import Server
     from dpg_fast.personality.traits import parse_traits
@@ -242,6 +251,7 @@ def dpg(
         AnswerSettings(max_new_tokens=max_new_tokens, batch_size=batch_size),
         judge,
         CapabilityPlan(words(capability_tasks), capability_items) if capability else None,
+        PanelChoice(None if witnesses is None else words(witnesses), statements),
     )
     console = Console()
     for what, cost in run.costs().items():

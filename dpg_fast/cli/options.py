@@ -109,6 +109,14 @@ CapabilityTasks = Annotated[
 ]
 CapabilityItems = Annotated[int | None, option("Items of each of those tasks; all by default.", min=1)]
 
+Witnesses = Annotated[
+    str | None,
+    option(
+        "Witnesses that read the answers beside the judge, with commas between them: likelihood, descriptions, lexical, "
+        "statements; an empty text for none. By default descriptions, lexical, and statements where they are on this machine.",
+        "--witnesses",
+    ),
+]
 Statements = Annotated[
     Path | None,
     option("Folder of statements by others in the format of anthropics/evals, a file for each trait.", "--statements"),

@@ -134,7 +134,7 @@ def mean_spearman(
         resamples, seed: of the bootstrap.
     """
     levels = np.asarray(results.plan.levels, dtype=np.float64)
-    tables = [[_table(results, name, trait) for name in (method, minus) if name] for trait in results.plan.traits]
+    tables = [[score_table(results, name, trait) for name in (method, minus) if name] for trait in results.plan.traits]
 
     def statistic(*draws: Rows) -> float:
         found = [[pooled_spearman(levels, t[:, rows]) for t in own] for own, rows in zip(tables, draws, strict=True)]
@@ -143,7 +143,7 @@ def mean_spearman(
     return bootstrap(statistic, *(own[0].shape[1] for own in tables), resamples=resamples, seed=seed)
 
 
-def _table(results: Results, method: str, trait: Trait) -> Scores:
+def score_table(results: Results, method: str, trait: Trait) -> Scores:
     """[levels, questions]; nan where nothing was judged."""
     return np.array([_scores(results.cell(method, trait, level), trait) for level in results.plan.levels])
 
@@ -155,7 +155,7 @@ def pooled_spearman(levels: Scores, table: Scores) -> float:
 
 def _trait(results: Results, method: str, trait: Trait, draw: dict[str, int]) -> TraitFigures:
     plan = results.plan
-    table = _table(results, method, trait)
+    table = score_table(results, method, trait)
     levels = np.asarray(plan.levels, dtype=np.float64)
     lowest, highest = (table[i][~np.isnan(table[i])] / 2.5 + 3.0 for i in (0, -1))  # on the paper's scale from 1 to 5
     return TraitFigures(

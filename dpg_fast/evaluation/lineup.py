@@ -75,8 +75,8 @@ class Lineup:
             raise DPGError(
                 "a hypernetwork and neurons together need an adapter with neurons and one with a hypernetwork"
             )
-        taken = {m.name for m in (BareModel, *PROMPTS.values(), ActivationAddition, APIPrompt)}
-        taken |= {NEURONS, BOTH}
+        taken = {BareModel.name, ActivationAddition.name, APIPrompt.name, NEURONS, BOTH}
+        taken |= {method.name for method in PROMPTS.values()}
         again = [name for name in (*self.hypernets, *self.loras) if name in taken]
         if again or set(self.hypernets) & set(self.loras):
             raise DPGError(f"each method has a name of its own; already taken: {', '.join(again or self.loras)}")

@@ -86,6 +86,7 @@ def run_evaluation(
     *,
     batch_size: int = 16,
     progress: Progress | None = None,
+    scores: str = SCORES,
 ) -> Results:
     """Answer and score what ``directory`` does not hold yet. May be killed at any time and called again.
 
@@ -99,6 +100,7 @@ def run_evaluation(
         settings: what all answers depend on (base model, generation).
         batch_size: answers generated side by side.
         progress: gets what is done, how much of it, and of how much.
+        scores: folder of the scores in ``directory``: each witness has one of its own beside the same answers.
 
     Raises:
         ValueError: the first method is not the bare model, two have one name, or ``directory`` holds another evaluation.
@@ -107,7 +109,9 @@ def run_evaluation(
     if not methods or type(methods[0]) is not BareModel or len(set(names)) != len(names):
         raise DPGError(f"methods have different names and the bare model comes first, got {names}")
     respondents = [
-        method_respondent(method, [_task(method, key, plan) for key in _keys(method, plan)], directory, settings)
+        method_respondent(
+            method, [_task(method, key, plan) for key in _keys(method, plan)], directory, settings, scores
+        )
         for method in methods
     ]
     bare, *others = run_respondents(respondents, scorer, KEY, batch_size=batch_size, progress=progress)
@@ -118,7 +122,9 @@ def run_evaluation(
     return Results(plan, rows, {method.name: method.describe() for method in methods})
 
 
-def method_respondent(method: Method, tasks: Sequence[Task], directory: Path, settings: Mapping[str, Any]) -> Answerer:
+def method_respondent(
+    method: Method, tasks: Sequence[Task], directory: Path, settings: Mapping[str, Any], scores: str = SCORES
+) -> Answerer:
     """A method with what it is asked, and its files in an evaluation's directory."""
     return Answerer(
         method.name,
@@ -126,7 +132,7 @@ def method_respondent(method: Method, tasks: Sequence[Task], directory: Path, se
         method.answer,
         {**settings, "method": method.name, **method.about()},
         directory / ANSWERS / method_file(method),
-        directory / SCORES / method_file(method),
+        directory / scores / method_file(method),
         method.prepare,
         method.close,
     )

@@ -12,6 +12,8 @@ from dpg_fast.evaluation.capability import Capability, MethodCapability, Share
 from dpg_fast.evaluation.figures import MethodFigures, TraitFigures
 from dpg_fast.evaluation.pictures import draw_sweep
 from dpg_fast.evaluation.protocol import Results
+from dpg_fast.evaluation.witnesses.panel import Panel
+from dpg_fast.evaluation.witnesses.report import panel_data, panel_sections
 from dpg_fast.judges.sections import closing_sections, software
 from dpg_fast.judges.validation.metrics import level_counts
 from dpg_fast.personality.scores import MAX_SCORE, Trait
@@ -48,6 +50,7 @@ def write_evaluation_report(
     judge: str,
     settings: Mapping[str, Any],
     capability: Capability | None = None,
+    panel: Panel | None = None,
 ) -> Path:
     """Write the report, its pictures and ``results.json`` (every answer, score and figure).
 
@@ -58,6 +61,7 @@ def write_evaluation_report(
         judge: its own description.
         settings: of the run, JSON-ready.
         capability: of the methods; without it the report says that it was left out.
+        panel: what other witnesses say of the same answers.
 
     Returns:
         Path of ``report.html``.
@@ -77,7 +81,7 @@ def write_evaluation_report(
     about = {**settings, "software": software()}
     figures = {method.name: _plain(method) for method in methods}
     data = {"settings": about | {"judge": judge}, "levels": list(plan.levels), "figures": figures}
-    data |= {"capability": json_ready(capability)}
+    data |= {"capability": json_ready(capability), "witnesses": None if panel is None else panel_data(panel)}
     answers = [
         {"method": name, **row, "trait": key[0], "level": key[1]}
         for name, own in results.rows.items()
@@ -98,6 +102,7 @@ def write_evaluation_report(
             _what_works(results, tried, capability),
             _traits(results, methods, capability),
             costs_section(capability),
+            *([] if panel is None else panel_sections(panel)),
             _levels(results, methods, directory),
             _cross(results, tried, directory),
             _examples(results, methods),

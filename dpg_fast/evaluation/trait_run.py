@@ -10,6 +10,7 @@ from dpg_fast.evaluation.figures import method_figures
 from dpg_fast.evaluation.lineup import Lineup
 from dpg_fast.evaluation.protocol import TraitPlan, run_evaluation
 from dpg_fast.evaluation.report import cost_sentence, verdict, write_evaluation_report
+from dpg_fast.evaluation.witnesses.panel import JUDGE_ALONE, PanelChoice, hear_panel
 from dpg_fast.judges.choice import JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.model.disk.identity import adapter_identity, base_identity
@@ -31,6 +32,7 @@ class TraitEvaluation:
         judge: who judges.
         tasks: of lm-evaluation-harness; None leaves them out.
         asked: where the questions are from, for the report.
+        witnesses: who else reads the answers.
     """
 
     out: Path
@@ -39,6 +41,7 @@ class TraitEvaluation:
     judge: JudgeChoice
     tasks: CapabilityPlan | None = None
     asked: str = "holdout"
+    witnesses: PanelChoice = JUDGE_ALONE
 
     def run(
         self, base_model: str, adapter: Path, lineup: Lineup, allow_mismatch: bool, progress: Progress
@@ -55,6 +58,7 @@ class TraitEvaluation:
             DPGError: an adapter for another base model.
         """
         directories = lineup.locate()
+        self.witnesses.resolve(self.judge.kind, self.plan)  # statements are fetched before the work starts
         base, tokenizer = load_base(base_model)
         identity = adapter_identity(adapter)
         shared = {"model": identity["base"], "weights": base_identity(base), "answers": self.answers.about()}
@@ -78,6 +82,17 @@ class TraitEvaluation:
         results = run_evaluation(
             methods, scorer, self.plan, self.out, shared, batch_size=self.answers.batch_size, progress=progress
         )
+        panel = hear_panel(
+            self.witnesses,
+            self.judge.kind,
+            results,
+            methods,
+            scorer,
+            self.out,
+            shared,
+            batch_size=self.answers.batch_size,
+            progress=progress,
+        )
         capability = None if exam is None else exam.run(progress)
         figures = [method_figures(results, method.name) for method in methods]
         written = write_evaluation_report(
@@ -87,6 +102,7 @@ class TraitEvaluation:
             judge=judge.describe(),
             settings={**shared, **identity, "split": self.asked, "judge_cost": scorer.spent()},
             capability=capability,
+            panel=panel,
         )
         lines = []
         for method in figures[1:]:

@@ -294,9 +294,11 @@ class LikelihoodJudge:
             "Use it for differences between groups of answers; a single score is unreliable, and its zero moves with "
             "the writer's style.",
         ]
-        if used != self.scale.model:
+        if not self.scale.model:
+            lines.append("Its scale was not fitted: ranks and differences mean something, levels do not.")
+        elif used != self.scale.model:
             lines.append(f"Its scale was fitted on {self.scale.model}, NOT on this model: the scores mean little.")
-        if self._own_descriptions:
+        if self._own_descriptions and self.scale.model:
             lines.append("Its descriptions are not those that the scale was fitted with.")
         held_out = self.scale.fit.get("validation", {})
         if held_out:

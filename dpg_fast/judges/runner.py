@@ -78,7 +78,8 @@ def run_respondents(
         progress: gets what is done, how much of it, and of how much.
 
     Returns:
-        For each respondent, key -> the answer with its fluency, "scores" (trait -> -5..5), "reason" and "rated_fluency".
+        For each respondent, key -> the answer with "scores" (trait -> -5..5), "reason" and "rated_fluency", and with its
+        fluency where the scorer has a model.
 
     Raises:
         ValueError: a file holds another run; found before anything is answered.
@@ -194,9 +195,10 @@ def _score(
 ) -> None:
     """Score what is missing: all answers to a question on one measure at once."""
     wanted: dict[tuple[int, Key, str], str] = {}
+    fluency = () if scorer.model is None else (FLUENCY,)
     for place, one in enumerate(respondents):
         for task in one.tasks:
-            for measure in (FLUENCY, *(trait.value for trait in task.traits)):
+            for measure in (*fluency, *(trait.value for trait in task.traits)):
                 wanted[place, task.key, measure] = task.question
     groups: dict[tuple[str, str], list[tuple[int, Key]]] = {}
     for (place, of, measure), question in wanted.items():
@@ -228,7 +230,8 @@ def _merged(scores: Store, key: Key) -> Row:
     judged = [scores[(*key, trait.value)] for trait in Trait if (*key, trait.value) in scores]
     reasons = [row["reason"] for row in judged if row["reason"]]
     ratings = [row["rated_fluency"] for row in judged if row["rated_fluency"] is not None]
-    fluent = {name: value for name, value in scores[(*key, FLUENCY)].items() if name != MEASURE}
+    found = scores.rows.get((*key, FLUENCY), {})
+    fluent = {name: value for name, value in found.items() if name != MEASURE}
     return fluent | {
         "scores": {name: value for row in judged for name, value in row["scores"].items()},
         "reason": "; ".join(dict.fromkeys(reasons)) or None,

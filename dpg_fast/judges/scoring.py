@@ -21,21 +21,24 @@ class Scorer:
 
     Args:
         judge: of the traits.
-        model: the bare model, whose perplexity of an answer is taken.
+        model: the bare model, whose perplexity of an answer is taken; None scores the traits alone.
         tokenizer: its tokenizer.
         system: the instruction that the perplexity is conditioned on.
         autocast: dtype of the decoder while the perplexity is computed.
     """
 
     judge: Judge
-    model: Any
-    tokenizer: Any
+    model: Any = None
+    tokenizer: Any = None
     system: str = NEUTRAL_SYSTEM
     autocast: torch.dtype | None = None
 
     def about(self) -> dict[str, Any]:
         """What the scores depend on, besides the answers."""
-        return {"judge": self.judge.describe(), "perplexity_system": self.system, "autocast": str(self.autocast)}
+        judge = {"judge": self.judge.describe()}
+        return (
+            judge if self.model is None else {**judge, "perplexity_system": self.system, "autocast": str(self.autocast)}
+        )
 
     def spent(self) -> dict[str, Any]:
         """What this program's calls of the judge cost so far, JSON-ready: calls, tokens and price; empty for a local judge.

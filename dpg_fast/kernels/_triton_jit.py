@@ -9,7 +9,7 @@ follows from the layout, only ever pick one element or one maximum in the forwar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,11 +94,32 @@ def tuned(
     )
 
 
+def capturing(on: Tensor) -> bool:
+    """Whether a CUDA graph is being captured on the current stream; only what is loaded can be launched then."""
+    return on.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@contextmanager
+def _loading_forbidden() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "captur" not in str(error):
+            raise
+        raise RuntimeError(
+            "a Triton kernel would be loaded while a CUDA graph is captured, which the driver forbids: make the same call once "
+            "before capturing (the CUDA backend needs no such call)"
+        ) from error
+
+
 def launch(kernel: Any, grid: Any, on: Tensor, key: tuple[Any, ...], **arguments: Any) -> None:
     """Runs a tuned kernel on the current stream of `on`'s device.
 
     While a CUDA graph is captured nothing can be measured: a size (`key`) not seen before then runs with the
     first candidate, whose results are the same. Warm up before capturing to have the fastest one.
+
+    Raises:
+        RuntimeError: while capturing, of a kernel that has not been loaded: the driver forbids loading then.
     """
     if _recorded is not None:
         _recorded.append((kernel, {**arguments, **_OPTIONS}))
@@ -109,18 +130,26 @@ def launch(kernel: Any, grid: Any, on: Tensor, key: tuple[Any, ...], **arguments
     with torch.cuda.device(on.device):
         known = (id(kernel), on.device.index, on.dtype, *key)
         if known not in _ready and torch.cuda.is_current_stream_capturing():
-            kernel.fn[grid](**arguments, **_OPTIONS, **kernel.configs[0].all_kwargs())
+            with _loading_forbidden():
+                kernel.fn[grid](**arguments, **_OPTIONS, **kernel.configs[0].all_kwargs())
             return
         kernel[grid](**arguments, **_OPTIONS)
         _ready.add(known)
 
 
 def launch_plain(kernel: Any, grid: Any, on: Tensor, **arguments: Any) -> None:
-    """Runs a kernel that is not tuned on the current stream of `on`'s device."""
+    """Runs a kernel that is not tuned on the current stream of `on`'s device; raises as `launch` does."""
     if _recorded is not None:
         _recorded.append((kernel, {**arguments, **_OPTIONS}))
         return
-    with nullcontext() if on.device.type == "cpu" else torch.cuda.device(on.device):
+    if on.device.type == "cpu":
+        kernel[grid](**arguments, **_OPTIONS)
+        return
+    with torch.cuda.device(on.device):
+        if torch.cuda.is_current_stream_capturing():
+            with _loading_forbidden():
+                kernel[grid](**arguments, **_OPTIONS)
+            return
         kernel[grid](**arguments, **_OPTIONS)
 
 
@@ -279,9 +308,9 @@ def expanded(
     stride_k: tl.tensor,
     stride_j: tl.tensor,
     plane: tl.tensor,
+    PLANES: tl.tensor,
     K: tl.constexpr,
     R: tl.constexpr,
-    PLANES: tl.constexpr,
     RANK: tl.constexpr,
 ) -> tl.tensor:
     """The sum of `expanded_from` over all of R, with u the sum of PLANES tensors [T, R], `plane` elements apart."""

@@ -42,8 +42,8 @@ def _find(
     path, _, leaf = name.rpartition(".")
     direct = own.get(name)
     if direct is not None:
-        rows = direct.data[: shape[0]]  # embeddings are padded
-        return rows if tuple(rows.shape) == shape else None
+        unpadded = direct.data[: shape[0]]  # embeddings are padded
+        return unpadded if tuple(unpadded.shape) == shape else None
     for merged in _merged(model, path):
         whole = own.get(f"{merged}.{leaf}")
         if whole is None:

@@ -132,7 +132,7 @@ def _gated(name: str, module: Any, gate: str, up: str, model: nn.Module) -> str:
         raise DPGError(
             f"{name} of vLLM's {type(model).__name__} is not a gated MLP with gate_up_proj, act_fn and down_proj"
         )
-    act = getattr(module, "act_fn", None)
+    act: Any = getattr(module, "act_fn", None)
     if type(act) is SiluAndMul:
         return "silu"
     if type(act) is GeluAndMul:

@@ -25,6 +25,9 @@ struct dim3 {
 struct alignas(8) uint2 {
   uint32_t x, y;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -33,6 +36,7 @@ struct alignas(16) float4 {
 };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 using cudaError_t = int;
@@ -52,6 +56,9 @@ int run(dim3 grid, unsigned threads, size_t shared, const std::function<void()>&
 // the meeting after the next.
 const unsigned char* warp_exchange(const void* mine, size_t bytes);
 void warp_wait();
+// An asynchronous copy of 16 bytes, `bytes` of them from `from` and zeros behind: it happens when the thread waits.
+void copy_async(void* to, const void* from, int bytes);
+void wait_copies();
 int block_barrier(int value);  // the or of the values
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float (*widen)(uint16_t)) {
@@ -87,6 +94,17 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   std::memcpy(&got, all + 32 * ((threadIdx.x % 32) ^ mask), sizeof got);
   return got;
 }
+inline int __any_sync(unsigned, int value) {
+  const int mine = value != 0;
+  const unsigned char* all = emulator::warp_exchange(&mine, sizeof mine);
+  int any = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    int got;
+    std::memcpy(&got, all + 32 * lane, sizeof got);
+    any |= got;
+  }
+  return any;
+}
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::warp_wait(); }
 
 template <class T>
@@ -105,6 +123,7 @@ inline uint32_t __float_as_uint(float x) {
 }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float x, float y) { return x / y; }
+inline uint32_t __umulhi(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
   uint32_t out = 0;

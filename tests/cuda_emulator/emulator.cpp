@@ -75,9 +75,15 @@ void prepare(Context& c, unsigned char* stack, size_t size, void (*start)()) {
 }
 #endif
 
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+};
 struct Fiber {
   Context context;
   bool done = false;
+  std::vector<Copy> copies;
 };
 
 std::vector<unsigned char> stacks;
@@ -130,6 +136,7 @@ void leave(Meeting& m) {
 void entry() {
   (*body_of_all)();
   waiting_in_a_row = 0;
+  if (!fibers[current].copies.empty()) fail("a thread ended without waiting for its copies");
   fibers[current].done = true;
   leave(block);
   leave(warps[current / 32].meeting);
@@ -146,6 +153,7 @@ void run_block(unsigned threads) {
   for (unsigned i = 0; i < threads; ++i) {
     Fiber& f = fibers[i];
     f.done = false;
+    f.copies.clear();
     prepare(f.context, stacks.data() + i * kStack, kStack, entry);
   }
   unsigned left = threads;
@@ -182,6 +190,18 @@ const unsigned char* warp_exchange(const void* mine, size_t bytes) {
   return given;
 }
 void warp_wait() { meet(warps[current / 32].meeting, 0); }
+void copy_async(void* to, const void* from, int bytes) {
+  check_aligned(to, 16);
+  if (bytes) check_aligned(from, 16);
+  fibers[current].copies.push_back({to, from, bytes});
+}
+void wait_copies() {
+  for (const Copy& c : fibers[current].copies) {
+    std::memset(c.to, 0, 16);
+    std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
+  }
+  fibers[current].copies.clear();
+}
 int block_barrier(int value) { return meet(block, value); }
 
 int run(dim3 grid, unsigned threads, size_t bytes, const std::function<void()>& body) {

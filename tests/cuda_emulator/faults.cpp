@@ -20,6 +20,9 @@ void race(float* out) {
   if (threadIdx.x == blockDim.x - 1) *out = shared[0];
 }
 
+// A copy that nobody waits for.
+void no_wait(const char* p) { copy_async(shared_memory(), p, 16); }
+
 }  // namespace
 
 extern "C" int dpg_fault_misaligned() {
@@ -29,3 +32,7 @@ extern "C" int dpg_fault_misaligned() {
 extern "C" int dpg_fault_overrun() { return launch(overrun, dim3(1), 32, 32 * sizeof(int), nullptr, 0); }
 extern "C" int dpg_fault_uneven_barrier() { return launch(uneven_barrier, dim3(1), 32, 0, nullptr, 0); }
 extern "C" int dpg_fault_race(float* out) { return launch(race, dim3(1), 64, 16, nullptr, out); }
+extern "C" int dpg_fault_no_wait() {
+  alignas(16) static const char bytes[16] = {};
+  return launch(no_wait, dim3(1), 1, 16, nullptr, bytes);
+}

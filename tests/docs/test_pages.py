@@ -242,6 +242,7 @@ SETTINGS: dict[str, Setting] = {
     "docs/responsible_use.md": checked(""),
     "docs/your_model.md": checked("dpg-fast"),
     "docs/simulate.md": checked(""),
+    "docs/witnesses.md": checked(""),
 }
 SLOW = ("README.md", "docs/assessment.md", "docs/judging.md", "docs/personified.md")
 QUICK = [

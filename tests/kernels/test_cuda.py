@@ -267,6 +267,7 @@ def test_emulator_notices_faults() -> None:
 
     assert message(lib.dpg_fault_misaligned) == "a vector access is not aligned"
     assert message(lib.dpg_fault_overrun) == "shared memory overrun"
+    assert message(lib.dpg_fault_no_wait) == "a thread ended without waiting for its copies"
     assert message(lib.dpg_fault_uneven_barrier) == "the threads of a block wait for different things"
     seen = []
     for descending in (0, 1):

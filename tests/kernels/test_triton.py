@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +156,37 @@ def test_tuning_does_not_change_a_bit(dtype: torch.dtype) -> None:
                         assert torch.equal(a, b), candidate
             finally:
                 kernel.configs = candidates
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_loading_inside_a_capture_is_explained(tuned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's words name neither the kernel's absence nor what to do; other errors stay what they are."""
+    jit = pytest.importorskip("dpg_fast.kernels._triton_jit")
+    on = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+    words = "Triton Error [CUDA]: operation not permitted when stream is capturing"
+
+    class Kernel:
+        configs = (SimpleNamespace(all_kwargs=dict),)
+
+        def __getitem__(self, grid: object) -> Any:
+            def run(**arguments: object) -> None:
+                raise RuntimeError(words)
+
+            return run
+
+    kernel = Kernel()
+    kernel.fn = kernel  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+
+    def launch() -> None:
+        if tuned:
+            jit.launch(kernel, (1,), on, (1,))
+        else:
+            jit.launch_plain(kernel, (1,), on)
+
+    with pytest.raises(RuntimeError, match="make the same call once before capturing"):
+        launch()
+    words = "out of memory"
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        launch()

@@ -48,8 +48,16 @@ def test_verify_in_vllm() -> None:
         (["--load-format", "dpg_fast"], "needs to know an adapter"),
         ([*PLUGIN[:3], '{"dpg_fast": {"adaptor": "both"}}'], "dpg_fast.adapter: Field required"),
         ([*PLUGIN[:3], '{"dpg_fast": {"adapter": "nowhere/at/all"}}'], "nowhere/at/all is neither a directory"),
-        ([*PLUGIN, "--enable-lora"], r"not served with LoRA"),
-        ([*PLUGIN, "--tensor-parallel-size", "2"], "not served with tensor parallelism"),
+        ([*PLUGIN, "--enable-lora"], "not served with LoRA"),
+        ([*PLUGIN, "--tensor-parallel-size", "3"], "not served with tensor parallelism"),
+        (
+            [
+                *PLUGIN,
+                "--speculative-config",
+                '{"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}',
+            ],
+            "not served with speculative decoding",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_refused_at_the_start(arguments: list[str], expected: str, tmp_path: Path) -> None:

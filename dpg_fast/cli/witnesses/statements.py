@@ -64,6 +64,7 @@ def statements(
     from dpg_fast.evaluation.witnesses.statements import chosen, find_statements
     from dpg_fast.model.disk import artifact
     from dpg_fast.personality.traits import parse_traits
+    from dpg_fast.reporting import Table
     from dpg_fast.reporting.render import on_terminal
     from dpg_fast.util.models import BUNDLED, BUNDLED_HYPERNET
     from dpg_fast.util.progress import progress_bars
@@ -87,7 +88,7 @@ def statements(
     with progress_bars(console) as report:
         section, written = run.run(base_model, dtype.torch, allow_mismatch, report)
     for block in section.blocks:
-        if block is not None and block.kind == "table":
+        if isinstance(block, Table):
             console.print(on_terminal(block))
     console.print(plan.describe(), highlight=False, markup=False)
     if written is not None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import CapabilityPlan
-from dpg_fast.evaluation.dpg.plan import DPGPlan, plan_costs
+from dpg_fast.evaluation.dpg.plan import QUESTIONS, DPGPlan, plan_costs
 from dpg_fast.evaluation.dpg.run import DPGRun
 from dpg_fast.evaluation.dpg.summary import write_summary
 from dpg_fast.evaluation.lineup import BOTH, Lineup
+from dpg_fast.evaluation.witnesses.panel import JUDGE_ALONE, PanelChoice
 from dpg_fast.judges.choice import OPENAI, JudgeChoice, fast_dtype
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.llm.display import money
@@ -35,6 +36,7 @@ class DPGEvaluation:
         answers: how answers are generated.
         judge: who judges.
         capability: tasks of lm-evaluation-harness; None leaves them out.
+        witnesses: who else reads the answers to the open questions.
 
     Raises:
         DPGError, FileNotFoundError: an adapter that is none, or records that cannot be read; nothing has been loaded.
@@ -46,6 +48,7 @@ class DPGEvaluation:
     answers: AnswerSettings
     judge: JudgeChoice
     capability: CapabilityPlan | None = None
+    witnesses: PanelChoice = JUDGE_ALONE
 
     @property
     def walkers(self) -> list[str]:
@@ -64,6 +67,8 @@ class DPGEvaluation:
     def run(self, base_model: str, allow_mismatch: bool, progress: Progress) -> tuple[Path, list[str]]:
         """Load, answer, judge and write; the summary, and a line for each method that was paid for."""
         directories = self.lineup.locate()
+        if QUESTIONS in self.plan.tasks:  # statements are fetched before the work starts
+            self.witnesses.resolve(self.judge.kind, self.plan.trait_plan())
         base, tokenizer = load_base(base_model)
         methods = self.lineup.build(base, tokenizer, self.answers, directories, allow_mismatch=allow_mismatch)
         judge = self.judge.make(base, tokenizer, self.out / "replies.sqlite")
@@ -89,6 +94,8 @@ class DPGEvaluation:
             self.answers.batch_size,
             self.capability,
             progress,
+            self.judge.kind,
+            self.witnesses,
         ).run()
         page = write_summary(
             found,

@@ -19,6 +19,8 @@ from dpg_fast.evaluation.line_report import LineFigures, write_line_report
 from dpg_fast.evaluation.methods import Method
 from dpg_fast.evaluation.protocol import Results, run_evaluation
 from dpg_fast.evaluation.report import write_evaluation_report
+from dpg_fast.evaluation.witnesses.panel import JUDGE_ALONE, Panel, PanelChoice, hear_panel
+from dpg_fast.judges.choice import LIKELIHOOD
 from dpg_fast.judges.scoring import Scorer
 from dpg_fast.util.progress import Progress
 
@@ -33,6 +35,7 @@ class DPGResults:
         questions: scored answers to the open questions.
         figures: of these, by method.
         cases: task -> report of whole personalities.
+        panel: what other witnesses say of the answers to the open questions.
         lines: interpolations with the figures of those that walked them.
         capability: what the methods can still do; None where it was left out.
         reports: task -> page.
@@ -41,6 +44,7 @@ class DPGResults:
     questions: Results | None = None
     figures: list[MethodFigures] = field(default_factory=list)
     cases: dict[str, CaseReport] = field(default_factory=dict)
+    panel: Panel | None = None
     lines: list[tuple[InterpolationLine, LineFigures]] = field(default_factory=list)
     capability: Capability | None = None
     reports: dict[str, Path] = field(default_factory=dict)
@@ -63,6 +67,8 @@ class DPGRun:
         batch_size: answers generated side by side.
         capability: tasks of lm-evaluation-harness; None leaves them out.
         progress: gets what is done, how much of it, and of how much.
+        judge: kind of the scorer's judge.
+        witnesses: who else reads the answers to the open questions.
         resamples: of the bootstrap over people and over the questions of an interpolation.
     """
 
@@ -78,6 +84,8 @@ class DPGRun:
     batch_size: int
     capability: CapabilityPlan | None
     progress: Progress
+    judge: str = LIKELIHOOD
+    witnesses: PanelChoice = JUDGE_ALONE
     resamples: int = 1000
 
     def run(self) -> DPGResults:
@@ -101,6 +109,18 @@ class DPGRun:
                 batch_size=self.batch_size,
                 progress=self.progress,
             )
+            found.panel = hear_panel(
+                self.witnesses,
+                self.judge,
+                found.questions,
+                self.methods,
+                self.scorer,
+                self.directory / QUESTIONS,
+                self.shared,
+                batch_size=self.batch_size,
+                resamples=self.resamples,
+                progress=self.progress,
+            )
             found.figures = [
                 method_figures(found.questions, method.name, resamples=self.resamples) for method in self.methods
             ]
@@ -113,6 +133,7 @@ class DPGRun:
                 judge=self.scorer.judge.describe(),
                 settings={**self._settings(), "split": "holdout"},
                 capability=found.capability,
+                panel=found.panel,
             )
         for task in (NEW, SCRIPTED):
             if task in plan.tasks:

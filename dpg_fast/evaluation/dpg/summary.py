@@ -13,6 +13,7 @@ from dpg_fast.evaluation.dpg.run import TITLES, DPGResults
 from dpg_fast.evaluation.figures import mean_spearman
 from dpg_fast.evaluation.methods import BareModel
 from dpg_fast.evaluation.report import costs_section, few_questions
+from dpg_fast.evaluation.witnesses.report import panel_sections
 from dpg_fast.judges.sections import closing_sections, software
 from dpg_fast.personality.scores import Trait
 from dpg_fast.reporting import Block, Page, Picture, Section, Table, Text, bounds, charts, number, write_report
@@ -50,6 +51,7 @@ def write_summary(
             _table(found, descriptions, spearmans, directory),
             _beside(compared, differences),
             costs_section(found.capability),
+            *([] if found.panel is None else panel_sections(found.panel)),
             _reports(found, directory),
             *closing_sections(descriptions, judge, about),
         ],

@@ -59,7 +59,7 @@ class Separation:
 
 def points(samples: Mapping[Pair, Sample]) -> dict[Pair, float]:
     """The AUC of each cell; nan where a side has no value."""
-    return {pair: _auc(sample.high, sample.low) for pair, sample in samples.items()}
+    return {pair: separated(sample.high, sample.low) for pair, sample in samples.items()}
 
 
 def separation(samples: Mapping[Pair, Sample], *, resamples: int = 1000, seed: int = 0) -> Separation:
@@ -75,7 +75,7 @@ def separation(samples: Mapping[Pair, Sample], *, resamples: int = 1000, seed: i
     def statistics(*draws: Any) -> list[float]:
         rows = dict(zip(sizes, draws, strict=True))
         found = {
-            pair: _auc(sample.high[rows[sample.high_units]], sample.low[rows[sample.low_units]])
+            pair: separated(sample.high[rows[sample.high_units]], sample.low[rows[sample.low_units]])
             for pair, sample in samples.items()
         }
         return [*found.values(), *summary(found)]
@@ -91,6 +91,7 @@ def summary(cells: Mapping[Pair, float]) -> tuple[float, float]:
     return own, other
 
 
-def _auc(high: Scores, low: Scores) -> float:
+def separated(high: Scores, low: Scores) -> float:
+    """AUC of the values that are there; nan where a side has none."""
     high, low = high[~np.isnan(high)], low[~np.isnan(low)]
     return auc(high, low) if high.size and low.size else math.nan

@@ -31,7 +31,7 @@ EXPAND_CONFIGS = [
 
 
 @tuned(EXPAND_CONFIGS, key=["TOKENS", "d", "K", "R", "PLANES"], restore=["y"], prune=fitting)
-@triton.jit(do_not_specialize=["T", "S", "TOKENS"])
+@triton.jit(do_not_specialize=["T", "S", "TOKENS", "PLANES", "plane"])
 def expand_kernel(
     y: tl.tensor,
     source: tl.tensor,
@@ -53,9 +53,9 @@ def expand_kernel(
     K: tl.constexpr,
     R: tl.constexpr,
     RANK: tl.constexpr,
-    PLANES: tl.constexpr,
     ADD: tl.constexpr,
     TOKENS: tl.tensor,
+    PLANES: tl.tensor,
     BT: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:
@@ -68,7 +68,7 @@ def expand_kernel(
         bank, inner = B + tl.cast(g, tl.int64) * stride_g, u + tl.cast(g, tl.int64) * T * R
         acc = expanded(
             acc, inner, bank, codes, tokens, slot, valid, columns, d, scale, stride_k, stride_j, plane,
-            K, R, PLANES, RANK,
+            PLANES, K, R, RANK,
         )  # fmt: skip
     where = y + tokens.to(tl.int64)[:, None] * stride_y + columns[None, :]
     if ADD:

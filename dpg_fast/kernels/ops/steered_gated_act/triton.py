@@ -138,11 +138,11 @@ def gated_kernel(
         slot, valid = slots_of(slots, tokens, T, S)
         zero = tl.zeros([BT, BN], dtype=tl.float32)
         more = expanded(
-            zero, u_gate, B_gate, codes, tokens, slot, valid, columns, width, scale, gate_k, gate_j, 0, K, R, 1, RANK
+            zero, u_gate, B_gate, codes, tokens, slot, valid, columns, width, scale, gate_k, gate_j, 0, 1, K, R, RANK
         )
         g = tl.where(valid[:, None], widened(rounded(g + more, dtype)), g)
         more = expanded(
-            zero, u_up, B_up, codes, tokens, slot, valid, columns, width, scale, up_k, up_j, 0, K, R, 1, RANK
+            zero, u_up, B_up, codes, tokens, slot, valid, columns, width, scale, up_k, up_j, 0, 1, K, R, RANK
         )
         u = tl.where(valid[:, None], widened(rounded(u + more, dtype)), u)
     raw = widened(rounded(activation(g, ACT), dtype))
