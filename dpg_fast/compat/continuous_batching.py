@@ -80,10 +80,11 @@ class ContinuousBatching:
             "max_memory_percent": 0.9,
         }
         page = "page_size" if "page_size" in ContinuousBatchingConfig.__dataclass_fields__ else "block_size"
+        options[page] = PAGE
         self._model, self._around, self._sample = model, around, sample
         self._manager = model.init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
-            ContinuousBatchingConfig(**{page: PAGE}, **options),
+            ContinuousBatchingConfig(**options),
         )
         self._parts: list[Part] = []
 
@@ -91,9 +92,13 @@ class ContinuousBatching:
             if output.is_finished():
                 ended(output.request_id, output.error)
 
+        def deliver_all(outputs: Sequence[Any]) -> None:
+            for output in outputs:
+                deliver(output)
+
         router = self._manager.output_router
         router.deliver = deliver
-        router.deliver_batch = lambda outputs: [deliver(output) for output in outputs]
+        router.deliver_batch = deliver_all
         create = self._manager._create_batch_processor
         self._manager._create_batch_processor = lambda: self._prepared(create())
 

@@ -168,11 +168,11 @@ class Answering:
         details: list[list[tuple[Chosen, int]]] = [[] for _ in range(count)]
         async with aclosing(self._measured(plan)) as pieces:
             async for piece in pieces:
-                details[piece.index].append((piece.chosen, len(texts[piece.index])))
-                texts[piece.index] += piece.text
+                details[piece.answer].append((piece.chosen, len(texts[piece.answer])))
+                texts[piece.answer] += piece.text
                 tokens += 1
                 if piece.finish is not None:
-                    finishes[piece.index] = piece.finish
+                    finishes[piece.answer] = piece.finish
         choices = []
         for index in range(count):
             choice: dict[str, Any] = {"index": index, "finish_reason": finishes[index]}
@@ -193,17 +193,17 @@ class Answering:
         async with aclosing(self._measured(plan)) as pieces:
             async for piece in pieces:
                 tokens += 1
-                choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish}
-                choice["logprobs"] = self._logprobs(plan, [(piece.chosen, given.get(piece.index, 0))])
-                given[piece.index] = given.get(piece.index, 0) + len(piece.text)
+                choice: dict[str, Any] = {"index": piece.answer, "finish_reason": piece.finish}
+                choice["logprobs"] = self._logprobs(plan, [(piece.chosen, given.get(piece.answer, 0))])
+                given[piece.answer] = given.get(piece.answer, 0) + len(piece.text)
                 if plan.chat:
-                    role = {} if piece.index in started else {"role": "assistant"}
+                    role = {} if piece.answer in started else {"role": "assistant"}
                     choice["delta"] = {**role, "content": piece.text}
                 else:
                     choice["text"] = piece.text
-                if not (piece.text or piece.finish or choice["logprobs"]) and piece.index in started:
+                if not (piece.text or piece.finish or choice["logprobs"]) and piece.answer in started:
                     continue
-                started.add(piece.index)
+                started.add(piece.answer)
                 yield self._object(plan, [choice], stream=True) | ({"usage": None} if usage else {})
         if usage:
             yield self._object(plan, [], stream=True) | {"usage": self._usage(plan, tokens)}

@@ -69,9 +69,12 @@ class Served:
         self, model: PersonalityModel, tokenizer: Any, options: ServeOptions, judge: Callable[[], LikelihoodJudge]
     ) -> None:
         self.options = options
-        eos = model.base.generation_config.eos_token_id  # type: ignore[union-attr]
-        ids = [int(i) for i in (eos if isinstance(eos, list) else [eos if eos is not None else tokenizer.eos_token_id])]
-        size: int = model.base.get_input_embeddings().num_embeddings  # type: ignore[operator,union-attr,assignment]
+        base: Any = model.base
+        eos = base.generation_config.eos_token_id
+        if eos is None:
+            eos = tokenizer.eos_token_id
+        ids = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
+        size = base.get_input_embeddings().num_embeddings
         self.engine = BatchEngine(model, options.limits)
         try:
             people = People(options.saved, self.engine.check)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dpg_fast.personality.row import Row
 from dpg_fast.server.engine import BatchEngine, Busy, Job
@@ -41,13 +41,13 @@ class Piece(NamedTuple):
     """A token of an answer.
 
     Attributes:
-        index: of the answer.
+        answer: its number.
         text: that the token made certain; may be empty.
         chosen: the token.
         finish: how the answer ended with it, or None.
     """
 
-    index: int
+    answer: int
     text: str
     chosen: Chosen
     finish: str | None
@@ -88,14 +88,17 @@ class Streams:
         ids: list[str] = []
         closing = asyncio.Event()
 
-        def post(item: tuple[int, Chosen | str | None]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(queue.put_nowait, item)
+        def posts(index: int) -> Callable[[Chosen | str | None], None]:
+            def post(item: Chosen | str | None) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(queue.put_nowait, (index, item))
+
+            return post
 
         jobs: list[Job] = []
         for prompt in wanted.prompts:
             for sampling in wanted.samplings:
-                index = len(jobs)
+                post = posts(len(jobs))
                 jobs.append(
                     Job(
                         uuid.uuid4().hex,
@@ -103,8 +106,8 @@ class Streams:
                         wanted.row,
                         wanted.limit,
                         self.vocabulary.eos,
-                        lambda chosen, index=index: post((index, chosen)),
-                        lambda error, index=index: post((index, error)),
+                        post,
+                        post,
                         sampling,
                     )
                 )
@@ -140,13 +143,13 @@ class Streams:
                 self.engine.cancel(request)
 
     async def _next(
-        self, queue: asyncio.Queue[tuple[int, Chosen | str | None]], stop: asyncio.Future[bool], deadline: float
+        self, queue: asyncio.Queue[tuple[int, Chosen | str | None]], stop: asyncio.Future[Any], deadline: float
     ) -> tuple[int, Chosen | str | None]:
         coming = asyncio.ensure_future(queue.get())
         try:
             while True:
                 end = deadline if self.closing is None else min(deadline, self.closing)
-                others = {coming} if stop.done() else {coming, stop}
+                others: set[asyncio.Future[Any]] = {coming} if stop.done() else {coming, stop}
                 await asyncio.wait(
                     others, timeout=max(0.0, end - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
                 )
