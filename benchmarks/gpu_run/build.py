@@ -18,7 +18,7 @@ import sys
 from dpg_fast.kernels.dispatch import build_info
 info = build_info()
 print(info)
-sys.exit(not (info["compiled"] and (info["cuda_archs"] or not {cuda})))
+sys.exit(not (info["cuda_archs"] if {cuda} else info["compiled"]))
 """
 
 

@@ -80,7 +80,7 @@ def write_evaluation_report(
     }
     about = {**settings, "software": software()}
     figures = {method.name: _plain(method) for method in methods}
-    data = {"settings": about | {"judge": judge}, "levels": list(plan.levels), "figures": figures}
+    data: dict[str, Any] = {"settings": about | {"judge": judge}, "levels": list(plan.levels), "figures": figures}
     data |= {"capability": json_ready(capability), "witnesses": None if panel is None else panel_data(panel)}
     answers = [
         {"method": name, **row, "trait": key[0], "level": key[1]}

@@ -183,7 +183,7 @@ def score_pairs(sheet: Path, key: Path) -> PairScores:
         raise DPGError(f"{sheet.name}: the first line has no columns pair and higher; it has {rows.fieldnames}")
     for row in rows:
         pair, mark = (row["pair"] or "").strip(), (row["higher"] or "").strip().upper()
-        if pair in marks or not told["pairs"].get(pair, {}).get("higher"):
+        if pair in marks or pair not in told["pairs"] or not told["pairs"][pair]["higher"]:
             raise DPGError(f"{sheet.name}: pair {pair!r} is there twice, or is not in {key.name}")
         if mark not in ("A", "B", OPEN):
             raise DPGError(f"{sheet.name}, pair {pair}: higher is A, B or {OPEN}, not {mark or 'empty'!r}")
