@@ -217,7 +217,7 @@ def checked(*commands: str) -> Setting:
 
 @contextmanager
 def serving(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterator[None]:
-    """A tiny model answers under the name of the page's; tests/server/test_command.py runs the command."""
+    """A tiny model answers under the name of the page's; the command itself is not run here."""
     base, tokenizer = request.getfixturevalue("tiny_llama"), request.getfixturevalue("byte_tokenizer")
     run.more = {"dpg-fast serve": None}
     with server(personality_model(base), tokenizer) as held:
