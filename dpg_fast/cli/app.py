@@ -18,6 +18,7 @@ from dpg_fast.cli.neurons.app import neurons
 from dpg_fast.cli.options import MaxNewTokens, OutFile, People, option
 from dpg_fast.cli.personified import personified
 from dpg_fast.cli.questions import questions
+from dpg_fast.cli.serve import serve
 from dpg_fast.cli.simulate import simulate
 from dpg_fast.cli.train import train
 from dpg_fast.cli.verify import verify
@@ -70,6 +71,7 @@ def demo(
 
 
 app.command("chat")(chat)
+app.command("serve")(serve)
 app.command("verify")(verify)
 app.add_typer(neurons, name="neurons")
 app.add_typer(train, name="train")

@@ -106,6 +106,19 @@ def forward_shape(
     return rows, length, before, kept if isinstance(kept, Tensor) else int(kept) if kept else None
 
 
+def packed_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, int, int | Tensor | None]:
+    """Rows and tokens of a forward, and positions whose logits are wanted, as `forward_shape`; whatever the cache is.
+
+    Raises:
+        ValueError: neither ids nor embeddings.
+    """
+    first = prompt_of(args, kwargs)
+    if first is None:
+        raise ValueError("the model was called without input_ids and inputs_embeds")
+    kept = kwargs.get(KEPT_NAME)
+    return first.shape[0], first.shape[1], kept if isinstance(kept, Tensor) else int(kept) if kept else None
+
+
 def prompt_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     """Ids [rows, length] or embeddings [rows, length, hidden] that a forward or ``generate`` is given; None without any."""
     for name in INPUT_NAMES:

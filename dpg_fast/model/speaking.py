@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dpg_fast.compat.transformers import forward_shape
+from dpg_fast.compat.transformers import forward_shape, packed_shape
 from dpg_fast.model.layers.changes import NoEffectError
 from dpg_fast.model.layers.lasting import lasting
 from dpg_fast.model.request import NOBODY, ForwardCall, Positions
@@ -41,6 +41,7 @@ class Speaking:
         prompt: inside ``generate``, tokens of the prompt. With stage tokens in it, logits then get a column of -inf for each,
             so that what looks up the prompt's ids in them (a repetition penalty) finds them.
         segments: int64 [rows, length]: token t of a packed forward has the personality ``rows[segments[t]]``, -1 for none.
+        unsteered: bool [rows, length], with ``segments``: tokens whose neurons are not steered; none by default.
         changing: the personalities may change on the way: slots and steering are ready for any, there are no gradients, and
             a block may end without a forward.
 
@@ -67,6 +68,7 @@ class Speaking:
         *,
         prompt: int | None = None,
         segments: Tensor | None = None,
+        unsteered: Tensor | None = None,
         changing: bool = False,
     ) -> None:
         asked = [row for row in rows if row is not None]
@@ -74,6 +76,7 @@ class Speaking:
         self._runtime, self._rows = runtime, rows
         self.active = bool(asked) or changing
         self.steer_from, self.prompt, self.segments, self.changing = steer_from, prompt, segments, changing
+        self.unsteered = unsteered
         self.options = runtime.options
         self.lora = runtime.hypernet is not None
         self.steering = steers and (changing or any([row.scores is not None for row in asked]))
@@ -204,13 +207,17 @@ class Speaking:
             ValueError: no ids or embeddings, or a number of rows that is not a multiple of n.
             RuntimeError: which tokens are to be steered depends on how many came before them, and that cannot be told.
         """
-        rows, length, past, kept = forward_shape(args, kwargs)
         self.forwards += 1
-        several = None if length == 1 else Positions(rows, length, kept)
-        if self.segments is not None:
+        if self.segments is not None:  # whatever cache there is says nothing about packed tokens
+            rows, length, kept = packed_shape(args, kwargs)
+            several = None if length == 1 else Positions(rows, length, kept)
             slots = self._of_segments(self.segments, rows, length)
             lora, steered = (slots if wanted else None for wanted in (self.lora, self.steering))
+            if steered is not None and self.unsteered is not None:
+                steered = steered.masked_fill(self.unsteered.reshape(-1).to(slots.device), -1)
             return ForwardCall(lora, steered, self.values, self._mask(), self.stages, several)
+        rows, length, past, kept = forward_shape(args, kwargs)
+        several = None if length == 1 else Positions(rows, length, kept)
         factor, odd = divmod(rows, self.row_slots.numel())
         if odd:
             raise DPGError(

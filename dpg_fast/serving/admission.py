@@ -5,7 +5,7 @@ A personality travels as a short text, and is refused where the request enters: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from dpg_fast.personality.scores import Personality
 from dpg_fast.util.errors import DPGError, WrongTypeError
 from dpg_fast.util.identity import digest
 
-__all__ = ["MAX_TEXT", "Abilities", "canonical", "check_network", "read_request", "salt"]
+__all__ = ["MAX_TEXT", "Abilities", "canonical", "characters_of", "check_network", "read_request", "salt", "split_name"]
 
 MAX_TEXT = 2000  # characters; five numbers written out in full, 1e-308 among them, take 1700
 MAX_FIELDS = 16  # of a mapping
@@ -59,6 +59,17 @@ def read_request(value: object) -> Row | None:
 def canonical(row: Row) -> str:
     """The one text of what a row asks for; `read_request` gives the row back."""
     return str(row)
+
+
+def split_name(name: str, characters: Collection[str]) -> tuple[str, str] | None:
+    """(served name, text of the personality) of a model's name with "@" in it; None without.
+
+    What follows "@" is a character where it begins with the name of one, and else scores or a preset.
+    """
+    base, mark, rest = name.partition("@")
+    if not mark:
+        return None
+    return base, f"@{rest}" if rest.partition("/")[0].partition(" ")[0] in characters else rest
 
 
 def salt(row: Row, adapter: str, *, prompt: int | None = None, user: str | None = None) -> str:
@@ -107,12 +118,17 @@ class Abilities:
     @property
     def characters(self) -> tuple[str, ...]:
         """Names of the stored adapters."""
-        stored = self.network.stored if isinstance(self.network, CombinedNetwork) else self.network
-        return stored.names if isinstance(stored, StoredAdapters) else ()
+        return characters_of(self.network)
 
     def require(self, row: Row) -> None:
         """Raises ValueError when the adapter has nothing that could give the row what it asks for."""
         check_rows([row], self.network, self.steering, None)
+
+
+def characters_of(network: AdapterNetwork | None) -> tuple[str, ...]:
+    """Names of the stored adapters of a network."""
+    stored = network.stored if isinstance(network, CombinedNetwork) else network
+    return stored.names if isinstance(stored, StoredAdapters) else ()
 
 
 def check_network(network: AdapterNetwork | None) -> None:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
 from typing import Any
 
 from vllm.entrypoints.serve.engine.serving import BaseServing
 
+from dpg_fast.serving.admission import split_name
 from dpg_fast.vllm.front import KEY
 
-__all__ = ["patch_model_names", "split_name"]
-
-
-def split_name(name: str, characters: Collection[str]) -> tuple[str, str] | None:
-    """(served name, text of the personality) of a name with "@" in it; None without.
-
-    What follows "@" is a character where it begins with the name of one, and else scores or a preset.
-    """
-    base, mark, rest = name.partition("@")
-    if not mark:
-        return None
-    return base, f"@{rest}" if rest.partition("/")[0].partition(" ")[0] in characters else rest
+__all__ = ["patch_model_names"]
 
 
 def patch_model_names() -> None:

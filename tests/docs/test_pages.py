@@ -31,9 +31,11 @@ from dpg_fast.text.assets import load_descriptions, load_questions
 from dpg_fast.util.store import read_rows
 from tests.llm.server import Answer, serve
 from tests.model.characters import write_character
+from tests.model.test_wrapper import personality_model
 from tests.model.tiny import tiny_model
 from tests.personified.data.annotator import Annotator
 from tests.personified.data.test_novel import novel
+from tests.server.running import running as server
 from tests.support import ROOT
 from tests.support.docs import KINDS, PAGES, Run, blocks, check_command, commands
 
@@ -213,6 +215,17 @@ def checked(*commands: str) -> Setting:
     return setting
 
 
+@contextmanager
+def serving(run: Run, request: pytest.FixtureRequest, slow: bool) -> Iterator[None]:
+    """A tiny model answers under the name of the page's; the command itself is not run here."""
+    base, tokenizer = request.getfixturevalue("tiny_llama"), request.getfixturevalue("byte_tokenizer")
+    run.more = {"dpg-fast serve": None}
+    with server(personality_model(base), tokenizer) as held:
+        run.replace = {"http://127.0.0.1:8000": held.url, 'model="smollm2"': 'model="tiny", max_tokens=8'}
+        yield
+    assert run.namespace["answer"].usage.completion_tokens <= 8
+
+
 SETTINGS: dict[str, Setting] = {
     "README.md": readme,
     "recipes/README.md": checked(""),
@@ -224,6 +237,7 @@ SETTINGS: dict[str, Setting] = {
     "docs/measuring.md": checked(""),
     "docs/hypernetworks.md": checked(""),
     "docs/personified.md": personified,
+    "docs/serving.md": serving,
     "docs/quickstart.md": checked("dpg-fast"),
     "docs/responsible_use.md": checked(""),
     "docs/your_model.md": checked("dpg-fast"),
