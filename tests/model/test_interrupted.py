@@ -72,7 +72,9 @@ def logits(model: PersonalityModel, rows: list[Any] | None) -> Tensor:
 @torch.no_grad()
 def check_places(most: int, kind: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> int:
     """Interrupt ``call`` at all lines that it runs, or at ``most`` of them; the number of interruptions."""
-    monkeypatch.setattr(dpg_fast.model.slots.SlotTable.__init__, "__defaults__", (4, ()))  # so that slots are reused
+    monkeypatch.setattr(
+        dpg_fast.model.slots.SlotTable.__init__, "__defaults__", (4, (), True)
+    )  # so that slots are reused
     monkeypatch.setattr(dpg_fast.model.wide.WideTable.__init__, "__defaults__", (4,))
     fresh = people()
     model = MODELS[kind]()
