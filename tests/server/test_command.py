@@ -83,7 +83,7 @@ def test_kill_restart_and_term_during_streams(smollm2: Any, tmp_path: Path) -> N
                 )
                 ends.append([piece.choices[0].finish_reason for piece in pieces][-1] or "cut")
             except openai.APIError as error:
-                ends.append(str(error))
+                ends.append(str(error).rpartition(" - ")[2])
 
         threads = [threading.Thread(target=stream, args=(2000 if n % 2 else 6,)) for n in range(32)]
         for thread in threads:
