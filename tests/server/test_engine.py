@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 
 from dpg_fast import PersonalityModel
 from dpg_fast.hypernet.wording import reference_people
+from dpg_fast.model.loading import BOTH, wrap
 from dpg_fast.personality.row import Row, read_row
 from dpg_fast.server.engine import BatchEngine, Busy, Job, Limits
 from dpg_fast.server.sampling import Chosen, Sampling
+from dpg_fast.text.assets import load_questions
+from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 from tests.model.test_wrapper import personality_model
 from tests.model.tiny import tiny_model
@@ -48,7 +52,10 @@ class Answers:
 def alone(model: PersonalityModel, prompt: list[int], row: Row | None, new: int) -> list[int]:
     """What ``generate`` gives for one request by itself."""
     ids = torch.tensor([prompt])
-    output = model.generate(ids, personality=row, max_new_tokens=new, do_sample=False, eos_token_id=None)
+    mask = torch.ones_like(ids)  # or what equals the padding token would be left out
+    output = model.generate(
+        ids, attention_mask=mask, personality=row, max_new_tokens=new, do_sample=False, eos_token_id=None
+    )
     return output[0, len(prompt) :].tolist()
 
 
@@ -78,6 +85,15 @@ def test_sixty_four_personalities_get_what_each_gets_alone(family: str) -> None:
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(2, 95, (5 + 7 * n % 90,), generator=generator).tolist() for n in range(64)]
     compare(personality_model(tiny_model(family)), prompts, [3 + n % 10 for n in range(64)], SMALL_LIMITS)
+
+
+@pytest.mark.slow
+def test_sixty_four_personalities_of_smollm2_get_what_each_gets_alone(smollm2: tuple[Any, Any]) -> None:
+    base, tokenizer = smollm2
+    model = wrap(copy.deepcopy(base), "smollm2", BOTH)
+    texts = [question.question for question in load_questions()][:64]
+    prompts = [tokenizer(chat_prompt(tokenizer, [{"role": "user", "content": t}]))["input_ids"] for t in texts]
+    compare(model, prompts, [8] * 64, Limits(step_tokens=256))
 
 
 def test_a_full_cache_recomputes_and_changes_nothing() -> None:
