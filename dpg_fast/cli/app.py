@@ -19,7 +19,7 @@ from dpg_fast.cli.options import MaxNewTokens, OutFile, People, option
 from dpg_fast.cli.personified import personified
 from dpg_fast.cli.questions import questions
 from dpg_fast.cli.serve import serve
-from dpg_fast.cli.simulate import simulate
+from dpg_fast.cli.simulate.app import simulate
 from dpg_fast.cli.train import train
 from dpg_fast.cli.verify import verify
 from dpg_fast.cli.witnesses.pairs import pairs, score_pairs

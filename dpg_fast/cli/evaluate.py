@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from dpg_fast.cli.errors import group
 from dpg_fast.cli.options import (
@@ -35,13 +35,11 @@ from dpg_fast.cli.options import (
     Traits,
     Witnesses,
     folder,
-    json_object,
-    named_values,
     numbers,
     option,
     words,
 )
-from dpg_fast.cli.servers import takes_judge, takes_judges_model
+from dpg_fast.cli.servers import prompted_model, takes_judge, takes_judges_model
 from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
@@ -215,7 +213,6 @@ def dpg(
     from dpg_fast.evaluation.lineup import Lineup, named_loras, shipped_or
     from dpg_fast.evaluation.witnesses.panel import PanelChoice
     from dpg_fast.llm.display import plan_table
-    from dpg_fast.llm.server import Server
     from dpg_fast.personality.traits import parse_traits
     from dpg_fast.text.answers import AnswerSettings
     from dpg_fast.util.progress import progress_bars
@@ -238,11 +235,7 @@ def dpg(
     hypernets, neurons = shipped_or(base_model, adapter or [], neurons)
     api = None
     if api_model is not None:
-        asked = json_object(api_parameters, "--api-parameters")
-        how: dict[str, Any] = {"temperature": asked.pop("temperature", 0.0), "parameters": asked}
-        how["headers"] = named_values(api_header, "--api-header", "NAME=VARIABLE")
-        how["query"] = named_values(api_query, "--api-query", "NAME=VALUE")
-        server = Server(api_model, api_url, api_key_env, **how, prices=prices, dry_run=dry_run)
+        server = prompted_model(api_model, api_url, api_key_env, api_parameters, api_header, api_query, prices, dry_run)
         api = server.client(out / "answers.sqlite")
     run = DPGEvaluation(
         out,
@@ -390,7 +383,6 @@ def personified(
         seed=seed,
     )
     replies = out / "replies.sqlite"
-    client = None if judge is None else judge.client(replies)
     base, tokenizer = load_base(base_model, dtype.torch)
     systems, console = make_systems(prompted, directories, base, tokenizer, cast), Console()
     with progress_bars(console) as bars:
@@ -399,7 +391,7 @@ def personified(
             cast,
             out,
             settings,
-            judge=client,
+            judge=None if judge is None else judge.client(replies),
             trait_judge=lambda bare, words: JudgeChoice().make(bare, words, replies),
             about={"model": base_model, "dtype": dtype.value, "data": [place.name for place in data]},
             progress=bars,

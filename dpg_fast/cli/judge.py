@@ -159,7 +159,7 @@ def fit_judge(
     """Fit the likelihood judge's scale to a model's own persona-prompted answers, and measure it on held-out ones."""
     from rich.console import Console
 
-    from dpg_fast.judges.fit_run import FitSettings, JudgeFit
+    from dpg_fast.judges.fitting.run import FitSettings, JudgeFit
     from dpg_fast.util.models import BUNDLED, load_base
     from dpg_fast.util.progress import progress_bars
     from dpg_fast.util.smollm2 import HUB_ID

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dpg_fast.cli.options import (
@@ -183,6 +184,37 @@ def make_judges_model(given: Mapping[str, Any]) -> Server | None:
         given["judge_key_env"],
         headers=named_values(given["header"], "--header", "NAME=VARIABLE"),
         query=named_values(given["query"], "--query", "NAME=VALUE"),
+    )
+
+
+def prompted_model(
+    model: str,
+    url: str | None,
+    key_env: str,
+    parameters: str,
+    header: list[str] | None,
+    query: list[str] | None,
+    prices: Path | None,
+    dry_run: bool,
+) -> Server:
+    """A model that is only prompted, at temperature 0 unless its parameters name another.
+
+    Raises:
+        DPGError: options of another form.
+    """
+    from dpg_fast.llm.server import Server
+
+    asked = json_object(parameters, "--api-parameters")
+    return Server(
+        model,
+        url,
+        key_env,
+        temperature=asked.pop("temperature", 0.0),
+        parameters=asked,
+        headers=named_values(header, "--api-header", "NAME=VARIABLE"),
+        query=named_values(query, "--api-query", "NAME=VALUE"),
+        prices=prices,
+        dry_run=dry_run,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from dpg_fast.judges.fitting import fit_scale, personalitybench_items, separation, shipped_items, table_text
+from dpg_fast.judges.fitting.separation import fit_scale, personalitybench_items, separation, shipped_items, table_text
 from dpg_fast.judges.likelihood import Judgement, shipped_pairs
 from dpg_fast.personality.scores import POLES, Pole, Trait
 from dpg_fast.text.assets import PersonalityBench, load_questions

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dpg_fast.judges.fitting import judge_own_trait, separation, shipped_items, table_text
+from dpg_fast.judges.fitting.separation import judge_own_trait, separation, shipped_items, table_text
 from dpg_fast.judges.likelihood import SURPRISAL_CAP, LikelihoodJudge, Scale
 from dpg_fast.personality.scores import Trait
 from dpg_fast.text.personas import SYSTEM_TEMPLATE, USER_TEMPLATE, load_answers

@@ -129,7 +129,7 @@ def test_the_command_writes_figures_and_page(tmp_path: Path) -> None:
 
 
 def test_terms_from_material_and_scenarios() -> None:
-    from dpg_fast.cli.simulate_run import CompareOptions, find_terms
+    from dpg_fast.cli.simulate.run import CompareOptions, find_terms
 
     terms, origin = find_terms(CompareOptions(material=(ROOT / "recipes" / "characters" / "marit_oss",)))
     assert {"ferry", "barometer"} & set(terms) and "marit_oss" in origin

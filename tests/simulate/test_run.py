@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dpg_fast.cli.app import app
-from dpg_fast.cli.simulate_run import RunOptions, run_simulation
+from dpg_fast.cli.simulate.run import RunOptions, run_simulation
 from dpg_fast.judges.dialogues import read_dialogue
 from dpg_fast.llm import LLMClient, LLMSettings
 from dpg_fast.model import PersonalityModel
@@ -194,7 +194,7 @@ def test_transcripts_can_be_judged_for_every_speaker(
 
 def test_the_command_on_endpoints_alone_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMULATE_TEST_KEY", "secret-" * 3)
-    monkeypatch.setattr("dpg_fast.cli.simulate_run.load_model", lambda options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("dpg_fast.cli.simulate.run.load_model", lambda options: pytest.fail("the model was loaded"))
     with serve(parrot) as server:
         far = endpoint(server.url)
         file = write_scenario(

@@ -58,7 +58,7 @@ def run(
     judge: JudgeChoice,
 ) -> None:
     """Let people talk: local rows and endpoints, many conversations in one batch, read by a judge as they go."""
-    from dpg_fast.cli.simulate_run import RunOptions, run_simulation
+    from dpg_fast.cli.simulate.run import RunOptions, run_simulation
 
     options = RunOptions(
         model=base_model,
@@ -98,7 +98,7 @@ def compare(
 
     Agreement is told by the judge's model, or by a weak rule that needs no network where none is named.
     """
-    from dpg_fast.cli.simulate_run import CompareOptions, run_comparison
+    from dpg_fast.cli.simulate.run import CompareOptions, run_comparison
 
     files = [_named(text) for text in dialogues]
     if len(files) < 2:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dpg_fast.judges.fitting import (
+from dpg_fast.judges.fitting.separation import (
     Item,
     fit_scale,
     judge_own_trait,

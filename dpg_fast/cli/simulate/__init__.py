@@ -1,0 +1,1 @@
+"""``dpg-fast simulate``: the command and what it does."""
