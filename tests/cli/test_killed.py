@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dpg_fast.model import PersonalityModel
+from dpg_fast.model.disk.artifact import Part, part_file
 from dpg_fast.personality.scores import Trait
 from tests.llm.server import Answer, last_user, serve
 from tests.model.test_wrapper import random_table
@@ -53,6 +54,13 @@ def report(name: str, found: Any) -> None:
     assert found.kills >= KILLS and found.ends >= 1
 
 
+def saved(directory: Path, part: Part) -> Path:
+    """The part's file: a run that is killed when it has saved, and starts again, gives it its other name."""
+    file = part_file(directory, part)
+    assert file is not None
+    return file
+
+
 def test_neurons_find(started: Commands, base: Path, tmp_path: Path) -> None:
     def arguments(folder: Path) -> list[str]:
         sizes = ["--repeats", "1", "--max-new-tokens", "4", "--batch-size", "8", "--minimum", "10"]
@@ -60,7 +68,7 @@ def test_neurons_find(started: Commands, base: Path, tmp_path: Path) -> None:
 
     def result(folder: Path) -> Any:
         assert [file.name for file in folder.iterdir() if file.is_dir()] == ["out"], "no checkpoint is left"
-        return tensors(folder / "out" / "neurons.safetensors"), contents(folder / "out").keys()
+        return tensors(saved(folder / "out", "neurons")), len(contents(folder / "out"))
 
     report("neurons find", kill_and_compare(started, arguments, result, tmp_path / "work", kills=KILLS))
 
@@ -184,7 +192,7 @@ def test_train_hypernet(trainers: Commands, base: Path, tmp_path: Path) -> None:
     def result(folder: Path) -> Any:
         state = json.loads((folder / "out" / "checkpoint-12" / "trainer_state.json").read_text())
         losses = [row["loss"] for row in state["log_history"] if "loss" in row]
-        return tensors(folder / "out" / "adapter" / "hypernet.safetensors"), losses
+        return tensors(saved(folder / "out" / "adapter", "hypernet")), losses
 
     report("train hypernet", kill_and_compare(trainers, arguments, result, tmp_path / "work", kills=KILLS))
 

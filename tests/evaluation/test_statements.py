@@ -208,5 +208,5 @@ def test_shipped_hypernetwork_is_told_apart_by_items_of_an_inventory(
     result = CliRunner().invoke(app, ["assess", "statements", *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     cells = json.loads((tmp_path / "out" / "report.json").read_text())["methods"]["hypernetwork"]["auc"]
-    assert cells["extraversion"]["extraversion"]["estimate"] > 0.8 and "hypernetwork" in result.output
+    assert cells["extraversion"]["extraversion"]["estimate"] > 0.65 and "hypernetwork" in result.output
     assert cells["neuroticism"]["neuroticism"]["low"] > 0.5
