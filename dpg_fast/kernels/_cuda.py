@@ -21,8 +21,8 @@ def _capability(device: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def verify(first: Tensor, entries: int = 0) -> tuple[bool, str]:
-    """Whether the CUDA kernels take tensors like `first`, and why not; entries: K of a shrink."""
+def verify(first: Tensor, entries: int = 0, bank: tuple[int, int] | None = None) -> tuple[bool, str]:
+    """Whether the CUDA kernels take tensors like `first`, and why not; entries: K of a shrink, bank: K and r of any bank."""
     if _cpu.C is None:
         return False, _cpu.MISSING
     if not _cpu.C.cuda_archs:
@@ -33,6 +33,8 @@ def verify(first: Tensor, entries: int = 0) -> tuple[bool, str]:
         return False, "this torch runs on ROCm"
     if first.dtype not in TYPE_ID:
         return False, f"dtype {first.dtype} (CUDA kernels take float32, bfloat16 and float16)"
+    if bank is not None and 0 in bank:
+        return False, "an empty bank"
     if entries > MAX_ENTRIES:
         return False, f"a bank of {entries} entries (the CUDA shrink takes up to {MAX_ENTRIES})"
     if _capability(first.device.index) < (8, 0):

@@ -175,6 +175,20 @@ def test_slots_outside_the_table_count_as_none(dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize(("K", "r"), [(0, 4), (3, 0), (0, 0)])
+def test_empty_banks_are_left_to_other_backends(K: int, r: int) -> None:
+    y, x, A, B = torch.ones(2, 5), torch.ones(2, 7), torch.zeros(K, r, 7), torch.zeros(K, r, 5)
+    codes, slots = torch.zeros(1, K), torch.zeros(2, dtype=torch.int32)
+    with emulated_cuda():
+        for call in (
+            lambda: lora_add(y, x, A, B, codes, codes, slots, 1.0),
+            lambda: lora_shrink(x, A, codes, slots),
+            lambda: lora_expand_add(y, torch.zeros(2, r), B, codes, slots, 1.0),
+        ):
+            with pytest.raises(RuntimeError, match="bank"):
+                call()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_nan_stays_in_its_token(dtype: torch.dtype) -> None:
     c = cases.lora_case(20, 6, 8, 64, 72, dtype)

@@ -12,7 +12,7 @@ def verify(
     y: Tensor, x: Tensor, A: Tensor, B: Tensor, codes_a: Tensor, codes_b: Tensor, slots: Tensor, scale: float
 ) -> tuple[bool, str]:
     """Whether the CUDA kernels take these arguments, and why not."""
-    return _cuda.verify(y, A.shape[0])
+    return _cuda.verify(y, A.shape[0], (A.shape[0], A.shape[1]))
 
 
 def run(

@@ -10,7 +10,7 @@ from dpg_fast.kernels import _cuda
 
 def verify(S: Tensor, codes: Tensor, slots: Tensor, groups: int) -> tuple[bool, str]:
     """Whether the CUDA kernel takes these arguments, and why not."""
-    return _cuda.verify(S)
+    return _cuda.verify(S, bank=(codes.shape[1], S.shape[1]))
 
 
 def run(S: Tensor, codes: Tensor, slots: Tensor, groups: int) -> Tensor:

@@ -9,7 +9,7 @@ from dpg_fast.kernels import _cuda
 
 def verify(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> tuple[bool, str]:
     """Whether the CUDA kernel takes these arguments, and why not."""
-    return _cuda.verify(y)
+    return _cuda.verify(y, bank=(B.shape[0], B.shape[1]))
 
 
 def run(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tensor, scale: float) -> None:

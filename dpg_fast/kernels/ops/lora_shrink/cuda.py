@@ -10,7 +10,7 @@ from dpg_fast.kernels import _cuda
 
 def verify(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> tuple[bool, str]:
     """Whether the CUDA kernel takes these arguments, and why not."""
-    return _cuda.verify(x, A.shape[-3])
+    return _cuda.verify(x, A.shape[-3], (A.shape[-3], A.shape[-2]))
 
 
 def run(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def verify(
     """Whether the CUDA kernel takes these arguments, and why not."""
     if len(widths) > MAX_GROUPS:
         return False, f"{len(widths)} groups (the CUDA kernel takes up to {MAX_GROUPS})"
-    return _cuda.verify(y)
+    return _cuda.verify(y, bank=(B.shape[0], B.shape[1]))
 
 
 def run(

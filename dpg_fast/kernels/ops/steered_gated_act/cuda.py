@@ -11,9 +11,9 @@ from dpg_fast.kernels import _cuda
 from dpg_fast.kernels.types import ACTIVATIONS
 
 
-def verify(gate: Tensor, *rest: Any) -> tuple[bool, str]:
+def verify(gate: Tensor, up: Tensor, act: str, u_gate: Any, B_gate: Tensor | None, *rest: Any) -> tuple[bool, str]:
     """Whether the CUDA kernel takes these arguments, and why not."""
-    return _cuda.verify(gate)
+    return _cuda.verify(gate, bank=None if B_gate is None else (B_gate.shape[0], B_gate.shape[1]))
 
 
 def run(
