@@ -56,8 +56,8 @@ def serve(
     from dpg_fast.model.loading import BOTH, load_wrapped
     from dpg_fast.server.access import KEYS_VARIABLE, read_keys
     from dpg_fast.server.app import HTTPSettings
-    from dpg_fast.server.engine import Limits
-    from dpg_fast.server.run import Served, ServeOptions, serve
+    from dpg_fast.server.engine import EngineLimits
+    from dpg_fast.server.run import RunningServer, ServeOptions, serve
     from dpg_fast.util.models import load_base
 
     characters = named_folders(character, "--character")
@@ -72,11 +72,11 @@ def serve(
     model, tokenizer = load_wrapped(base_model, adapter, dtype.torch, characters, allow_mismatch=allow_mismatch)
     options = ServeOptions(
         name,
-        Limits(running, waiting, step_tokens=max(512, running), cache_tokens=cache_tokens),
+        EngineLimits(running, waiting, step_tokens=max(512, running), cache_tokens=cache_tokens),
         HTTPSettings(keys, body_bytes),
         answer_tokens,
         request_seconds,
         grace,
         saved,
     )
-    serve(Served(model, tokenizer, options, lambda: LikelihoodJudge(*load_base(BUNDLED))), host, port)
+    serve(RunningServer(model, tokenizer, options, lambda: LikelihoodJudge(*load_base(BUNDLED))), host, port)

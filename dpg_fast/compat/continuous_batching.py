@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["ContinuousBatching", "Part"]
+__all__ = ["ContinuousBatching", "PromptPart"]
 
 PAGE = 32
 """Tokens of a page of the cache."""
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """The tokens of one request in one step.
 
     Attributes:
@@ -63,7 +63,7 @@ class ContinuousBatching:
         requests: int,
         step_tokens: int,
         cache_tokens: int,
-        around: Callable[[Sequence[Part]], AbstractContextManager[Any]],
+        around: Callable[[Sequence[PromptPart]], AbstractContextManager[Any]],
         sample: Callable[[Sequence[str], Tensor], Tensor],
         ended: Callable[[str, str | None], None],
     ) -> None:
@@ -86,7 +86,7 @@ class ContinuousBatching:
             GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
             ContinuousBatchingConfig(**options),
         )
-        self._parts: list[Part] = []
+        self._parts: list[PromptPart] = []
 
         def deliver(output: Any) -> None:
             if output.is_finished():
@@ -143,7 +143,7 @@ class ContinuousBatching:
         @functools.wraps(prepare)
         def noted(requests_in_batch: Sequence[Any], *args: Any, **kwargs: Any) -> None:
             self._parts = [
-                Part(one.state.request_id, one.state.position_offset, one.query_length, one.has_new_token)
+                PromptPart(one.state.request_id, one.state.position_offset, one.query_length, one.has_new_token)
                 for one in requests_in_batch
             ]
             prepare(requests_in_batch, *args, **kwargs)

@@ -13,17 +13,17 @@ from typing import Any
 from dpg_fast.server.metrics import Metrics
 from dpg_fast.server.people import People
 from dpg_fast.server.protocol import APIError, ChatRequest, CompletionRequest
-from dpg_fast.server.sampling import Chosen, Sampling
-from dpg_fast.server.streams import Piece, Streams, Wanted
+from dpg_fast.server.sampling import Chosen, TokenSampling
+from dpg_fast.server.streams import Piece, Streams, WantedAnswer
 from dpg_fast.serving.admission import canonical, split_name
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["Answering", "Plan"]
+__all__ = ["AnswerPlan", "Answering"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnswerPlan:
     """A request that was understood.
 
     Attributes:
@@ -34,7 +34,7 @@ class Plan:
     """
 
     asked: ChatRequest | CompletionRequest
-    wanted: Wanted
+    wanted: WantedAnswer
     personality: str
     id: str
     created: int
@@ -93,7 +93,7 @@ class Answering:
             self._read(text, "model")
         return text
 
-    def plan(self, asked: ChatRequest | CompletionRequest) -> Plan:
+    def plan(self, asked: ChatRequest | CompletionRequest) -> AnswerPlan:
         """Everything that can be refused is refused here.
 
         Raises:
@@ -121,12 +121,12 @@ class Answering:
             self.streams.engine.check(row, longest, limit)
         except DPGError as error:
             raise APIError(str(error), param="messages", code="context_length_exceeded") from None
-        sampling = Sampling(asked.temperature, asked.top_p, asked.seed, asked.wanted_logprobs)
+        sampling = TokenSampling(asked.temperature, asked.top_p, asked.seed, asked.wanted_logprobs)
         first = asked.seed if asked.seed is not None else secrets.randbits(62)
         samplings = [replace(sampling, seed=(first + number) % (1 << 63)) for number in range(asked.n)]
-        return Plan(
+        return AnswerPlan(
             asked,
-            Wanted(prompts, row, samplings, limit, asked.stops),
+            WantedAnswer(prompts, row, samplings, limit, asked.stops),
             "none" if row is None else canonical(row),
             ("chatcmpl-" if isinstance(asked, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
             int(time.time()),
@@ -161,7 +161,7 @@ class Answering:
             found.append(ids)
         return found
 
-    async def whole(self, plan: Plan) -> dict[str, Any]:
+    async def whole(self, plan: AnswerPlan) -> dict[str, Any]:
         """The answer as one object."""
         count = len(plan.wanted.prompts) * len(plan.wanted.samplings)
         texts, finishes, tokens = [""] * count, [""] * count, 0
@@ -184,7 +184,7 @@ class Answering:
             choices.append(choice)
         return self._object(plan, choices, stream=False) | {"usage": self._usage(plan, tokens)}
 
-    async def events(self, plan: Plan) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(self, plan: AnswerPlan) -> AsyncGenerator[dict[str, Any], None]:
         """The answer in pieces, as they come."""
         usage = plan.asked.stream_options is not None and plan.asked.stream_options.include_usage
         started: set[int] = set()
@@ -208,7 +208,7 @@ class Answering:
         if usage:
             yield self._object(plan, [], stream=True) | {"usage": self._usage(plan, tokens)}
 
-    async def _measured(self, plan: Plan) -> AsyncGenerator[Piece, None]:
+    async def _measured(self, plan: AnswerPlan) -> AsyncGenerator[Piece, None]:
         begin, first = time.monotonic(), True
         self._metrics.prompt_tokens.inc(plan.prompt_tokens)
         open_answers = len(plan.wanted.prompts) * len(plan.wanted.samplings)
@@ -228,15 +228,15 @@ class Answering:
                 self._metrics.answers.labels("unfinished").inc(open_answers)
             self._metrics.whole.observe(time.monotonic() - begin)
 
-    def _object(self, plan: Plan, choices: list[dict[str, Any]], *, stream: bool) -> dict[str, Any]:
+    def _object(self, plan: AnswerPlan, choices: list[dict[str, Any]], *, stream: bool) -> dict[str, Any]:
         kind = "text_completion" if not plan.chat else "chat.completion.chunk" if stream else "chat.completion"
         return {"id": plan.id, "object": kind, "created": plan.created, "model": plan.asked.model, "choices": choices}
 
-    def _usage(self, plan: Plan, tokens: int) -> dict[str, int]:
+    def _usage(self, plan: AnswerPlan, tokens: int) -> dict[str, int]:
         prompt = plan.prompt_tokens
         return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
-    def _logprobs(self, plan: Plan, found: list[tuple[Chosen, int]]) -> dict[str, Any] | None:
+    def _logprobs(self, plan: AnswerPlan, found: list[tuple[Chosen, int]]) -> dict[str, Any] | None:
         if plan.asked.wanted_logprobs is None:
             return None
         vocabulary = self.streams.vocabulary

@@ -47,7 +47,7 @@ class HTTPSettings:
     body: int = 1 << 20
 
 
-class Guard:
+class RequestGuard:
     """Around all routes: keys, the size of bodies, one line in the log, and faults that tell nothing.
 
     Args:
@@ -213,7 +213,7 @@ def make_app(
         )
 
     app.mount("/static", StaticFiles(directory=static))
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
     return app
 
 

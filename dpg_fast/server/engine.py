@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpg_fast.compat.continuous_batching import ContinuousBatching, Part
+from dpg_fast.compat.continuous_batching import ContinuousBatching, PromptPart
 from dpg_fast.model import PersonalityModel
 from dpg_fast.model.speaking import Speaking
 from dpg_fast.personality.row import Row
-from dpg_fast.server.sampling import Chosen, Sampler, Sampling
+from dpg_fast.server.sampling import Chosen, Sampler, TokenSampling
 from dpg_fast.serving.admission import characters_of
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["BatchEngine", "Busy", "Job", "Limits"]
+__all__ = ["BatchEngine", "BatchJob", "Busy", "EngineLimits"]
 
 
 class Busy(RuntimeError):
@@ -27,7 +27,7 @@ class Busy(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """What an engine takes.
 
     Attributes:
@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass
-class Job:
+class BatchJob:
     """One answer that is wanted. The functions are called in the engine's thread, and must not wait.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
     eos: Sequence[int]
     token: Callable[[Chosen], None]
     ended: Callable[[str | None], None]
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: TokenSampling = field(default_factory=TokenSampling)
 
 
 class BatchEngine:
@@ -83,8 +83,8 @@ class BatchEngine:
         ValueError: a model of another kind than can be served.
     """
 
-    def __init__(self, model: PersonalityModel, limits: Limits | None = None) -> None:
-        self.limits = limits = limits or Limits()
+    def __init__(self, model: PersonalityModel, limits: EngineLimits | None = None) -> None:
+        self.limits = limits = limits or EngineLimits()
         self._runtime = model._runtime
         if self._runtime.options.random_mask is not None:
             raise DPGError(
@@ -98,7 +98,7 @@ class BatchEngine:
         )
         self.device = model.device
         self.characters = characters_of(model.hypernet)
-        self._jobs: dict[str, tuple[Job, Sampler]] = {}
+        self._jobs: dict[str, tuple[BatchJob, Sampler]] = {}
         self._lock = threading.Lock()
         self._loop = ContinuousBatching(
             model.base.eval(),
@@ -136,7 +136,7 @@ class BatchEngine:
                 f"the context holds {self.context} tokens; the prompt has {prompt}, and {new_tokens} are asked for"
             )
 
-    def submit_all(self, jobs: Sequence[Job]) -> list[str]:
+    def submit_all(self, jobs: Sequence[BatchJob]) -> list[str]:
         """Have all of some jobs done, or none; their functions are called from here on. Gives their ids.
 
         Raises:
@@ -168,7 +168,7 @@ class BatchEngine:
         """Take no more jobs, and finish those that run or, where not, end them with an error."""
         self._loop.stop(finish=finish, timeout=timeout)
 
-    def _speaking(self, parts: Sequence[Part]) -> AbstractContextManager[Any]:
+    def _speaking(self, parts: Sequence[PromptPart]) -> AbstractContextManager[Any]:
         """A step's forward, each token with the personality of its request."""
         rows: list[Row | None] = []
         segments: list[int] = []

@@ -18,14 +18,14 @@ from dpg_fast.judges.likelihood import LikelihoodJudge
 from dpg_fast.model import PersonalityModel
 from dpg_fast.server.answering import Answering
 from dpg_fast.server.app import HTTPSettings, make_app
-from dpg_fast.server.engine import BatchEngine, Limits
+from dpg_fast.server.engine import BatchEngine, EngineLimits
 from dpg_fast.server.metrics import Metrics
 from dpg_fast.server.people import People
 from dpg_fast.server.protocol import APIError
 from dpg_fast.server.streams import Streams
 from dpg_fast.server.text import Vocabulary
 
-__all__ = ["ServeOptions", "Served", "serve"]
+__all__ = ["RunningServer", "ServeOptions", "serve"]
 
 STATIC = Path(__file__).with_name("static")
 
@@ -45,7 +45,7 @@ class ServeOptions:
     """
 
     name: str
-    limits: Limits = field(default_factory=Limits)
+    limits: EngineLimits = field(default_factory=EngineLimits)
     settings: HTTPSettings = field(default_factory=HTTPSettings)
     answer_tokens: int = 256
     seconds: float = 600.0
@@ -53,7 +53,7 @@ class ServeOptions:
     saved: Path | None = None
 
 
-class Served:
+class RunningServer:
     """A model with its application. The engine runs from here until :meth:`stop`.
 
     Args:
@@ -150,7 +150,7 @@ class ServeProcess(uvicorn.Server):
         served: the model.
     """
 
-    def __init__(self, config: uvicorn.Config, served: Served) -> None:
+    def __init__(self, config: uvicorn.Config, served: RunningServer) -> None:
         super().__init__(config)
         self._served = served
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -167,7 +167,7 @@ class ServeProcess(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(served: Served, host: str, port: int) -> None:
+def serve(served: RunningServer, host: str, port: int) -> None:
     """Listen until SIGTERM or Ctrl-C; then answers get ``grace`` seconds to finish, and the engine ends.
 
     Raises:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Chosen", "Sampler", "Sampling"]
+__all__ = ["Chosen", "Sampler", "TokenSampling"]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class TokenSampling:
     """How tokens are chosen.
 
     Attributes:
@@ -45,7 +45,7 @@ class Chosen(NamedTuple):
 class Sampler:
     """Chooses the tokens of one request, on the CPU, one after the other."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: TokenSampling) -> None:
         self._sampling = sampling
         self._generator = torch.Generator()
         if sampling.seed is None:

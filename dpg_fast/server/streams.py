@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dpg_fast.personality.row import Row
-from dpg_fast.server.engine import BatchEngine, Busy, Job
+from dpg_fast.server.engine import BatchEngine, BatchJob, Busy
 from dpg_fast.server.protocol import APIError
-from dpg_fast.server.sampling import Chosen, Sampling
+from dpg_fast.server.sampling import Chosen, TokenSampling
 from dpg_fast.server.text import AnswerText, Vocabulary
 
-__all__ = ["Piece", "Streams", "Wanted"]
+__all__ = ["Piece", "Streams", "WantedAnswer"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedAnswer:
     """Answers that belong to one request: one for each of its prompts, n times over.
 
     Attributes:
@@ -32,7 +32,7 @@ class Wanted:
 
     prompts: Sequence[Sequence[int]]
     row: Row | None
-    samplings: Sequence[Sampling]
+    samplings: Sequence[TokenSampling]
     limit: int
     stops: Sequence[str] = ()
 
@@ -75,7 +75,7 @@ class Streams:
         for event in self._changed:
             event.set()
 
-    async def run(self, wanted: Wanted) -> AsyncGenerator[Piece, None]:
+    async def run(self, wanted: WantedAnswer) -> AsyncGenerator[Piece, None]:
         """The pieces of all answers, as they come; what runs is cancelled when this is closed.
 
         Raises:
@@ -95,12 +95,12 @@ class Streams:
 
             return post
 
-        jobs: list[Job] = []
+        jobs: list[BatchJob] = []
         for prompt in wanted.prompts:
             for sampling in wanted.samplings:
                 post = posts(len(jobs))
                 jobs.append(
-                    Job(
+                    BatchJob(
                         uuid.uuid4().hex,
                         prompt,
                         wanted.row,

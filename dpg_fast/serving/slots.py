@@ -11,10 +11,10 @@ import torch
 from dpg_fast.model.slots import SlotTable, SlotValues
 from dpg_fast.personality.row import Row
 
-__all__ = ["Part", "SlotPool"]
+__all__ = ["SlotPool", "StepPart"]
 
 
-class Part(NamedTuple):
+class StepPart(NamedTuple):
     """The tokens of one request in one step.
 
     Attributes:
@@ -64,7 +64,7 @@ class SlotPool:
         """Contents of the slots; the buffers stay the same."""
         return self._table.values
 
-    def place(self, parts: Sequence[Part]) -> None:
+    def place(self, parts: Sequence[StepPart]) -> None:
         """Write the slots of the next step's tokens.
 
         Args:

@@ -14,7 +14,7 @@ from dpg_fast.model.loading import locate
 from dpg_fast.personality.row import Row
 from dpg_fast.serving.admission import Abilities, canonical, read_request, salt
 from dpg_fast.util.errors import DPGError
-from dpg_fast.vllm.options import LOAD_FORMAT, Options, active, check_engine
+from dpg_fast.vllm.options import LOAD_FORMAT, PluginOptions, active, check_engine
 
 __all__ = ["KEY", "patch_input_processor"]
 
@@ -30,7 +30,7 @@ class Admission:
 
     def __init__(self, vllm_config: Any) -> None:
         check_engine(vllm_config)
-        self.options = Options.of(vllm_config)
+        self.options = PluginOptions.of(vllm_config)
         self.abilities = Abilities(locate(self.options.adapter))
 
     def read(self, value: object) -> Row | None:

@@ -26,7 +26,7 @@ from dpg_fast.util.identity import file_digest
 from dpg_fast.vllm import layers, ops
 from dpg_fast.vllm.base import named_as_transformers, parts_of
 from dpg_fast.vllm.layers import BankMethod, GatedActivation, ProductsMethod, Shared
-from dpg_fast.vllm.options import LOAD_FORMAT, Options, check_engine
+from dpg_fast.vllm.options import LOAD_FORMAT, PluginOptions, check_engine
 from dpg_fast.vllm.runner import ATTRIBUTE, State
 
 __all__ = ["PersonalityLoader"]
@@ -40,7 +40,7 @@ class PersonalityLoader(DefaultModelLoader):
 
     def load_model(self, vllm_config: Any, model_config: Any, prefix: str = "") -> nn.Module:
         check_engine(vllm_config)
-        self._options = Options.of(vllm_config)
+        self._options = PluginOptions.of(vllm_config)
         # hashed with the rest of it, so that no graph is reused that was compiled with other layers of ours
         vllm_config.additional_config[f"{LOAD_FORMAT}_layers"] = [
             file_digest(Path(str(module.__file__))) for module in (layers, ops)

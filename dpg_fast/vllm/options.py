@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dpg_fast.model.steering import SteerTokens
 from dpg_fast.util.errors import DPGError
 
-__all__ = ["LOAD_FORMAT", "TESTED", "Options", "active", "check_engine"]
+__all__ = ["LOAD_FORMAT", "TESTED", "PluginOptions", "active", "check_engine"]
 
 LOAD_FORMAT = "dpg_fast"
 TESTED = SpecifierSet(">=0.32,<0.33", prereleases=True)  # of vLLM
 
 
-class Options(BaseModel):
+class PluginOptions(BaseModel):
     """What ``additional_config["dpg_fast"]`` may hold.
 
     Attributes:
@@ -34,7 +34,7 @@ class Options(BaseModel):
     allow_mismatch: bool = False
 
     @classmethod
-    def of(cls, vllm_config: Any) -> Options:
+    def of(cls, vllm_config: Any) -> PluginOptions:
         """The settings of an engine.
 
         Raises:

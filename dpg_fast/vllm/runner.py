@@ -9,7 +9,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from dpg_fast.personality.row import Row
 from dpg_fast.serving.admission import read_request
-from dpg_fast.serving.slots import Part, SlotPool
+from dpg_fast.serving.slots import SlotPool, StepPart
 from dpg_fast.vllm.front import KEY
 
 __all__ = ["State", "patch_runner", "state_of"]
@@ -33,7 +33,7 @@ class State:
         """Write the slots of a step; ``tokens`` int32 [requests], in the order of the runner's batch."""
         batch, known = runner.input_batch, self._rows
         rows: dict[str, Row | None] = {}
-        parts: list[Part] = []
+        parts: list[StepPart] = []
         for index, request in enumerate(batch.req_ids):
             row = known[request] if request in known else self._read(runner.requests[request])
             rows[request] = row
@@ -41,7 +41,7 @@ class State:
             left = 0
             if row is not None and not self._steer_prompt:
                 left = int(batch.num_prompt_tokens[index]) - int(batch.num_computed_tokens_cpu[index])
-            parts.append(Part(row, count, min(max(left, 0), count)))
+            parts.append(StepPart(row, count, min(max(left, 0), count)))
         self._rows = rows
         self.pool.place(parts)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.generation.continuous_batching import continuous_api, input_outputs, model_runner, requests
 
-from dpg_fast.compat.continuous_batching import ContinuousBatching, Part
+from dpg_fast.compat.continuous_batching import ContinuousBatching, PromptPart
 from tests.model.tiny import tiny_model
 
 
@@ -29,10 +29,10 @@ def test_names_that_are_replaced_or_read_are_there() -> None:
 
 
 def test_steps_are_told_whole_and_in_order() -> None:
-    steps: list[list[Part]] = []
+    steps: list[list[PromptPart]] = []
     over, ended = threading.Event(), {}
 
-    def around(parts: Sequence[Part]) -> Any:
+    def around(parts: Sequence[PromptPart]) -> Any:
         steps.append(list(parts))
         return nullcontext()
 
@@ -65,7 +65,7 @@ def test_steps_are_told_whole_and_in_order() -> None:
 def test_a_fault_in_a_step_ends_the_loop_and_says_so() -> None:
     over, ended = threading.Event(), {}
 
-    def around(parts: Sequence[Part]) -> Any:
+    def around(parts: Sequence[PromptPart]) -> Any:
         raise ZeroDivisionError("on purpose")
 
     def end(request: str, error: str | None) -> None:

@@ -17,8 +17,8 @@ import uvicorn
 
 from dpg_fast import PersonalityModel
 from dpg_fast.server.app import HTTPSettings
-from dpg_fast.server.engine import Limits
-from dpg_fast.server.run import Served, ServeOptions
+from dpg_fast.server.engine import EngineLimits
+from dpg_fast.server.run import RunningServer, ServeOptions
 from dpg_fast.serving.admission import read_request
 from dpg_fast.text.prompting import chat_prompt
 
@@ -29,7 +29,7 @@ KEY = "not-needed-but-sent"
 class Running:
     """A server that answers at an address."""
 
-    served: Served
+    served: RunningServer
     model: PersonalityModel
     tokenizer: Any
     url: str
@@ -54,9 +54,9 @@ class Running:
 @contextmanager
 def running(model: PersonalityModel, tokenizer: Any, **more: Any) -> Iterator[Running]:
     """A server with small limits."""
-    more.setdefault("limits", Limits(running=32, waiting=32, step_tokens=128, cache_tokens=8192))
+    more.setdefault("limits", EngineLimits(running=32, waiting=32, step_tokens=128, cache_tokens=8192))
     more.setdefault("settings", HTTPSettings(body=20_000))
-    served = Served(model, tokenizer, ServeOptions("tiny", **more), lambda: None)  # type: ignore[arg-type,return-value]
+    served = RunningServer(model, tokenizer, ServeOptions("tiny", **more), lambda: None)  # type: ignore[arg-type,return-value]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(served.app, log_level="error", access_log=False, lifespan="off")
         server = uvicorn.Server(config)

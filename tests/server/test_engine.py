@@ -13,15 +13,15 @@ from dpg_fast import PersonalityModel
 from dpg_fast.hypernet.wording import reference_people
 from dpg_fast.model.loading import BOTH, wrap
 from dpg_fast.personality.row import Row, read_row
-from dpg_fast.server.engine import BatchEngine, Busy, Job, Limits
-from dpg_fast.server.sampling import Chosen, Sampling
+from dpg_fast.server.engine import BatchEngine, BatchJob, Busy, EngineLimits
+from dpg_fast.server.sampling import Chosen, TokenSampling
 from dpg_fast.text.assets import load_questions
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 from tests.model.test_wrapper import personality_model
 from tests.model.tiny import tiny_model
 
-SMALL_LIMITS = Limits(running=64, waiting=8, step_tokens=48, cache_tokens=8192)
+SMALL_LIMITS = EngineLimits(running=64, waiting=8, step_tokens=48, cache_tokens=8192)
 
 
 class Answers:
@@ -41,7 +41,7 @@ class Answers:
             self._events[name].set()
 
         self.engine.submit_all(
-            [Job(name, prompt, row, new, more.pop("eos", []), self.tokens[name].append, ended, **more)]
+            [BatchJob(name, prompt, row, new, more.pop("eos", []), self.tokens[name].append, ended, **more)]
         )
 
     def of(self, name: str) -> list[int]:
@@ -59,7 +59,7 @@ def alone(model: PersonalityModel, prompt: list[int], row: Row | None, new: int)
     return output[0, len(prompt) :].tolist()
 
 
-def compare(model: PersonalityModel, prompts: list[list[int]], news: list[int], limits: Limits) -> None:
+def compare(model: PersonalityModel, prompts: list[list[int]], news: list[int], limits: EngineLimits) -> None:
     """64 jobs at once against each alone."""
     rows: list[Row | None] = [read_row(person) for person in reference_people(64)]
     rows[7] = rows[40] = None
@@ -93,7 +93,7 @@ def test_sixty_four_personalities_of_smollm2_get_what_each_gets_alone(smollm2: t
     model = wrap(copy.deepcopy(base), "smollm2", BOTH)
     texts = [question.question for question in load_questions()][:64]
     prompts = [tokenizer(chat_prompt(tokenizer, [{"role": "user", "content": t}]))["input_ids"] for t in texts]
-    compare(model, prompts, [8] * 64, Limits(step_tokens=256))
+    compare(model, prompts, [8] * 64, EngineLimits(step_tokens=256))
 
 
 def test_a_full_cache_recomputes_and_changes_nothing() -> None:
@@ -101,7 +101,7 @@ def test_a_full_cache_recomputes_and_changes_nothing() -> None:
     rows = [read_row(person) for person in reference_people(6)]
     prompts = [list(range(2 + n, 32 + n)) for n in range(6)]
     expected = [alone(model, prompt, row, 60) for prompt, row in zip(prompts, rows, strict=True)]
-    engine = BatchEngine(model, Limits(running=6, waiting=0, step_tokens=64, cache_tokens=256))
+    engine = BatchEngine(model, EngineLimits(running=6, waiting=0, step_tokens=64, cache_tokens=256))
     answers = Answers(engine)
     try:
         for number in range(6):
@@ -117,7 +117,7 @@ def test_cancelled_jobs_are_told_nothing_and_others_go_on() -> None:
     model = personality_model(tiny_model("llama"))
     row = read_row("E+5 N-2")
     expected = alone(model, [5, 6, 7], row, 40)
-    engine = BatchEngine(model, Limits(running=4, waiting=4, step_tokens=64, cache_tokens=1024))
+    engine = BatchEngine(model, EngineLimits(running=4, waiting=4, step_tokens=64, cache_tokens=1024))
     answers = Answers(engine)
     try:
         for number in range(7):
@@ -141,7 +141,7 @@ def test_draws_depend_on_the_own_seed_alone() -> None:
         for turn in range(2):
             for number in range(8 * turn + 1):
                 answers.send(
-                    f"{turn} {number}", [5, 6, 7], read_row("E+3"), 20, sampling=Sampling(1.3, 0.9, seed=number)
+                    f"{turn} {number}", [5, 6, 7], read_row("E+3"), 20, sampling=TokenSampling(1.3, 0.9, seed=number)
                 )
         assert answers.of("0 0") == answers.of("1 0") != answers.of("1 1")
     finally:

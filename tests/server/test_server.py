@@ -16,7 +16,7 @@ import pytest
 
 from dpg_fast.server.access import read_keys
 from dpg_fast.server.app import HTTPSettings
-from dpg_fast.server.engine import Limits
+from dpg_fast.server.engine import EngineLimits
 from dpg_fast.util.errors import DPGError
 from tests.model.test_wrapper import personality_model
 from tests.server.running import KEY, Running, alone, running
@@ -231,7 +231,7 @@ def test_saved_personalities_outlive_the_server(held: Running) -> None:
 
 def test_a_full_server_says_when_to_come_again(tiny_llama: Any, byte_tokenizer: Any) -> None:
     tiny_llama.generation_config.eos_token_id = [-1]  # answers do not end by themselves
-    limits = Limits(running=1, waiting=1, step_tokens=64, cache_tokens=1024)
+    limits = EngineLimits(running=1, waiting=1, step_tokens=64, cache_tokens=1024)
     with running(personality_model(tiny_llama), byte_tokenizer, limits=limits) as held:
         body = BODY | {"max_tokens": 400, "stream": True, "temperature": 1}
         with httpx.stream("POST", held.url + "/v1/chat/completions", json=body, timeout=60) as first:

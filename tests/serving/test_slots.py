@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dpg_fast.model.slots import SlotValues
 from dpg_fast.personality.row import Row
 from dpg_fast.serving.admission import read_request
-from dpg_fast.serving.slots import Part, SlotPool
+from dpg_fast.serving.slots import SlotPool, StepPart
 
 REQUESTS, TOKENS = 4, 24
 NUMBERS = [float(number) for number in range(9)]
@@ -30,7 +30,7 @@ def _pool(fill: Any = _fill) -> SlotPool:
 
 
 parts = st.builds(
-    lambda row, tokens, share: Part(row, tokens, int(tokens * share)),
+    lambda row, tokens, share: StepPart(row, tokens, int(tokens * share)),
     st.sampled_from(ROWS),
     st.integers(1, TOKENS // REQUESTS),
     st.sampled_from([0.0, 0.5, 1.0]),
@@ -39,7 +39,7 @@ steps = st.lists(st.lists(parts, min_size=1, max_size=REQUESTS), min_size=1, max
 
 
 @given(steps)
-def test_each_token_has_its_requests_personality(sequence: list[list[Part]]) -> None:
+def test_each_token_has_its_requests_personality(sequence: list[list[StepPart]]) -> None:
     pool = _pool()
     values, slots, steered = pool.values, pool.slots, pool.steered
     for step in sequence:
@@ -71,16 +71,16 @@ def test_a_thousand_personalities_reuse_the_slots_and_known_ones_are_not_compute
     pool = _pool(fill)
     rows = [read_request([number / 200 - 2.5, 0, 0, 0, 0]) for number in range(1000)]
     for row in rows:
-        pool.place([Part(row, 2), Part(None, 1)])
-        pool.place([Part(row, 1)])
+        pool.place([StepPart(row, 2), StepPart(None, 1)])
+        pool.place([StepPart(row, 1)])
     assert asked == [1] * 1000 and pool.values.strengths.shape[0] == REQUESTS
 
 
 def test_more_than_fits_is_an_error_and_not_a_wrong_personality() -> None:
     pool = _pool()
     with pytest.raises(RuntimeError, match="as many slots"):
-        pool.place([Part(row, 1) for row in ROWS[1:6]])
+        pool.place([StepPart(row, 1) for row in ROWS[1:6]])
     with pytest.raises(RuntimeError, match="the buffers hold 24"):
-        pool.place([Part(ROWS[1], TOKENS + 1)])
-    pool.place([Part(ROWS[1], 1)])
+        pool.place([StepPart(ROWS[1], TOKENS + 1)])
+    pool.place([StepPart(ROWS[1], 1)])
     assert float(pool.values.codes_a[int(pool.slots[0]), 0]) == ROWS[1].scores.scores[0] + 10  # type: ignore[union-attr]
