@@ -118,7 +118,7 @@ _COPY = "LDGSTS.E.BYPASS.128"
 BOUNDS = (
     Bound("steered_gated_act_expand<bf16, Tiling<4, 1, 2>>", 197, 32, (_COPY, "STG.E.128")),
     Bound("steered_gated_act_expand<bf16, Tiling<1, 2, 1>>", 175, 16, (_COPY, "STG.E.128")),
-    Bound("steered_gated_act_expand<f16, Tiling<4, 1, 2>>", 215, 32, (_COPY, "STG.E.128")),
+    Bound("steered_gated_act_expand<f16, Tiling<4, 1, 2>>", 227, 32, (_COPY, "STG.E.128")),
     Bound("expand_add<bf16, Tiling<4, 1, 4>, true>", 152, 32, (_COPY, "STG.E.128")),
     Bound("expand_add<bf16, Tiling<4, 1, 4>, false>", 157, 32, (_COPY, "STG.E.128")),
     Bound("expand_add<bf16, Tiling<1, 2, 1>, true>", 115, 8, (_COPY, "STG.E.128")),
