@@ -232,7 +232,7 @@ class WrappedModel(Wrapping):
         if steering is None and hypernet is None:
             raise DPGError("a wrapped model needs neurons or a hypernetwork")
         self.name = name
-        self.neutral_is_bare = hypernet is None
+        self.neutral_is_bare = hypernet is None or hypernet.config.neutral == "base"
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
         self.steering, self.calibration, self.hypernet = steering, calibration or Calibration(), hypernet
         self._identity = dict(identity or {})
