@@ -129,7 +129,9 @@ class HyperNetwork(AdapterNetwork):
         with torch.autocast(weight.device.type, enabled=False):
             a, b = self.trunk(features.to(weight.device, weight.dtype))
             if self.config.neutral == "base":
-                origin = torch.eye(1, self.config.features, device=weight.device, dtype=weight.dtype)  # the constant alone
+                origin = torch.eye(
+                    1, self.config.features, device=weight.device, dtype=weight.dtype
+                )  # the constant alone
                 b = b - self.trunk(origin)[1]
         return a.float().contiguous(), b.float().contiguous()
 
