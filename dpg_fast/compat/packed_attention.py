@@ -1,7 +1,7 @@
 """Attention of packed requests, one after the other, for transformers' continuous batching.
 
-Its own ``sdpa`` is one product of all tokens with all keys of the batch under a mask, whose work grows with the square of the number of
-requests. Here each request's queries meet its own keys alone, in the same call as in :meth:`generate`.
+Its own ``sdpa`` is one product of all tokens with all keys of the batch under a mask, whose work grows with the square of the
+number of requests. Here each request's queries meet its own keys alone, in the same call as in :meth:`generate`.
 """
 
 from __future__ import annotations
