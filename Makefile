@@ -69,9 +69,10 @@ ENDS ?= oldest newest
 test-compat: .venv-release/.ready
 	$(WHEEL_PYTHON) python/compat.py $(ENDS)
 
-# The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error.
+# The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error. With
+# --quiet mkdocs would count no warnings.
 docs: .venv-docs/.ready
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
 
 .venv-docs/.ready: requirements/docs.txt
 	$(PYTHON) -m venv --clear .venv-docs
