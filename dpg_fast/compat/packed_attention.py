@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["LENGTHS", "NAME", "register"]
 
 NAME = "dpg_fast_packed"
-"""Of the attention implementation."""
+"""Name of the attention implementation."""
 
 LENGTHS = "dpg_fast_lengths"
 """Keyword of the model's forward: (tokens cached before, tokens) of each request, in their order."""
