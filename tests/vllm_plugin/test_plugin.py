@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpg_fast.personality.scores import PRESETS, Personality
 from tests.llm.test_real_server import free_port, running, script
 
 openai = pytest.importorskip("openai")
@@ -24,6 +26,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_PLUGINS": "dpg_fast",
 }
 PLUGIN = ["--load-format", "dpg_fast", "--additional-config", json.dumps({"dpg_fast": {"adapter": "both"}})]
 PROMPT = "A stranger sits down beside me on the train. I"
@@ -116,6 +119,28 @@ def test_chat_and_streams(server: str) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == whole
     asked["extra_body"] = {}
     assert client.chat.completions.create(**asked).choices[0].message.content != whole
+
+
+def test_answers_say_which_personality_was_applied(server: str) -> None:
+    client = openai.OpenAI(base_url=server, api_key="none", max_retries=0)
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 2}
+    for stream in (False, True):
+        for model, extra, expected in (
+            ("smollm2", {}, "none"),
+            ("smollm2", {"vllm_xargs": {"personality": [0, 0, 5, 0, -2]}}, "E+5 N-2"),
+            ("smollm2@leader", {}, str(Personality("leader"))),
+        ):
+            done = client.completions.with_raw_response.create(model=model, extra_body=extra, stream=stream, **asked)
+            assert done.headers["X-Personality"] == expected
+    with urllib.request.urlopen(f"{server}/personalities", timeout=60) as response:
+        listed = {entry["name"]: entry["personality"] for entry in json.load(response)["data"]}
+    assert listed["leader"] == str(Personality("leader")) and set(listed) == set(PRESETS)
+
+
+def test_refusals_have_a_status_also_where_the_answer_is_streamed(server: str) -> None:
+    for extra in ({"vllm_xargs": {"personality": "E+9"}}, {"vllm_xargs": {"personality": "E+4"}, "use_beam_search": True}):
+        with pytest.raises(openai.BadRequestError):
+            _ask(server, stream="use_beam_search" not in extra, extra_body=extra)
 
 
 @pytest.mark.parametrize(
