@@ -1,4 +1,4 @@
-"""The entry point `vllm.endpoint_plugins`: what is said over HTTP of personalities. vLLM loads it where ``VLLM_PLUGINS`` names it."""
+"""The entry point `vllm.endpoint_plugins`: what is said over HTTP of personalities; `VLLM_PLUGINS` has to name it."""
 
 from __future__ import annotations
 
