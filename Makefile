@@ -29,7 +29,7 @@ CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
 WHEEL_PYTHON := .venv-release/bin/python
 
-.PHONY: demo test test-all wheel test-wheel test-compat docs check lint bench sanitize compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
+.PHONY: demo test test-all wheel test-wheel test-compat docs check lint bench sanitize fuzz compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -69,9 +69,10 @@ ENDS ?= oldest newest
 test-compat: .venv-release/.ready
 	$(WHEEL_PYTHON) python/compat.py $(ENDS)
 
-# The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error.
+# The documentation as a site in build/site, strict: a link that leads nowhere or a docstring that cannot be read is an error. With
+# --quiet mkdocs would count no warnings.
 docs: .venv-docs/.ready
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
 
 .venv-docs/.ready: requirements/docs.txt
 	$(PYTHON) -m venv --clear .venv-docs
@@ -86,6 +87,12 @@ bench: $(STAMP)
 # sweep run. About ten minutes on two cores, the build included.
 sanitize: $(STAMP)
 	$(BIN)/python python/sanitize.py
+
+# Damaged calls and files, first those that are kept in tests/data/fuzz, then new ones until time is up.
+MINUTES ?= 20
+
+fuzz: $(STAMP)
+	$(BIN)/python python/fuzz.py --minutes $(MINUTES)
 
 compile-report: $(STAMP)
 	$(BIN)/python -m benchmarks.compile_report

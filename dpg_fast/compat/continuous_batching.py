@@ -2,7 +2,7 @@
 
 What is used beyond its documented methods (`tests/compat/test_continuous_batching.py` fails when one of them changes): the
 manager's `_create_batch_processor`, `output_router` and `background_thread_status`; the processor's `inputs_and_outputs`,
-`model_runner` and `_generation_step`; `prepare_batch_tensors` of the former, `_sample` of the runner.
+`model_runner` and `_generation_step`; `prepare_batch_tensors` and `get_model_kwargs` of the former, `_sample` of the runner.
 
 Steps are taken one after the other without CUDA graphs, since what is asked of each token is prepared between two of them. Blocks
 of the cache are not shared: two requests with one prompt may have different personalities, and so different keys and values.
@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from dpg_fast.compat import packed_attention
 
 __all__ = ["ContinuousBatching", "PromptPart"]
 
@@ -82,11 +84,15 @@ class ContinuousBatching:
         page = "page_size" if "page_size" in ContinuousBatchingConfig.__dataclass_fields__ else "block_size"
         options[page] = PAGE
         self._model, self._around, self._sample = model, around, sample
+        self._attention = model.config._attn_implementation
         self._manager = model.init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
             ContinuousBatchingConfig(**options),
         )
         self._parts: list[PromptPart] = []
+        if model.config._attn_implementation.removeprefix("paged|") == "sdpa":
+            packed_attention.register()
+            model.set_attn_implementation(packed_attention.NAME)
 
         def deliver(output: Any) -> None:
             if output.is_finished():
@@ -109,6 +115,7 @@ class ContinuousBatching:
     def stop(self, *, finish: bool, timeout: float | None = None) -> None:
         """Take no more requests, and end the loop; those that run are finished first, or end with an error."""
         self._manager.stop(block=True, timeout=timeout, hard_stop=not finish)
+        self._model.set_attn_implementation(self._attention)
 
     @property
     def failure(self) -> str | None:
@@ -138,7 +145,7 @@ class ContinuousBatching:
     def _prepared(self, processor: Any) -> Any:
         """A new batch processor, with our functions in it."""
         inputs, runner = processor.inputs_and_outputs, processor.model_runner
-        prepare, step = inputs.prepare_batch_tensors, processor._generation_step
+        prepare, arguments, step = inputs.prepare_batch_tensors, inputs.get_model_kwargs, processor._generation_step
 
         @functools.wraps(prepare)
         def noted(requests_in_batch: Sequence[Any], *args: Any, **kwargs: Any) -> None:
@@ -147,6 +154,12 @@ class ContinuousBatching:
                 for one in requests_in_batch
             ]
             prepare(requests_in_batch, *args, **kwargs)
+
+        @functools.wraps(arguments)
+        def with_lengths(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            return arguments(*args, **kwargs) | {
+                packed_attention.LENGTHS: [(part.before, part.tokens) for part in self._parts]
+            }
 
         def surrounded(model: Any) -> None:
             with self._around(self._parts):
@@ -157,5 +170,6 @@ class ContinuousBatching:
             if ids:  # the rows that follow are of parts that do not sample
                 output_ids[0, : len(ids)].copy_(self._sample(ids, scores[0, : len(ids)]))
 
-        inputs.prepare_batch_tensors, processor._generation_step, runner._sample = noted, surrounded, sampled
+        inputs.prepare_batch_tensors, inputs.get_model_kwargs = noted, with_lengths
+        processor._generation_step, runner._sample = surrounded, sampled
         return processor

@@ -75,6 +75,7 @@ class ActivationAddition:
 
     name: str = "activation addition"
     neutral_is_bare: bool = True
+    has_likelihoods: bool = True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class APIPrompt:
 
     name: str = "prompt over an API"
     neutral_is_bare: bool = False
+    has_likelihoods: bool = False
 
     def __init__(self, client: LLMClient, tokenizer: Any, settings: AnswerSettings) -> None:
         self.client, self.tokenizer, self.settings = client, tokenizer, settings

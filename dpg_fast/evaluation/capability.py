@@ -122,7 +122,7 @@ class CapabilityRun:
     """The tasks of all methods, kept in ``directory / "capability"``: may be killed and run again.
 
     Args:
-        methods: of the evaluation, the bare model first.
+        methods: of the evaluation, the bare model first; those without likelihoods sit no tasks.
         tokenizer: the base model's.
         evaluation: at whose ends the methods are measured, one trait at a time.
         plan: the tasks.
@@ -152,6 +152,8 @@ class CapabilityRun:
         about = {name: value for name, value in asdict(plan).items() if name != "tasks"}
         self.parts: list[tuple[Method, Store]] = []
         for method in methods:
+            if not method.has_likelihoods:
+                continue
             file, own = directory / FOLDER / method_file(method), {"method": method.name, **method.about()}
             self.parts.append((method, Store(file, {**settings, **about, **own}, KEY)))
 

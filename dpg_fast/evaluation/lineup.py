@@ -9,8 +9,10 @@ from typing import Any
 
 from dpg_fast.evaluation.activation_addition import ActivationAddition, ActivationSettings, fitted_addition
 from dpg_fast.evaluation.api_prompt import APIPrompt
+from dpg_fast.evaluation.contrast import ContrastPrompt
 from dpg_fast.evaluation.methods import (
     LORA,
+    AdjectivePrompt,
     BareModel,
     DescriptionPrompt,
     LoraAdapter,
@@ -34,6 +36,8 @@ PROMPTS: dict[str, type[BareModel]] = {
     "prompt": SimplePrompt,
     "description": DescriptionPrompt,
     "persona": PersonaPrompt,
+    "adjectives": AdjectivePrompt,
+    "contrast": ContrastPrompt,
 }
 """Baselines of the base model alone."""
 METHODS = (*PROMPTS, "activation", "neurons", "hypernet", "adapter")

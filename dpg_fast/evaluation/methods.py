@@ -28,8 +28,32 @@ ADJECTIVES = {
     "A": ("agreeable", "disagreeable"),
     "N": ("neurotic", "calm"),
 }
+#: adjectives of the graded prompt, high and low pole
+MARKERS = {
+    "O": (
+        ("imaginative", "creative", "curious", "artistic", "reflective", "sophisticated"),
+        ("unimaginative", "uncreative", "incurious", "unartistic", "unreflective", "unsophisticated"),
+    ),
+    "C": (
+        ("orderly", "responsible", "hardworking", "self-disciplined", "practical", "thorough"),
+        ("messy", "irresponsible", "lazy", "undisciplined", "impractical", "careless"),
+    ),
+    "E": (
+        ("friendly", "talkative", "bold", "assertive", "active", "cheerful"),
+        ("unfriendly", "silent", "timid", "unassertive", "inactive", "gloomy"),
+    ),
+    "A": (
+        ("trustful", "honest", "kind", "generous", "cooperative", "sympathetic"),
+        ("distrustful", "dishonest", "unkind", "stingy", "uncooperative", "unsympathetic"),
+    ),
+    "N": (
+        ("tense", "nervous", "anxious", "irritable", "depressed", "emotionally unstable"),
+        ("relaxed", "at ease", "easygoing", "patient", "contented", "emotionally stable"),
+    ),
+}
 LORA = "LoRA with scores in the prompt"
 _DEGREES = ("slightly", "somewhat", "quite", "very", "extremely")
+_GRADES = ("a bit", "a bit", "", "very", "extremely")
 _FIT = ("only slightly", "somewhat", "fairly well", "very well", "completely")
 
 
@@ -39,10 +63,12 @@ class Method(Protocol):
     Attributes:
         name: short, unique in an evaluation.
         neutral_is_bare: a personality whose scores are all 0 is the bare model.
+        has_likelihoods: it can sit tasks and tell how likely given words are (`examinee`).
     """
 
     name: str
     neutral_is_bare: bool
+    has_likelihoods: bool
 
     def describe(self) -> str:
         """What it does, and what of it is not the published method, in one or two sentences."""
@@ -67,6 +93,7 @@ class Wrapping:
     """Answers with a `PersonalityModel` that wraps the base model while it is needed; subclasses say how by `make`."""
 
     name: str
+    has_likelihoods: bool = True
     _model: PersonalityModel | None = None
 
     def make(self) -> PersonalityModel:
@@ -101,6 +128,7 @@ class BareModel:
 
     name: str = "bare"
     neutral_is_bare: bool = True
+    has_likelihoods: bool = True
 
     def __init__(self, base: Any, tokenizer: Any, settings: AnswerSettings) -> None:
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
@@ -214,6 +242,32 @@ class PersonaPrompt(DescriptionPrompt):
         return Examinee(self.base, None, words, words)
 
 
+class AdjectivePrompt(BareModel):
+    """Several graded adjectives for each trait, in the manner of Serapio-García et al. (arXiv 2307.00184), who showed that larger
+    models follow them level by level. Markers and wording are ours, chosen after theirs."""
+
+    name = "graded adjectives"
+
+    def describe(self) -> str:
+        return (
+            f"{len(MARKERS['O'][0])} adjectives for each pole with a word for the level ({', '.join(filter(None, _GRADES))}, or "
+            "none), in the manner of Serapio-García et al. (arXiv 2307.00184), whose nine levels become eleven; adjectives "
+            "and wording are ours."
+        )
+
+    def about(self) -> Mapping[str, Any]:
+        return {"example": self.persona(Personality("O5 C-4 E3 A-2 N1"))}
+
+    def persona(self, personality: Personality) -> str:
+        words = [
+            f"{_word(_GRADES, level)} {marker}".strip()
+            for pole, level in zip(POLES, personality.pole_scores, strict=True)
+            if level
+            for marker in MARKERS[pole.trait.letter][0 if pole.high else 1]
+        ]
+        return f'Respond in a way that matches this description: "I\'m {", ".join(words)}."' if words else ""
+
+
 class WrappedModel(Wrapping):
     """A `PersonalityModel` made of some parts of an adapter: neurons, hypernetwork, or both."""
 
@@ -232,7 +286,7 @@ class WrappedModel(Wrapping):
         if steering is None and hypernet is None:
             raise DPGError("a wrapped model needs neurons or a hypernetwork")
         self.name = name
-        self.neutral_is_bare = hypernet is None
+        self.neutral_is_bare = hypernet is None or hypernet.config.neutral == "base"
         self.base, self.tokenizer, self.settings = base, tokenizer, settings
         self.steering, self.calibration, self.hypernet = steering, calibration or Calibration(), hypernet
         self._identity = dict(identity or {})

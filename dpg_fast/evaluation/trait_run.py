@@ -108,6 +108,6 @@ class TraitEvaluation:
         for method in figures[1:]:
             lines.append(method.name)
             lines += [f"  {verdict(trait, found, self.plan.ends)}" for trait, found in method.traits.items()]
-            if capability is not None:
+            if capability is not None and method.name in capability.methods:
                 lines.append(f"  {cost_sentence(capability.methods[method.name])}")
         return written, lines

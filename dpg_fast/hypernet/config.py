@@ -34,6 +34,7 @@ LAST_LAYERS = frozenset(
 """Linear layers that give hidden states; others are given some."""
 ENCODERS = ("scores", "text", "both", "stored")
 HEADS = ("bank", "wide")
+NEUTRALS = ("learnt", "base")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class HypernetConfig:
         head: "bank" (compact: `codes` entries, mixed inside the kernels) or "wide" (full A and B from the trunk's last
             hidden layer, one linear map for each site; materialised for each personality).
         text_features: principal components of the averaged states that are read, 1 to 256, beside the estimated scores.
+        neutral: what five scores of 0 are. "learnt": whatever training makes of them; "base": the base model exactly, because
+            the trunk's B codes at 0 are subtracted (encoder "scores" alone, since a text has no zero).
         dense_only: accept a base that is a mixture of experts, whose attention and shared experts alone are adapted.
 
     Raises:
@@ -71,6 +74,7 @@ class HypernetConfig:
     head: Literal["bank", "wide"] = "bank"
     text_features: int = 32
     dense_only: bool = False
+    neutral: Literal["learnt", "base"] = "learnt"
 
     def __post_init__(self) -> None:
         whole(self.rank, "rank", 1, MAX_RANK)
@@ -90,6 +94,10 @@ class HypernetConfig:
         object.__setattr__(self, "alpha", float(self.alpha))
         if self.encoder not in ENCODERS:
             raise DPGError(f"encoder must be one of {', '.join(ENCODERS)}, not {self.encoder!r}")
+        if self.neutral not in NEUTRALS:
+            raise DPGError(f"neutral must be one of {', '.join(NEUTRALS)}, not {self.neutral!r}")
+        if self.neutral == "base" and self.encoder != "scores":
+            raise DPGError(f'neutral="base" needs encoder="scores", not {self.encoder!r}: a text has no zero')
         if not isinstance(self.dense_only, bool):
             raise WrongTypeError(f"dense_only must be true or false, not {self.dense_only!r}")
         if self.encoder == "stored" and self.head == "wide":

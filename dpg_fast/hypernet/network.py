@@ -67,6 +67,10 @@ class HyperNetwork(AdapterNetwork):
         if isinstance(self.encoder, TextEncoder):
             self.encoder.reader = value
 
+    def takes(self, row: Row) -> bool:
+        at_base = self.config.neutral == "base" and row.scores is not None and row.scores.is_neutral
+        return super().takes(row) and not at_base
+
     def accepted(self, item: RowItem | Row) -> Row:
         if not isinstance(item, (Personality, Description, Row)):
             raise WrongTypeError(wrong_kind(item, "Personality", f"this hypernetwork reads {self._reads()}"))
@@ -124,6 +128,11 @@ class HyperNetwork(AdapterNetwork):
         weight = next(self.trunk.parameters())
         with torch.autocast(weight.device.type, enabled=False):
             a, b = self.trunk(features.to(weight.device, weight.dtype))
+            if self.config.neutral == "base":
+                origin = torch.eye(
+                    1, self.config.features, device=weight.device, dtype=weight.dtype
+                )  # the constant alone
+                b = b - self.trunk(origin)[1]
         return a.float().contiguous(), b.float().contiguous()
 
     def _reads(self) -> str:

@@ -53,7 +53,9 @@ def test_steps_are_told_whole_and_in_order() -> None:
     loop.start()
     assert loop.add("a", list(range(2, 22)), 3, []) and loop.add("b", [5, 6], 4, [])
     assert over.wait(60)
+    assert loop._manager.batch_processor.inputs_and_outputs.attention_mask is None  # of all tokens with all keys
     loop.stop(finish=True, timeout=30)
+    assert model.config._attn_implementation == "sdpa"
     assert ended == {"a": None, "b": None} and not loop.add("c", [1], 1, [])
     for request, prompt, new in (("a", 20, 3), ("b", 2, 4)):
         parts = [part for step in steps for part in step if part.request == request]

@@ -253,8 +253,9 @@ def test_all_tasks_and_methods_from_end_to_end(tiny_llama: Any, byte_tokenizer: 
         methods = lineup.build(tiny_llama, byte_tokenizer, SETTINGS, lineup.locate())
         names = [method.name for method in methods]
         assert names == lineup.names
-        assert names[:5] == ["bare", "simple prompt", "description prompt", "persona prompt", APIPrompt.name]
-        assert names[5:] == [LORA, "neurons", HYPERNETWORK, "second", BOTH]
+        prompts = ["simple prompt", "description prompt", "persona prompt", "graded adjectives", "contrasted prompts"]
+        assert names[:7] == ["bare", *prompts, APIPrompt.name]
+        assert names[7:] == [LORA, "neurons", HYPERNETWORK, "second", BOTH]
         run = DPGRun(
             plan,
             methods,

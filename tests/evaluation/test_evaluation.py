@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ from dpg_fast.evaluation import (
     run_evaluation,
 )
 from dpg_fast.evaluation.activation_addition import ActivationAddition, ActivationSettings
+from dpg_fast.evaluation.contrast import ContrastPrompt
 from dpg_fast.evaluation.lineup import Lineup, of_adapter
+from dpg_fast.evaluation.methods import MARKERS, AdjectivePrompt
 from dpg_fast.evaluation.questions import held_out_questions
 from dpg_fast.evaluation.report import verdict, write_evaluation_report
 from dpg_fast.judges.choice import JudgeChoice
@@ -229,6 +232,34 @@ def test_prompts_say_what_is_asked_for() -> None:
     assert not any(person in described.persona(Personality("O5 C5 E5 A5 N5")) for person in judged)
 
 
+def test_adjectives_are_graded() -> None:
+    method = AdjectivePrompt(None, None, SETTINGS)
+    assert method.persona(Personality()) == ""
+    texts = {level: method.persona(Personality({"E": level})) for level in (-5, -3, 1, 4)}
+    assert texts[-5].startswith(
+        "Respond in a way that matches this description: \"I'm extremely unfriendly, extremely silent"
+    )
+    assert "\"I'm unfriendly, silent, timid" in texts[-3]
+    assert "a bit friendly" in texts[1] and "very friendly" in texts[4]
+    for high, low in MARKERS.values():
+        assert len(high) == len(low) == len(MARKERS["O"][0]) and not set(high) & set(low)
+
+
+def test_contrasted_prompts_answer_each_as_its_own_person(tiny_llama: Any, byte_tokenizer: Any) -> None:
+    settings = dataclasses.replace(SETTINGS, repetition_penalty=1.0)
+    method = ContrastPrompt(tiny_llama, byte_tokenizer, settings, strength=3.0)
+    questions = ["A party?", "Why?", "A party?", "A party?"]
+    people = [Personality("E+5"), Personality("N-5 O+3"), None, Personality("E-5")]
+    method.prepare()
+    together = method.answer(questions, people)
+    alone = [method.answer([question], [person])[0] for question, person in zip(questions, people, strict=True)]
+    assert together == alone and len(set(together)) == 4
+    bare = BareModel(tiny_llama, byte_tokenizer, settings)
+    assert together[2] == bare.answer(questions[2:3], [None])[0]
+    with pytest.raises(ValueError, match="several prompts speak at once"):
+        method.examinee(Personality("E+5"))
+
+
 def test_wrapped_methods_leave_the_base_untouched(tiny_llama: Any, byte_tokenizer: Any) -> None:
     architecture = find_architecture(tiny_llama)
     table = random_table(architecture.num_layers, architecture.intermediate)
@@ -296,6 +327,8 @@ def test_methods_are_built_of_what_the_adapter_has(tiny_llama: Any, byte_tokeniz
         "simple prompt",
         "description prompt",
         "persona prompt",
+        "graded adjectives",
+        "contrasted prompts",
         "activation addition",
         "neurons",
     ]

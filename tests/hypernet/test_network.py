@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -299,3 +300,31 @@ def test_stored_construction_errors() -> None:
             StoredAdapters(config, SITES, names)
     with pytest.raises(ValueError, match=r"stored"):
         StoredAdapters(HypernetConfig(codes=1), SITES, ("a",))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"depth": 0}, {"codes": 9}, {"head": "wide"}], ids=str)
+def test_neutral_can_be_the_base_model(sizes: dict[str, Any]) -> None:
+    config = HypernetConfig(rank=4, hidden=16, **{"neutral": "base"} | sizes)
+    network = HyperNetwork(config, SITES)
+    network.randomize_()
+    for parameter in network.trunk.parameters():
+        torch.nn.init.normal_(parameter)
+    a, b = network.codes([Personality(), Personality("E+0.0001"), Personality("E+5")])
+    assert not a[0].any() and not b[0].any()
+    assert 0 < b[1].abs().max() < 1e-3 < b[2].abs().max()
+    for _, lora_b in network.materialise(Personality()).values():
+        assert not lora_b.any()
+    again = from_config(json.loads(json.dumps(network.to_config())))
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.codes([Personality("E+5 N-1")])[1], network.codes([Personality("E+5 N-1")])[1])
+    learnt = HyperNetwork(HypernetConfig(rank=4, hidden=16, **sizes), SITES)
+    learnt.load_state_dict(network.state_dict())
+    assert learnt.codes([Personality()])[1].any()
+
+
+@pytest.mark.parametrize("encoder", ["text", "both", "stored"])
+def test_a_text_has_no_zero(encoder: Any) -> None:
+    with pytest.raises(ValueError, match='neutral="base" needs encoder="scores"'):
+        HypernetConfig(encoder=encoder, neutral="base")
+    with pytest.raises(ValueError, match="neutral must be one of learnt, base, not 'zero'"):
+        HypernetConfig(neutral="zero")  # type: ignore[arg-type]

@@ -82,6 +82,20 @@ def test_none_is_the_bare_model_and_others_are_not(family: str) -> None:
     assert not torch.equal(mixed[0], expected[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_neutral_row_is_the_bare_model_if_the_network_says_so(dtype: torch.dtype) -> None:
+    base = tiny_model("llama", dtype=dtype)
+    config = HypernetConfig(rank=3, neutral="base")
+    network = HyperNetwork(config, find_architecture(base).sites)
+    network.randomize_(torch.Generator().manual_seed(0), std=0.1)
+    model = PersonalityModel.from_model(base, hypernet=network, steering=random_table(3, 72))
+    ids = prompts(3, 7)
+    with torch.no_grad():
+        logits = model(torch.cat([ids[:1]] * 3), personality=[None, Personality(), Personality("E+5")]).logits
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+
+
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma2"])
 @pytest.mark.parametrize("parts", ["lora", "steer", "both"])
 def test_a_row_does_not_depend_on_its_neighbours(family: str, parts: str) -> None:

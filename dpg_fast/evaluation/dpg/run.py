@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.capability import Capability, CapabilityPlan, CapabilityRun
 from dpg_fast.evaluation.case_report import CaseReport, build_case_report, write_case_report
 from dpg_fast.evaluation.cases import Case, run_cases
@@ -95,10 +94,9 @@ class DPGRun:
         exam = None
         if self.capability is not None:  # before the work starts: it finds out whether the tasks can be had
             weights = {name: value for name, value in self.shared.items() if name != "answers"}
-            able = [
-                method for method in self.methods if not isinstance(method, APIPrompt)
-            ]  # an API gives no likelihoods
-            exam = CapabilityRun(able, self.tokenizer, plan.trait_plan(), self.capability, self.directory, weights)
+            exam = CapabilityRun(
+                self.methods, self.tokenizer, plan.trait_plan(), self.capability, self.directory, weights
+            )
         if QUESTIONS in plan.tasks:
             found.questions = run_evaluation(
                 self.methods,

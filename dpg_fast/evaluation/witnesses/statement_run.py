@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpg_fast.evaluation.api_prompt import APIPrompt
 from dpg_fast.evaluation.lineup import Lineup
 from dpg_fast.evaluation.methods import BareModel, Method
 from dpg_fast.evaluation.protocol import method_file
@@ -91,7 +90,7 @@ def hear_statements(
 ) -> dict[str, Separation]:
     """Method name -> what the statements say of it. May be killed at any time and called again.
 
-    The bare model, which says the same to everybody, and models behind an API, which give no likelihoods, are left out.
+    The bare model, which says the same to everybody, and methods without likelihoods are left out.
 
     Args:
         methods: of the evaluation.
@@ -110,7 +109,7 @@ def hear_statements(
     people = [(trait, level) for trait in plan.traits for level in (plan.level, -plan.level)]
     found = {}
     for method in methods:
-        if type(method) is BareModel or isinstance(method, APIPrompt):
+        if type(method) is BareModel or not method.has_likelihoods:
             continue
         file = None if directory is None else directory / FOLDER / method_file(method)
         about = {**settings, **plan.about(), "method": method.name, **method.about()}
