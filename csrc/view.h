@@ -21,6 +21,7 @@ struct Torch {
   // the address and the number of bytes.
   int64_t impl, keys, storage, base, bytes;
   uint64_t plain;  // the dispatch keys of a dense CPU tensor; an inference tensor has some of them
+  uint64_t plain_cuda;  // of a CUDA tensor; 0 until one was seen
 };
 inline Torch g_torch{};
 
@@ -65,7 +66,7 @@ struct View : dlpack::Tensor {
   const char *low, *high;  // the memory between the first and behind the last element
   uint64_t keys;
 
-  // False: not a plain torch CPU tensor, with all its elements in its memory. Not plain are views that are to be negated,
+  // False: not a plain torch tensor, with all its elements in its memory. Not plain are views that are to be negated,
   // zeros without memory, sparse and quantized tensors, and those wrapped by a transformation.
   bool read(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
@@ -73,17 +74,23 @@ struct View : dlpack::Tensor {
     const char* impl = pointer_at(object, g_torch.impl);
     if (!impl) return false;
     keys = word_at(impl, g_torch.keys);
-    if (keys & ~g_torch.plain) return false;
+    if ((keys & ~g_torch.plain) && (keys & ~g_torch.plain_cuda)) return false;
     if (g_torch.api->tensor_from_object(object, this) != 0) {
       PyErr_Clear();
       return false;
     }
     data = static_cast<char*>(data) + byte_offset;
-    return device.type == dlpack::kCPU && dtype.lanes == 1 && in_memory(pointer_at(impl, g_torch.storage));
+    const char* storage = pointer_at(impl, g_torch.storage);
+    if (dtype.lanes != 1 || !span()) return false;
+    if (low == high) return true;
+    if (!storage) return false;
+    const char* base = pointer_at(storage, g_torch.base);
+    const int64_t bytes = static_cast<int64_t>(word_at(storage, g_torch.bytes));
+    return base && low >= base && high - base <= bytes;
   }
   // Outside inference mode an inference tensor must not be written to.
   bool writable() const {
-    if (keys == g_torch.plain) return true;
+    if (keys == g_torch.plain || keys == g_torch.plain_cuda) return true;
     PyObject* answer = PyObject_CallNoArgs(g_torch.in_inference_mode);
     if (!answer) PyErr_Clear();
     Py_XDECREF(answer);
@@ -158,8 +165,9 @@ struct View : dlpack::Tensor {
   }
 
  private:
-  // Also bounds what sizes can be multiplied without overflow: those of one tensor, zeros left out, to 2^48.
-  bool in_memory(const char* storage) {
+  // Sets low and high. Also bounds what sizes can be multiplied without overflow: those of one tensor, zeros left out, to
+  // 2^48.
+  bool span() {
     constexpr int64_t kMost = int64_t{1} << 48;
     const int64_t item = dtype.bits / 8;
     int64_t size = 1, last = 0;
@@ -176,11 +184,9 @@ struct View : dlpack::Tensor {
     }
     low = high = static_cast<const char*>(data);
     if (empty) return true;
-    if (!data || !storage || item == 0 || reinterpret_cast<uintptr_t>(data) & (item - 1) || last > kMost) return false;
+    if (!data || item == 0 || reinterpret_cast<uintptr_t>(data) & (item - 1) || last > kMost) return false;
     high += (last + 1) * item;
-    const char* base = pointer_at(storage, g_torch.base);
-    const int64_t bytes = static_cast<int64_t>(word_at(storage, g_torch.bytes));
-    return base && low >= base && high - base <= bytes;
+    return true;
   }
 };
 
