@@ -26,7 +26,8 @@ void bind_cuda(py::module_& m);     // bindings_cuda.cpp
 namespace {
 
 // Learns the tensor types, the exchange table and where a tensor keeps its fields: `samples` holds (tensor, address of
-// its TensorImpl, dispatch keys, address of its StorageImpl, address and bytes of its memory), the first a dense CPU tensor.
+// its TensorImpl, dispatch keys, address of its StorageImpl, address and bytes of its memory) of
+// float32 vectors, the first a dense CPU tensor.
 // Empty, or why this torch cannot be read.
 std::string bind_torch(py::object tensor, py::object parameter, py::object in_inference_mode,
                        const std::vector<std::tuple<py::object, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>>& samples) {
@@ -45,7 +46,8 @@ std::string bind_torch(py::object tensor, py::object parameter, py::object in_in
   torch.in_inference_mode = in_inference_mode.ptr();
   std::vector<Sample> known;
   for (const auto& [object, impl, keys, storage, base, bytes] : samples)
-    known.push_back({object.ptr(), reinterpret_cast<void*>(impl), reinterpret_cast<void*>(storage), keys, base, bytes});
+    known.push_back({object.ptr(), reinterpret_cast<void*>(impl), reinterpret_cast<void*>(storage), keys, base, bytes,
+                     bytes / sizeof(float)});
   if (!learn_fields(known, &torch)) return "keeps the fields of its tensors where this version does not find them";
   torch.plain = known.front().keys;
   torch.api = api;

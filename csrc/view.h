@@ -37,7 +37,7 @@ inline const char* pointer_at(const void* object, int64_t offset) {
 // What Python says of a sample tensor.
 struct Sample {
   const void *object, *impl, *storage;
-  uint64_t keys, base, bytes;
+  uint64_t keys, base, bytes, length;
 };
 
 // The first offset from `begin` at which every sample has the word expected, or -1.
@@ -52,11 +52,14 @@ int64_t offset_of(const std::vector<Sample>& samples, int64_t begin, int64_t end
 }
 
 inline bool learn_fields(const std::vector<Sample>& samples, Torch* torch) {
-  constexpr int64_t kImplBytes = 184, kStorageBytes = 64;  // the keys are at 168, or (2.11 with CUDA) at 176
+  // One dimension's length lies 112 bytes before the end: at 64, or (torch 2.11 with CUDA) at 72. Nothing is read behind.
+  const int64_t length = offset_of(samples, 8, 80, &Sample::impl, &Sample::length);
+  const int64_t impl_bytes = length < 0 ? 0 : length + 112;
+  constexpr int64_t kStorageBytes = 64;
   const int64_t head = sizeof(PyObject);
   torch->impl = offset_of(samples, head, torch->tensor->tp_basicsize, &Sample::object, &Sample::impl);
-  torch->keys = offset_of(samples, 8, kImplBytes, &Sample::impl, &Sample::keys);
-  torch->storage = offset_of(samples, 8, kImplBytes, &Sample::impl, &Sample::storage);
+  torch->keys = offset_of(samples, 8, impl_bytes, &Sample::impl, &Sample::keys);
+  torch->storage = offset_of(samples, 8, impl_bytes, &Sample::impl, &Sample::storage);
   torch->base = offset_of(samples, 8, kStorageBytes, &Sample::storage, &Sample::base);
   torch->bytes = offset_of(samples, 8, kStorageBytes, &Sample::storage, &Sample::bytes);
   return torch->impl >= 0 && torch->keys >= 0 && torch->storage >= 0 && torch->base >= 0 && torch->bytes >= 0;
