@@ -29,7 +29,7 @@ CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
 WHEEL_PYTHON := .venv-release/bin/python
 
-.PHONY: demo test test-all wheel test-wheel test-compat docs check lint bench sanitize compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
+.PHONY: demo test test-all wheel test-wheel test-compat docs check lint bench sanitize fuzz compile-report gpu-headers gpu-run gpu-rest test-gpu bench-gpu gpu-rehearsal setup-vllm test-vllm real-server setup deps always lock clean
 
 demo: $(STAMP)
 	$(BIN)/dpg-fast demo
@@ -87,6 +87,12 @@ bench: $(STAMP)
 # sweep run. About ten minutes on two cores, the build included.
 sanitize: $(STAMP)
 	$(BIN)/python python/sanitize.py
+
+# Damaged calls and files, first those that are kept in tests/data/fuzz, then new ones until time is up.
+MINUTES ?= 20
+
+fuzz: $(STAMP)
+	$(BIN)/python python/fuzz.py --minutes $(MINUTES)
 
 compile-report: $(STAMP)
 	$(BIN)/python -m benchmarks.compile_report

@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dpg_fast.util.smollm2 import find_gguf
 from tests.deprecations import pytest_runtest_call, pytest_runtest_setup  # noqa: F401 - hooks
+
+# How long an example takes says more about what else the machine does.
+settings.register_profile("dpg_fast", deadline=None)
+settings.load_profile("dpg_fast")
 
 TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"

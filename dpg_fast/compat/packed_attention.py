@@ -23,9 +23,10 @@ LENGTHS = "dpg_fast_lengths"
 
 def register() -> None:
     """Make :data:`NAME` known to transformers."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
 
 
 def packed_attention(
@@ -39,14 +40,14 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of requests that lie side by side.
+    """Causal attention of requests that lie side by side; without :data:`LENGTHS`, as in ``generate``, that of ``sdpa``.
 
     Args:
         module: the layer.
         query: [1, heads, T, d].
         key, value: [1, key heads, K, d], all that each request has in the cache, the new tokens last; before 5.18 of the
             new tokens alone, to be put into ``kwargs["cache"]``.
-        attention_mask: None.
+        attention_mask: what ``sdpa`` takes; not read with :data:`LENGTHS`.
         scaling, dropout: of the scores.
         sliding_window: how many keys a query sees, itself one of them; None for all.
         kwargs: of the model's forward, with :data:`LENGTHS`.
@@ -56,19 +57,23 @@ def packed_attention(
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    lengths: Sequence[tuple[int, int]] = kwargs.pop(LENGTHS)
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    lengths: Sequence[tuple[int, int]] | None = kwargs.pop(LENGTHS, None)
+    if lengths is None:
+        output: tuple[Tensor, None] = attend(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output
     if (cache := kwargs.pop("cache", None)) is not None:
         key, value = cache.update(key, value, module.layer_idx, kwargs["read_index"], kwargs["write_index"])
         key, value = key.transpose(0, 1).unsqueeze(0), value.transpose(0, 1).unsqueeze(0)
     kwargs.pop("is_causal", None)
-    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
     queries = [tokens for _, tokens in lengths]
     kept = [(before if sliding_window is None else min(before, sliding_window - 1)) + n for before, n in lengths]
     found = []
     for q, k, v in zip(query.split(queries, 2), key.split(kept, 2), value.split(kept, 2), strict=True):
         mask = _mask(q.shape[2], k.shape[2], sliding_window, q.device)
-        output, _ = attend(module, q, k, v, mask, dropout=dropout, scaling=scaling, is_causal=True, **kwargs)
-        found.append(output)
+        found.append(attend(module, q, k, v, mask, dropout=dropout, scaling=scaling, is_causal=True, **kwargs)[0])
     return torch.cat(found, 1), None
 
 

@@ -10,11 +10,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dpg_fast.compat.transformers_models import chat_template
+from dpg_fast.server.grammar import Grammar, Grammars
 from dpg_fast.server.metrics import Metrics
 from dpg_fast.server.people import People
 from dpg_fast.server.protocol import APIError, ChatRequest, CompletionRequest
 from dpg_fast.server.sampling import Chosen, TokenSampling
 from dpg_fast.server.streams import Piece, Streams, WantedAnswer
+from dpg_fast.server.tools import ToolText, knows_tools
 from dpg_fast.serving.admission import canonical, split_name
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
@@ -44,6 +47,14 @@ class AnswerPlan:
         return isinstance(self.asked, ChatRequest)
 
     @property
+    def told_tools(self) -> bool:
+        return isinstance(self.asked, ChatRequest) and self.asked.told_tools is not None
+
+    @property
+    def answers(self) -> int:
+        return len(self.wanted.prompts) * len(self.wanted.samplings)
+
+    @property
     def prompt_tokens(self) -> int:
         return sum(map(len, self.wanted.prompts))
 
@@ -63,6 +74,9 @@ class Answering:
         self.name, self.streams, self._people, self._metrics, self._limit = name, streams, people, metrics, limit
         self._characters = streams.engine.characters
         self._started = int(time.time())
+        vocabulary = streams.vocabulary
+        self._grammars = Grammars(vocabulary.tokenizer, vocabulary.size, vocabulary.eos)
+        self._knows_tools = knows_tools(chat_template(vocabulary.tokenizer))
 
     def card(self) -> dict[str, Any]:
         """The model as /v1/models lists it."""
@@ -113,7 +127,7 @@ class Answering:
             )
         field, value = next(iter(said.items()), ("personality", None))
         row = self._read(value, field)
-        prompts = [self._ids(asked.messages)] if isinstance(asked, ChatRequest) else self._prompts(asked)
+        prompts = [self._ids(asked)] if isinstance(asked, ChatRequest) else self._prompts(asked)
         longest = max(map(len, prompts))
         room = self.streams.engine.context - longest
         limit = asked.limit if asked.limit is not None else min(self._limit, max(1, room))
@@ -121,7 +135,8 @@ class Answering:
             self.streams.engine.check(row, longest, limit)
         except DPGError as error:
             raise APIError(str(error), param="messages", code="context_length_exceeded") from None
-        sampling = TokenSampling(asked.temperature, asked.top_p, asked.seed, asked.wanted_logprobs)
+        grammar = self._grammar(asked) if isinstance(asked, ChatRequest) and asked.formatted else None
+        sampling = TokenSampling(asked.temperature, asked.top_p, asked.seed, asked.wanted_logprobs, grammar)
         first = asked.seed if asked.seed is not None else secrets.randbits(62)
         samplings = [replace(sampling, seed=(first + number) % (1 << 63)) for number in range(asked.n)]
         return AnswerPlan(
@@ -138,10 +153,26 @@ class Answering:
         except DPGError as error:
             raise APIError(str(error), param=field, code="invalid_personality") from None
 
-    def _ids(self, messages: list[Any]) -> list[int]:
-        tokenizer = self.streams.vocabulary.tokenizer
+    def _grammar(self, asked: ChatRequest) -> Grammar:
+        if asked.told_tools is not None:
+            raise APIError("response_format and tools cannot be had together; leave one out", param="response_format")
         try:
-            text = chat_prompt(tokenizer, [message.plain() for message in messages])
+            return self._grammars.json(asked.schema_of_answer)
+        except DPGError as error:
+            raise APIError(f"response_format: {error}", param="response_format") from None
+
+    def _ids(self, asked: ChatRequest) -> list[int]:
+        tokenizer, tools = self.streams.vocabulary.tokenizer, asked.told_tools
+        uses = [
+            name for name, used in (("tools", tools), ("messages", any(m.uses_tools for m in asked.messages))) if used
+        ]
+        if uses and not self._knows_tools:
+            raise APIError(
+                f"{uses[0]}: the chat template of {self.name} does not ask for calls of tools in a form known here",
+                param=uses[0],
+            )
+        try:
+            text = chat_prompt(tokenizer, [message.plain() for message in asked.messages], tools=tools)
         except DPGError:
             raise
         except Exception as error:  # templates raise jinja2's own errors, such as for roles that do not alternate
@@ -163,7 +194,7 @@ class Answering:
 
     async def whole(self, plan: AnswerPlan) -> dict[str, Any]:
         """The answer as one object."""
-        count = len(plan.wanted.prompts) * len(plan.wanted.samplings)
+        count = plan.answers
         texts, finishes, tokens = [""] * count, [""] * count, 0
         details: list[list[tuple[Chosen, int]]] = [[] for _ in range(count)]
         async with aclosing(self._measured(plan)) as pieces:
@@ -178,7 +209,13 @@ class Answering:
             choice: dict[str, Any] = {"index": index, "finish_reason": finishes[index]}
             choice["logprobs"] = self._logprobs(plan, details[index])
             if plan.chat:
-                choice["message"] = {"role": "assistant", "content": texts[index], "refusal": None}
+                message: dict[str, Any] = {"role": "assistant", "content": texts[index], "refusal": None}
+                if plan.told_tools:
+                    message["content"], calls = ToolText().add(texts[index], last=True)
+                    if calls:
+                        message |= {"content": message["content"] or None, "tool_calls": calls}
+                        choice["finish_reason"] = "tool_calls"
+                choice["message"] = message
             else:
                 choice["text"] = texts[index]
             choices.append(choice)
@@ -189,6 +226,7 @@ class Answering:
         usage = plan.asked.stream_options is not None and plan.asked.stream_options.include_usage
         started: set[int] = set()
         given: dict[int, int] = {}
+        called = [ToolText() for _ in range(plan.answers)] if plan.told_tools else None
         tokens = 0
         async with aclosing(self._measured(plan)) as pieces:
             async for piece in pieces:
@@ -196,12 +234,19 @@ class Answering:
                 choice: dict[str, Any] = {"index": piece.answer, "finish_reason": piece.finish}
                 choice["logprobs"] = self._logprobs(plan, [(piece.chosen, given.get(piece.answer, 0))])
                 given[piece.answer] = given.get(piece.answer, 0) + len(piece.text)
+                text = piece.text
+                calls: list[dict[str, Any]] = []
+                if called is not None:
+                    text, calls = called[piece.answer].add(text, last=piece.finish is not None)
                 if plan.chat:
                     role = {} if piece.answer in started else {"role": "assistant"}
-                    choice["delta"] = {**role, "content": piece.text}
+                    choice["delta"] = {**role, "content": text}
+                    if calls:
+                        choice["delta"]["tool_calls"] = [{"index": n, **call} for n, call in enumerate(calls)]
+                        choice["finish_reason"] = "tool_calls"
                 else:
-                    choice["text"] = piece.text
-                if not (piece.text or piece.finish or choice["logprobs"]) and piece.answer in started:
+                    choice["text"] = text
+                if not (text or piece.finish or choice["logprobs"]) and piece.answer in started:
                     continue
                 started.add(piece.answer)
                 yield self._object(plan, [choice], stream=True) | ({"usage": None} if usage else {})
@@ -211,7 +256,7 @@ class Answering:
     async def _measured(self, plan: AnswerPlan) -> AsyncGenerator[Piece, None]:
         begin, first = time.monotonic(), True
         self._metrics.prompt_tokens.inc(plan.prompt_tokens)
-        open_answers = len(plan.wanted.prompts) * len(plan.wanted.samplings)
+        open_answers = plan.answers
         try:
             async with aclosing(self.streams.run(plan.wanted)) as pieces:
                 async for piece in pieces:

@@ -142,7 +142,8 @@ def make_app(
 
     async def answered(kind: type[Any], request: Request) -> Response:
         asked = read_body(kind, await body_of(request, settings.body))
-        plan = answering.plan(asked)
+        # a grammar may take a second to make, in which others go on
+        plan = await asyncio.to_thread(answering.plan, asked) if asked.formatted else answering.plan(asked)
         headers = {"X-Personality": quote(plan.personality, safe=ASCII)}
         if not asked.stream:
             return JSONResponse(await while_connected(request, answering.whole(plan)), headers=headers)

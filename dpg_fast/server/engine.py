@@ -195,7 +195,12 @@ class BatchEngine:
             if known is None:
                 continue
             job, sampler = known
-            found = sampler(logits[number], chosen[number])
+            try:
+                found = sampler(logits[number], chosen[number])
+            except DPGError as error:  # ends this answer, not the loop
+                self.cancel(request)
+                job.ended(str(error))
+                continue
             chosen[number] = found.token
             job.token(found)
         return torch.tensor(chosen, device=likeliest.device)

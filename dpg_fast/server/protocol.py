@@ -6,6 +6,7 @@ Sources: OpenAI's API reference for chat completions and completions; `personali
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +20,7 @@ MAX_STOPS = 8
 MAX_STOP = 200  # characters
 MAX_LOGPROBS = 20
 MAX_MESSAGES = 1000
+MAX_TOOLS = 128
 
 
 class APIError(DPGError):
@@ -58,17 +60,64 @@ class TextPart(_Strict):
     text: str
 
 
+class CalledFunction(_Strict):
+    """A function and what it is called with, a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Strict):
+    """A call in a turn of the assistant."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(_Strict):
-    """A turn."""
+    """A turn. Fields of type None are those that clients send back with an answer that was given to them."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
     name: None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
-    def plain(self) -> dict[str, str]:
-        """The turn as chat templates take it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    @property
+    def uses_tools(self) -> bool:
+        return self.role == "tool" or bool(self.tool_calls)
+
+    def plain(self) -> dict[str, Any]:
+        """The turn as chat templates take it.
+
+        Raises:
+            APIError: fields that do not fit its role.
+        """
+        if self.content is None and not self.tool_calls:
+            raise APIError("messages: a turn has content", param="messages")
+        if self.tool_calls and self.role != "assistant":
+            raise APIError("messages: tool_calls belong to turns of the assistant", param="messages")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise APIError("messages: tool_call_id belongs to turns of the role tool", param="messages")
+        parts = self.content or ""
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.tool_calls:
+            turn["tool_calls"] = [_call(call) for call in self.tool_calls]
+        return turn
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.function.arguments)
+    except ValueError:
+        raise APIError("messages: the arguments of a tool call are a JSON object as text", param="messages") from None
+    return {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
 class StreamOptions(_Strict):
@@ -79,9 +128,47 @@ class StreamOptions(_Strict):
 
 
 class PlainText(_Strict):
-    """The one format of answers."""
+    """Any text."""
 
     type: Literal["text"]
+
+
+class JSONObject(_Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(_Strict):
+    """A JSON schema. It is always obeyed, whether ``strict`` or not."""
+
+    name: str = Field(max_length=64)
+    held: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    description: str | None = None
+
+
+class JSONSchema(_Strict):
+    """What a JSON schema describes."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class Function(_Strict):
+    """A function that may be called."""
+
+    name: str = Field(pattern="^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
+
+
+class Tool(_Strict):
+    """A tool."""
+
+    type: Literal["function"]
+    function: Function
 
 
 class VllmArguments(_Strict):
@@ -121,6 +208,11 @@ class _Generation(_Strict):
         """Most tokens of the answer."""
         return self.max_tokens
 
+    @property
+    def formatted(self) -> bool:
+        """Whether the answer has to be JSON."""
+        return False
+
 
 class ChatRequest(_Generation):
     """The body of /v1/chat/completions."""
@@ -129,13 +221,30 @@ class ChatRequest(_Generation):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    response_format: PlainText | None = None
+    response_format: Annotated[PlainText | JSONObject | JSONSchema, Field(discriminator="type")] | None = None
     modalities: list[Literal["text"]] | None = None
     store: Literal[False] | None = None
     metadata: dict[str, str] | None = None
-    parallel_tool_calls: None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+
+    @property
+    def told_tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the model is told about."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        return [tool.model_dump(exclude_none=True) for tool in self.tools]
+
+    @property
+    def formatted(self) -> bool:
+        """Whether the answer has to be JSON."""
+        return isinstance(self.response_format, (JSONObject, JSONSchema))
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The JSON schema of a formatted answer; None for any object."""
+        return self.response_format.json_schema.held if isinstance(self.response_format, JSONSchema) else None
 
     @property
     def limit(self) -> int | None:
@@ -215,10 +324,10 @@ _UNSUPPORTED = {
     "frequency_penalty": "leave it out, or 0",
     "presence_penalty": "leave it out, or 0",
     "logit_bias": "leave it out",
-    "response_format": 'leave it out, or {"type": "text"}',
-    "tools": "leave it out",
-    "tool_choice": 'leave it out, or "none"',
-    "parallel_tool_calls": "leave it out",
+    "response_format": 'its type is "text", "json_object" or "json_schema"',
+    "tools": 'a tool is {"type": "function", "function": {...}}, without strict',
+    "tool_choice": 'leave it out, or "auto", or "none"',
+    "parallel_tool_calls": "leave it out, or true",
     "modalities": 'leave it out, or ["text"]',
     "store": "leave it out, or false",
     "echo": "leave it out, or false",

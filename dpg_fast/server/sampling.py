@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dpg_fast.server.grammar import Grammar
+
 __all__ = ["Chosen", "Sampler", "TokenSampling"]
 
 
@@ -20,12 +22,14 @@ class TokenSampling:
         top_p: only the likeliest tokens whose probabilities sum to this are drawn from.
         seed: of the draws; None for one that nobody knows.
         logprobs: how many of the likeliest tokens are told with each; None for no log-probabilities.
+        grammar: that the answer obeys; None for any text.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 class Chosen(NamedTuple):
@@ -33,7 +37,7 @@ class Chosen(NamedTuple):
 
     Attributes:
         token: its id.
-        logprob: log-probability in the model's own distribution, before temperature and top_p; None where not asked for.
+        logprob: log-probability in the model's own distribution, before temperature, top_p and grammar; None where not asked for.
         likeliest: (id, log-probability) of the likeliest tokens there, where asked for.
     """
 
@@ -52,6 +56,7 @@ class Sampler:
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)
+        self._walk = None if sampling.grammar is None else sampling.grammar.walk()
 
     def __call__(self, logits: Tensor, likeliest: int) -> Chosen:
         """The next token.
@@ -59,9 +64,17 @@ class Sampler:
         Args:
             logits: float32 [vocabulary].
             likeliest: their argmax.
+
+        Raises:
+            ValueError: the grammar allows nothing.
         """
-        sampling = self._sampling
-        token = likeliest if sampling.temperature == 0 else self._drawn(logits.cpu())
+        sampling, allowed = self._sampling, logits
+        if self._walk is not None:
+            allowed = self._walk.allowed(logits)
+            likeliest = int(allowed.argmax())
+        token = likeliest if sampling.temperature == 0 else self._drawn(allowed.cpu())
+        if self._walk is not None:
+            self._walk.take(token)
         if sampling.logprobs is None:
             return Chosen(token)
         all_of = torch.log_softmax(logits, -1)

@@ -8,7 +8,7 @@ from typing import Any
 from dpg_fast.compat.transformers_models import chat_template
 from dpg_fast.util.errors import DPGError
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 def with_system(tokenizer: Any, messages: Sequence[Message], system: str | None) -> list[Message]:
@@ -29,13 +29,16 @@ def with_system(tokenizer: Any, messages: Sequence[Message], system: str | None)
     return [{"role": "system", "content": system}, *conversation]
 
 
-def chat_prompt(tokenizer: Any, messages: Sequence[Message], *, system: str | None = None) -> str:
+def chat_prompt(
+    tokenizer: Any, messages: Sequence[Message], *, system: str | None = None, tools: Sequence[Any] | None = None
+) -> str:
     """The text that asks the model for the next assistant turn.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         messages: turns as ``{"role": "user" | "assistant" | "system", "content": str}``.
         system: an instruction put before them.
+        tools: JSON schemas of functions, for a chat template that tells the model about them.
 
     Raises:
         ValueError: the tokenizer has no chat template.
@@ -43,7 +46,7 @@ def chat_prompt(tokenizer: Any, messages: Sequence[Message], *, system: str | No
     if chat_template(tokenizer) is None:
         raise DPGError(f"{type(tokenizer).__name__} has no chat template; give prompts to generate() instead of chat()")
     text = tokenizer.apply_chat_template(
-        with_system(tokenizer, messages, system), tokenize=False, add_generation_prompt=True
+        with_system(tokenizer, messages, system), tools=tools, tokenize=False, add_generation_prompt=True
     )
     assert isinstance(text, str)
     return text

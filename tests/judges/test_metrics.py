@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dpg_fast.judges.validation.metrics import (
@@ -45,7 +45,6 @@ def test_prompted_against_assessed_by_hand() -> None:
         compare_prompted(prompted, assessed + 6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-5, 5), min_size=5, max_size=5), min_size=2, max_size=8))
 def test_a_faithful_model_is_exact(rows: list[list[int]]) -> None:
     found = compare_prompted(rows, rows)
@@ -82,7 +81,6 @@ def test_rankings_with_ties() -> None:
         rank_systems(broken)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 4), min_size=4, max_size=4), min_size=1, max_size=6))
 def test_ranks_add_up(rows: list[list[int]]) -> None:
     found = rank_systems([dict(zip("ABCD", row, strict=True)) for row in rows], resamples=5)

@@ -514,6 +514,7 @@ def run(case: Case) -> str:
 class Report(NamedTuple):
     counts: Counter[str]
     failures: list[str]  # with the case
+    failed: list[Case]
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -528,7 +529,12 @@ def sweep(
     cases = every_case(seed)
     while len(cases) < count:
         cases += every_case(seed := seed + 1)
-    cases, report, at = cases[:count], Report(Counter(), []), 0
+    return run_all(cases[:count], batch=batch, seconds=seconds, run=run)
+
+
+def run_all(cases: list[Case], *, batch: int = 500, seconds: float = 120.0, run: Callable[[Case], str] = run) -> Report:
+    """Runs these cases, `batch` of them in each forked child."""
+    count, report, at = len(cases), Report(Counter(), [], []), 0
     while at < count:
         at = _batch(cases, at, min(at + batch, count), seconds, run, report)
     return report
@@ -571,6 +577,7 @@ def _batch(cases: list[Case], first: int, end: int, seconds: float, run: Callabl
         report.counts[word.partition(":")[0]] += 1
         if word.startswith("FAILED"):
             report.failures.append(f"case {i} {cases[i]}: {word}")
+            report.failed.append(cases[i])
     return reached + (status != 0)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from dpg_fast.kernels import _cpu
 from tests.kernels import mutations
+from tests.support.corpus import read_cases
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 compiled = pytest.mark.skipif(_cpu.C is None, reason="compiled module missing")
@@ -28,6 +29,13 @@ def swept(seed: int, count: int) -> None:
 @compiled
 def test_some_mutations() -> None:
     swept(1, 250)
+
+
+@needs_fork
+@compiled
+def test_what_fuzzing_keeps() -> None:
+    report = mutations.run_all(read_cases())
+    assert sum(report.counts.values()) > 10 and not report.failures, report
 
 
 @needs_fork

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dpg_fast.personality.scores import Trait
@@ -226,7 +226,6 @@ def test_download_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 # ------------------------------------------------------------------ scoring
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_reversing_every_rating_mirrors_every_score(data: st.DataObject) -> None:
     inventory = bundled_inventory()
@@ -240,7 +239,6 @@ def test_reversing_every_rating_mirrors_every_score(data: st.DataObject) -> None
     assert scores.extreme == mirrored.extreme
 
 
-@settings(deadline=None)
 @given(st.permutations(range(60)), st.integers(1, 5))
 def test_yea_saying_is_acquiescence_and_no_trait(order: list[int], value: int) -> None:
     inventory = bundled_inventory()

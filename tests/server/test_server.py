@@ -140,7 +140,7 @@ def test_faults_of_some_leave_the_others_untouched(held: Running) -> None:
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty"),
         ({"logit_bias": {"5": 10}}, 400, "logit_bias"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+        ({"response_format": {"type": "grammar"}}, 400, "response_format"),
         ({"top_logprobs": 3}, 400, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"personalty": "E+5"}, 400, "personalty"),

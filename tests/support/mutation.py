@@ -83,38 +83,61 @@ class Outcomes:
 
 
 def sweep(
-    folder: Path, names: Sequence[str], read: Callable[[Path], object], count: int, seed: int, work: Path
+    folder: Path,
+    names: Sequence[str],
+    read: Callable[[Path], object],
+    count: int,
+    seed: int,
+    work: Path,
+    keep: Path | None = None,
 ) -> Outcomes:
     """Damage one of the files ``names`` of a copy of ``folder``, ``count`` times over, and call ``read(copy)``.
 
-    ``read`` raises AssertionError for what was read and should not have been.
+    ``read`` raises AssertionError for what was read and should not have been. A damaged file that is behind a fault is copied to
+    ``keep``.
     """
     found = Outcomes()
     for number in range(count):
         draw = random.Random(f"{seed} {number}")
-        place = work / "mutant"
-        if place.exists():
-            shutil.rmtree(place)
-        shutil.copytree(folder, place)
+        place = fresh(folder, work)
         name = draw.choice(list(names))
         how = damage(place / name, draw)
-        example = f"{name}, number {number} ({how})"
-        try:
-            with limited():
-                read(place)
-            found.counts["read"] += 1
-        except (DPGError, OSError) as error:
-            if "mutant" in str(error) or name in str(error):
-                found.counts["refused"] += 1
-            else:
-                found.fault("without a file", f"{example}: {error}")
-        except Hang:
-            found.fault("hang", example)
-        except AssertionError as error:
-            found.fault("read and wrong", f"{example}: {error}")
-        except Exception as error:
-            found.fault(type(error).__name__, f"{example}: {error!r}"[:600])
+        damaged = (place / name).read_bytes() if (place / name).is_file() else None  # not a pipe, nor a folder
+        came_to, detail = outcome(place, name, read)
+        if came_to in ("read", "refused"):
+            found.counts[came_to] += 1
+            continue
+        found.fault(came_to, f"{name}, number {number} ({how}): {detail}")
+        if keep is not None and damaged is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{seed}-{number}-{name}").write_bytes(damaged)
     return found
+
+
+def fresh(folder: Path, work: Path) -> Path:
+    """A copy of ``folder`` in ``work``, in place of the last one."""
+    place = work / "mutant"
+    if place.exists():
+        shutil.rmtree(place)
+    shutil.copytree(folder, place)
+    return place
+
+
+def outcome(place: Path, name: str, read: Callable[[Path], object]) -> tuple[str, str]:
+    """What ``read(place)`` with the damaged file ``name`` came to: "read", "refused" or a kind of fault; and its message."""
+    try:
+        with limited():
+            read(place)
+        return "read", ""
+    except (DPGError, OSError) as error:
+        named = "mutant" in str(error) or name in str(error)
+        return "refused" if named else "without a file", str(error)
+    except Hang:
+        return "hang", f"over {SECONDS} s"
+    except AssertionError as error:
+        return "read and wrong", str(error)
+    except Exception as error:
+        return type(error).__name__, repr(error)[:600]
 
 
 def damage(path: Path, draw: random.Random) -> str:

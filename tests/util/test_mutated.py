@@ -30,6 +30,7 @@ from dpg_fast.util.store import Store, read_rows
 from tests.model.test_wrapper import personality_model
 from tests.model.tiny import prompts, tiny_model
 from tests.support import ROOT
+from tests.support.corpus import CORPUS, replay
 from tests.support.mutation import sweep
 
 IDS = prompts(1, 4)
@@ -250,6 +251,28 @@ def check(kind: str, count: int, seed: int, work: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_damaged_files(kind: str, tmp_path: Path) -> None:
     check(kind, 24, 1, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fuzzing_keeps(kind: str, tmp_path: Path) -> None:
+    chosen = KINDS[kind]
+    chosen.make(tmp_path / "good")
+    assert not replay(CORPUS / kind, tmp_path / "good", chosen.names, chosen.read, tmp_path)
+
+
+def test_a_kept_file_that_fails_is_named(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "a.json").write_text("1")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "7-a.json").write_text("{")
+    found = replay(
+        tmp_path / "kept",
+        tmp_path / "good",
+        ["a.json"],
+        lambda place: json.loads((place / "a.json").read_text()),
+        tmp_path,
+    )
+    assert list(found) == ["7-a.json"] and found["7-a.json"].startswith("JSONDecodeError")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -148,14 +148,12 @@ def test_wilson_of_a_published_example() -> None:
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
-@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_auc_equals_scikit_learn(high: list[float], low: list[float]) -> None:
     theirs = metrics.roc_auc_score([1] * len(high) + [0] * len(low), high + low)
     assert auc(high, low) == pytest.approx(theirs) and auc(high, low) + auc(low, high) == pytest.approx(1)
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_correlations_equal_scipy(pairs: list[tuple[int, int]]) -> None:
     a, b = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
@@ -186,7 +184,6 @@ def test_icc_of_published_examples() -> None:
     assert np.round(icc(np.array(WINES).T, *ICC_KINDS), 3).tolist() == [0.728, 0.728, 0.729, 0.914, 0.914, 0.915]
 
 
-@settings(deadline=None)
 @given(RATINGS)
 def test_alpha_is_the_consistency_of_the_mean(x: np.ndarray) -> None:
     """Hoyt (1941): alpha of people by items is ICC(3,k)."""
@@ -206,7 +203,6 @@ def test_alpha_of_a_published_example() -> None:
     assert cronbach_alpha(np.repeat(np.arange(5.0)[:, None], 4, axis=1)) == pytest.approx(1)
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_kappa_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     a, b = zip(*pairs, strict=True)
