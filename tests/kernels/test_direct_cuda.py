@@ -142,17 +142,18 @@ def test_mutations(count: int) -> None:
 
 
 def test_a_torch_that_cannot_be_read_keeps_the_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cpu, "UNREADABLE", "torch 9 has no DLPack C exchange table of version 1")
     c = cases.lora_case(6, 3, 2, 8, 10, torch.float32)
     expected = _shrink(c)
-    with use_backend(None):
+    with use_backend(None), monkeypatch.context() as patch:  # undone before the choice of backend is made again
+        patch.setattr(_cpu, "UNREADABLE", "torch 9 has no DLPack C exchange table of version 1")
+        dispatch.force_backend(None)
         assert not dispatch.direct and dispatch.select("lora_shrink", c.x, c.A, c.codes_a, c.slots).name == "reference"
         reasons = {r.backend: r.reason for r in explain("cpu") if r.op == "lora_shrink"}
         assert "torch 9" in reasons["cpu"] and "torch 9" not in reasons["cuda"]
         with emulated_cuda():
             assert dispatch.forced_backend() == "cuda" and not dispatch.direct
             torch.testing.assert_close(_shrink(c), expected)
-    assert dispatch.forced_backend() is None
+    assert dispatch.forced_backend() is None and dispatch.direct
 
 
 @needs_gpu
