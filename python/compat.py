@@ -65,7 +65,7 @@ def test(end: str) -> None:
     """Run the tests with the interpreter of one end, in a copy of tests/ from which the checkout is not imported."""
     python = prepared(end)
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("tests", "recipes"):
+        for name in ("tests", "recipes", "benchmarks", "csrc"):  # csrc for the CUDA emulator
             shutil.copytree(ROOT / name, Path(folder, name))
         shutil.copy(ROOT / "pyproject.toml", folder)
         words = [str(python), "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *TESTS]

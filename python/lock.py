@@ -122,7 +122,8 @@ def write_oldest() -> None:
     table = project()["project"]
     lists = [table["dependencies"], *(table["optional-dependencies"][name] for name in COMPATIBLE)]
     lines = [text for found in lists for text in found if name_of(text) != normal(table["name"])]
-    lines += [f"{name}=={locked()[name]}" for name in ("pytest", "hypothesis")]
+    lines += [text for text in table["optional-dependencies"]["data"] if name_of(text) == "scikit-learn"]
+    lines += [f"{name}=={locked()[name]}" for name in ("pytest", "pytest-xdist", "hypothesis")]
     lowest = ("--resolution", "lowest-direct")
     with resolver() as (_, compiled):
         have = pins(compiled(lines, *lowest))

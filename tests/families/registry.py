@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -226,7 +227,13 @@ _LIST = (
     Family("ERNIE 4.5", "Ernie4_5ForCausalLM", HEAD),
     Family("MiniCPM 3", "MiniCPM3ForCausalLM", {**DEEPSEEK, "scale_emb": 3.0, "dim_model_base": 32}),
     Family("BitNet", "BitNetForCausalLM"),
-    Family("Doge", "DogeForCausalLM"),
+    Family(
+        "Doge",
+        "DogeForCausalLM",
+        wrong={}
+        if Version(transformers.__version__) >= Version("5.18")
+        else {"generate": "the bare model's own cache is wrong"},
+    ),
     Family("Qwen3.5, text", "Qwen3_5ForCausalLM", {**HEAD, **LINEAR}),
     Family("Bamba", "BambaForCausalLM", {**MAMBA, "attn_layer_indices": [1]}),
     Family(
