@@ -333,8 +333,15 @@ async function score(person) {
     });
     const trust = document.createElement("p");
     trust.className = "hint";
-    trust.textContent = `The interval is what other descriptions of the traits would say (one standard deviation). ${found.judge}`;
-    box.replaceChildren(radar(asked, found.traits), table, trust);
+    trust.textContent = "A weak judge: read differences between many answers, not one score. The interval is what other descriptions of the traits would say (one standard deviation).";
+    const more = document.createElement("details");
+    const summary = document.createElement("summary");
+    summary.textContent = "How far to trust it";
+    const whole = document.createElement("p");
+    whole.className = "hint";
+    whole.textContent = found.judge;
+    more.append(summary, whole);
+    box.replaceChildren(radar(asked, found.traits), table, trust, more);
   } catch (error) {
     box.textContent = error.message;
   } finally {
