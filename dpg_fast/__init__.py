@@ -11,13 +11,14 @@ from dpg_fast.util.errors import DPGError
 
 if TYPE_CHECKING:
     from dpg_fast.hypernet import HypernetConfig, HyperNetwork, StoredAdapters
-    from dpg_fast.model import Calibration, PersonalityModel, SteeringOptions
+    from dpg_fast.model import Calibration, ExtremeSettingWarning, PersonalityModel, SteeringOptions
     from dpg_fast.neurons import SteeringTable
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Calibration": "dpg_fast.model",
+    "ExtremeSettingWarning": "dpg_fast.model",
     "HyperNetwork": "dpg_fast.hypernet",
     "HypernetConfig": "dpg_fast.hypernet",
     "PersonalityModel": "dpg_fast.model",
@@ -33,6 +34,7 @@ __all__ = [
     "Character",
     "DPGError",
     "Description",
+    "ExtremeSettingWarning",
     "HyperNetwork",
     "HypernetConfig",
     "Personality",

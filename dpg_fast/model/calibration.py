@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, TypeGuard
 
 from annotated_types import Len
 from pydantic import ConfigDict, Field, with_config
@@ -21,6 +21,7 @@ from dpg_fast.util.reading import checked, read_json, refusing
 
 SCHEMA = "dpg_fast.calibration/1"
 LINEAR, MONOTONE = "linear", "monotone"
+ALLOWED_RATIO = 2.5  # of perplexities, where a fit does not say what it allowed
 MAX_STRENGTH = 1e4  # of a file: beyond it activations are no longer finite numbers
 
 
@@ -56,12 +57,27 @@ class PoleCurve:
 
     def strength(self, level: float) -> float:
         """The strength of a level in 0..5."""
-        levels = [knot[0] for knot in self.knots]
-        right = bisect_left(levels, level)
-        if right == 0 or levels[right] == level:
-            return self.knots[right][1]
-        (level0, strength0), (level1, strength1) = self.knots[right - 1], self.knots[right]
-        return strength0 + (strength1 - strength0) * (level - level0) / (level1 - level0)
+        return _between(self.knots, level)
+
+    @property
+    def measured(self) -> list[tuple[float, float]]:
+        """(strength, logarithm of the answers' perplexity) of the points that the curve was fitted to, from strength 0 on; empty
+        where the file has none."""
+        points = self.fitted.get("points")
+        found = [
+            (point["strength"], math.log(point["perplexity"]))
+            for point in (points if isinstance(points, list) else ())
+            if isinstance(point, Mapping) and _finite(point.get("strength"), 0) and _finite(point.get("perplexity"), 1)
+        ]
+        found.sort()
+        return found if len(found) > 1 and found[0][0] == 0 else []
+
+    @property
+    def allowed_ratio(self) -> float:
+        """Perplexity of answers over the bare model's, up to which the fit used strengths."""
+        guard = self.fitted.get("guard")
+        ratio = guard.get("perplexity_ratio") if isinstance(guard, Mapping) else None
+        return float(ratio) if _finite(ratio, 1) else ALLOWED_RATIO
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,24 @@ class Calibration:
     def strengths(self, personality: Personality) -> list[float]:
         """Ten strengths in the order of ``POLES``; at most one pole of each trait is above zero."""
         return [self.strength(pole, level) for pole, level in zip(POLES, personality.pole_scores, strict=True)]
+
+    def perplexity_ratio(self, personality: Personality) -> float | None:
+        """By how much a personality's neurons are expected to multiply the perplexity of answers: the product of what was
+        measured for its poles one at a time; None where one of them has no figures."""
+        total = 0.0
+        for pole, level in zip(POLES, personality.pole_scores, strict=True):
+            if not level:
+                continue
+            points = self.curves[pole].measured if pole in self.curves else []
+            if not points:
+                return None
+            total += _between(points, self.strength(pole, level)) - points[0][1]
+        return math.exp(total)
+
+    @property
+    def allowed_ratio(self) -> float:
+        """The smallest of the curves' ``allowed_ratio``."""
+        return min([curve.allowed_ratio for curve in self.curves.values()], default=ALLOWED_RATIO)
 
     def save(self, path: Path) -> None:
         """Write ``calibration.json`` atomically."""
@@ -140,6 +174,17 @@ class Calibration:
                 for name, row in stored.get("curves", {}).items()
             }
             return cls(strengths, curves)
+
+
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
+    """On straight lines between (x, y) points in ascending order, whose last y holds beyond them."""
+    right = min(bisect_left(points, x, key=lambda point: point[0]), len(points) - 1)
+    (x1, y1), (x0, y0) = points[right], points[max(right - 1, 0)]
+    return y1 if right == 0 or x >= x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def _finite(value: object, least: float) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < math.inf
 
 
 Number = Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]

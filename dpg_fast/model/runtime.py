@@ -20,6 +20,7 @@ from dpg_fast.compat.transformers_models import conv1d_shape, model_type
 from dpg_fast.hypernet import AdapterNetwork
 from dpg_fast.model.abilities import check_parts, check_rows, networks_of
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.guard import warn_of_extremes
 from dpg_fast.model.layers.changes import Watch, require_own_classes
 from dpg_fast.model.layers.checkpointing import CheckpointContexts
 from dpg_fast.model.layers.lasting import lasting
@@ -77,6 +78,7 @@ class Runtime:
         self.base, self.architecture = base, architecture
         self.hypernet, self.steering = hypernet, steering
         self.options = SteeringOptions()
+        self.warned = False
         self.checkpointing = False
         self.state = state or CallState()
         #: weak: what was interrupted before it could leave is gone all the same
@@ -167,7 +169,7 @@ class Runtime:
             tokenizer or self._tokenizer,
             self.state if base is None else None,
         )
-        made.options = self.options
+        made.options, made.warned = self.options, self.warned
         if base is None:
             made.checkpointing = self.checkpointing
             made.checkpoint_contexts = self.checkpoint_contexts  # which the layers have already
@@ -186,10 +188,12 @@ class Runtime:
         return {"model_type": model_type(self.base), "transposed": transposed.pop()}
 
     def check(self, rows: Sequence[Row | None]) -> None:
-        """Raises ValueError when the model has nothing that could give one of the rows what it asks for."""
+        """Raises ValueError when the model has nothing that could give one of the rows what it asks for; warns of extremes."""
         asked = dict.fromkeys(row for row in rows if row is not None)
         if asked:
             check_rows(list(asked), self.hypernet, self.steering, self.stages)
+            if self.steering is not None and not self.warned:
+                self.warned = warn_of_extremes(asked, self.supply.calibration)
 
     def check_stages(self, rows: Sequence[Row | None], kwargs: Mapping[str, Any]) -> None:
         """Raises ValueError when a row's stage is unknown, or has no token in the prompt among the arguments of a forward."""
