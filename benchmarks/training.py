@@ -1,6 +1,6 @@
 """What a training step of the hypernetwork costs beside PEFT training one LoRA: ``python -m benchmarks.training``.
 
-SmolLM2-135M; the same batch and the same loss on the same positions: eight rows with eight personalities through the
+SmolLM2-135M; the same batch and the same loss on the same positions: rows with a personality each, or one for all, through the
 hypernetwork, against one LoRA adapter of the same rank on the same layers for all rows. Forward, backward and the optimizer's
 step, in turn, in one process; processor time is compared.
 """
@@ -54,7 +54,11 @@ def measure(dtype: torch.dtype, rank: int, codes: int, rows: int, rounds: int) -
     wrapped.hypernet.randomize_(generator)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     peft = get_peft_model(load_smollm2(dtype=dtype)[0], LoraConfig(r=rank, lora_alpha=16, target_modules=targets))
-    ways = {PEFT: step(peft), "hypernetwork, mixed personalities": step(wrapped, personality=personality)}
+    ways = {
+        PEFT: step(peft),
+        "hypernetwork, one personality": step(wrapped, personality=personality[:1].expand(rows, 5)),
+        "hypernetwork, mixed personalities": step(wrapped, personality=personality),
+    }
     return processor_seconds(ways, rounds)
 
 

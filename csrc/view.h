@@ -21,6 +21,7 @@ struct Torch {
   // the address and the number of bytes.
   int64_t impl, keys, storage, base, bytes;
   uint64_t plain;  // the dispatch keys of a dense CPU tensor; an inference tensor has some of them
+  uint64_t plain_cuda;  // of a CUDA tensor; 0 until one was seen
 };
 inline Torch g_torch{};
 
@@ -36,7 +37,7 @@ inline const char* pointer_at(const void* object, int64_t offset) {
 // What Python says of a sample tensor.
 struct Sample {
   const void *object, *impl, *storage;
-  uint64_t keys, base, bytes;
+  uint64_t keys, base, bytes, length;
 };
 
 // The first offset from `begin` at which every sample has the word expected, or -1.
@@ -51,11 +52,14 @@ int64_t offset_of(const std::vector<Sample>& samples, int64_t begin, int64_t end
 }
 
 inline bool learn_fields(const std::vector<Sample>& samples, Torch* torch) {
-  constexpr int64_t kImplBytes = 184, kStorageBytes = 64;  // the keys are at 168, or (2.11 with CUDA) at 176
+  // One dimension's length lies 112 bytes before the end: at 64, or (torch 2.11 with CUDA) at 72. Nothing is read behind.
+  const int64_t length = offset_of(samples, 8, 80, &Sample::impl, &Sample::length);
+  const int64_t impl_bytes = length < 0 ? 0 : length + 112;
+  constexpr int64_t kStorageBytes = 64;
   const int64_t head = sizeof(PyObject);
   torch->impl = offset_of(samples, head, torch->tensor->tp_basicsize, &Sample::object, &Sample::impl);
-  torch->keys = offset_of(samples, 8, kImplBytes, &Sample::impl, &Sample::keys);
-  torch->storage = offset_of(samples, 8, kImplBytes, &Sample::impl, &Sample::storage);
+  torch->keys = offset_of(samples, 8, impl_bytes, &Sample::impl, &Sample::keys);
+  torch->storage = offset_of(samples, 8, impl_bytes, &Sample::impl, &Sample::storage);
   torch->base = offset_of(samples, 8, kStorageBytes, &Sample::storage, &Sample::base);
   torch->bytes = offset_of(samples, 8, kStorageBytes, &Sample::storage, &Sample::bytes);
   return torch->impl >= 0 && torch->keys >= 0 && torch->storage >= 0 && torch->base >= 0 && torch->bytes >= 0;
@@ -65,7 +69,7 @@ struct View : dlpack::Tensor {
   const char *low, *high;  // the memory between the first and behind the last element
   uint64_t keys;
 
-  // False: not a plain torch CPU tensor, with all its elements in its memory. Not plain are views that are to be negated,
+  // False: not a plain torch tensor, with all its elements in its memory. Not plain are views that are to be negated,
   // zeros without memory, sparse and quantized tensors, and those wrapped by a transformation.
   bool read(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
@@ -73,17 +77,23 @@ struct View : dlpack::Tensor {
     const char* impl = pointer_at(object, g_torch.impl);
     if (!impl) return false;
     keys = word_at(impl, g_torch.keys);
-    if (keys & ~g_torch.plain) return false;
+    if ((keys & ~g_torch.plain) && (keys & ~g_torch.plain_cuda)) return false;
     if (g_torch.api->tensor_from_object(object, this) != 0) {
       PyErr_Clear();
       return false;
     }
     data = static_cast<char*>(data) + byte_offset;
-    return device.type == dlpack::kCPU && dtype.lanes == 1 && in_memory(pointer_at(impl, g_torch.storage));
+    const char* storage = pointer_at(impl, g_torch.storage);
+    if (dtype.lanes != 1 || !span()) return false;
+    if (low == high) return true;
+    if (!storage) return false;
+    const char* base = pointer_at(storage, g_torch.base);
+    const int64_t bytes = static_cast<int64_t>(word_at(storage, g_torch.bytes));
+    return base && low >= base && high - base <= bytes;
   }
   // Outside inference mode an inference tensor must not be written to.
   bool writable() const {
-    if (keys == g_torch.plain) return true;
+    if (keys == g_torch.plain || keys == g_torch.plain_cuda) return true;
     PyObject* answer = PyObject_CallNoArgs(g_torch.in_inference_mode);
     if (!answer) PyErr_Clear();
     Py_XDECREF(answer);
@@ -158,8 +168,9 @@ struct View : dlpack::Tensor {
   }
 
  private:
-  // Also bounds what sizes can be multiplied without overflow: those of one tensor, zeros left out, to 2^48.
-  bool in_memory(const char* storage) {
+  // Sets low and high. Also bounds what sizes can be multiplied without overflow: those of one tensor, zeros left out, to
+  // 2^48.
+  bool span() {
     constexpr int64_t kMost = int64_t{1} << 48;
     const int64_t item = dtype.bits / 8;
     int64_t size = 1, last = 0;
@@ -176,11 +187,9 @@ struct View : dlpack::Tensor {
     }
     low = high = static_cast<const char*>(data);
     if (empty) return true;
-    if (!data || !storage || item == 0 || reinterpret_cast<uintptr_t>(data) & (item - 1) || last > kMost) return false;
+    if (!data || item == 0 || reinterpret_cast<uintptr_t>(data) & (item - 1) || last > kMost) return false;
     high += (last + 1) * item;
-    const char* base = pointer_at(storage, g_torch.base);
-    const int64_t bytes = static_cast<int64_t>(word_at(storage, g_torch.bytes));
-    return base && low >= base && high - base <= bytes;
+    return true;
   }
 };
 

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: loading, instruction set, and whether they can serve given arguments."""
+"""The compiled module: loading it; the instruction set of its CPU kernels, and whether they can serve given arguments."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import torch  # first: the compiled module then shares the OpenMP runtime that t
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _load() -> tuple[ModuleType | None, str]:
+def _load() -> tuple[ModuleType | None, str, str]:
     try:
         from dpg_fast import _C  # type: ignore[attr-defined,unused-ignore]
     except ImportError as error:
-        return None, f"compiled module not found ({error})"
+        return None, f"compiled module not found ({error})", ""
     try:
+        _C.serve(True, True)
         unreadable = _C.bind_torch(torch.Tensor, torch.nn.Parameter, torch.is_inference_mode_enabled, _samples())
-    except TypeError:
-        return None, "compiled module is of another version than the package: install it again"
-    return (None, f"torch {torch.__version__} {unreadable}") if unreadable else (_C, "")
+    except (TypeError, AttributeError):
+        return None, "compiled module is of another version than the package: install it again", ""
+    return _C, "", f"torch {torch.__version__} {unreadable}" if unreadable else ""
 
 
 def _samples() -> list[tuple[torch.Tensor, int, int, int, int, int]]:
@@ -38,9 +39,10 @@ def _samples() -> list[tuple[torch.Tensor, int, int, int, int, int]]:
     return samples
 
 
-#: The compiled module, or None with the reason.
+#: The compiled module, or None with the reason; and why it cannot read torch's tensors by itself, which the CPU kernels and
+#: direct calls of the CUDA kernels need.
 C: Any
-C, MISSING = _load()
+C, MISSING, UNREADABLE = _load()
 
 
 def isas() -> list[str]:
@@ -75,6 +77,8 @@ def verify(*tensors: torch.Tensor | None) -> tuple[bool, str]:
     """Whether the CPU kernels take these tensors; the first one sets the dtype."""
     if C is None:
         return False, MISSING
+    if UNREADABLE:
+        return False, UNREADABLE
     given = [t for t in tensors if t is not None]
     for t in given:
         if t.device.type != "cpu":

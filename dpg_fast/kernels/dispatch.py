@@ -59,8 +59,9 @@ _backends: dict[str, dict[str, Backend]] = {op: {} for op in OPS}
 _logged: set[tuple[str, str]] = set()
 _forced: str | None = None
 
-#: True while plain CPU calls may go straight to the compiled kernels (read by the ops on every call).
-direct_cpu: bool = False
+#: True while plain calls may go straight to the compiled kernels, and whether to those for CUDA (read by the ops on every call).
+direct: bool = False
+direct_cuda: bool = False
 
 
 def register(op: str, name: str, run: Callable[..., Any], verify: Verifier) -> None:
@@ -92,11 +93,15 @@ def force_backend(name: str | None) -> None:
     Raises:
         ValueError: unknown name.
     """
-    global _forced, direct_cpu
+    global _forced, direct, direct_cuda
     if name is not None and name not in ORDER:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(ORDER)}")
     _forced = name
-    direct_cpu = name in (None, "cpu") and _cpu.C is not None
+    cpu, cuda = name in (None, "cpu"), name in (None, "cuda")
+    if _cpu.C is not None:
+        _cpu.C.serve(cpu, cuda)
+    readable = _cpu.C is not None and not _cpu.UNREADABLE
+    direct, direct_cuda = readable and (cpu or cuda), readable and cuda and bool(_cpu.C.cuda_archs)
 
 
 @contextmanager
@@ -185,7 +190,7 @@ def build_info() -> dict[str, Any]:
     c = _cpu.C
     return {
         "compiled": c is not None,
-        "reason": _cpu.MISSING,
+        "reason": _cpu.MISSING or _cpu.UNREADABLE,
         "isas": list(c.compiled_isas()) if c is not None else [],
         "isas_here": _cpu.isas(),
         "isa": c.current_isa() if c is not None else None,

@@ -59,7 +59,7 @@ def wrap(base: Any, name: str, adapter: str | None, *, allow_mismatch: bool = Fa
     if adapter is None:
         return PersonalityModel(base)
     parts = load_parts(adapter, base, name, allow_mismatch=allow_mismatch)
-    return PersonalityModel(base, parts.hypernet, parts.steering, parts.calibration)
+    return PersonalityModel.of_parts(base, parts)
 
 
 def load_parts(adapter: str, base: nn.Module, name: str, *, allow_mismatch: bool = False) -> artifact.AdapterParts:
@@ -73,7 +73,8 @@ def load_parts(adapter: str, base: nn.Module, name: str, *, allow_mismatch: bool
     found = [artifact.load(directory, base, allow_mismatch=allow_mismatch) for directory in directories]
     hypernet = next((parts.hypernet for parts in found if parts.hypernet is not None), None)
     steered = next((parts for parts in found if parts.steering is not None), found[0])
-    return artifact.AdapterParts(hypernet, steered.steering, steered.calibration)
+    notes = "\n\n".join(dict.fromkeys(parts.notes for parts in found if parts.notes))
+    return artifact.AdapterParts(hypernet, steered.steering, steered.calibration, notes)
 
 
 def locate(adapter: str) -> list[Path]:

@@ -67,6 +67,7 @@ class PersonalityModel(Saving, Chatting, Trainable):
         self.steering_options = steering_options or SteeringOptions()
         self._frozen = Frozen(base)
         self._about_base = None
+        self._notes = ""
         self._stage_tokenizer = None
         self._checkpointing = {}
         self._loaded = True

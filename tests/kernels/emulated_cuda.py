@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpg_fast.kernels import _cuda, use_backend
+from dpg_fast.kernels import _cpu, _cuda, dispatch, use_backend
 from tests.support import ROOT
 
 #: environment variable with the file of a library built by a parent process
@@ -113,3 +113,25 @@ def emulated_cuda(*, descending: bool = False) -> Iterator[None]:
             yield
     finally:
         _cuda.launch, _cuda.verify = before
+
+
+def addresses() -> dict[str, int]:
+    """Where the emulated launchers are, by name."""
+    names = (*dispatch.OPS, "error_text")
+    return {name: ctypes.cast(getattr(library(), f"dpg_cuda_{name}"), ctypes.c_void_p).value or 0 for name in names}
+
+
+@contextmanager
+def direct_cuda() -> Iterator[None]:
+    """Within the block the compiled module itself launches the emulated kernels, for CPU tensors.
+
+    Backend "cuda" is forced, and its other path refuses CPU tensors: what returns took the direct one.
+    """
+    library().dpg_emulator_set_order(ctypes.c_int64(0))
+    _cuda.bind(addresses(), 1, lambda: 0, lambda index: 0)
+    _cpu.C.admit(0, torch._C._dispatch_keys(torch.zeros(1)).raw_repr())
+    try:
+        with use_backend("cuda"):
+            yield
+    finally:
+        _cuda.bind()

@@ -8,18 +8,30 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
-from dpg_fast import Character, HypernetConfig, HyperNetwork, Personality, PersonalityModel, Pole, SteeringTable
+from dpg_fast import (
+    Calibration,
+    Character,
+    HypernetConfig,
+    HyperNetwork,
+    Personality,
+    PersonalityModel,
+    Pole,
+    SteeringTable,
+)
 from dpg_fast.architecture.layers import UnsupportedArchitectureError, find_architecture
 from dpg_fast.cli.demo import adapter_directory, hypernet_directory
 from dpg_fast.compat.transformers import cache_argument, enable_checkpointing
 from dpg_fast.hypernet import from_peft
 from dpg_fast.model.disk import artifact
+from dpg_fast.model.disk.artifact import packaged
 from dpg_fast.neurons import PoleNeurons
 from tests.model.tiny import FAMILIES, prompts, tiny_model
+from tests.support.hub import local_hub
 
 PEOPLE = [Personality("E+4"), None, Personality("E-4 N+3"), Personality("O5C-5")]
 
@@ -452,27 +464,36 @@ def test_from_pretrained_of_a_directory(tmp_path: Path) -> None:
     assert torch.equal(greedy(loaded, ids, personality="C+5"), expected)
 
 
-def test_push_uploads_what_save_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Hub is out of reach of tests: its client is replaced, everything before it is real."""
-    import huggingface_hub
+def test_through_a_hub_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub's own client, and a server on a socket."""
+    model, ids = personality_model(tiny_model("llama")), prompts(2, 5)
+    expected = greedy(model, ids, personality="C+5")
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        url = model.push_to_hub("someone/people", notes="Measured: nothing yet.", private=True)
+        assert url == f"{hub.url}/someone/people" and hub.private["someone/people"]
+        model.save_pretrained(tmp_path / "saved", notes="Measured: nothing yet.")
+        own = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+        assert {name: hub.repositories["someone/people"][name] for name in own} == own
+        loaded = PersonalityModel.load(tiny_model("llama"), "someone/people")
+        assert torch.equal(greedy(loaded, ids, personality="C+5"), expected)
+        loaded.push_to_hub("someone/people")  # over what is there, with the notes that were loaded
+        assert b"Measured: nothing yet." in hub.repositories["someone/people"]["README.md"]
+        with pytest.raises(ValueError, match="someone/else is neither a directory"):
+            PersonalityModel.load(tiny_model("llama"), "someone/else")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+        with pytest.raises(HfHubHTTPError, match="401"):
+            model.push_to_hub("someone/people")
 
-    uploaded: dict[str, Any] = {}
 
-    class Client:
-        def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
-            uploaded["created"] = (repo_id, kwargs)
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-        def upload_folder(self, *, repo_id: str, folder_path: str, **kwargs: Any) -> None:
-            uploaded["files"] = {p.name: p.read_bytes() for p in Path(folder_path).iterdir()}
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+def test_a_card_says_what_the_calibration_measured(tmp_path: Path) -> None:
     model = personality_model(tiny_model("llama"))
-    url = model.push_to_hub("someone/people", private=True)
-    assert url.endswith("someone/people")
-    assert uploaded["created"][1]["private"] is True
     model.save_pretrained(tmp_path)
-    assert uploaded["files"] == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert "were not calibrated" in (tmp_path / "README.md").read_text()
+    model.calibration = Calibration.load(packaged("smollm2") / "calibration.json")
+    model.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "| E+ | 1.5 | +0.2 | +3.3 | x 1.52 | effect grows no further |" in text
+    assert "2.5 was allowed" in text and "## Limits" in text
 
 
 def test_stored_adapters_speak_as_characters(tmp_path: Path) -> None:

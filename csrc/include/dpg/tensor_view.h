@@ -9,7 +9,7 @@ struct Device {
   int32_t type;
   int32_t id;
 };
-constexpr int32_t kCPU = 1;
+constexpr int32_t kCPU = 1, kCUDA = 2;
 
 struct DataType {
   uint8_t code;

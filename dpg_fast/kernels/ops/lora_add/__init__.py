@@ -52,7 +52,7 @@ def lora_add(
             a leaf that requires a gradient.
     """
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not (torch.is_grad_enabled() and _checks.wants_grad(y, x, A, B, codes_a, codes_b))
         and nobody_watches()

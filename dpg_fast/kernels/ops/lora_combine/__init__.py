@@ -35,21 +35,22 @@ def lora_combine(S: Tensor, codes: Tensor, slots: Tensor, groups: int = 1) -> Te
         RuntimeError: a forced backend cannot serve.
     """
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not (torch.is_grad_enabled() and _checks.wants_grad(S, codes))
         and nobody_watches()
         and isinstance(S, Tensor)
         and isinstance(codes, Tensor)
         and isinstance(slots, Tensor)
-        and S.is_cpu
+        and (S.is_cpu or dispatch.direct_cuda)
         and codes.dim() == 2
         and type(groups) is int
         and groups > 0
         and slots.dim() == 1
     ):
         rank = S.shape[-1] // max(groups * codes.shape[1], 1)
-        u = torch.empty(groups, slots.shape[0], rank)
+        shape = (groups, slots.shape[0], rank)
+        u = torch.empty(shape) if S.is_cpu else torch.empty(shape, dtype=torch.float32, device=S.device)
         if u.dtype is torch.float32 and _cpu.C.lora_combine(u, S, codes, slots):
             return u
     _checks.check_tensors(S=S, codes=codes, slots=slots)

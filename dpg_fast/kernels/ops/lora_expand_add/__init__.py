@@ -40,7 +40,7 @@ def lora_expand_add(y: Tensor, u: Tensor, B: Tensor, codes: Tensor, slots: Tenso
             a leaf that requires a gradient.
     """
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not (torch.is_grad_enabled() and _checks.wants_grad(y, u, B, codes))
         and nobody_watches()

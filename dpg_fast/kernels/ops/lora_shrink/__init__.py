@@ -34,18 +34,19 @@ def lora_shrink(x: Tensor, A: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
         RuntimeError: a forced backend cannot serve.
     """
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not (torch.is_grad_enabled() and _checks.wants_grad(x, A, codes))
         and nobody_watches()
         and isinstance(x, Tensor)
         and isinstance(A, Tensor)
         and isinstance(slots, Tensor)
-        and x.is_cpu
+        and (x.is_cpu or dispatch.direct_cuda)
         and 3 <= A.dim() <= 4
     ):
         tokens, lead = slots.shape[0] if slots.dim() else 0, A.shape
-        u = torch.empty((tokens, lead[-2]) if len(lead) == 3 else (lead[0], tokens, lead[-2]))
+        shape = (tokens, lead[-2]) if len(lead) == 3 else (lead[0], tokens, lead[-2])
+        u = torch.empty(shape) if x.is_cpu else torch.empty(shape, dtype=torch.float32, device=x.device)
         if u.dtype is torch.float32 and _cpu.C.lora_shrink(u, x, A, codes, slots):
             return u
     _checks.check_tensors(x=x, A=A, codes=codes, slots=slots)

@@ -54,7 +54,7 @@ def lora_stacked_add(
     """
     wants_grad = torch.is_grad_enabled() and _checks.wants_grad(y, S, B, codes_a, codes_b)
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not wants_grad
         and nobody_watches()

@@ -50,12 +50,12 @@ def steered_gated_act(
         steering = _checks.as_group("steering", Steering, steering)
     wants_grad = torch.is_grad_enabled() and _wants_grad(gate, up, lora, steering)
     if (
-        dispatch.direct_cpu
+        dispatch.direct
         and not torch.compiler.is_dynamo_compiling()
         and not wants_grad
         and nobody_watches()
         and isinstance(gate, Tensor)
-        and gate.is_cpu
+        and (gate.is_cpu or dispatch.direct_cuda)
         and act in _ACT_ID
     ):
         h = torch.empty_like(gate, memory_format=torch.contiguous_format)  # half the time of torch.empty(shape, dtype)
