@@ -18,7 +18,7 @@ from dpg_fast.server.protocol import APIError, ChatRequest, CompletionRequest
 from dpg_fast.server.sampling import Chosen, TokenSampling
 from dpg_fast.server.streams import Piece, Streams, WantedAnswer
 from dpg_fast.server.tools import ToolText, knows_tools
-from dpg_fast.serving.admission import canonical, split_name
+from dpg_fast.serving.admission import applied, split_name
 from dpg_fast.text.prompting import chat_prompt
 from dpg_fast.util.errors import DPGError
 
@@ -142,7 +142,7 @@ class Answering:
         return AnswerPlan(
             asked,
             WantedAnswer(prompts, row, samplings, limit, asked.stops),
-            "none" if row is None else canonical(row),
+            applied(row),
             ("chatcmpl-" if isinstance(asked, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
             int(time.time()),
         )

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -24,12 +23,12 @@ from dpg_fast.server.answering import Answering
 from dpg_fast.server.metrics import Metrics
 from dpg_fast.server.people import People
 from dpg_fast.server.protocol import APIError, AssessRequest, ChatRequest, CompletionRequest, SaveRequest, read_body
+from dpg_fast.serving.admission import HEADER, header_text
 from dpg_fast.util.errors import DPGError
 from dpg_fast.util.reading import parse_json
 
 __all__ = ["HTTPSettings", "make_app"]
 
-ASCII = "".join(map(chr, range(32, 127)))
 LOG = logging.getLogger("dpg_fast.server")
 KEPT = ("/v1/", "/metrics")  # what a key is needed for
 
@@ -144,7 +143,7 @@ def make_app(
         asked = read_body(kind, await body_of(request, settings.body))
         # a grammar may take a second to make, in which others go on
         plan = await asyncio.to_thread(answering.plan, asked) if asked.formatted else answering.plan(asked)
-        headers = {"X-Personality": quote(plan.personality, safe=ASCII)}
+        headers = {HEADER: header_text(plan.personality)}
         if not asked.stream:
             return JSONResponse(await while_connected(request, answering.whole(plan)), headers=headers)
         events = answering.events(plan)

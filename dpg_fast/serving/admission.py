@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -19,14 +20,21 @@ from dpg_fast.model.disk.identity import adapter_identity, calibration_identity
 from dpg_fast.neurons import SteeringTable
 from dpg_fast.personality.description import Description
 from dpg_fast.personality.row import Row, read_row
-from dpg_fast.personality.scores import Personality
+from dpg_fast.personality.scores import PRESETS, Personality
 from dpg_fast.util.errors import DPGError, WrongTypeError
 from dpg_fast.util.identity import digest
 
-__all__ = ["MAX_TEXT", "Abilities", "canonical", "characters_of", "check_network", "read_request", "salt", "split_name"]
+# fmt: off
+__all__ = [
+    "HEADER", "MAX_TEXT", "Abilities", "applied", "canonical", "characters_of", "check_network", "header_text", "read_request",
+    "salt", "split_name",
+]
+# fmt: on
 
 MAX_TEXT = 2000  # characters; five numbers written out in full, 1e-308 among them, take 1700
 MAX_FIELDS = 16  # of a mapping
+HEADER = "X-Personality"  # of a response: what was applied
+_ASCII = "".join(map(chr, range(32, 127)))
 
 
 def read_request(value: object) -> Row | None:
@@ -59,6 +67,16 @@ def read_request(value: object) -> Row | None:
 def canonical(row: Row) -> str:
     """The one text of what a row asks for; `read_request` gives the row back."""
     return str(row)
+
+
+def applied(row: Row | None) -> str:
+    """What is said of an answer: the canonical text, "none" for the base model."""
+    return "none" if row is None else canonical(row)
+
+
+def header_text(text: str) -> str:
+    """`applied` as the value of a header: what is not ASCII is percent-encoded."""
+    return quote(text, safe=_ASCII)
 
 
 def split_name(name: str, characters: Collection[str]) -> tuple[str, str] | None:
@@ -123,6 +141,20 @@ class Abilities:
     def require(self, row: Row) -> None:
         """Raises ValueError when the adapter has nothing that could give the row what it asks for."""
         check_rows([row], self.network, self.steering, None)
+
+    def named(self) -> dict[str, str]:
+        """Name -> canonical text of what can be asked for by name: presets, and characters with their "@"."""
+        offered = {name: str(preset) for name, preset in PRESETS.items()} | {f"@{n}": f"@{n}" for n in self.characters}
+        return {name: text for name, text in offered.items() if self._gives(text)}
+
+    def _gives(self, text: str) -> bool:
+        row = read_request(text)
+        try:
+            if row is not None:
+                self.require(row)
+        except DPGError:
+            return False
+        return True
 
 
 def characters_of(network: AdapterNetwork | None) -> tuple[str, ...]:

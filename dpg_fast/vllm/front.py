@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -16,7 +17,7 @@ from dpg_fast.serving.admission import Abilities, canonical, read_request, salt
 from dpg_fast.util.errors import DPGError
 from dpg_fast.vllm.options import LOAD_FORMAT, PluginOptions, active, check_engine
 
-__all__ = ["KEY", "patch_input_processor"]
+__all__ = ["KEY", "Admission", "asked", "patch_input_processor"]
 
 KEY = "personality"  # of `vllm_xargs` and `SamplingParams.extra_args`
 
@@ -58,7 +59,7 @@ def patch_input_processor() -> None:
 
     @functools.wraps(process)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        row = _asked(self.dpg_fast, params)
+        row = asked(self.dpg_fast, params.extra_args if isinstance(params, SamplingParams) else None)
         request = process(self, request_id, prompt, params, *args, **kwargs)
         if row is not None:
             sampling = request.sampling_params  # a copy made for this request
@@ -70,8 +71,12 @@ def patch_input_processor() -> None:
     InputProcessor.process_inputs = process_inputs
 
 
-def _asked(admission: Admission | None, params: Any) -> Row | None:
-    extra = params.extra_args if isinstance(params, SamplingParams) else None
+def asked(admission: Admission | None, extra: Mapping[str, Any] | None) -> Row | None:
+    """The personality among a request's extra arguments.
+
+    Raises:
+        VLLMValidationError: it cannot be had, or is misspelt.
+    """
     if not extra:
         return None
     if KEY not in extra:

@@ -14,6 +14,8 @@ from dpg_fast.vllm import ops as _ops  # noqa: F401  (defines torch.ops.dpg_fast
 
 __all__ = ["BankMethod", "GatedActivation", "ProductsMethod", "Shared"]
 
+PRIMITIVES = 32  # numbers of tokens that oneDNN keeps a product ready for; as vLLM has it for its own layers
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -61,13 +63,15 @@ class BankMethod(_Method):
     ) -> None:
         super().__init__(own)
         self.widths, self.scale = widths, scale
-        _buffers(layer, A=A, B=B, codes_a=shared.codes_a, codes_b=shared.codes_b, slots=shared.slots, live=shared.live)
+        self.handler, packed = _packed(A)
+        codes = {"codes_a": shared.codes_a, "codes_b": shared.codes_b}
+        _buffers(layer, A=A, packed=packed, B=B, **codes, slots=shared.slots, live=shared.live)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = self.own.apply(layer, x, bias)
         codes, slots = (layer.dpg_codes_a, layer.dpg_codes_b), layer.dpg_slots[: x.shape[0]]
         torch.ops.dpg_fast_vllm.add_bank(
-            y, x, layer.dpg_A, layer.dpg_B, *codes, slots, layer.dpg_live, self.widths, self.scale
+            y, x, layer.dpg_A, layer.dpg_packed, layer.dpg_B, *codes, slots, layer.dpg_live, self.widths, self.scale
         )
         return y
 
@@ -77,11 +81,12 @@ class ProductsMethod(_Method):
 
     def __init__(self, own: Any, layer: nn.Module, A: Tensor, shared: Shared) -> None:
         super().__init__(own)
-        _buffers(layer, A=A, live=shared.live)
+        self.handler, packed = _packed(A)
+        _buffers(layer, A=A, packed=packed, live=shared.live)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = self.own.apply(layer, x, bias)
-        out: Tensor = torch.ops.dpg_fast_vllm.append_products(y, x, layer.dpg_A, layer.dpg_live)
+        out: Tensor = torch.ops.dpg_fast_vllm.append_products(y, x, layer.dpg_A, layer.dpg_packed, layer.dpg_live)
         return out
 
 
@@ -131,6 +136,19 @@ class GatedActivation(nn.Module):
             self.dpg_steered[:tokens],
         )
         return h
+
+
+def _packed(A: Tensor) -> tuple[Any, Tensor | None]:
+    """(what must live as long as the handle, oneDNN's handle of A); (None, None) where vLLM has no oneDNN for A."""
+    if not A.is_cpu or not hasattr(torch.ops._C, "create_onednn_mm_handler"):
+        return None, None
+    from vllm import _custom_ops
+
+    try:
+        handler = _custom_ops.create_onednn_mm(A.t(), PRIMITIVES)
+    except RuntimeError:
+        return None, None
+    return handler, handler.handler_tensor
 
 
 def _buffers(module: nn.Module, **tensors: Tensor | None) -> None:

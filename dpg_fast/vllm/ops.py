@@ -21,10 +21,20 @@ def _nobody(x: Tensor, live: Tensor) -> bool:
     return x.is_cpu and live.item() == 0
 
 
+def _products(x: Tensor, A: Tensor, packed: Tensor | None) -> Tensor:
+    """x A^T."""
+    if packed is None:
+        return linear_product(x, A)
+    out = x.new_empty(x.shape[0], A.shape[0])
+    torch.ops._C.onednn_mm(out, x, None, packed)
+    return out
+
+
 def add_bank(
     y: Tensor,
     x: Tensor,
     A: Tensor,
+    packed: Tensor | None,
     B: Tensor,
     codes_a: Tensor,
     codes_b: Tensor,
@@ -38,7 +48,7 @@ def add_bank(
     Args:
         y: [T, sum(widths)].
         x: [T, d_in].
-        A: [G * K * r, d_in].
+        A: [G * K * r, d_in]; packed: oneDNN's handle of it, whose products take a third of the time, or None.
         B: [K, r, sum(widths)].
         codes_a, codes_b: float32 [S, K].
         slots: int32 [T].
@@ -47,16 +57,16 @@ def add_bank(
         scale: of the bank.
     """
     if not _nobody(x, live):
-        lora_stacked_add(y, linear_product(x, A), B, codes_a, codes_b, slots, tuple(widths), scale)
+        lora_stacked_add(y, _products(x, A, packed), B, codes_a, codes_b, slots, tuple(widths), scale)
 
 
-def append_products(y: Tensor, x: Tensor, A: Tensor, live: Tensor) -> Tensor:
+def append_products(y: Tensor, x: Tensor, A: Tensor, packed: Tensor | None, live: Tensor) -> Tensor:
     """``y`` with ``x A^T`` in further columns, [T, d_out + A's rows]; undefined there when no token has a slot."""
     width = y.shape[-1]
     out = y.new_empty(y.shape[0], width + A.shape[0])
     out[:, :width] = y
     if not _nobody(x, live):
-        torch.mm(x, A.t(), out=out[:, width:])
+        out[:, width:] = _products(x, A, packed)
     return out
 
 
@@ -101,10 +111,10 @@ def gated(
 
 
 library.define(
-    "add_bank(Tensor(a!) y, Tensor x, Tensor A, Tensor B, Tensor codes_a, Tensor codes_b, Tensor slots, Tensor live, "
-    "int[] widths, float scale) -> ()"
+    "add_bank(Tensor(a!) y, Tensor x, Tensor A, Tensor? packed, Tensor B, Tensor codes_a, Tensor codes_b, Tensor slots, "
+    "Tensor live, int[] widths, float scale) -> ()"
 )
-library.define("append_products(Tensor y, Tensor x, Tensor A, Tensor live) -> Tensor")
+library.define("append_products(Tensor y, Tensor x, Tensor A, Tensor? packed, Tensor live) -> Tensor")
 library.define(
     "gated(Tensor y, str act, int width, Tensor? B_gate, Tensor? B_up, Tensor codes_a, Tensor codes_b, Tensor slots, "
     "Tensor live, float scale, Tensor? clamp_mask, Tensor? add, Tensor strengths, Tensor steered) -> Tensor"
@@ -119,7 +129,7 @@ def _add_bank(y: Tensor, *rest: object) -> None:
 
 
 @torch.library.register_fake(f"{NAMESPACE}::append_products", lib=library)
-def _append_products(y: Tensor, x: Tensor, A: Tensor, live: Tensor) -> Tensor:
+def _append_products(y: Tensor, x: Tensor, A: Tensor, *rest: object) -> Tensor:
     return y.new_empty(y.shape[0], y.shape[-1] + A.shape[0])
 
 

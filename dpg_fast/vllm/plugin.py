@@ -17,10 +17,12 @@ def register() -> None:
     from dpg_fast.vllm.front import patch_input_processor
     from dpg_fast.vllm.loader import PersonalityLoader
     from dpg_fast.vllm.names import patch_model_names
+    from dpg_fast.vllm.resolver import register_resolver
     from dpg_fast.vllm.runner import patch_runner
 
     register_model_loader(LOAD_FORMAT)(PersonalityLoader)
     patch_input_processor()
     patch_model_names()
     patch_runner()
+    register_resolver()
     _done = True

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from dpg_fast.model.loading import load_wrapped
+from dpg_fast.personality.scores import PRESETS, Personality
 from tests.llm.test_real_server import free_port, running, script
 
 openai = pytest.importorskip("openai")
@@ -24,6 +29,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_PLUGINS": "dpg_fast",
 }
 PLUGIN = ["--load-format", "dpg_fast", "--additional-config", json.dumps({"dpg_fast": {"adapter": "both"}})]
 PROMPT = "A stranger sits down beside me on the train. I"
@@ -74,13 +80,18 @@ def test_what_cannot_be_served_is_refused_at_the_start(arguments: list[str], exp
     assert done.returncode != 0 and expected in done.stdout + done.stderr
 
 
+@contextmanager
+def _serving(folder: Path, arguments: list[str], environment: dict[str, str]) -> Iterator[str]:
+    port, model = free_port(), script.save_model(script.FOLDER / "smollm2")
+    command, own = script.command(script.FOLDER, model, port)
+    url = f"http://127.0.0.1:{port}/v1"
+    with running([*command, *arguments], own | ENVIRONMENT | environment, url, folder / "log"):
+        yield url
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("vllm"), free_port()
-    model = script.save_model(script.FOLDER / "smollm2")
-    arguments, environment = script.command(script.FOLDER, model, port)
-    url = f"http://127.0.0.1:{port}/v1"
-    with running([*arguments, *PLUGIN], environment | ENVIRONMENT, url, folder / "log"):
+    with _serving(tmp_path_factory.mktemp("vllm"), PLUGIN, {}) as url:
         yield url
 
 
@@ -118,6 +129,31 @@ def test_chat_and_streams(server: str) -> None:
     assert client.chat.completions.create(**asked).choices[0].message.content != whole
 
 
+def test_answers_say_which_personality_was_applied(server: str) -> None:
+    client = openai.OpenAI(base_url=server, api_key="none", max_retries=0)
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 2}
+    for stream in (False, True):
+        for model, extra, expected in (
+            ("smollm2", {}, "none"),
+            ("smollm2", {"vllm_xargs": {"personality": [0, 0, 5, 0, -2]}}, "E+5 N-2"),
+            ("smollm2@leader", {}, str(Personality("leader"))),
+        ):
+            done = client.completions.with_raw_response.create(model=model, extra_body=extra, stream=stream, **asked)
+            assert done.headers["X-Personality"] == expected
+    with urllib.request.urlopen(f"{server}/personalities", timeout=60) as response:
+        listed = {entry["name"]: entry["personality"] for entry in json.load(response)["data"]}
+    assert listed["leader"] == str(Personality("leader")) and set(listed) == set(PRESETS)
+
+
+def test_refusals_have_a_status_also_where_the_answer_is_streamed(server: str) -> None:
+    for extra in (
+        {"vllm_xargs": {"personality": "E+9"}},
+        {"vllm_xargs": {"personality": "E+4"}, "use_beam_search": True},
+    ):
+        with pytest.raises(openai.BadRequestError):
+            _ask(server, stream="use_beam_search" not in extra, extra_body=extra)
+
+
 @pytest.mark.parametrize(
     "given",
     ["", "E+9", "warm", "E+1 " * 1000, [1, 2, 3], 4, "@nobody", "@nobody/late", [1, 2, 3, 4, "x"]],
@@ -147,3 +183,29 @@ def test_names_are_understood_or_refused(
 ) -> None:
     with pytest.raises(error, match=expected):
         _ask(server, **arguments)
+
+
+def test_personalities_as_lora_of_an_engine_without_the_loader(tmp_path: Path) -> None:
+    """In float32 the same tokens as the wrapped model."""
+    arguments = ["--dtype", "float32", "--enable-lora", "--max-lora-rank", "8"]
+    environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "DPG_FAST_LORA_ADAPTER": "smollm2-hypernet"}
+    model, tokenizer = load_wrapped(
+        str(script.save_model(script.FOLDER / "smollm2")), "smollm2-hypernet", torch.float32
+    )
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    with _serving(tmp_path, arguments, environment) as url:
+        for person in ("E+5", "E-5 N+4", "leader"):
+            expected = model.generate(input_ids=ids, personality=person, max_new_tokens=12, do_sample=False)
+            text = tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
+            assert _ask(url, model="smollm2@" + person.replace(" ", ",")) == text
+        with pytest.raises(openai.BadRequestError, match="out of range"):
+            _ask(url, model="smollm2@E+9")
+        with pytest.raises(openai.NotFoundError):
+            _ask(url, model="other@E+4")
+
+
+def test_neurons_are_not_served_as_lora(tmp_path: Path) -> None:
+    environment = os.environ | ENVIRONMENT | {"DPG_FAST_LORA_ADAPTER": "both"}
+    arguments = [_python(), "-c", "from vllm.plugins import load_general_plugins; load_general_plugins()"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode != 0 and "neurons, which cannot be served as LoRA" in done.stderr
