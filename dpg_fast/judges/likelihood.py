@@ -282,6 +282,17 @@ class LikelihoodJudge:
         found = continuation_logp(self.model, prompts, answers, batch_size=self.batch_size, autocast=self.autocast)
         return nn.utils.rnn.pad_sequence([own.logp for own in found], batch_first=True)
 
+    def interval(self, found: Judgement, trait: Trait) -> tuple[float, float]:
+        """Scores of the ratio less and plus one standard deviation over the description pairs: what other words would say.
+
+        With one pair, that may be any score.
+        """
+        llr, spread = found.llr[trait], found.spread[trait]
+        if math.isnan(spread):
+            return -MAX_SCORE, MAX_SCORE
+        scale = self.scale.traits[trait]
+        return scale.score(llr - spread), scale.score(llr + spread)
+
     def describe(self) -> str:
         """What this judge is and how far it can be trusted, in plain words."""
         counts = sorted({len(pairs) for pairs in self.descriptions.values()})

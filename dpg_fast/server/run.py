@@ -134,6 +134,7 @@ class Assess:
             {
                 "trait": trait.value,
                 "score": round(score, 3),
+                **dict(zip(("low", "high"), (round(end, 3) for end in judge.interval(found, trait)), strict=True)),
                 "spread": round(found.spread[trait], 4),
                 "llr": found.llr[trait],
             }

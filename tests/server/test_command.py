@@ -73,7 +73,9 @@ def test_kill_restart_and_term_during_streams(smollm2: Any, tmp_path: Path) -> N
         answer = client.chat.completions.create(model="smollm2@ada4", messages=HELLO, max_tokens=8, temperature=0)
         assert answer.choices[0].message.content
         judged = httpx.post(url + "/v1/assess", json={"question": "A party?", "text": "I love parties!"}, timeout=240)
-        assert len({one["trait"] for one in judged.json()["traits"]}) == 5
+        found = judged.json()["traits"]
+        assert len({one["trait"] for one in found}) == 5
+        assert all(-5 <= one["low"] < one["score"] < one["high"] <= 5 for one in found), found
         ends: list[str] = []
 
         def stream(new: int) -> None:

@@ -278,10 +278,12 @@ def test_metrics_and_log_lines_hold_no_words_of_anybody(held: Running, caplog: p
         said(held, "E+5", text="my secret sauce", new=5)
         held.post("/v1/chat/completions", BODY | {"personality": "secret sauce"})
     end = time.monotonic() + 10
-    while "dpg_fast_active 0.0" not in (text := httpx.get(held.url + "/metrics").text) and time.monotonic() < end:
+    counted = ["dpg_fast_active 0.0", *(f'{{route="/v1/chat/completions",status="{n}"}} 1.0' for n in (200, 400))]
+    text = ""  # a request is counted after its answer has left
+    while not all(line in text for line in counted) and time.monotonic() < end:
         time.sleep(0.05)
-    assert "dpg_fast_active 0.0" in text
-    assert 'dpg_fast_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
+        text = httpx.get(held.url + "/metrics").text
+    assert all(line in text for line in counted), text
     assert re.search(r"dpg_fast_generated_tokens_total [1-5]\.0", text)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("dpg_fast")]
     assert len(ours) >= 2 and not any("secret" in line or "sauce" in line for line in ours)

@@ -11,6 +11,7 @@ let made = 0;
 let running = null;
 
 const capital = (word) => word[0].toUpperCase() + word.slice(1);
+const tenth = (value) => Number(value.toFixed(1));
 const signed = (value) => (value > 0 ? `+${value}` : `${value}`).replace("-", "\u2212");
 
 function headers() {
@@ -40,7 +41,7 @@ function scoresOf(text) {
 }
 
 function personalityOf(person) {
-  const chosen = $("select", person.element).value;
+  const chosen = $(".preset select", person.element).value;
   if (chosen === "base") return null;
   return Object.fromEntries(TRAITS.map((trait, index) => [trait, person.scores[index]]));
 }
@@ -62,13 +63,52 @@ function show(person) {
   $(".asked", person.element).textContent = `Asked for: ${textOf(person)}.`;
 }
 
+// ---------------------------------------------------------------- drift
+
+// Answer n of `turns` is given with scores that lie n - 1 steps on the way; a score that is moved by hand begins another way.
+function restart(person) {
+  person.drift = { from: [...person.scores], turn: 0 };
+  showDrift(person);
+}
+
+function goal(person) {
+  return presets.find((one) => one.name === $(".drift select", person.element).value);
+}
+
+function showDrift(person) {
+  const turns = Number($(".drift input", person.element).value);
+  const { turn } = person.drift;
+  $(".drift output", person.element).textContent = turns;
+  let text = "The scores stay as they are.";
+  if (personalityOf(person) === null) text = "Nobody without a personality can change.";
+  else if (goal(person)) text = turn >= turns ? `Has become ${goal(person).name}.` : `Turn ${turn + 1} of ${turns} is next, on the way to ${goal(person).name}.`;
+  $(".drift .hint", person.element).textContent = text;
+}
+
+function drift(person) {
+  const to = goal(person);
+  if (!to || personalityOf(person) === null) return;
+  const last = Number($(".drift input", person.element).value) - 1;
+  const share = Math.min(1, person.drift.turn / last);
+  const target = scoresOf(to.personality);
+  person.scores = person.drift.from.map((from, index) => Number((from + share * (target[index] - from)).toFixed(2)));
+  $(".preset select", person.element).value = "own";
+  show(person);
+}
+
+function grown(person) {
+  if (!goal(person)) return;
+  person.drift.turn += 1;
+  showDrift(person);
+}
+
 function addPerson(preset) {
   const element = $("#person").content.firstElementChild.cloneNode(true);
   const number = ++made;
-  const person = { element, number, scores: TRAITS.map(() => 0), inputs: [], outputs: [], history: [], last: null };
+  const person = { element, number, scores: TRAITS.map(() => 0), inputs: [], outputs: [], history: [], spoken: [], last: null };
   $("h3", element).textContent = `Person ${number}`;
   element.setAttribute("aria-label", `Person ${number}`);
-  const select = $("select", element);
+  const select = $(".preset select", element);
   select.id = `preset-${number}`;
   $(".preset label", element).htmlFor = select.id;
   $(".preset label", element).textContent = "Start from";
@@ -86,16 +126,25 @@ function addPerson(preset) {
       person.scores[index] = Number(input.value);
       select.value = "own";
       show(person);
+      restart(person);
     });
     person.inputs.push(input);
     person.outputs.push(output);
-    $(".sliders", element).append(label, input, output);
+    $(".traits", element).append(label, input, output);
   });
   select.addEventListener("change", () => {
     const found = presets.find((one) => one.name === select.value);
     if (found) person.scores = scoresOf(found.personality);
     show(person);
+    restart(person);
   });
+  const [towards, turns] = [$(".drift select", element), $(".drift input", element)];
+  [towards.id, turns.id] = [`towards-${number}`, `turns-${number}`];
+  $(".drift .row label", element).htmlFor = towards.id;
+  $(".drift .sliders label", element).htmlFor = $(".drift output", element).htmlFor = turns.id;
+  towards.append(new Option("nobody", ""), ...presets.map((one) => new Option(one.name, one.name)));
+  towards.addEventListener("change", () => restart(person));
+  turns.addEventListener("input", () => showDrift(person));
   const remove = $(".remove", element);
   remove.setAttribute("aria-label", `Remove person ${number}`);
   remove.addEventListener("click", () => {
@@ -152,8 +201,11 @@ async function* events(answer) {
 }
 
 async function answerOf(person, text, signal) {
+  drift(person);
   const messages = [...person.history, { role: "user", content: text }];
+  const personality = personalityOf(person);
   line(person, "user", text);
+  if (goal(person)) line(person, "as", `as ${textOf(person)}`);
   const paragraph = line(person, "assistant", "");
   let content = "";
   try {
@@ -172,8 +224,10 @@ async function answerOf(person, text, signal) {
     }
   } finally {
     if (content) {
+      grown(person);
+      person.spoken.push(personality);
       person.history = [...messages, { role: "assistant", content }];
-      person.last = { question: text, text: content, asked: personalityOf(person) === null ? null : [...person.scores] };
+      person.last = { question: text, text: content, asked: personality === null ? null : TRAITS.map((trait) => personality[trait]) };
       $(".assess", person.element).disabled = false;
     }
   }
@@ -207,7 +261,11 @@ $("#add").addEventListener("click", () => addPerson("own").inputs[0].focus());
 $("#forget").addEventListener("click", () => {
   for (const person of people) {
     person.history = [];
+    person.spoken = [];
     person.last = null;
+    person.scores = person.drift.from;
+    show(person);
+    restart(person);
     $(".talk", person.element).replaceChildren();
     $(".scores", person.element).replaceChildren();
     $(".assess", person.element).disabled = true;
@@ -232,11 +290,15 @@ function point(index, value) {
 }
 
 function radar(asked, found) {
-  const picture = svg("svg", { viewBox: "0 0 120 110", role: "img", "aria-label": "Asked for and judged scores; the table has the numbers" });
+  const picture = svg("svg", { viewBox: "0 0 120 110", role: "img", "aria-label": "Asked for and judged scores with their intervals; the table has the numbers" });
   const shape = (values, attributes) => picture.append(svg("polygon", { points: values.map((v, i) => point(i, v).join(",")).join(" "), ...attributes }));
   for (const ring of [-5, 0, 5]) shape(Array(5).fill(ring), { fill: "none", stroke: "var(--line)", "stroke-width": 0.5 });
   if (asked) shape(asked, { fill: "none", stroke: "var(--soft)", "stroke-width": 1, "stroke-dasharray": "3 2" });
-  shape(found, { fill: "var(--accent)", "fill-opacity": 0.25, stroke: "var(--accent)", "stroke-width": 1 });
+  shape(found.map((one) => one.score), { fill: "var(--accent)", "fill-opacity": 0.25, stroke: "var(--accent)", "stroke-width": 1 });
+  found.forEach((one, index) => {
+    const [[x1, y1], [x2, y2]] = [point(index, one.low), point(index, one.high)];
+    picture.append(svg("line", { x1, y1, x2, y2, stroke: "var(--accent)", "stroke-width": 2.5, "stroke-linecap": "round" }));
+  });
   LETTERS.forEach((letter, index) => {
     const [px, py] = point(index, 5);
     const text = svg("text", { x: px + (px - 60) * 0.14, y: py + (py - 55) * 0.14 + 3, "font-size": 8, "text-anchor": "middle", fill: "currentColor" });
@@ -257,7 +319,7 @@ async function score(person) {
     const found = await (await send("/v1/assess", { method: "POST", body })).json();
     const table = document.createElement("table");
     const head = table.createTHead().insertRow();
-    for (const title of ["Trait", "Asked for", "Judged"]) {
+    for (const title of ["Trait", "Asked for", "Judged", "Interval"]) {
       const cell = document.createElement("th");
       cell.scope = "col";
       cell.textContent = title;
@@ -266,13 +328,20 @@ async function score(person) {
     const rows = table.createTBody();
     found.traits.forEach((one, index) => {
       const row = rows.insertRow();
-      const values = [capital(one.trait), asked ? signed(asked[index]) : "\u2013", signed(Number(one.score.toFixed(1)))];
+      const values = [capital(one.trait), asked ? signed(asked[index]) : "\u2013", signed(tenth(one.score)), `${signed(tenth(one.low))} to ${signed(tenth(one.high))}`];
       for (const value of values) row.insertCell().textContent = value;
     });
     const trust = document.createElement("p");
     trust.className = "hint";
-    trust.textContent = found.judge;
-    box.replaceChildren(radar(asked, found.traits.map((one) => one.score)), table, trust);
+    trust.textContent = "A weak judge: read differences between many answers, not one score. The interval is what other descriptions of the traits would say (one standard deviation).";
+    const more = document.createElement("details");
+    const summary = document.createElement("summary");
+    summary.textContent = "How far to trust it";
+    const whole = document.createElement("p");
+    whole.className = "hint";
+    whole.textContent = found.judge;
+    more.append(summary, whole);
+    box.replaceChildren(radar(asked, found.traits), table, trust, more);
   } catch (error) {
     box.textContent = error.message;
   } finally {
@@ -288,7 +357,7 @@ function exported(kind) {
   const message = { role: "user", content: $("#message").value.trim() };
   if (kind === "jsonl") {
     return people
-      .map((one) => JSON.stringify({ personality: personalityOf(one), messages: one.history }))
+      .map((one) => JSON.stringify({ personality: personalityOf(one), messages: one.history, spoken_as: one.spoken }))
       .join("\n");
   }
   if (!people.length) return "";
