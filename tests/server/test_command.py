@@ -75,7 +75,8 @@ def test_kill_restart_and_term_during_streams(smollm2: Any, tmp_path: Path) -> N
         judged = httpx.post(url + "/v1/assess", json={"question": "A party?", "text": "I love parties!"}, timeout=240)
         found = judged.json()["traits"]
         assert len({one["trait"] for one in found}) == 5
-        assert all(-5 <= one["low"] < one["score"] < one["high"] <= 5 for one in found), found
+        assert all(-5 <= one["low"] <= one["score"] <= one["high"] <= 5 for one in found), found
+        assert any(one["low"] < one["high"] for one in found), found  # a few words: the tanh has most at its ends
         ends: list[str] = []
 
         def stream(new: int) -> None:
